@@ -1,0 +1,99 @@
+"""What a worker tells the driver while a task runs.
+
+Events are small frozen records of plain values. Rank 0 emits them through its runtime; the driver's console
+renders them. They carry no tensors and no references to the trainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngagedRow:
+    """One line of the table that holds what was requested against what is engaged."""
+
+    what: str
+    requested: str
+    engaged: str
+    ok: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainStarted:
+    """Training is about to take its first step in this attempt."""
+
+    max_steps: int
+    first_step: int
+    """Steps that were done before, by an earlier attempt or run."""
+    num_epochs: int
+    attempt: int
+    rows: list[EngagedRow]
+    resumed_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepDone:
+    """An optimizer step is done (emitted at most a few times a second)."""
+
+    step: int
+    max_steps: int
+    epoch: float
+    samples_per_s: list[float]
+    """Throughput of each rank since the last event [samples/s]; empty when unknown."""
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Logged:
+    """`Trainer.log` was called on rank 0."""
+
+    step: int
+    max_steps: int
+    logs: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictionStep:
+    """A batch of an evaluation or prediction is done."""
+
+    description: str
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictionDone:
+    """An evaluation or prediction loop ended."""
+
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointCommitted:
+    """A checkpoint is complete in storage."""
+
+    step: int
+    path: str
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """One sentence that the user should see."""
+
+    text: str
+    level: str = "info"
+    """"info" or "warning"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainEnded:
+    """The training task is over on rank 0."""
+
+    step: int
+    metrics: dict[str, object] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    """What lies where: label -> path (checkpoints, best model, logs)."""
+    interrupted: bool = False
