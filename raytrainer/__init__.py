@@ -1,0 +1,117 @@
+"""The public names of raytrainer, each resolved when it is first read.
+
+A name is looked up in ``_HOMES`` and its module imported at that moment, so ``import raytrainer`` costs
+milliseconds and loads neither torch nor ray nor transformers: a driver, a command line with a typo in it, or an
+editor should not wait seconds for them. Type checkers read the block under ``TYPE_CHECKING``.
+
+This file holds no behaviour, and never imports at module level anything that imports one of those three.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from raytrainer._version import __version__
+from raytrainer.errors import (
+    CheckpointError,
+    ConfigurationError,
+    EngagementError,
+    RayTrainerError,
+    TrainingFailed,
+)
+
+if TYPE_CHECKING:
+    from transformers.trainer_callback import (
+        DefaultFlowCallback,
+        EarlyStoppingCallback,
+        PrinterCallback,
+        ProgressCallback,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+    )
+    from transformers.trainer_utils import (
+        EvalLoopOutput,
+        EvalPrediction,
+        IntervalStrategy,
+        PredictionOutput,
+        SaveStrategy,
+        SchedulerType,
+        TrainOutput,
+        get_last_checkpoint,
+        set_seed,
+    )
+
+    from raytrainer.config.arguments import TrainingArguments
+    from raytrainer.config.parser import HfArgumentParser
+    from raytrainer.hooks import TrainerHooks
+    from raytrainer.trainer import Trainer
+
+__all__ = [
+    "CheckpointError",
+    "ConfigurationError",
+    "DefaultFlowCallback",
+    "EarlyStoppingCallback",
+    "EngagementError",
+    "EvalLoopOutput",
+    "EvalPrediction",
+    "HfArgumentParser",
+    "IntervalStrategy",
+    "PredictionOutput",
+    "PrinterCallback",
+    "ProgressCallback",
+    "RayTrainerError",
+    "SaveStrategy",
+    "SchedulerType",
+    "TrainOutput",
+    "Trainer",
+    "TrainerCallback",
+    "TrainerControl",
+    "TrainerHooks",
+    "TrainerState",
+    "TrainingArguments",
+    "TrainingFailed",
+    "__version__",
+    "get_last_checkpoint",
+    "set_seed",
+]
+
+_HOMES = {
+    "DefaultFlowCallback": "transformers.trainer_callback",
+    "EarlyStoppingCallback": "transformers.trainer_callback",
+    "EvalLoopOutput": "transformers.trainer_utils",
+    "EvalPrediction": "transformers.trainer_utils",
+    "HfArgumentParser": "raytrainer.config.parser",
+    "IntervalStrategy": "transformers.trainer_utils",
+    "PredictionOutput": "transformers.trainer_utils",
+    "PrinterCallback": "transformers.trainer_callback",
+    "ProgressCallback": "transformers.trainer_callback",
+    "SaveStrategy": "transformers.trainer_utils",
+    "SchedulerType": "transformers.trainer_utils",
+    "TrainOutput": "transformers.trainer_utils",
+    "Trainer": "raytrainer.trainer",
+    "TrainerCallback": "transformers.trainer_callback",
+    "TrainerControl": "transformers.trainer_callback",
+    "TrainerHooks": "raytrainer.hooks",
+    "TrainerState": "transformers.trainer_callback",
+    "TrainingArguments": "raytrainer.config.arguments",
+    "get_last_checkpoint": "transformers.trainer_utils",
+    "set_seed": "transformers.trainer_utils",
+}
+"""Public name -> the module that defines it."""
+
+
+def __getattr__(name: str) -> object:
+    """Import the home of a public name and keep the result, so that the next read is a plain one."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Every public name, resolved or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,100 @@
+"""What holds for every test: no network, an environment of its own, a time limit that fits, and where Ray tests go.
+
+Fixtures that start a Ray cluster are a plugin of their own (tests/ray_cluster.py); this file never starts anything.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before anything imports torch, transformers or ray, hence at import time and not in a fixture.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of tests are tiny, and two tests share two cores
+
+if importlib.util.find_spec("tests.ray_cluster") is not None:
+    pytest_plugins = ["tests.ray_cluster"]
+
+# No deadline: how long an example takes says nothing on a machine that other tests share. CI draws the same examples
+# on every run, so a red run can be repeated.
+hypothesis.settings.register_profile("raytrainer", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("raytrainer")
+
+TESTS = Path(__file__).parent
+SERIAL_MARKERS = ("ray", "distributed", "faults", "examples")
+SERIAL_TIMEOUT_S = 300
+OUTSIDE = (
+    "CUDA_VISIBLE_DEVICES",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "RANK",
+    "RAY_ADDRESS",
+    "WORLD_SIZE",
+)
+"""Variables that change what the product does and must not leak in from the shell that runs the tests."""
+
+
+def pytest_configure() -> None:
+    for name in OUTSIDE:
+        os.environ.pop(name, None)
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if folder in SERIAL_MARKERS:
+            item.add_marker(getattr(pytest.mark, folder))
+        if any(item.get_closest_marker(name) for name in SERIAL_MARKERS):
+            item.add_marker(pytest.mark.serial)
+        if item.get_closest_marker("serial") and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SERIAL_TIMEOUT_S))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Give back os.environ as it was: the product and Accelerate set variables for the processes they start."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def own_randomness() -> Iterator[None]:
+    """Give back the state of ``random``: a test that seeds it must not decide what the next one draws."""
+    before = random.getstate()
+    yield
+    random.setstate(before)
+
+
+@pytest.fixture(autouse=True)
+def own_working_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run where relative paths such as the default ``output_dir`` do no harm."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))

@@ -1,0 +1,103 @@
+"""The rules of the house that no linter knows: what folders say, how files are called, and what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "raytrainer"
+FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
+MODULES = sorted(PACKAGE.rglob("*.py"))
+NAMES_THAT_SAY_NOTHING = {
+    "base_utils.py",
+    "common.py",
+    "helper.py",
+    "helpers.py",
+    "misc.py",
+    "util.py",
+    "utils.py",
+}
+TEXT = {".cfg", ".ini", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ""}
+
+
+def tracked_files() -> list[Path]:
+    """Files under version control, or all that look like ours where there is no repository (an unpacked sdist)."""
+    done = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode == 0 and done.stdout:
+        paths = [ROOT / name for name in done.stdout.split("\0") if name]
+    else:
+        kept = ("raytrainer", "tests", "examples", "benchmarks", "cluster")
+        paths = [
+            path for folder in kept for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts
+        ]
+    return [path for path in paths if path.is_file() and path.suffix in TEXT]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def lines_that_match(pattern: re.Pattern[str]) -> list[str]:
+    found = []
+    for path in tracked_files():
+        if path == Path(__file__):
+            continue
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+        ):
+            if pattern.search(line):
+                found.append(f"{name_of(path)}:{number}: {line.strip()[:120]}")
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_folder_is_a_package_whose_docstring_says_what_it_decides(folder):
+    init = folder / "__init__.py"
+    assert init.is_file(), f"{name_of(folder)} has no __init__.py"
+    docstring = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8")))
+    assert docstring, f"{name_of(init)} has no docstring"
+    assert len(docstring.split()) >= 6, f"{name_of(init)} says only {docstring!r}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_module_has_a_docstring(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{name_of(path)} has no docstring"
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    assert [name_of(path) for path in tracked_files() if path.name in NAMES_THAT_SAY_NOTHING] == []
+
+
+def test_no_module_imports_the_trainer_of_transformers():
+    # this project is a re-implementation: the other Trainer is a peer in tests and benchmarks, never a base
+    found = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "transformers":
+                found += [
+                    name_of(path) for alias in node.names if alias.name in {"Trainer", "Seq2SeqTrainer"}
+                ]
+    assert found == []
+
+
+def test_no_tracked_file_names_a_ticket_number():
+    assert lines_that_match(re.compile(r"\bissues?\s*#\s*\d", re.IGNORECASE)) == []
+
+
+def test_no_tracked_file_holds_a_path_of_one_machine():
+    roots = ("work/main", "work/shared", "root/", "Users/", "home/[a-z]", "opt/py", "tmp/plan")
+    assert lines_that_match(re.compile(rf"(?<![\w.~-])/(?:{'|'.join(roots)})")) == []
+
+
+def test_no_tracked_file_names_a_package_index():
+    assert (
+        lines_that_match(
+            re.compile(r"--(?:extra-)?index-url[ =]https?:|https?://[\w.-]*(?:pypi|devpi|artifactory)")
+        )
+        == []
+    )

@@ -1,0 +1,147 @@
+"""What a person gets who installs the package: cheap imports, the public names, honest dependencies."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import raytrainer
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("accelerate", "datasets", "numpy", "ray", "torch", "transformers")
+IMPORT_LIMIT_S = 0.3
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def run_in_new_python(code: str) -> object:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+    )
+    return json.loads(done.stdout)
+
+
+def normalise(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def name_of(requirement: str) -> str:
+    return normalise(re.match(r"[A-Za-z0-9._-]+", requirement).group())
+
+
+def requirements(*extras: str) -> list[str]:
+    return [
+        *PROJECT["dependencies"],
+        *(line for extra in extras for line in PROJECT["optional-dependencies"][extra]),
+    ]
+
+
+def imported_distributions(folder: str) -> dict[str, str]:
+    """Distribution -> one file that imports it, for every third-party import below ``folder``."""
+    found: dict[str, str] = {}
+    distributions = packages_distributions()
+    own = {"raytrainer", "tests", "benchmarks", "examples", *sys.stdlib_module_names}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module or ""]
+            else:
+                continue
+            for top in {module.partition(".")[0] for module in modules} - own:
+                if (path.parent / f"{top}.py").exists():
+                    continue
+                owners = distributions.get(top, [top])
+                found.setdefault(normalise(owners[0]), str(path.relative_to(ROOT)))
+    return found
+
+
+def test_importing_raytrainer_loads_no_heavy_package():
+    code = f"import json, sys, raytrainer; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    assert run_in_new_python(code) == []
+
+
+def test_importing_raytrainer_takes_less_than_the_limit():
+    code = (
+        "import json, time; start = time.perf_counter(); import raytrainer; "
+        "print(json.dumps(time.perf_counter() - start))"
+    )
+    # best of several: the claim is about the package, not about what else the machine does just now
+    assert min(run_in_new_python(code) for _ in range(5)) <= IMPORT_LIMIT_S
+
+
+def test_reading_a_configuration_error_loads_no_heavy_package():
+    code = (
+        "import json, sys; from raytrainer import ConfigurationError; "
+        f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    )
+    assert run_in_new_python(code) == []
+
+
+@pytest.mark.parametrize("name", raytrainer.__all__)
+def test_public_name_resolves(name):
+    assert getattr(raytrainer, name) is not None
+
+
+def test_every_lazy_name_is_public():
+    assert set(raytrainer._HOMES) <= set(raytrainer.__all__)
+
+
+def test_names_for_type_checkers_are_those_that_resolve():
+    tree = ast.parse(Path(raytrainer.__file__).read_text(encoding="utf-8"))
+    block = next(
+        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    declared = {alias.name: node.module for node in block.body for alias in node.names}
+    assert declared == raytrainer._HOMES
+
+
+def test_dir_lists_names_that_are_not_yet_resolved():
+    assert set(raytrainer.__all__) <= set(dir(raytrainer))
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'Trainr'"):
+        _ = raytrainer.Trainr
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "raytrainer" / "py.typed").is_file()
+
+
+def test_every_import_of_the_package_is_a_declared_dependency():
+    declared = {name_of(line) for line in requirements(*PROJECT["optional-dependencies"])}
+    missing = {
+        name: path for name, path in imported_distributions("raytrainer").items() if name not in declared
+    }
+    assert missing == {}
+
+
+def test_every_import_of_the_tests_comes_with_the_dev_extra():
+    declared = {name_of(line) for line in requirements("dev")}
+    missing = {name: path for name, path in imported_distributions("tests").items() if name not in declared}
+    assert missing == {}
+
+
+@pytest.mark.parametrize("line", requirements(*PROJECT["optional-dependencies"]))
+def test_every_dependency_has_a_tested_version(line):
+    pinned = {
+        name_of(pin)
+        for pin in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in pin
+    }
+    assert name_of(line) in {*pinned, PROJECT["name"]}
+
+
+def test_the_extra_all_holds_every_feature():
+    features = set(PROJECT["optional-dependencies"]) - {"all", "demo", "dev"}
+    (line,) = PROJECT["optional-dependencies"]["all"]
+    assert set(re.search(r"\[(.*)\]", line).group(1).split(",")) == features
