@@ -93,7 +93,7 @@ class TrainEnded:
     """The training task is over on rank 0."""
 
     step: int
-    metrics: dict[str, object] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, object] = field(default_factory=dict[str, object])
+    places: dict[str, str] = field(default_factory=dict[str, str])
     """What lies where: label -> path (checkpoints, best model, logs)."""
     interrupted: bool = False

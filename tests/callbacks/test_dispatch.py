@@ -64,7 +64,9 @@ class Silent(TrainerCallback):
 
 
 def handler_of(*callbacks):
-    handler = CallbackHandler([DefaultFlowCallback, *callbacks], "model", "tokenizer", "optimizer", "schedule")
+    handler = CallbackHandler(
+        [DefaultFlowCallback, *callbacks], "model", "tokenizer", "optimizer", "schedule"
+    )
     handler.train_dataloader = "train"
     handler.eval_dataloader = "eval"
     return handler
@@ -72,12 +74,19 @@ def handler_of(*callbacks):
 
 def step_end(handler, control=None):
     args = TrainingArguments.__new__(TrainingArguments)
-    args.logging_first_step, args.logging_strategy, args.eval_strategy, args.save_strategy = False, "no", "no", "no"
+    args.logging_first_step, args.logging_strategy, args.eval_strategy, args.save_strategy = (
+        False,
+        "no",
+        "no",
+        "no",
+    )
     return handler.on_step_end(args, TrainerState(global_step=10, max_steps=99), control or TrainerControl())
 
 
 def extra_arguments(event):
-    return {"on_evaluate": {"metrics": {}}, "on_predict": {"metrics": {}}, "on_log": {"logs": {}}}.get(event, {})
+    return {"on_evaluate": {"metrics": {}}, "on_predict": {"metrics": {}}, "on_log": {"logs": {}}}.get(
+        event, {}
+    )
 
 
 def test_the_events_are_the_anchors_sixteen():
@@ -107,7 +116,7 @@ def test_an_unknown_control_flag_is_refused_with_callback_event_key_and_the_vali
 
 @pytest.mark.parametrize("answer", [True, False, 1, "stop", ["should_save"], object()])
 def test_an_answer_of_another_type_is_a_type_error(answer):
-    with pytest.raises(TypeError, match="Answering returned .* from on_step_end"):
+    with pytest.raises(TypeError, match=r"Answering returned .* from on_step_end"):
         step_end(handler_of(Answering(answer)))
 
 
@@ -122,7 +131,9 @@ def test_flag_values_become_plain_bools():
 
 
 def test_a_dict_can_take_a_flag_back():
-    assert not step_end(handler_of(Answering({"should_save": False})), TrainerControl(should_save=True)).should_save
+    assert not step_end(
+        handler_of(Answering({"should_save": False})), TrainerControl(should_save=True)
+    ).should_save
 
 
 def test_an_empty_dict_changes_nothing():

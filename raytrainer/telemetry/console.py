@@ -1,0 +1,338 @@
+"""What people see in the terminal while a run lives.
+
+On a terminal: one live line at the bottom, everything worth keeping above it. Anywhere else (a file, a job's log, a
+notebook): plain lines only, no carriage returns, and rare lines of progress. What is worth keeping goes to stdout,
+as the anchor prints its logs; the live line, progress and warnings go to stderr, as tqdm does.
+
+Rendering must never harm training: a terminal that went away ends the output and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import numbers
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import TextIO
+
+from raytrainer.telemetry.events import (
+    CheckpointCommitted,
+    EngagedRow,
+    Logged,
+    Note,
+    PredictionDone,
+    PredictionStep,
+    StepDone,
+    TrainEnded,
+    TrainStarted,
+)
+from raytrainer.telemetry.live import LiveLine
+from raytrainer.telemetry.loglines import LogLines
+from raytrainer.telemetry.progress import (
+    LineStyle,
+    PredictionProgress,
+    TrainProgress,
+    fraction_done,
+    prediction_line,
+    train_line,
+)
+from raytrainer.telemetry.summary import RunFacts, is_evaluation, run_summary
+from raytrainer.telemetry.table import MAX_WIDTH, engaged_table
+from raytrainer.telemetry.text import UNICODE, Paint, format_bytes, format_duration, glyphs_for, wants_colour
+
+logger = logging.getLogger(__name__)
+
+REDRAW_INTERVAL_S = 0.08
+"""The live line changes at most this often, so that it can be read."""
+
+PLAIN_INTERVAL_S = 10.0
+"""Without a terminal, lines of progress are at least this far apart ..."""
+
+PLAIN_SHARE = 0.1
+"""... and this share of the work, or ..."""
+
+PLAIN_PATIENCE_S = 300.0
+"""... this time, whichever comes first."""
+
+_UNLIMITED = 10_000
+
+
+class Renderer:
+    """Renders the events of a run. May be called from several threads.
+
+    Args:
+        stream: Where lines that stay go; stdout by default.
+        progress_stream: Where the live line, progress and warnings go; ``stream`` if that is given, else stderr.
+        disable: No live line and no lines of progress (``disable_tqdm``); everything else stays.
+        width: Columns of the terminal; asked for at each line by default.
+        clock: Seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        progress_stream: TextIO | None = None,
+        disable: bool = False,
+        width: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._out = stream or sys.stdout
+        self._err = progress_stream or stream or sys.stderr
+        self._disable = disable
+        self._width = width
+        self._clock = clock
+        self._is_live = _is_terminal(self._err)
+        self._glyphs = glyphs_for(self._out)
+        self._paint = Paint(wants_colour(_is_terminal(self._out)))
+        self._err_paint = Paint(wants_colour(self._is_live))
+        self._line_style = LineStyle(glyphs_for(self._err), self._err_paint, with_bar=self._is_live)
+        self._log_lines = LogLines(self._paint)
+        self._live = LiveLine(self._err)
+        self._dead_streams: set[int] = set()
+
+        self._train: TrainProgress | None = None
+        self._prediction: PredictionProgress | None = None
+        self._rows: list[EngagedRow] = []
+        self._eval_metrics: dict[str, object] = {}
+        self._last_loss: object | None = None
+        self._drawn_at = -REDRAW_INTERVAL_S
+        self._plain_at = clock()
+        self._plain_share = 0.0
+
+        self._render: dict[type, Callable[..., None]] = {
+            TrainStarted: self._train_started,
+            StepDone: self._step_done,
+            Logged: self._logged,
+            PredictionStep: self._prediction_step,
+            PredictionDone: self._prediction_done,
+            CheckpointCommitted: self._committed,
+            Note: self._note,
+            TrainEnded: self._train_ended,
+        }
+
+    def handle(self, event: object) -> None:
+        """Show an event; what is no event of ``telemetry.events`` is ignored. Never raises."""
+        render = self._render.get(type(event))
+        if render is None:
+            return
+        try:
+            with self._live.lock:
+                render(event)
+        except Exception:  # A picture is never worth a run.
+            # Outside of the lock: logging takes locks of its own.
+            logger.debug("Could not render %r.", event, exc_info=True)
+
+    def close(self) -> None:
+        """Take the live line away and give the streams back. A later event puts it up again."""
+        with self._live.lock:
+            self._train = None
+            self._prediction = None
+            self._live.hide()
+
+    # ---- Events ---------------------------------------------------------------------------------------------
+
+    def _train_started(self, event: TrainStarted) -> None:
+        came_from = PurePosixPath(event.resumed_from).name if event.resumed_from else None
+        position = f"step {event.first_step} of {event.max_steps}"
+        if event.attempt == 0:
+            self._last_loss = None
+            self._eval_metrics = {}
+        if event.attempt == 0 or not self._rows:
+            self._show_table(event.rows)
+        if event.attempt > 0:
+            origin = f"from {came_from}, {position}" if came_from else "from the beginning"
+            self._keep(self._paint.warn(f"restarted (attempt {event.attempt + 1}) {origin}"))
+            self._show_changes(event.rows)
+        elif came_from:
+            self._keep(f"resumed from {came_from}, {position}")
+        self._rows = list(event.rows)
+        self._train = TrainProgress(step=event.first_step, max_steps=event.max_steps, epoch=0.0)
+        self._prediction = None
+        self._start_plain(fraction_done(event.first_step, event.max_steps))
+        if self._is_live:
+            self._redraw(now=True)
+
+    def _step_done(self, event: StepDone) -> None:
+        if self._train is None:
+            return  # It came after the end, or after close(): the line must not come back.
+        self._train = replace(
+            self._train,
+            step=event.step,
+            max_steps=event.max_steps,
+            epoch=event.epoch,
+            samples_per_s=event.samples_per_s or self._train.samples_per_s,
+            eta_s=event.eta_s,
+        )
+        self._prediction = None
+        self._progress(fraction_done(event.step, event.max_steps))
+
+    def _logged(self, event: Logged) -> None:
+        if is_evaluation(event.logs):
+            self._eval_metrics = dict(event.logs)
+        loss = event.logs.get("loss")
+        if loss is not None:
+            self._last_loss = loss
+        if self._train is not None:
+            self._train = replace(
+                self._train,
+                step=max(self._train.step, event.step),
+                epoch=_number(event.logs.get("epoch"), self._train.epoch) or 0.0,
+                loss=_number(loss, self._train.loss),
+                learning_rate=_number(event.logs.get("learning_rate"), self._train.learning_rate),
+            )
+        if _is_terminal(self._out) and "train_runtime" in event.logs:
+            return  # The summary says it in a moment.
+        self._log_lines.width = self._columns(self._out) if _is_terminal(self._out) else None
+        line = self._log_lines.format(event.step, event.max_steps, event.logs)
+        if line:
+            self._keep(line)
+
+    def _prediction_step(self, event: PredictionStep) -> None:
+        share = fraction_done(event.done, event.total)
+        if self._prediction is None or self._prediction.description != event.description:
+            self._start_plain(0.0)
+        self._prediction = PredictionProgress(
+            description=event.description, done=event.done, total=event.total
+        )
+        self._progress(share)
+
+    def _prediction_done(self, _: PredictionDone) -> None:
+        self._prediction = None
+        if self._train is None:
+            self._live.hide()
+        else:
+            self._start_plain(fraction_done(self._train.step, self._train.max_steps))
+            if self._is_live:
+                self._redraw(now=True)
+
+    def _committed(self, event: CheckpointCommitted) -> None:
+        name = PurePosixPath(event.path).name
+        facts = f"{format_bytes(event.num_bytes)}, {format_duration(event.seconds)}"
+        self._keep(f"{self._paint.good(name)} committed {self._paint.dim(f'({facts})')}")
+
+    def _note(self, event: Note) -> None:
+        if event.level == "warning":
+            self._keep(self._err_paint.warn(f"warning: {event.text}"), self._err)
+        else:
+            self._keep(event.text)
+
+    def _train_ended(self, event: TrainEnded) -> None:
+        train = self._train
+        self._train = None
+        self._prediction = None
+        self._live.hide()
+        epoch = event.metrics.get("epoch")
+        facts = RunFacts(
+            step=event.step,
+            max_steps=train.max_steps if train else 0,
+            epoch=_number(epoch, train.epoch if train else None),
+            interrupted=event.interrupted,
+            metrics=event.metrics,
+            last_loss=self._last_loss,
+            eval_metrics=self._eval_metrics,
+            places=event.places,
+        )
+        width = self._columns(self._out) if _is_terminal(self._out) else MAX_WIDTH
+        self._keep("\n" + run_summary(facts, width=width, utf8=self._glyphs is UNICODE, paint=self._paint))
+
+    # ---- The table ------------------------------------------------------------------------------------------
+
+    def _show_table(self, rows: list[EngagedRow]) -> None:
+        if not rows:
+            return
+        width = self._columns(self._out) if _is_terminal(self._out) else MAX_WIDTH
+        table = engaged_table(rows, width=width, utf8=self._glyphs is UNICODE)
+        bad = f"{self._glyphs.bad} "
+        self._keep("\n".join(self._paint.warn(line) if bad in line else line for line in table.split("\n")))
+
+    def _show_changes(self, rows: list[EngagedRow]) -> None:
+        """After a restart: only what is engaged differently now."""
+        before = {row.what: row.engaged for row in self._rows}
+        changes = [
+            f"{row.what} {before[row.what]} -> {row.engaged}"
+            for row in rows
+            if row.what in before and before[row.what] != row.engaged
+        ]
+        if changes:
+            self._keep(self._paint.warn(f"engaged now: {'; '.join(changes)}"))
+
+    # ---- Progress -------------------------------------------------------------------------------------------
+
+    def _progress(self, share: float) -> None:
+        if self._disable:
+            return
+        if self._is_live:
+            self._redraw()
+            return
+        now = self._clock()
+        waited_s = now - self._plain_at
+        if waited_s < PLAIN_INTERVAL_S:
+            return
+        if share - self._plain_share >= PLAIN_SHARE - 1e-9 or waited_s >= PLAIN_PATIENCE_S:
+            self._start_plain(share)
+            self._keep(self._current_line(_UNLIMITED), self._err)
+
+    def _start_plain(self, share: float) -> None:
+        self._plain_at = self._clock()
+        self._plain_share = share
+
+    def _redraw(self, *, now: bool = False) -> None:
+        if self._disable:
+            return
+        time_s = self._clock()
+        if now or time_s - self._drawn_at >= REDRAW_INTERVAL_S:
+            self._drawn_at = time_s
+            # One column stays free: a full line would wrap on some terminals.
+            self._live.show(self._current_line(self._columns(self._err) - 1))
+
+    def _current_line(self, width: int) -> str:
+        if self._prediction is not None:
+            return prediction_line(self._prediction, self._line_style, width)
+        return train_line(self._train, self._line_style, width) if self._train else ""
+
+    # ---- Writing --------------------------------------------------------------------------------------------
+
+    def _keep(self, text: str, stream: TextIO | None = None) -> None:
+        """Write lines that stay; above the live line if that is up."""
+        target = self._out if stream is None else stream
+        if not _is_terminal(target):
+            self._write_line(target, text)
+            return
+        with self._live.lifted():
+            self._write_line(target, text)
+
+    def _write_line(self, stream: TextIO, text: str) -> None:
+        if id(stream) in self._dead_streams:
+            return
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        try:
+            # A stream that is not UTF-8 gets question marks for what it cannot carry.
+            stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+            stream.flush()
+        except (OSError, ValueError):  # Broken pipe, closed file.
+            self._dead_streams.add(id(stream))
+
+    def _columns(self, stream: TextIO) -> int:
+        if self._width is not None:
+            return self._width
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
+        except (OSError, ValueError):
+            return shutil.get_terminal_size().columns
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+    except (AttributeError, ValueError):  # A stream without isatty, or a closed one.
+        return False
+
+
+def _number(value: object, otherwise: float | None) -> float | None:
+    return float(value) if isinstance(value, numbers.Real) else otherwise

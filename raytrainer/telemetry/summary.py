@@ -1,0 +1,129 @@
+"""What the block at the end of a run says: how it ended, how good and how fast it was, and where everything lies.
+
+A run that ends leaves one picture on the screen that answers the next question ("where is my model?"). Pure: it
+formats what it is given and looks at nothing on disk.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from raytrainer.telemetry.text import (
+    ASCII,
+    UNICODE,
+    Paint,
+    display_width,
+    format_duration,
+    format_value,
+    glyphs_for,
+    pad,
+    shorten_path,
+)
+
+RULE_WIDTH = 72
+
+_SPEED_SUFFIXES = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """Everything that the summary tells."""
+
+    step: int
+    max_steps: int = 0
+    """0 when unknown."""
+    epoch: float | None = None
+    interrupted: bool = False
+    metrics: Mapping[str, object] = field(default_factory=dict)
+    """What training returned: ``train_runtime``, ``train_samples_per_second``, ``train_loss``, ..."""
+    last_loss: object | None = None
+    """The last loss that was logged."""
+    eval_metrics: Mapping[str, object] = field(default_factory=dict)
+    """The last evaluation, with its prefix in the keys."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Label -> path."""
+
+
+def run_status(facts: RunFacts) -> str:
+    """``finished``, ``stopped early`` or ``interrupted``."""
+    if facts.interrupted:
+        return "interrupted"
+    return "stopped early" if facts.step < facts.max_steps else "finished"
+
+
+def run_summary(
+    facts: RunFacts, *, width: int = RULE_WIDTH, utf8: bool | None = None, paint: Paint | None = None
+) -> str:
+    """Write the final block.
+
+    Args:
+        facts: What happened.
+        width: Columns that are there.
+        utf8: Whether the rule and the dots can be Unicode; None looks at ``sys.stdout``.
+        paint: Colours; none by default.
+
+    Returns:
+        Lines without a trailing newline. Paths are never cut or wrapped, so that they can be copied.
+    """
+    glyphs = glyphs_for(sys.stdout) if utf8 is None else UNICODE if utf8 else ASCII
+    paint = paint or Paint(on=False)
+    status = run_status(facts)
+    dot = f" {glyphs.dot} "
+    groups = [
+        [("steps", _steps(facts, dot)), *_speed(facts, dot), *_losses(facts, dot)],
+        _evaluation(facts.eval_metrics),
+        [(label, shorten_path(path)) for label, path in facts.places.items()],
+    ]
+    column = max(display_width(label) for group in groups for label, _ in group) + 2
+    colour = paint.good if status == "finished" else paint.warn
+    title = f"{glyphs.rule * 2} {status} "
+    rule = glyphs.rule * max(2, min(width, RULE_WIDTH) - len(title))
+    lines = [f"{paint.dim(glyphs.rule * 2)} {paint.bold(colour(status))} {paint.dim(rule)}"]
+    for index, group in enumerate(group for group in groups if group):
+        if index:
+            lines.append("")
+        lines += [f"   {paint.dim(pad(label, column))}{text}" for label, text in group]
+    lines.append(paint.dim(glyphs.rule * (len(title) + len(rule))))
+    return "\n".join(lines)
+
+
+def is_evaluation(logs: Mapping[str, object]) -> bool:
+    """Whether these logs are the metrics of an evaluation."""
+    return any(key.startswith("eval_") for key in logs)
+
+
+def _steps(facts: RunFacts, dot: str) -> str:
+    text = f"{facts.step} of {facts.max_steps}" if facts.max_steps else str(facts.step)
+    if facts.epoch is None:
+        return text
+    epochs = f"{facts.epoch:.2f}".rstrip("0").rstrip(".")
+    return f"{text}{dot}{epochs} {'epoch' if epochs == '1' else 'epochs'}"
+
+
+def _speed(facts: RunFacts, dot: str) -> list[tuple[str, str]]:
+    parts = []
+    runtime = facts.metrics.get("train_runtime")
+    if isinstance(runtime, int | float):
+        parts.append(format_duration(runtime))
+    for key, unit in (("train_samples_per_second", "samples/s"), ("train_steps_per_second", "steps/s")):
+        if key in facts.metrics:
+            parts.append(f"{format_value(facts.metrics[key])} {unit}")
+    return [("time", dot.join(parts))] if parts else []
+
+
+def _losses(facts: RunFacts, dot: str) -> list[tuple[str, str]]:
+    parts = []
+    if facts.last_loss is not None:
+        parts.append(f"{format_value(facts.last_loss)} at the end")
+    if "train_loss" in facts.metrics:
+        parts.append(f"{format_value(facts.metrics['train_loss'])} on average")
+    return [("loss", dot.join(parts))] if parts else []
+
+
+def _evaluation(metrics: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The metrics without their timings; what is no loss comes first, since that is what one looks for."""
+    kept = [key for key in metrics if key != "epoch" and not key.endswith(_SPEED_SUFFIXES)]
+    kept.sort(key=lambda key: key.endswith("_loss"))
+    return [(key, format_value(metrics[key])) for key in kept]
