@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers.trainer_callback import ExportableState, TrainerControl
 
-from raytrainer.callbacks.dispatch import CONTROL_FLAGS
+from raytrainer.callbacks.dispatch import CONTROL_FLAGS, CallbackHandler
 from raytrainer.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -60,21 +60,21 @@ def export_states(callbacks: Sequence[object], control: TrainerControl) -> Callb
 
 
 def restore_states(
-    states: Mapping[str, Any] | None, callbacks: Sequence[object], control: TrainerControl
-) -> dict[str, bool]:
+    handler: CallbackHandler, control: TrainerControl, states: Mapping[str, Any] | None
+) -> TrainerControl:
     """Give callbacks and control the states that ``export_states`` (or the anchor) wrote.
 
     Callbacks are matched by class name, several of one class in order. Those without a saved state stay as they
     are; saved states without a callback are reported in one warning.
 
     Args:
-        states: ``TrainerState.stateful_callbacks`` of the checkpoint.
-        callbacks: The callbacks of this run, changed in place.
+        handler: Holds the callbacks of this run; they are changed in place.
         control: The control of this run, changed in place.
+        states: ``TrainerState.stateful_callbacks`` of the checkpoint.
 
     Returns:
-        The control flags that were saved. ``on_train_begin`` and ``on_epoch_begin`` reset two of them; who
-        restarts an attempt (and must not train on after a stop) sets them again.
+        ``control`` with the flags that were saved. ``on_train_begin`` and ``on_epoch_begin`` reset two of them;
+        who restarts an attempt, and must not train on after a stop, sets them again.
 
     Raises:
         CheckpointError: If a callback cannot be rebuilt from its saved state.
@@ -83,7 +83,9 @@ def restore_states(
     for name, saved in (states or {}).items():
         if name == CONTROL_NAME:
             continue
-        matching = [cb for cb in callbacks if isinstance(cb, ExportableState) and type(cb).__name__ == name]
+        matching = [
+            cb for cb in handler.callbacks if isinstance(cb, ExportableState) and type(cb).__name__ == name
+        ]
         if not matching:
             without_callback.append(name)
         for callback, state in zip(matching, saved if isinstance(saved, list) else [saved], strict=False):
@@ -93,19 +95,10 @@ def restore_states(
             "The checkpoint has states of callbacks that this run does not have; they are ignored: %s.",
             ", ".join(without_callback),
         )
-    return _restore_control(states or {}, control)
-
-
-def _restore_control(states: Mapping[str, Any], control: TrainerControl) -> dict[str, bool]:
-    saved = states.get(CONTROL_NAME)
-    if isinstance(saved, list):  # An anchor run that appended; the last is the newest.
-        saved = saved[-1] if saved else None
-    args = (saved or {}).get("args", {})
-    flags = {flag: bool(args.get(flag, False)) for flag in CONTROL_FLAGS}
-    if saved:
-        for flag, value in flags.items():
-            setattr(control, flag, value)
-    return flags
+    for flag, value in (states or {}).get(CONTROL_NAME, {}).get("args", {}).items():
+        if flag in CONTROL_FLAGS:
+            setattr(control, flag, bool(value))
+    return control
 
 
 def _restore(callback: ExportableState, state: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ holds its own, because a handler that is just writing waits for ours.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import sys
@@ -103,6 +104,8 @@ class LiveLine:
     def _guard(self) -> None:
         if self._guarded or self._stream is not sys.stderr:
             return
+        # A process that ends without hide() must not leave the line below its traceback.
+        atexit.register(self.hide)
         for name in ("stderr", "stdout"):
             stream = getattr(sys, name)
             if stream is not None and stream.isatty():
@@ -116,6 +119,7 @@ class LiveLine:
                     self._handlers.append((handler, stream))
 
     def _unguard(self) -> None:
+        atexit.unregister(self.hide)
         for handler, stream in self._handlers:
             if isinstance(handler.stream, _Guard):
                 handler.stream = stream

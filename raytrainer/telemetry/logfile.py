@@ -24,7 +24,7 @@ _OURS = "raytrainer"
 @dataclass(slots=True)
 class _Attached:
     path: Path
-    attempt: int
+    attempt: int | None
     handler: logging.FileHandler
     loggers: list[logging.Logger] = field(default_factory=list)
     quieted: list[tuple[logging.Handler, logging.Filter]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class _Attached:
 _attached: _Attached | None = None
 
 
-def attach_rank_log(log_dir: Path, rank: int, *, run_id: str = "", attempt: int = 0) -> Path:
+def attach_rank_log(log_dir: Path, rank: int, *, run_id: str = "", attempt: int | None = None) -> Path:
     """Write the records of this process (INFO and above) to a file as well.
 
     Calling it again for the same file and attempt changes nothing; for a new attempt it adds a header line; for
@@ -45,7 +45,7 @@ def attach_rank_log(log_dir: Path, rank: int, *, run_id: str = "", attempt: int 
         log_dir: Directory of the log files; made if missing.
         rank: Rank of this process.
         run_id: Named in the header line.
-        attempt: 0 for the first start of the workers.
+        attempt: 0 for the first start of the workers; named in the header line, counted from 1.
 
     Returns:
         The file.
@@ -129,10 +129,12 @@ def _loggers_that_keep_to_themselves() -> list[logging.Logger]:
     ]
 
 
-def _write_header(handler: logging.FileHandler, rank: int, run_id: str, attempt: int) -> None:
+def _write_header(handler: logging.FileHandler, rank: int, run_id: str, attempt: int | None) -> None:
     when = time.strftime("%Y-%m-%d %H:%M:%S")
     run = f"run {run_id}, " if run_id else ""
+    if attempt is not None:
+        run += f"attempt {attempt + 1}, "
     where = f"rank {rank}, pid {os.getpid()} on {socket.gethostname()}"
     # Through a handle of its own, past the handler's format and level. Both append, so nothing is overwritten.
     with Path(handler.baseFilename).open("a", encoding="utf-8") as file:
-        file.write(f"---- {when} {run}attempt {attempt + 1}, {where} ----\n")
+        file.write(f"---- {when} {run}{where} ----\n")

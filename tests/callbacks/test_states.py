@@ -9,7 +9,7 @@ import pytest
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from raytrainer.callbacks.dispatch import CONTROL_FLAGS
+from raytrainer.callbacks.dispatch import CallbackHandler
 from raytrainer.callbacks.states import export_states, restore_states
 from raytrainer.errors import CheckpointError
 
@@ -34,6 +34,12 @@ def early_stopping(patience, counter):
     return callback
 
 
+def restore(states, callbacks, control=None):
+    handler = CallbackHandler([], None, None, None, None)
+    handler.callbacks = callbacks
+    return restore_states(handler, control or TrainerControl(), states)
+
+
 def through_the_file(callbacks, control, tmp_path):
     state = TrainerState()
     state.stateful_callbacks = export_states(callbacks, control)
@@ -50,7 +56,7 @@ def test_the_export_has_the_anchors_format():
 def test_several_instances_of_one_class_come_back_in_order(tmp_path):
     saved = through_the_file([early_stopping(3, 1), early_stopping(5, 2)], TrainerControl(), tmp_path)
     fresh = [early_stopping(3, 0), Silent(), early_stopping(5, 0)]
-    restore_states(saved, fresh, TrainerControl())
+    restore(saved, fresh)
     assert [fresh[0].early_stopping_patience_counter, fresh[2].early_stopping_patience_counter] == [1, 2]
 
 
@@ -68,7 +74,7 @@ def test_a_restored_callback_keeps_identity_place_and_what_it_does_not_export():
     callbacks = [counter, Silent()]
     source = Counter(step=7)
     source.count = 4
-    restore_states(export_states([source], TrainerControl()), callbacks, TrainerControl())
+    restore(export_states([source], TrainerControl()), callbacks)
     assert callbacks[0] is counter
     assert (counter.step, counter.count, counter.opened) == (7, 4, "a handle that on_init_end made")
 
@@ -82,30 +88,29 @@ def test_an_export_is_a_snapshot():
 
 def test_saved_states_without_a_callback_are_named_in_one_warning(caplog):
     saved = export_states([Counter(), early_stopping(1, 1)], TrainerControl())
-    restore_states(saved, [Silent()], TrainerControl())
-    (record,) = caplog.records
+    caplog.clear()
+    restore(saved, [Silent()])
+    (record,) = (record for record in caplog.records if record.name == "raytrainer.callbacks.states")
     assert "Counter, EarlyStoppingCallback" in record.getMessage()
 
 
 def test_a_callback_without_saved_state_stays_as_it_is():
     counter = Counter()
     counter.count = 3
-    restore_states({}, [counter], TrainerControl())
+    restore({}, [counter])
     assert counter.count == 3
 
 
-def test_the_control_comes_back_and_its_flags_are_returned():
+def test_the_control_comes_back():
     saved = export_states([], TrainerControl(should_training_stop=True, should_save=True))
     control = TrainerControl()
-    flags = restore_states(saved, [], control)
+    assert restore(saved, [], control) is control
     assert control == TrainerControl(should_training_stop=True, should_save=True)
-    assert flags == {flag: flag in ("should_training_stop", "should_save") for flag in CONTROL_FLAGS}
 
 
 def test_a_checkpoint_without_states_leaves_the_control_alone():
     control = TrainerControl(should_log=True)
-    assert not any(restore_states(None, [], control).values())
-    assert control.should_log
+    assert restore(None, [], control) == TrainerControl(should_log=True)
 
 
 def test_a_state_that_is_no_json_names_its_callback():
@@ -117,7 +122,7 @@ def test_a_state_that_is_no_json_names_its_callback():
 
 def test_a_state_that_does_not_fit_the_constructor_names_the_callback():
     with pytest.raises(CheckpointError, match=r"callback Counter .* takes \['stride'\]"):
-        restore_states({"Counter": {"args": {"stride": 2}, "attributes": {}}}, [Counter()], TrainerControl())
+        restore({"Counter": {"args": {"stride": 2}, "attributes": {}}}, [Counter()])
 
 
 def test_a_state_is_readable_json_beside_the_rest_of_the_trainer_state(tmp_path):
