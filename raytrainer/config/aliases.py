@@ -1,0 +1,209 @@
+"""Names of earlier versions of transformers and what they are today: the one alias table.
+
+Each entry translates the value too. A name without an equivalent is accepted where that changes nothing, and refused
+with the reason where it would. One FutureWarning per name and process. This file never sets anything itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+
+from raytrainer.errors import ConfigurationError
+
+_warned: set[str] = set()
+_OURS = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(transformers.__file__))
+"""Folders whose lines are never the one that used an old name."""
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A name that ``TrainingArguments`` had once."""
+
+    name: str
+    kind: type
+    """How a command line reads its value."""
+    hint: str
+    """What to write today, the end of the warning."""
+    translate: Callable[[Any], Mapping[str, Any]]
+    """Value -> today's fields; empty when the value asks for nothing. Raises ConfigurationError to refuse it."""
+    field: str | None = None
+    """The field whose value is the same, if it is only a new name."""
+    default: Any = None
+    """What a script reads that did not set it."""
+
+
+def warn_once(name: str, hint: str) -> None:
+    """Warn about an old name, once per process, pointing at the caller's own line."""
+    if name in _warned:
+        return
+    _warned.add(name)
+    warnings.warn(
+        f"`{name}` is a name of an earlier version: {hint}.", FutureWarning, stacklevel=_callers_level()
+    )
+
+
+def _callers_level() -> int:
+    level, frame = 1, sys._getframe(1)
+    # "<string>": the __init__ that dataclasses generate
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((*_OURS, "<string>")):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def trainer_keyword(tokenizer: Any, processing_class: Any) -> Any:
+    """Return the processing class of a Trainer that may have been given the old ``tokenizer=`` keyword.
+
+    Raises:
+        ConfigurationError: If both were given and are not the same object.
+    """
+    if tokenizer is None:
+        return processing_class
+    warn_once("tokenizer", "write `processing_class=` to the Trainer today")
+    if processing_class is not None and processing_class is not tokenizer:
+        raise ConfigurationError(
+            f"tokenizer= ({type(tokenizer).__name__}) and processing_class= "
+            f"({type(processing_class).__name__}) were both given, and tokenizer is only the old name of "
+            "processing_class. Pass processing_class= alone."
+        )
+    return tokenizer
+
+
+def read_legacy(args: Any, name: str) -> Any:
+    """Read an old name from arguments.
+
+    Raises:
+        AttributeError: If it never was one.
+    """
+    alias = ALIASES.get(name)
+    if alias is None:
+        raise AttributeError(f"{type(args).__name__!r} object has no attribute {name!r}")
+    if alias.field is not None:
+        return getattr(args, alias.field)
+    return args.__dict__.get("_legacy", {}).get(name, alias.default)
+
+
+def _renamed(old: str, new: str, kind: type) -> Alias:
+    return Alias(
+        old, kind, f"write `{new}` today", lambda value: {} if value is None else {new: value}, field=new
+    )
+
+
+def _switch(old: str, hint: str, **when_true: Any) -> Alias:
+    return Alias(old, bool, hint, lambda value: when_true if value else {}, default=False)
+
+
+def _key_of(old: str, field: str, key: str, kind: type, nothing: tuple[Any, ...] = (None,)) -> Alias:
+    hint = f"write `{field}={{{key!r}: ...}}` today"
+    return Alias(old, kind, hint, lambda value: {} if value in nothing else {field: {key: value}})
+
+
+def _gone(
+    old: str, kind: type, why: str, *, harmless: tuple[Any, ...] | None = None, do: str = "Leave it out."
+) -> Alias:
+    """An old name without an equivalent; ``harmless=None`` accepts every value."""
+
+    def refuse_or_ignore(value: Any) -> Mapping[str, Any]:
+        if harmless is not None and value not in harmless:
+            raise ConfigurationError(f"{old}={value!r} is an argument of an earlier version, and {why}. {do}")
+        return {}
+
+    default = harmless[0] if harmless else False if kind is bool else None
+    return Alias(old, kind, f"it has no effect, {why}", refuse_or_ignore, default=default)
+
+
+def _warmup_ratio(value: Any) -> Mapping[str, Any]:
+    ratio = float(value or 0)
+    if not 0 <= ratio < 1:
+        raise ConfigurationError(
+            f"warmup_ratio={value!r} is no share of the training steps: 0 or more and less than 1 was "
+            "expected. Set warmup_steps to a number of steps instead."
+        )
+    return {"warmup_steps": ratio} if ratio else {}
+
+
+_AMP = "mixed precision is torch's own"
+_TABLE: tuple[Alias, ...] = (
+    _renamed("evaluation_strategy", "eval_strategy", str),
+    _renamed("per_gpu_train_batch_size", "per_device_train_batch_size", int),
+    _renamed("per_gpu_eval_batch_size", "per_device_eval_batch_size", int),
+    _renamed("push_to_hub_model_id", "hub_model_id", str),
+    _renamed("push_to_hub_token", "hub_token", str),
+    _renamed("torchdynamo", "torch_compile_backend", str),
+    _renamed("xpu_backend", "ddp_backend", str),
+    Alias(
+        "warmup_ratio",
+        float,
+        "write `warmup_steps` today, where a number below 1 is a ratio",
+        _warmup_ratio,
+        default=0.0,
+    ),
+    _switch("no_cuda", "write `use_cpu` today", use_cpu=True),
+    _switch(
+        "group_by_length",
+        "write `train_sampling_strategy='group_by_length'` today",
+        train_sampling_strategy="group_by_length",
+    ),
+    _switch("evaluate_during_training", "write `eval_strategy='steps'` today", eval_strategy="steps"),
+    _switch("adafactor", "write `optim='adafactor'` today", optim="adafactor"),
+    _switch(
+        "include_tokens_per_second",
+        "write `include_num_input_tokens_seen='all'` today",
+        include_num_input_tokens_seen="all",
+    ),
+    _switch(
+        "include_inputs_for_metrics",
+        "write `include_for_metrics=['inputs']` today",
+        include_for_metrics=["inputs"],
+    ),
+    _key_of("split_batches", "accelerator_config", "split_batches", bool),
+    _key_of("dispatch_batches", "accelerator_config", "dispatch_batches", bool),
+    _key_of("fsdp_min_num_params", "fsdp_config", "min_num_params", int, (None, 0)),
+    _key_of("fsdp_transformer_layer_cls_to_wrap", "fsdp_config", "transformer_layer_cls_to_wrap", str),
+    _gone(
+        "overwrite_output_dir", bool, "since a run never deletes what output_dir holds; it adds checkpoints"
+    ),
+    _gone("use_mps_device", bool, "since MPS is used where it is there"),
+    _gone("fp16_opt_level", str, f"since {_AMP}"),
+    _gone("fp16_backend", str, _AMP, harmless=("auto", "amp", "cuda_amp", "cpu_amp", None)),
+    _gone("half_precision_backend", str, _AMP, harmless=("auto", "amp", "cuda_amp", "cpu_amp", None)),
+    _gone(
+        "save_safetensors",
+        bool,
+        "since weights are always saved as safetensors",
+        harmless=(True, None),
+        do="Leave it out; other formats are pickles.",
+    ),
+    _gone("past_index", int, "models return no past states to feed back", harmless=(-1, None)),
+    _gone("jit_mode_eval", bool, "models are not traced for evaluation", harmless=(False, None)),
+    _gone("use_legacy_prediction_loop", bool, "there is one prediction loop", harmless=(False, None)),
+    _gone("use_ipex", bool, "the Intel extension is not applied", harmless=(False, None)),
+    _gone("tpu_num_cores", int, "workers train on CPUs and GPUs only", harmless=(None,)),
+    _gone("tpu_metrics_debug", bool, "workers train on CPUs and GPUs only", harmless=(False, None)),
+    _gone("mp_parameters", str, "SageMaker's model parallelism is not available", harmless=("", None)),
+    _gone("sharded_ddp", str, "fairscale is not used", harmless=("", False, None)),
+    _gone(
+        "push_to_hub_organization",
+        str,
+        "the organization is part of the name",
+        harmless=(None,),
+        do="Write hub_model_id='organization/name'.",
+    ),
+    _gone(
+        "ray_scope",
+        str,
+        "it is about searching hyperparameters",
+        harmless=("last", None),
+        do="Leave it out; pick the best trial from the results of the search.",
+    ),
+)
+
+ALIASES: dict[str, Alias] = {alias.name: alias for alias in _TABLE}
+"""Old name -> what it is today. ``gradient_checkpointing[_kwargs]`` still are fields, with a warning of the anchor's;
+``logging_dir`` is a field of ours."""

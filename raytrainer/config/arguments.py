@@ -1,0 +1,144 @@
+"""``TrainingArguments``: what a user asks for, written down on the driver and bound to a device on a worker.
+
+The driver and the workers are different machines. So constructing arguments only stores, normalises and checks plain
+values: no device is touched, no process group and no Accelerate state is made, and a laptop may ask for bf16 on GPUs.
+``resolve`` binds them to one process; a pickle never carries that.
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields below.
+import contextlib
+from abc import ABCMeta
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+import transformers
+
+from raytrainer.config.aliases import read_legacy, warn_once
+from raytrainer.config.binding import BoundToProcess
+from raytrainer.config.combinations import check_combinations, check_environment
+from raytrainer.config.fields import check_accelerator_config, check_honoured
+from raytrainer.config.ray_options import RayOptions
+from raytrainer.config.translation import translate_keywords
+from raytrainer.config.values import check_values, coerce_text
+from raytrainer.errors import ConfigurationError
+
+
+class ArgumentsType(ABCMeta):
+    """Translates names of earlier versions before any ``__init__`` sees them, also that of a subclass."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make arguments from today's names and those of earlier versions."""
+        keywords, legacy = translate_keywords(cls, kwargs)
+        made = super().__call__(*args, **keywords)
+        made.__dict__.update({"_legacy": legacy} if legacy else {})
+        return made
+
+
+@dataclass(repr=False)
+class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArguments, metaclass=ArgumentsType):
+    """The arguments of ``transformers.TrainingArguments``, and those that say how Ray runs the workers.
+
+    Every field is honoured or refused with a reason (``raytrainer.config.fields``), contradictions raise at once, and
+    names of earlier versions are accepted with a warning (``raytrainer.config.aliases``).
+
+    Raises:
+        ConfigurationError: For unknown, contradicting or unavailable arguments.
+    """
+
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave NaN and infinite losses out of the logged average. Off by default: a NaN is reported as NaN."
+        },
+    )
+    logging_dir: str | None = field(
+        default=None,
+        metadata={"help": "Directory of TensorBoard logs; sets TENSORBOARD_LOGGING_DIR on the workers."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.hub_token == "<HUB_TOKEN>":  # what to_dict() writes in place of any token, also of none
+            self.hub_token = None
+        if self.logging_dir is not None:
+            warn_once("logging_dir", "today's name is the environment variable TENSORBOARD_LOGGING_DIR")
+        check_environment()
+        coerce_text(self)
+        self.normalise_ray_options()
+        check_honoured(self)
+        check_values(self)
+        with self._as_if_on_cpu():
+            super().__post_init__()
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+        self.check()
+
+    def check(self) -> None:
+        """Check everything again, for arguments that were changed after they were made.
+
+        Raises:
+            ConfigurationError: As the constructor does.
+        """
+        self.normalise_ray_options()
+        check_honoured(self)
+        check_values(self)
+        check_combinations(self)
+        check_accelerator_config(self.accelerator_config)
+
+    @property
+    def _setup_devices(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.device
+
+    def _validate_args(self) -> None:
+        # Before the anchor's own checks, for a message that says what to do.
+        check_combinations(self, devices=False)
+        super()._validate_args()
+
+    @contextlib.contextmanager
+    def _as_if_on_cpu(self) -> Iterator[None]:
+        """Let the anchor normalise without looking for hardware, then put back what was wished for."""
+        looks_at_hardware = ("use_cpu", "tf32", "dataloader_pin_memory", "dataloader_multiprocessing_context")
+        kept = {name: getattr(self, name) for name in looks_at_hardware}
+        self.use_cpu, self.tf32 = True, None
+        try:
+            yield
+        except ConfigurationError:
+            raise
+        except (ValueError, TypeError, OSError) as error:
+            raise ConfigurationError(
+                f"transformers.TrainingArguments refuses these values: {error} Correct the argument that "
+                "it names."
+            ) from error
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for missing attributes only: scripts of earlier versions read the names that they set.
+        return read_legacy(self, name)
+
+
+def adopt(args: transformers.TrainingArguments | None) -> TrainingArguments:
+    """Return arguments of this package for whatever was passed as ``args=`` to a Trainer.
+
+    Args:
+        args: Arguments of this package, plain ones of transformers, or None for defaults.
+
+    Raises:
+        ConfigurationError: If it is something else, or asks for what is not available here.
+    """
+    if args is None:
+        return TrainingArguments(output_dir="tmp_trainer")
+    if isinstance(args, TrainingArguments):
+        return args
+    if type(args) is not transformers.TrainingArguments:
+        raise ConfigurationError(
+            f"args= got a {type(args).__module__}.{type(args).__name__}, where a "
+            "raytrainer.TrainingArguments was expected. Import TrainingArguments from raytrainer, and "
+            "derive your own arguments from it."
+        )
+    values = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
+    if values["logging_nan_inf_filter"] is True:
+        del values["logging_nan_inf_filter"]  # the anchor's default, which hides a NaN; ours does not
+    return TrainingArguments(**values)

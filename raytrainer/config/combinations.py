@@ -1,0 +1,209 @@
+"""Arguments that contradict each other.
+
+The rules are those of ``transformers.TrainingArguments`` in words that say what to do, and those that only a trainer
+with workers on other machines needs. One function per rule. Pure: nothing here looks at a device, so that a driver
+without a GPU may ask for bf16 on workers with GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+
+from raytrainer.errors import ConfigurationError
+
+
+def check_combinations(args: Any, *, devices: bool = True) -> None:
+    """Check arguments, whose enums are converted, against each other.
+
+    Args:
+        args: Training arguments.
+        devices: Check also the rules about devices.
+
+    Raises:
+        ConfigurationError: For the first contradiction.
+    """
+    for rule in _RULES + (_DEVICE_RULES if devices else ()):
+        rule(args)
+
+
+def intervals_are_steps(args: Any) -> None:
+    """An interval is a whole number of steps, or a share of all steps below 1."""
+    for kind, strategy in (
+        ("logging", args.logging_strategy),
+        ("eval", args.eval_strategy),
+        ("save", args.save_strategy),
+    ):
+        if strategy not in (IntervalStrategy.STEPS, SaveStrategy.STEPS):
+            continue
+        steps = getattr(args, f"{kind}_steps")
+        if kind != "eval" and not steps:
+            raise ConfigurationError(
+                f"{kind}_strategy='steps' with {kind}_steps={steps!r} names no interval: a number above 0 "
+                f"was expected. Set {kind}_steps, or {kind}_strategy='no'."
+            )
+        if steps is not None and steps > 1 and steps != int(steps):
+            raise ConfigurationError(
+                f"{kind}_steps={steps!r} is neither a whole number of steps nor a share below 1. Round it."
+            )
+
+
+def evaluation_has_an_interval(args: Any) -> None:
+    """Evaluation in steps needs an interval of its own or that of logging."""
+    if args.eval_strategy == IntervalStrategy.STEPS and not args.eval_steps and not args.logging_steps > 0:
+        raise ConfigurationError(
+            f"eval_strategy='steps' needs an interval, and eval_steps={args.eval_steps!r} and "
+            f"logging_steps={args.logging_steps!r} give none. Set eval_steps."
+        )
+
+
+def best_model_has_its_checkpoint(args: Any) -> None:
+    """The best evaluation must fall on a checkpoint, else its weights are gone."""
+    if not args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST:
+        return
+    eval_strategy, save_strategy = args.eval_strategy.value, args.save_strategy.value
+    if eval_strategy != save_strategy:
+        raise ConfigurationError(
+            f"load_best_model_at_end=True needs a checkpoint at each evaluation, but "
+            f"eval_strategy={eval_strategy!r} and save_strategy={save_strategy!r} differ. Set both to "
+            "the same value, or save_strategy='best'."
+        )
+    if eval_strategy == "steps" and not _is_multiple(args.save_steps, args.eval_steps):
+        raise ConfigurationError(
+            f"load_best_model_at_end=True needs save_steps to be a multiple of eval_steps (both in steps, "
+            f"share below 1), but found save_steps={args.save_steps} and eval_steps={args.eval_steps}. Set "
+            "save_steps to eval_steps, or save_strategy='best'."
+        )
+
+
+def _is_multiple(steps: float, of: float) -> bool:
+    if steps % of == 0:
+        return True
+    if steps >= 1 or of >= 1:
+        return False
+    # Shares are decimal fractions: 0.6 % 0.2 is not 0 in binary.
+    scale = 1_000_000
+    return round(steps * scale) % round(of * scale) == 0
+
+
+def best_strategy_has_a_metric(args: Any) -> None:
+    """``save_strategy="best"`` compares evaluations."""
+    if args.save_strategy != SaveStrategy.BEST:
+        return
+    if args.metric_for_best_model is None:
+        raise ConfigurationError(
+            "save_strategy='best' saves when a metric improves, and metric_for_best_model names none. Set "
+            "it, for instance to 'loss' or to a key that your compute_metrics returns."
+        )
+    if args.eval_strategy == IntervalStrategy.NO:
+        raise ConfigurationError(
+            "save_strategy='best' saves when an evaluation improves, and eval_strategy='no' never "
+            "evaluates, so nothing would ever be saved. Set eval_strategy to 'steps' or 'epoch'."
+        )
+
+
+def precisions_exclude_each_other(args: Any) -> None:
+    """One compute precision per run."""
+    for one, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
+        if getattr(args, one) and getattr(args, other):
+            raise ConfigurationError(
+                f"{one}=True and {other}=True exclude each other. Keep one; bf16 needs no loss scale."
+            )
+
+
+def precision_fits_the_requested_device(args: Any) -> None:
+    """What a CPU cannot do is refused as soon as it is certain that workers run on one."""
+    on_cpu = "use_cpu=True" if args.use_cpu else "use_gpu=False" if args.use_gpu is False else None
+    if on_cpu is None:
+        return
+    if args.fp16:
+        raise ConfigurationError(
+            f"fp16=True with {on_cpu}: fp16 training needs a GPU, on CPU it would quietly be fp32. Use "
+            "bf16=True, or train on GPUs."
+        )
+    if args.tf32:
+        raise ConfigurationError(
+            f"tf32=True with {on_cpu}: TF32 is a mode of GPUs. Leave tf32 out, or train on GPUs."
+        )
+    if args.ddp_backend == "nccl":
+        raise ConfigurationError(f"ddp_backend='nccl' with {on_cpu}: NCCL needs GPUs. Leave ddp_backend out.")
+
+
+def schedule_sees_metrics(args: Any) -> None:
+    """A schedule that follows a metric needs evaluations."""
+    follows = args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+    if follows and args.eval_strategy == IntervalStrategy.NO:
+        raise ConfigurationError(
+            f"lr_scheduler_type={args.lr_scheduler_type.value!r} follows an evaluation metric, and "
+            "eval_strategy='no' never evaluates. Set eval_strategy to 'steps' or 'epoch'."
+        )
+
+
+def prefetching_has_processes(args: Any) -> None:
+    """Batches are loaded ahead, and loaders kept, by processes of their own."""
+    if args.dataloader_num_workers > 0:
+        return
+    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        if getattr(args, name):
+            raise ConfigurationError(
+                f"{name}={getattr(args, name)!r} is about the processes that load data, and "
+                "dataloader_num_workers=0 starts none. Set dataloader_num_workers to 1 or more, or "
+                "leave it out."
+            )
+
+
+def devices_agree(args: Any) -> None:
+    """CPU and GPU are not asked for at once."""
+    if not args.use_cpu:
+        return
+    if args.use_gpu:
+        raise ConfigurationError(
+            "use_cpu=True and use_gpu=True exclude each other. Keep the one that you mean."
+        )
+    gpus = args.resources_per_worker.get("GPU", 0) if isinstance(args.resources_per_worker, Mapping) else 0
+    if gpus:
+        raise ConfigurationError(
+            f"use_cpu=True and resources_per_worker={args.resources_per_worker!r} contradict each other: "
+            f"{gpus:g} GPU per worker would be reserved and not used. Drop one of the two."
+        )
+
+
+_RULES: tuple[Callable[[Any], None], ...] = (
+    intervals_are_steps,
+    evaluation_has_an_interval,
+    best_model_has_its_checkpoint,
+    best_strategy_has_a_metric,
+    precisions_exclude_each_other,
+    schedule_sees_metrics,
+    prefetching_has_processes,
+)
+_DEVICE_RULES: tuple[Callable[[Any], None], ...] = (precision_fits_the_requested_device, devices_agree)
+
+
+def check_environment(environment: Mapping[str, str] | None = None) -> None:
+    """Refuse what ``accelerate launch`` asks for through the environment and this version does not do.
+
+    Raises:
+        ConfigurationError: If a variable switches on a backend that would not be engaged.
+    """
+    values = os.environ if environment is None else environment
+    for name, what in (
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
+    ):
+        if values.get(name, "").lower() in ("1", "true", "yes", "y", "on", "t"):
+            raise ConfigurationError(
+                f"The environment asks for {what} ({name}={values[name]}), which is not available in this "
+                "version of raytrainer: the run would be plain data parallel. Unset the variable, or "
+                "launch without that option."
+            )
+    if values.get("ACCELERATE_MIXED_PRECISION", "no") not in ("no", "bf16", "fp16"):
+        raise ConfigurationError(
+            f"ACCELERATE_MIXED_PRECISION={values['ACCELERATE_MIXED_PRECISION']!r} is not available in this "
+            "version of raytrainer, which trains in fp32 ('no'), bf16 and fp16. Set it to one of these."
+        )

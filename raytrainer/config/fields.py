@@ -1,0 +1,269 @@
+"""What becomes of every argument: honoured, or refused with a reason when it is set.
+
+One table for all fields, so that no argument is accepted and then ignored. A refused field may keep its default; a
+test holds the table against the fields of ``TrainingArguments``. This file never changes an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from raytrainer.errors import ConfigurationError
+
+_NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+
+
+@dataclass(frozen=True)
+class Honoured:
+    """The run does what the field says."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Values of a field that this version does not do."""
+
+    why: str
+    """What is missing, continuing "not available in this version of raytrainer: "."""
+    do: str
+    """What to do instead, a sentence."""
+    allowed: Collection[Any] = _NOTHING
+    """Values that ask for nothing special."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value asks for nothing that is refused."""
+        plain = value.value if isinstance(value, Enum) else value
+        return any(plain == harmless for harmless in self.allowed)
+
+
+HONOURED: tuple[str, ...] = (
+    # duration and batch
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "num_train_epochs",
+    "max_steps",
+    "gradient_accumulation_steps",
+    # data
+    "dataloader_drop_last",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "dataloader_in_order",
+    "remove_unused_columns",
+    "label_names",
+    "length_column_name",
+    # optimization: the catalogue decides which names `optim` may have
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "label_smoothing_factor",
+    "average_tokens_across_devices",
+    # precision and memory
+    "bf16",
+    "fp16",
+    "bf16_full_eval",
+    "fp16_full_eval",
+    "tf32",
+    "use_cache",
+    "torch_empty_cache_steps",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    # logging
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "log_on_each_node",
+    "logging_nan_inf_filter",
+    "logging_dir",
+    "include_num_input_tokens_seen",
+    "log_level",
+    "log_level_replica",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    # evaluation
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "eval_do_concat_batches",
+    "eval_use_gather_object",
+    "eval_accumulation_steps",
+    "prediction_loss_only",
+    "include_for_metrics",
+    "batch_eval_metrics",
+    # checkpoints
+    "output_dir",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_only_model",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "resume_from_checkpoint",
+    "ignore_data_skip",
+    "restore_callback_states_from_checkpoint",
+    # distribution: `local_rank` is taken from launchers, but the runtime knows better
+    "use_cpu",
+    "local_rank",
+    "ddp_timeout",
+    "ddp_find_unused_parameters",
+    "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers",
+    "ddp_static_graph",
+    # repetition, measurement, flags for scripts
+    "seed",
+    "data_seed",
+    "full_determinism",
+    "skip_memory_metrics",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    # Ray
+    "num_workers",
+    "use_gpu",
+    "resources_per_worker",
+    "placement_strategy",
+    "accelerator_type",
+    "label_selector",
+    "max_failures",
+    "ray_address",
+    "worker_idle_timeout_s",
+    "cluster_timeout_s",
+)
+"""Fields that are honoured whatever their value; one that can never be right is refused in ``values``."""
+
+_HUB = Refusal("nothing is pushed to the Hub", "Call `trainer.model.push_to_hub(...)` after training.")
+_COMPILE = Refusal(
+    "models are not compiled", "Pass a model that you compiled with `torch.compile`, or leave it out."
+)
+_LIGER = Refusal("Liger kernels are not patched in", "Patch the model before you pass it, or leave it out.")
+_FSDP = Refusal(
+    "parameters are not sharded yet, and plain data parallel instead would not be what you asked for",
+    "Leave it out to train data parallel with one model copy per worker.",
+)
+_DEEPSPEED = Refusal(
+    "there is no DeepSpeed backend yet, and plain data parallel instead would not be what you asked for",
+    "Leave it out to train data parallel with one model copy per worker.",
+)
+_TRACKIO = Refusal(
+    "nothing is pushed to Spaces or Buckets", "Leave it out; report_to='trackio' logs to the local Trackio."
+)
+
+REFUSED: dict[str, Refusal] = {
+    "auto_find_batch_size": Refusal(
+        "a run does not change its batch size by itself, since that changes its result",
+        "Set per_device_train_batch_size lower and gradient_accumulation_steps higher.",
+    ),
+    "train_sampling_strategy": Refusal(
+        "samples are drawn at random or in order",
+        "Use 'random' or 'sequential', or override `_get_train_sampler` in a Trainer subclass.",
+        allowed=("random", "sequential"),
+    ),
+    "accelerator_config": Refusal(
+        "the data loaders are raytrainer's own: even batches, one shard per worker, seeded order",
+        "Leave it out; set the batch size with per_device_train_batch_size.",
+    ),
+    "neftune_noise_alpha": Refusal("no noise is added to embeddings", "Leave it out."),
+    "torch_compile": _COMPILE,
+    "torch_compile_backend": _COMPILE,
+    "torch_compile_mode": _COMPILE,
+    "use_liger_kernel": _LIGER,
+    "liger_kernel_config": _LIGER,
+    "fsdp": _FSDP,
+    "fsdp_config": _FSDP,
+    "deepspeed": _DEEPSPEED,
+    "parallelism_config": Refusal("workers are data parallel only", "Leave it out."),
+    "ddp_backend": Refusal(
+        "gradients are reduced by NCCL on GPUs and by gloo on CPUs",
+        "Leave it out, or use 'nccl' or 'gloo'.",
+        allowed=(None, "nccl", "gloo"),
+    ),
+    "save_on_each_node": Refusal(
+        "a checkpoint is one directory that all workers see, committed once", "Leave it out."
+    ),
+    "enable_jit_checkpoint": Refusal(
+        "a lost worker costs the steps since the last checkpoint", "Set save_steps lower to lose fewer."
+    ),
+    "debug": Refusal(
+        "there are no debug hooks", "Leave it out; a NaN loss is reported with its step and rank."
+    ),
+    "push_to_hub": _HUB,
+    "hub_token": _HUB,
+    "hub_private_repo": _HUB,
+    "hub_model_id": _HUB,
+    "hub_strategy": Refusal(_HUB.why, _HUB.do, allowed=("every_save",)),
+    "hub_always_push": _HUB,
+    "hub_revision": _HUB,
+    "trackio_space_id": _TRACKIO,
+    "trackio_bucket_id": _TRACKIO,
+    "trackio_static_space_id": _TRACKIO,
+}
+"""Fields of which some values are refused."""
+
+FIELDS: dict[str, Honoured | Refusal] = {**dict.fromkeys(HONOURED, Honoured()), **REFUSED}
+"""Every field of ``TrainingArguments``."""
+
+_ACCELERATOR_DEFAULTS = {
+    "split_batches": (False, None),
+    "dispatch_batches": (False, None),
+    "even_batches": (True, None),
+    "use_seedable_sampler": (True, None),
+    "gradient_accumulation_kwargs": (None, {}),
+    "use_configured_state": (False, None),
+}
+"""Keys of ``accelerator_config`` with the values that are what happens anyway; ``non_blocking`` may be anything,
+because pinned batches are always copied that way."""
+
+
+def check_honoured(args: Any) -> None:
+    """Refuse arguments that this version does not honour.
+
+    Args:
+        args: Training arguments, before or after their normalisation. Fields of subclasses are left alone.
+
+    Raises:
+        ConfigurationError: For the first refused value.
+    """
+    for field in fields(args):
+        rule = FIELDS.get(field.name)
+        value = getattr(args, field.name)
+        if not isinstance(rule, Refusal) or field.name == "accelerator_config" or rule.allows(value):
+            continue
+        raise ConfigurationError(
+            f"`{field.name}` is not available in this version of raytrainer: {rule.why} (found "
+            f"{value!r}). {rule.do}"
+        )
+
+
+def check_accelerator_config(config: Any) -> None:
+    """Refuse settings of Accelerate's data loaders that change the batches.
+
+    Args:
+        config: The ``AcceleratorConfig`` that ``TrainingArguments`` made.
+    """
+    rule = REFUSED["accelerator_config"]
+    for key, harmless in _ACCELERATOR_DEFAULTS.items():
+        value = getattr(config, key, None)
+        if value not in harmless:
+            raise ConfigurationError(
+                f"`accelerator_config` with {key}={value!r} is not available in this version of "
+                f"raytrainer: {rule.why}. {rule.do}"
+            )

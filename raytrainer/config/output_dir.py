@@ -1,0 +1,68 @@
+"""Whether a run can be written where the user wants it.
+
+Tried, not guessed: the directory is made and a file is written and removed, because permission bits say nothing about
+read-only mounts, quotas and network file systems.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from raytrainer.errors import ConfigurationError
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
+    """Make the directory of a run and check that files can be written into it.
+
+    Args:
+        output_dir: A path.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ConfigurationError: If it is a URI, or cannot be written.
+    """
+    scheme = _SCHEME.match(str(output_dir))
+    if scheme is not None:
+        raise ConfigurationError(
+            f"output_dir={str(output_dir)!r} is a URI ({scheme[1]}://), and this version of raytrainer "
+            "checkpoints by renaming directories, which object stores cannot. Give a path that all workers "
+            "see, for instance on NFS or on a mounted bucket."
+        )
+    path = Path(os.path.abspath(os.path.expanduser(output_dir)))
+    blocking = _blocking_file(path)
+    if blocking is not None:
+        raise ConfigurationError(
+            f"output_dir={str(output_dir)!r} cannot be a directory: {str(blocking)!r} is a file. Choose "
+            "another output_dir, or move the file away."
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"output_dir={str(output_dir)!r} cannot be written: {error.strerror or error} "
+            f"({_existing_parent(path)}). Choose a directory that you may write, or have it made writable."
+        ) from error
+    return path
+
+
+def _blocking_file(path: Path) -> Path | None:
+    for part in (path, *path.parents):
+        if part.exists():
+            return None if part.is_dir() else part
+    return None
+
+
+def _existing_parent(path: Path) -> str:
+    for part in (path, *path.parents):
+        if part.exists():
+            return f"the part that exists is {str(part)!r}"
+    return "no part of it exists"

@@ -1,0 +1,92 @@
+"""``HfArgumentParser`` that also reads the names of earlier versions, from command lines, dicts, JSON and YAML files.
+
+The parser of transformers works with our arguments too, for the names of today. Old names are options that ``--help``
+does not show; an argument that nothing takes is refused with the nearest valid names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+from transformers.hf_argparser import string_to_bool
+
+from raytrainer.config.aliases import ALIASES
+from raytrainer.config.arguments import TrainingArguments
+from raytrainer.config.translation import apply_alias, unknown_argument
+
+
+class HfArgumentParser(transformers.HfArgumentParser):
+    """Parses into dataclasses, with the alias table for every ``TrainingArguments`` among them."""
+
+    def __init__(self, dataclass_types: Any = None, **kwargs: Any) -> None:
+        super().__init__(dataclass_types, **kwargs)
+        self._taken = {field.name for kind in self.dataclass_types for field in dataclasses.fields(kind)}
+        ours = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
+        self._arguments = ours[0] if ours else None
+        self._aliases = [name for name in ALIASES if name not in self._taken] if ours else []
+        for name in self._aliases:
+            self._add_alias(name)
+
+    def _add_alias(self, name: str) -> None:
+        kind = ALIASES[name].kind
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        if kind is bool:
+            options.update(type=string_to_bool, nargs="?", const=True)
+        else:
+            options["type"] = kind
+        self.add_argument(*spellings, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse as argparse does, and give what old names said to the fields of today."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        values = vars(parsed)
+        self._translate(values)
+        return parsed, rest
+
+    def parse_args_into_dataclasses(
+        self, args: Any = None, return_remaining_strings: bool = False, **options: Any
+    ) -> tuple[Any, ...]:
+        """Parse a command line; see ``transformers.HfArgumentParser``.
+
+        Raises:
+            ConfigurationError: For an unknown argument, or values that cannot be honoured.
+        """
+        *made, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
+        if return_remaining_strings:
+            return (*made, rest)
+        if rest:
+            names = [
+                word.lstrip("-").partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")
+            ]
+            raise unknown_argument("The command line", names or rest, sorted(self._known_names()))
+        return tuple(made)
+
+    def parse_dict(self, args: Mapping[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
+        """Fill the dataclasses from a dict; see ``transformers.HfArgumentParser``.
+
+        Raises:
+            ConfigurationError: For an unknown key, or values that cannot be honoured.
+        """
+        values = dict(args)
+        self._translate(values)
+        unknown = [str(name) for name in values if name not in self._taken]
+        if unknown and not allow_extra_keys:
+            raise unknown_argument("The configuration", unknown, sorted(self._taken))
+        return super().parse_dict(values, allow_extra_keys=allow_extra_keys)
+
+    def _translate(self, values: dict[str, Any]) -> None:
+        old = {name: values.pop(name) for name in self._aliases if name in values}
+        if old and self._arguments is not None:
+            defaults = {field.name: field for field in dataclasses.fields(self._arguments)}
+            for name, value in old.items():
+                apply_alias(name, value, values, defaults)
+
+    def _known_names(self) -> set[str]:
+        return {option.lstrip("-").replace("-", "_") for option in self._option_string_actions} - set(
+            self._aliases
+        )
