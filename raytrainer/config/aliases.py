@@ -166,17 +166,15 @@ _TABLE: tuple[Alias, ...] = (
     _key_of("dispatch_batches", "accelerator_config", "dispatch_batches", bool),
     _key_of("fsdp_min_num_params", "fsdp_config", "min_num_params", int, (None, 0)),
     _key_of("fsdp_transformer_layer_cls_to_wrap", "fsdp_config", "transformer_layer_cls_to_wrap", str),
-    _gone(
-        "overwrite_output_dir", bool, "since a run never deletes what output_dir holds; it adds checkpoints"
-    ),
-    _gone("use_mps_device", bool, "since MPS is used where it is there"),
-    _gone("fp16_opt_level", str, f"since {_AMP}"),
+    _gone("overwrite_output_dir", bool, "a run never deletes what output_dir holds; it adds checkpoints"),
+    _gone("use_mps_device", bool, "MPS is used where it is there"),
+    _gone("fp16_opt_level", str, _AMP),
     _gone("fp16_backend", str, _AMP, harmless=("auto", "amp", "cuda_amp", "cpu_amp", None)),
     _gone("half_precision_backend", str, _AMP, harmless=("auto", "amp", "cuda_amp", "cpu_amp", None)),
     _gone(
         "save_safetensors",
         bool,
-        "since weights are always saved as safetensors",
+        "weights are always saved as safetensors",
         harmless=(True, None),
         do="Leave it out; other formats are pickles.",
     ),

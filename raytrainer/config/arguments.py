@@ -17,7 +17,11 @@ import transformers
 
 from raytrainer.config.aliases import read_legacy, warn_once
 from raytrainer.config.binding import BoundToProcess
-from raytrainer.config.combinations import check_combinations, check_environment
+from raytrainer.config.combinations import (
+    check_combinations,
+    check_environment,
+    evaluation_has_an_interval,
+)
 from raytrainer.config.fields import check_accelerator_config, check_honoured
 from raytrainer.config.ray_options import RayOptions
 from raytrainer.config.translation import translate_keywords
@@ -66,8 +70,9 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_environment()
         coerce_text(self)
         self.normalise_ray_options()
-        check_honoured(self)
         check_values(self)
+        check_honoured(self)
+        evaluation_has_an_interval(self)
         with self._as_if_on_cpu():
             super().__post_init__()
         if self.use_cpu:
@@ -80,9 +85,10 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         Raises:
             ConfigurationError: As the constructor does.
         """
+        coerce_text(self)
         self.normalise_ray_options()
-        check_honoured(self)
         check_values(self)
+        check_honoured(self)
         check_combinations(self)
         check_accelerator_config(self.accelerator_config)
 

@@ -93,7 +93,7 @@ def check_columns(
         if not fitting.intersection(columns):
             raise ConfigurationError(
                 f"{description} has the columns {sorted(columns)}, and the model takes none of them "
-                "nothing would be left of a sample. Rename or tokenize the columns, or set "
+                f"({takes}), so nothing would be left of a sample. Rename or tokenize the columns, or set "
                 "remove_unused_columns=False if your collator makes the model's inputs."
             )
         return

@@ -53,7 +53,7 @@ def intervals_are_steps(args: Any) -> None:
 
 def evaluation_has_an_interval(args: Any) -> None:
     """Evaluation in steps needs an interval of its own or that of logging."""
-    if args.eval_strategy == IntervalStrategy.STEPS and not args.eval_steps and not args.logging_steps > 0:
+    if args.eval_strategy == IntervalStrategy.STEPS and not args.eval_steps and not args.logging_steps:
         raise ConfigurationError(
             f"eval_strategy='steps' needs an interval, and eval_steps={args.eval_steps!r} and "
             f"logging_steps={args.logging_steps!r} give none. Set eval_steps."
@@ -74,8 +74,8 @@ def best_model_has_its_checkpoint(args: Any) -> None:
     if eval_strategy == "steps" and not _is_multiple(args.save_steps, args.eval_steps):
         raise ConfigurationError(
             f"load_best_model_at_end=True needs save_steps to be a multiple of eval_steps (both in steps, "
-            f"share below 1), but found save_steps={args.save_steps} and eval_steps={args.eval_steps}. Set "
-            "save_steps to eval_steps, or save_strategy='best'."
+            f"or both as a share below 1), but found save_steps={args.save_steps} and eval_steps={args.eval_steps}. "
+            "Set save_steps to eval_steps, or save_strategy='best'."
         )
 
 

@@ -247,9 +247,10 @@ def check_honoured(args: Any) -> None:
         value = getattr(args, field.name)
         if not isinstance(rule, Refusal) or field.name == "accelerator_config" or rule.allows(value):
             continue
+        found = "a token" if field.name.endswith("_token") else repr(value)
         raise ConfigurationError(
             f"`{field.name}` is not available in this version of raytrainer: {rule.why} (found "
-            f"{value!r}). {rule.do}"
+            f"{found}). {rule.do}"
         )
 
 

@@ -32,7 +32,7 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
     if scheme is not None:
         raise ConfigurationError(
             f"output_dir={str(output_dir)!r} is a URI ({scheme[1]}://), and this version of raytrainer "
-            "checkpoints by renaming directories, which object stores cannot. Give a path that all workers "
+            "commits checkpoints by renaming directories, which object stores cannot. Give a path that all workers "
             "see, for instance on NFS or on a mounted bucket."
         )
     path = Path(os.path.abspath(os.path.expanduser(output_dir)))

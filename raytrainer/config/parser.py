@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import transformers
@@ -27,6 +27,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
         self._taken = {field.name for kind in self.dataclass_types for field in dataclasses.fields(kind)}
         ours = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
         self._arguments = ours[0] if ours else None
+        self._legacy: dict[str, Any] = {}
         self._aliases = [name for name in ALIASES if name not in self._taken] if ours else []
         for name in self._aliases:
             self._add_alias(name)
@@ -44,8 +45,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse as argparse does, and give what old names said to the fields of today."""
         parsed, rest = super().parse_known_args(args, namespace)
-        values = vars(parsed)
-        self._translate(values)
+        self._translate(vars(parsed))
         return parsed, rest
 
     def parse_args_into_dataclasses(
@@ -57,6 +57,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
             ConfigurationError: For an unknown argument, or values that cannot be honoured.
         """
         *made, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
+        self._remember(made)
         if return_remaining_strings:
             return (*made, rest)
         if rest:
@@ -77,14 +78,22 @@ class HfArgumentParser(transformers.HfArgumentParser):
         unknown = [str(name) for name in values if name not in self._taken]
         if unknown and not allow_extra_keys:
             raise unknown_argument("The configuration", unknown, sorted(self._taken))
-        return super().parse_dict(values, allow_extra_keys=allow_extra_keys)
+        made = super().parse_dict(values, allow_extra_keys=allow_extra_keys)
+        self._remember(made)
+        return made
 
     def _translate(self, values: dict[str, Any]) -> None:
-        old = {name: values.pop(name) for name in self._aliases if name in values}
-        if old and self._arguments is not None:
+        self._legacy = {name: values.pop(name) for name in self._aliases if name in values}
+        if self._legacy and self._arguments is not None:
             defaults = {field.name: field for field in dataclasses.fields(self._arguments)}
-            for name, value in old.items():
+            for name, value in self._legacy.items():
                 apply_alias(name, value, values, defaults)
+
+    def _remember(self, made: Iterable[Any]) -> None:
+        # A script of that time reads back the names that its user wrote.
+        for one in made:
+            if isinstance(one, TrainingArguments) and self._legacy:
+                vars(one).update(_legacy=dict(self._legacy))
 
     def _known_names(self) -> set[str]:
         return {option.lstrip("-").replace("-", "_") for option in self._option_string_actions} - set(

@@ -15,7 +15,7 @@ from raytrainer.errors import ConfigurationError
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
 
-@dataclass
+@dataclass(repr=False)
 class RayOptions:
     """Fields that say how many workers run, on what, and how often they are started again."""
 
@@ -92,8 +92,9 @@ class RayOptions:
         Raises:
             ConfigurationError: For a value that can never be right.
         """
-        self.num_workers = _checked_count("num_workers", self.num_workers, minimum=0)
-        self.max_failures = _checked_count("max_failures", self.max_failures, minimum=-1) or 0
+        if self.num_workers is not None:
+            _check_count("num_workers", self.num_workers, minimum=0)
+        _check_count("max_failures", self.max_failures, minimum=-1)
         self.resources_per_worker = _checked_resources(
             _parsed_dict("resources_per_worker", self.resources_per_worker)
         )
@@ -114,9 +115,7 @@ class RayOptions:
                 )
 
 
-def _checked_count(name: str, value: Any, *, minimum: int) -> int | None:
-    if value is None:
-        return None
+def _check_count(name: str, value: Any, *, minimum: int) -> None:
     if isinstance(value, tuple | list):
         raise ConfigurationError(
             f"{name}={value!r} asks for an elastic number of workers, and this version of raytrainer "
@@ -126,7 +125,6 @@ def _checked_count(name: str, value: Any, *, minimum: int) -> int | None:
         raise ConfigurationError(
             f"{name}={value!r} is not a whole number of {minimum} or more. Give one, for instance {name}=2."
         )
-    return value
 
 
 def _parsed_dict(name: str, value: Any) -> dict[str, Any] | None:
@@ -144,8 +142,7 @@ def _parsed_dict(name: str, value: Any) -> dict[str, Any] | None:
     if not isinstance(parsed, Mapping) or not all(isinstance(key, str) for key in parsed):
         raise ConfigurationError(
             f"{name}={value!r} is a {type(parsed).__name__}, where a dict with string keys was expected. "
-            "Write it as a "
-            "dict in Python or as a JSON object on the command line."
+            "Write it as a dict in Python or as a JSON object on the command line."
         )
     return dict(parsed)
 
@@ -155,8 +152,7 @@ def _checked_resources(resources: dict[str, Any] | None) -> dict[str, float] | N
         if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
             raise ConfigurationError(
                 f"resources_per_worker asks for {key}={amount!r}, which is no amount. Give a number of 0 "
-                "or more, for "
-                'instance {"CPU": 2, "GPU": 1}.'
+                'or more, for instance {"CPU": 2, "GPU": 1}.'
             )
         if key in ("cpu", "gpu", "Cpu", "Gpu"):
             raise ConfigurationError(

@@ -176,7 +176,7 @@ def evaluation_has_data(facts: TrainerFacts) -> None:
     if facts.eval_dataset is None and "get_eval_dataloader" not in facts.overrides:
         raise ConfigurationError(
             f"{asked} evaluates during training, and the Trainer got no eval_dataset. Pass eval_dataset=, "
-            "or leave it out."
+            "or switch that evaluation off."
         )
 
 

@@ -65,6 +65,8 @@ def coerce_text(args: Any) -> None:
         value = getattr(args, field.name)
         if field.name.endswith("_strategy") and value is False:
             setattr(args, field.name, "no")
+        elif field.name == "eval_delay" and value is None:
+            setattr(args, field.name, 0)  # what set_evaluate() of transformers 5.23 leaves behind
         elif isinstance(value, str) and not isinstance(value, Enum):
             number = _number_type(field.type)
             if number is not None:
@@ -107,6 +109,10 @@ def check_values(args: Any) -> None:
         _check_choice(name, getattr(args, name), [member.value for member in kind])
     for field in fields(args):
         value = getattr(args, field.name)
+        if value is None and isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            raise ConfigurationError(
+                f"{field.name}=None, where a number was expected. Leave it out for the default, {field.default}."
+            )
         if "choices" in field.metadata and value is not None:
             _check_choice(field.name, value, list(field.metadata["choices"]))
     for name, minimum in _AT_LEAST.items():

@@ -1,0 +1,149 @@
+"""The table of what becomes of each argument is complete, and refusals say why and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from raytrainer import ConfigurationError, TrainingArguments
+from raytrainer.config.fields import FIELDS, HONOURED, REFUSED, Refusal
+
+NAMES = {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def test_every_argument_is_in_the_table():
+    assert NAMES - FIELDS.keys() == set()
+
+
+def test_the_table_knows_no_other_argument():
+    assert FIELDS.keys() - NAMES == set()
+
+
+def test_no_argument_is_in_the_table_twice():
+    assert len(HONOURED) == len(set(HONOURED))
+    assert not set(HONOURED) & REFUSED.keys()
+
+
+def test_defaults_are_never_refused():
+    defaults = TrainingArguments()
+    refused = [
+        name
+        for name, rule in FIELDS.items()
+        if isinstance(rule, Refusal)
+        and name != "accelerator_config"
+        and not rule.allows(getattr(defaults, name))
+    ]
+    assert refused == []
+
+
+ASKING = {
+    "auto_find_batch_size": [True],
+    "train_sampling_strategy": ["group_by_length", "batch_rebalance"],
+    "accelerator_config": [
+        {"split_batches": True},
+        {"dispatch_batches": True},
+        {"even_batches": False},
+        {"use_seedable_sampler": False},
+        {"use_configured_state": True},
+        {"gradient_accumulation_kwargs": {"num_steps": 2}},
+    ],
+    "neftune_noise_alpha": [5.0],
+    "torch_compile": [True],
+    "torch_compile_backend": ["inductor"],
+    "torch_compile_mode": ["default"],
+    "use_liger_kernel": [True],
+    "liger_kernel_config": [{"rope": True}],
+    "fsdp": [True, "full_shard auto_wrap", ["full_shard"]],
+    "fsdp_config": [{"version": 2}],
+    "deepspeed": [{"zero_optimization": {"stage": 2}}, "ds.json"],
+    "parallelism_config": [object()],
+    "ddp_backend": ["mpi", "hccl"],
+    "save_on_each_node": [True],
+    "enable_jit_checkpoint": [True],
+    "debug": ["underflow_overflow"],
+    "push_to_hub": [True],
+    "hub_token": ["secret"],
+    "hub_private_repo": [True],
+    "hub_model_id": ["me/model"],
+    "hub_strategy": ["end", "checkpoint", "all_checkpoints"],
+    "hub_always_push": [True],
+    "hub_revision": ["main"],
+    "trackio_space_id": ["space"],
+    "trackio_bucket_id": ["bucket"],
+    "trackio_static_space_id": ["space"],
+}
+
+
+def test_every_refusal_is_tried():
+    assert ASKING.keys() == REFUSED.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in ASKING.items() for value in values], ids=str
+)
+def test_refusal_says_why_and_what_to_do(name, value):
+    with pytest.raises(
+        ConfigurationError, match=f"`{name}`.*is not available in this version of raytrainer: "
+    ) as caught:
+        TrainingArguments(**{name: value})
+    assert FIELDS[name].why in str(caught.value)
+    assert str(caught.value).endswith(FIELDS[name].do)
+
+
+def test_a_token_is_not_printed():
+    with pytest.raises(ConfigurationError) as caught:
+        TrainingArguments(hub_token="secret")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"fsdp": ""},
+        {"fsdp": False},
+        {"debug": []},
+        {"train_sampling_strategy": "sequential"},
+        {"ddp_backend": "gloo"},
+        {"hub_strategy": "every_save"},
+        {"accelerator_config": {"non_blocking": True, "dispatch_batches": False}},
+        {"torch_compile": False},
+    ],
+    ids=str,
+)
+def test_a_value_that_asks_for_nothing_is_accepted(harmless):
+    TrainingArguments(**harmless)
+
+
+def test_fields_of_a_subclass_are_its_own_business():
+    @dataclasses.dataclass
+    class Mine(TrainingArguments):
+        push_everything: bool = True
+
+    assert Mine().push_everything
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ACCELERATE_USE_DEEPSPEED",
+        "ACCELERATE_USE_FSDP",
+        "ACCELERATE_USE_MEGATRON_LM",
+        "ACCELERATE_USE_PARALLELISM_CONFIG",
+    ],
+)
+def test_a_backend_asked_for_by_the_launcher_is_refused(monkeypatch, name):
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(ConfigurationError, match=name):
+        TrainingArguments()
+
+
+def test_a_launchers_precision_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(ConfigurationError, match="fp8"):
+        TrainingArguments()
+
+
+def test_a_launchers_precision_is_taken(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert TrainingArguments().mixed_precision == "bf16"
