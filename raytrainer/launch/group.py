@@ -1,0 +1,462 @@
+"""A standing worker group: started once, given one task after the other, ended when nobody needs it.
+
+The driver's thread that calls ``call`` waits in short slices, so that Ctrl-C is heard, and hands the workers' events to
+whoever renders them. ``TorchTrainer.fit()`` runs beside it in a thread of its own, for as long as the group lives.
+
+Ray Train insists on a storage directory, and nothing is ever stored in it: checkpoints are committed in ``output_dir``
+by the workers themselves. It is a temporary directory of the driver's machine, where Ray's controller is, and it goes
+with the group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raytrainer.errors import RayTrainerError, TrainingFailed
+from raytrainer.launch import registry
+from raytrainer.launch.capacity import Allocation, ask_autoscaler, check_capacity, plan_workers
+from raytrainer.launch.cluster import Cluster, connect
+from raytrainer.launch.control import ControlActor
+from raytrainer.launch.control_state import Phase, Update
+from raytrainer.launch.failure import Failure, training_failed
+from raytrainer.launch.spec import Shipped, receive, ship
+from raytrainer.runtime import Command
+from raytrainer.telemetry.events import Note
+from raytrainer.worker.local import interrupts
+from raytrainer.worker.main import WorkerConfig, work
+from raytrainer.worker.protocol import Task
+
+logger = logging.getLogger(__name__)
+
+SLICE_S = 0.2
+"""How long the driver's thread waits before it looks whether something else happened."""
+LONG_POLL_S = 10.0
+"""How long one call waits in the control actor before it is made again."""
+MORE_RECORDS_S = 1.0
+"""After a failure ended the run: how long other ranks may say that theirs came first."""
+START_PATIENCE_S = 45.0
+"""After that time without workers, the user is told what they wait for."""
+END_TIMEOUT_S = 30.0
+"""How long workers may take to leave."""
+DEFAULT_SESSION = "raytrainer.worker.session:open_session"
+
+STOP_NOTE = "stopping after a checkpoint; press Ctrl-C again to stop now"
+
+
+class GroupClosed(RayTrainerError):
+    """The workers have left, since nobody asked them for anything; a new group must be started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupOptions:
+    """How a group is started and kept."""
+
+    args: Any
+    """Arguments with the fields of ``RayOptions``, and ``output_dir``, ``ddp_backend``, ``ddp_timeout``."""
+    open_session: str = DEFAULT_SESSION
+    """``module:function`` that binds the trainer on a worker."""
+
+
+@dataclass(kw_only=True)
+class _Started:
+    """What lives while the group does."""
+
+    cluster: Cluster
+    control: Any
+    trainer: Any
+    allocation: Allocation
+    storage: str
+    fit: Any
+    thread: threading.Thread
+    coordinator: object
+    began: float = field(default_factory=time.monotonic)
+
+
+class WorkerGroup:
+    """The workers of one trainer.
+
+    Args:
+        trainer: What is shipped to the workers, once; packed now, so that what cannot be shipped is refused before
+            any Ray starts.
+        options: How the group is started and kept.
+        on_event: Gets the workers' events, in the thread that calls.
+
+    Raises:
+        ConfigurationError: If the trainer cannot be shipped.
+    """
+
+    def __init__(self, trainer: object, options: GroupOptions, on_event: Callable[[object], None]) -> None:
+        self._options = options
+        self._on_event = on_event
+        self._shipped: Shipped | None = ship(trainer)
+        self._started: _Started | None = None
+        self._lock = threading.Lock()
+        self._is_busy = False
+        self._is_ended = False
+        self._has_called = False
+        self._fit_error: BaseException | None = None
+        self._fit_is_over = threading.Event()
+        self._next_event = 0
+        self._finalizer = registry.end_with(trainer, _Ender(self))
+
+    @property
+    def is_open(self) -> bool:
+        """The workers are there, or on their way, and take tasks."""
+        return self._started is not None and not self._is_ended and not self._fit_is_over.is_set()
+
+    @property
+    def is_busy(self) -> bool:
+        """A task is running."""
+        return self._is_busy
+
+    @property
+    def allocation(self) -> Allocation:
+        """What the workers have."""
+        assert self._started is not None
+        return self._started.allocation
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Join or start Ray, check that there is room, and begin to start the workers. Does not wait for them.
+
+        Raises:
+            ConfigurationError: If no Ray answers, or the cluster has no room.
+        """
+        assert self._started is None and self._shipped is not None, "A group is started once."
+        registry.enter(self)
+        args = self._options.args
+        cluster = connect(args.ray_address)
+        import ray
+
+        from raytrainer.launch.ray_train import start_coordinator
+
+        coordinator = start_coordinator()
+        allocation = plan_workers(args, ray.nodes())
+        check_capacity(
+            args,
+            allocation,
+            may_grow=not cluster.is_private,
+            nodes=ray.nodes,
+            ask_for=ask_autoscaler,
+        )
+        control = _make_control(args, allocation)
+        trainer = ray.put(self._shipped)
+        self._shipped = None
+        storage = tempfile.mkdtemp(prefix="raytrainer-")
+        config = self._worker_config(cluster, control, trainer, allocation)
+        fit = _make_fit(args, cluster, allocation, storage, config)
+        thread = threading.Thread(target=self._fit, args=(fit,), name="raytrainer-fit", daemon=True)
+        self._started = _Started(
+            cluster=cluster,
+            control=control,
+            trainer=trainer,
+            allocation=allocation,
+            storage=storage,
+            fit=fit,
+            thread=thread,
+            coordinator=coordinator,
+        )
+        thread.start()
+
+    def end(self, *, wait: bool = True) -> None:
+        """Let the workers hand over what they hold, and leave. Ends at once whatever is busy or stuck."""
+        started = self._started
+        if started is None or self._is_ended:
+            self._forget()
+            return
+        import ray
+
+        try:
+            is_closing = ray.get(started.control.close.remote(), timeout=END_TIMEOUT_S)
+        except Exception:  # A group that does not answer is ended the other way.
+            logger.debug("The control actor does not answer.", exc_info=True)
+            is_closing = False
+        if not is_closing:
+            self.kill()
+            return
+        if wait:
+            with contextlib.suppress(Exception):
+                # Workers that never came have nothing to hand over.
+                if ray.get(started.control.snapshot.remote(), timeout=END_TIMEOUT_S).attempt < 0:
+                    self.kill()
+                    return
+                ray.get(started.control.parked.remote(END_TIMEOUT_S), timeout=END_TIMEOUT_S + 5)
+            # All that is worth waiting for has happened; Ray Train's own end takes seconds, and nobody needs it.
+            self.kill()
+
+    def kill(self) -> None:
+        """End the workers now. What they hold is lost, apart from what was parked."""
+        started = self._started
+        self._is_ended = True
+        if started is not None and not self._fit_is_over.is_set():
+            import ray
+
+            if ray.is_initialized():
+                with contextlib.suppress(Exception):
+                    started.control.abandon.remote("ended by the driver")
+                with contextlib.suppress(Exception):
+                    started.fit.end_now()
+        self._forget()
+
+    def parked(self, timeout_s: float = END_TIMEOUT_S) -> Any:
+        """What rank 0 left for the driver: its last ``park``, or the session's ``farewell``. None if nothing.
+
+        Waits for workers that are leaving, but not for those that are not.
+        """
+        started = self._started
+        if started is None:
+            return None
+        import ray
+
+        waits = timeout_s if not self._fit_is_over.is_set() and not self.is_open else 0.0
+        try:
+            shipped = ray.get(started.control.parked.remote(waits), timeout=timeout_s + 5)
+        except ray.exceptions.RayError:
+            return None
+        return receive(shipped) if shipped is not None else None
+
+    # ---- calls --------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        task_id: str | None = None,
+        context: object | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run a task on all ranks and return what rank 0 returned.
+
+        In the main thread, the first Ctrl-C (or SIGTERM) asks the workers to save and stop, and the call returns
+        what they return; the second one ends the workers and raises ``KeyboardInterrupt``.
+
+        Args:
+            method: Handed to ``session.run`` on each rank.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            task_id: Names the task over all of its attempts; the runtime's ``run_id``. Made up by default.
+            context: Handed to ``session.run`` as ``context=``, unless it is None.
+            timeout: Ends the group when there is no result in time [s].
+
+        Raises:
+            ConfigurationError: If the arguments cannot be shipped.
+            GroupClosed: If the workers have left.
+            TrainingFailed: If the task failed for good; the group has ended.
+        """
+        if not self.is_open and (self._has_called or self._fit_error is None):
+            raise GroupClosed("The workers have left.")
+        with self._lock:
+            self._is_busy = True
+            try:
+                return self._call(method, (args, kwargs or {}, context), task_id or uuid.uuid4().hex[:12], timeout)
+            except BaseException as error:
+                # Nobody waits for the task any more, so nobody must go on with it.
+                if not isinstance(error, GroupClosed | TrainingFailed) or self._is_ended:
+                    self.kill()
+                raise
+            finally:
+                self._is_busy = False
+                self._has_called = True
+
+    def _call(self, method: str, payload: tuple[Any, ...], task_id: str, timeout: float | None) -> Any:
+        import ray
+
+        started = self._started
+        assert started is not None
+        shipped = ray.put(ship(payload, "arguments"))
+        task = Task(task_id=task_id, method=method, payload=[shipped])
+        try:
+            is_taken = ray.get(started.control.submit.remote(task))
+        except ray.exceptions.RayError as error:
+            raise GroupClosed("The control actor has ended.") from error
+        if not is_taken:
+            self._is_ended = True
+            raise GroupClosed("The workers have left.")
+        wants_stop = threading.Event()
+        with interrupts(wants_stop.set):
+            return self._wait(started, method, wants_stop, timeout)
+
+    def _wait(self, started: _Started, method: str, wants_stop: threading.Event, timeout: float | None) -> Any:
+        import ray
+
+        began = time.monotonic()
+        has_said_stop = has_said_waiting = False
+        call: Any = None
+        while True:
+            if call is None:
+                call = started.control.update.remote(self._next_event, LONG_POLL_S)
+            ready, _ = ray.wait([call], timeout=SLICE_S)
+            if ready:
+                call = None
+                update: Update | None = ray.get(ready[0])
+                if update is not None:
+                    self._render(update)
+                    if update.result is not None:
+                        return receive(update.result.payload)
+                    if update.phase is not Phase.OPEN:
+                        raise self._failed(started, method, update)
+            elif self._fit_is_over.is_set():
+                raise self._failed(started, method, ray.get(started.control.snapshot.remote()))
+            if wants_stop.is_set() and not has_said_stop:
+                has_said_stop = True
+                started.control.set_command.remote(int(Command.STOP_AFTER_SAVE))
+                self._show(Note(text=STOP_NOTE, level="warning"))
+            waited_s = time.monotonic() - began
+            if not has_said_waiting and waited_s > START_PATIENCE_S:
+                has_said_waiting = True
+                self._say_waiting(started)
+            if timeout is not None and waited_s > timeout:
+                self.kill()
+                raise TrainingFailed(f"{method}() gave no result within {timeout:g} s, so its workers were ended.")
+
+    def _say_waiting(self, started: _Started) -> None:
+        import ray
+
+        if ray.get(started.control.snapshot.remote()).attempt >= 0:
+            return
+        free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        need = started.allocation
+        self._show(
+            Note(
+                text=f"still waiting for {need.num_workers} workers with {need.resources_per_worker} each; free in the "
+                f"cluster: {free}",
+                level="warning",
+            )
+        )
+
+    def _render(self, update: Update) -> None:
+        self._next_event = update.next_event
+        for event in update.events:
+            self._show(event)
+
+    def _show(self, event: object) -> None:
+        try:
+            self._on_event(event)
+        except Exception:  # A picture is never worth a run.
+            logger.warning("Could not show %r.", type(event).__name__, exc_info=True)
+
+    # ---- failure ------------------------------------------------------------------------------------------------
+
+    def _failed(self, started: _Started, method: str, update: Update) -> RayTrainerError:
+        """The exception for a task whose group has ended; ends what is left of the group."""
+        import ray
+
+        if update.phase is Phase.FATAL:
+            # Ranks fail within moments of each other, and the first to say so need not be the first to fail.
+            time.sleep(MORE_RECORDS_S if started.allocation.num_workers > 1 else 0.1)
+        else:
+            self._fit_is_over.wait(END_TIMEOUT_S)
+        with contextlib.suppress(ray.exceptions.RayError):
+            update = ray.get(started.control.snapshot.remote(), timeout=5.0)
+        output_dir = self._options.args.output_dir
+        failure = Failure(
+            records=[record for record in update.failures if record.attempt == update.attempt],
+            method=method,
+            reason=update.reason,
+            fit_error=self._fit_error,
+            last_checkpoint=update.last_commit.path if update.last_commit is not None else None,
+            log_dir=str(Path(output_dir) / "logs") if output_dir else None,
+            max_failures=self._options.args.max_failures,
+            num_attempts=max(1, update.attempt + 1),
+        )
+        self.kill()
+        return training_failed(failure)
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _fit(self, fit: Any) -> None:
+        try:
+            fit.fit()
+        except BaseException as error:  # noqa: BLE001  it belongs to the thread that calls
+            self._fit_error = error
+        finally:
+            self._fit_is_over.set()
+            self._forget()
+
+    def _worker_config(self, cluster: Cluster, control: Any, trainer: Any, allocation: Allocation) -> WorkerConfig:
+        args = self._options.args
+        return WorkerConfig(
+            control=control,
+            trainer=[trainer],
+            open_session=self._options.open_session,
+            output_dir=str(args.output_dir) if args.output_dir else None,
+            num_threads=allocation.num_threads,
+            timeout_s=float(args.ddp_timeout),
+            directory=os.getcwd() if cluster.is_private else None,
+        )
+
+    def _forget(self) -> None:
+        registry.leave(self)
+        self._finalizer.detach()
+        if self._started is not None:
+            shutil.rmtree(self._started.storage, ignore_errors=True)
+
+
+class _Ender:
+    """Ends a group whose trainer is gone, without waiting: it runs wherever garbage happens to be collected."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self._group = group
+
+    def __call__(self) -> None:
+        threading.Thread(target=self._group.kill, name="raytrainer-end", daemon=True).start()
+
+
+def _make_control(args: Any, allocation: Allocation) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Each rank waits in at most three calls at a time, the driver in two.
+    actor = ray.remote(num_cpus=0, max_concurrency=4 * allocation.num_workers + 16, scheduling_strategy=here)(
+        ControlActor
+    )
+    return actor.remote(max_failures=args.max_failures, idle_timeout_s=args.worker_idle_timeout_s)
+
+
+def _make_fit(
+    args: Any, cluster: Cluster, allocation: Allocation, storage: str, config: WorkerConfig
+) -> Any:
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    from raytrainer.launch.ray_train import Fit
+
+    return Fit(
+        is_private_cluster=cluster.is_private,
+        train_loop_per_worker=work,
+        train_loop_config={"worker": config},
+        scaling_config=ScalingConfig(
+            num_workers=allocation.num_workers,
+            use_gpu=allocation.use_gpu,
+            resources_per_worker=allocation.resources_per_worker,
+            placement_strategy=args.placement_strategy,
+            accelerator_type=args.accelerator_type,
+            label_selector=args.label_selector,
+        ),
+        run_config=RunConfig(
+            name=f"raytrainer-{uuid.uuid4().hex[:8]}",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=args.max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+        torch_config=TorchConfig(
+            backend=args.ddp_backend or ("nccl" if allocation.use_gpu else "gloo"), timeout_s=int(args.ddp_timeout)
+        ),
+    )
+
+

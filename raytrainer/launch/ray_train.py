@@ -1,0 +1,91 @@
+"""The one place that knows more of Ray Train than its public interface.
+
+Each thing here makes a run start or end sooner, and each is optional: on a Ray that does not have it any more, the
+public behaviour remains.
+
+* Ray Train starts helper processes that a run without Ray datasets never uses, and one that cleans up after a
+  controller that outlives its driver, which cannot happen on a Ray that lives only for this script. On two cores a
+  process costs a second or two.
+* The controller waits until the autoscaling coordinator, another process, is up. Both can start at the same time.
+* The controller's handle is the only way to end a run at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+logger = logging.getLogger(__name__)
+
+_UNUSED = frozenset({"DatasetsCallback"})
+_UNUSED_ON_PRIVATE_CLUSTER = frozenset({"PlacementGroupCleanerCallback"})
+# Ray Train sets it for its controller, which blocks in its event loop on purpose.
+_CONTROLLER_ENVIRONMENT = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
+
+
+class Fit(TorchTrainer):
+    """A ``TorchTrainer`` that starts fewer processes and can be ended.
+
+    Args:
+        is_private_cluster: The cluster lives only for this process.
+        arguments: Those of ``TorchTrainer``.
+    """
+
+    def __init__(self, *, is_private_cluster: bool, **arguments: Any) -> None:
+        self._unused = _UNUSED | (_UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster else frozenset())
+        self._controller: Any = None
+        self._is_ended = False
+        super().__init__(**arguments)
+
+    def end_now(self) -> bool:
+        """End the controller, and with it everything that it started.
+
+        Returns:
+            False when its handle is not known.
+        """
+        self._is_ended = True
+        if self._controller is None:
+            return False
+        ray.kill(self._controller)
+        return True
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ not in self._unused]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        try:
+            from ray.train.v2._internal.execution.controller import TrainController
+        except ImportError:
+            return super()._initialize_and_run_controller(**arguments)
+        # On the driver's node, because the driver's end is its end.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        controller_class = ray.remote(
+            num_cpus=0,
+            scheduling_strategy=here,
+            runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
+        )(TrainController)
+        self._controller = controller_class.remote(**arguments)
+        if self._is_ended:
+            ray.kill(self._controller)
+        ray.get(self._controller.run.remote())
+        return ray.get(self._controller.get_result.remote())
+
+
+def start_coordinator() -> object | None:
+    """Start the process that Ray Train's controller waits for, and return its handle, to be kept until then."""
+    try:
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        return get_or_create_autoscaling_coordinator()
+    except Exception:  # Then the controller starts it.
+        logger.debug("Could not start the autoscaling coordinator early.", exc_info=True)
+        return None

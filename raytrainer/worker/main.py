@@ -1,0 +1,251 @@
+"""The function that Ray Train calls on every worker, at every start and restart.
+
+A worker binds the trainer once, then does one task after the other until there is nothing more to do. It returns
+normally also when a failure ended the run: Ray would take an exception as a reason to start the workers again. It
+raises only when that is what shall happen.
+
+This module is imported while the workers start, so it imports what is heavy where it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raytrainer.worker.failure_record import record_failure
+from raytrainer.worker.protocol import Answer, Task, TaskResult
+
+logger = logging.getLogger(__name__)
+
+LONG_POLL_S = 20.0
+"""How long one call waits in the control actor before it is made again."""
+STUCK_S = 5.0
+"""How long a rank may go on after the run has ended, before its process is ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """What a worker must know before it can read the trainer."""
+
+    control: Any
+    """Handle of the control actor."""
+    trainer: list[Any]
+    """One reference to the trainer in transport form; in a list, so that Ray passes the reference on."""
+    open_session: str
+    """``module:function`` that binds the trainer: ``(trainer, runtime) -> session``."""
+    output_dir: str | None
+    num_threads: int | None
+    """CPU threads of torch, unless OMP_NUM_THREADS says otherwise."""
+    timeout_s: float
+    """Of collectives [s]."""
+    directory: str | None
+    """Working directory of the driver, when workers run on its machine."""
+
+
+def work(config: dict[str, Any]) -> None:
+    """All ranks: do the tasks of a worker group. Ray Train calls this."""
+    _Worker(config["worker"]).work()
+
+
+class _DriverGone(Exception):
+    """The control actor has ended, and so has the driver."""
+
+
+def _ask(call: Any) -> Any:
+    """The answer of the control actor. Errors of actors that belong to the user are not taken for its own."""
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayActorError as error:
+        raise _DriverGone from error
+
+
+class _Worker:
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._control = config.control
+        self._session: Any = None
+        self._runtime: Any = None
+        self._log_file: Path | None = None
+        self._rank = 0
+        self._attempt = 0
+        self._method: str | None = None
+        self._is_done = threading.Event()
+
+    def work(self) -> None:
+        try:
+            self._prepare_process()
+            if self._join():
+                threading.Thread(target=self._watch, name="raytrainer-watch", daemon=True).start()
+                self._open()
+                while self._do_next():
+                    pass
+        except _DriverGone:
+            logger.info("The driver is gone.")
+        except BaseException as error:
+            if self._report(error) is Answer.RETRY:
+                # Not the error itself: it may not survive the way through Ray, and the driver knows it already.
+                raise RuntimeError(f"rank {self._rank} failed with {type(error).__name__}") from None
+            self._let_peers_go()
+        finally:
+            self._is_done.set()
+            if self._runtime is not None:
+                self._runtime.close()
+
+    # ---- start --------------------------------------------------------------------------------------------------
+
+    def _prepare_process(self) -> None:
+        import torch
+
+        self._rank = ray.train.get_context().get_world_rank()
+        if self._config.directory is not None and Path(self._config.directory).is_dir():
+            os.chdir(self._config.directory)
+        # Ray sets the variable from the CPUs of a worker, unless the user has set it.
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        number = int(threads) if threads.isdigit() else self._config.num_threads
+        if number:
+            torch.set_num_threads(number)
+
+    def _join(self) -> bool:
+        from raytrainer.worker.ray_runtime import RayRuntime
+
+        self._runtime = RayRuntime(self._control, timeout_s=self._config.timeout_s)
+        joined = _ask(self._control.join.remote()) if self._rank == 0 else None
+        joined = self._runtime.broadcast(joined)
+        self._attempt = joined.attempt
+        self._runtime.start_attempt(joined.attempt)
+        if joined.is_over:
+            return False
+        if self._config.output_dir is not None:
+            from raytrainer.telemetry.logfile import attach_rank_log
+
+            log_dir = Path(self._config.output_dir) / "logs"
+            self._log_file = attach_rank_log(log_dir, self._rank, attempt=joined.attempt)
+        return True
+
+    def _open(self) -> None:
+        from raytrainer.worker.shipping import unpack
+
+        module, _, function = self._config.open_session.partition(":")
+        open_session = getattr(importlib.import_module(module), function)
+        shipped = ray.get(self._config.trainer[0])
+        self._session = open_session(unpack(shipped), self._runtime)
+
+    # ---- tasks --------------------------------------------------------------------------------------------------
+
+    def _do_next(self) -> bool:
+        answer = _ask(self._control.next_task.remote(self._rank, self._attempt, LONG_POLL_S))
+        if answer is None:
+            return True
+        if isinstance(answer, Task):
+            self._run(answer)
+            return True
+        if answer is Answer.LEAVE:
+            self._leave()
+        return False
+
+    def _run(self, task: Task) -> None:
+        from raytrainer.worker.shipping import pack, unpack
+
+        self._method = task.method
+        payload = ray.get(task.payload[0])
+        args, kwargs, context = unpack(payload)
+        self._runtime.start_task(task.restarts)
+        self._runtime.run_id = task.task_id
+        more = {} if context is None else {"context": context}
+        value = self._session.run(task.method, args, kwargs, restarted=task.restarts > 0, **more)
+        if self._rank == 0:
+            try:
+                shipped = pack(value)
+            except Exception as error:
+                raise TypeError(
+                    f"{task.method}() returned a {type(value).__qualname__} that cannot be sent to the driver "
+                    f"({type(error).__name__}: {error}). Return plain values, arrays or tensors."
+                ) from error
+            self._runtime.flush()
+            _ask(self._control.finish.remote(TaskResult(task_id=task.task_id, payload=shipped)))
+        self._method = None
+
+    def _leave(self) -> None:
+        """Hand over what the driver may still want. An error here is not worth a restart."""
+        try:
+            if self._rank == 0:
+                value = self._session.farewell()
+                if value is not None:
+                    self._runtime.park(value)
+            self._session.close()
+        except Exception as error:
+            logger.exception("Could not hand over what the trainer holds.")
+            self._write_traceback(error)
+        finally:
+            if self._rank == 0:
+                self._runtime.flush()
+                _ask(self._control.leave.remote())
+
+    # ---- failure ------------------------------------------------------------------------------------------------
+
+    def _report(self, error: BaseException) -> Answer:
+        self._write_traceback(error)
+        step = None
+        with contextlib.suppress(Exception):
+            step = self._session.step if self._session is not None else None
+        record = record_failure(
+            error,
+            rank=self._rank,
+            attempt=self._attempt,
+            step=step,
+            method=self._method,
+            log_file=str(self._log_file) if self._log_file is not None else None,
+        )
+        try:
+            if self._runtime is not None:
+                self._runtime.flush()
+            return ray.get(self._control.fail.remote(record))
+        except ray.exceptions.RayError:
+            return Answer.STOP  # Nobody is left who could want a restart.
+
+    def _write_traceback(self, error: BaseException) -> None:
+        """To the log file only: the driver's terminal gets the part that matters, once."""
+        if self._log_file is None:
+            return
+        text = "".join(traceback.format_exception(error))
+        with contextlib.suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def _let_peers_go(self) -> None:
+        """Break this rank's connections, so that ranks that wait for it in a collective get an error at once."""
+        import torch.distributed as dist
+
+        def destroy() -> None:
+            with contextlib.suppress(Exception):
+                abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
+                if abort is not None and dist.get_backend() == "nccl":
+                    abort()
+                else:
+                    dist.destroy_process_group()
+
+        if dist.is_initialized():
+            thread = threading.Thread(target=destroy, daemon=True)
+            thread.start()
+            thread.join(STUCK_S)
+
+    def _watch(self) -> None:
+        """End a rank that is stuck although the run is over, for instance in a collective with a dead peer."""
+        is_over: bool | None = None
+        while not is_over and not self._is_done.is_set():
+            try:
+                is_over = ray.get(self._control.is_over.remote(self._attempt, LONG_POLL_S))
+            except ray.exceptions.RayError:
+                is_over = True
+        if not self._is_done.wait(STUCK_S):
+            time.sleep(0.1)  # what is being written to stderr
+            os._exit(1)

@@ -1,0 +1,113 @@
+"""How objects travel between driver and workers: one pickle, and every large buffer beside it.
+
+Weights inside of a pickle would be copied into each process. So the storages of tensors leave the pickle, each once
+(tied weights stay tied), and become plain byte arrays. Ray keeps those in shared memory, where all workers of a node
+read the same pages. Tensors arrive on the CPU, whatever device they came from: a device of one process means nothing
+in another.
+
+Classes and functions of ``__main__`` travel by value. This file never imports ray, and imports torch only when the
+other side has used it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An object in transport form."""
+
+    pickle: bytes
+    """Everything but the large buffers."""
+    storages: list[np.ndarray[Any, Any]]
+    """The bytes of each tensor storage, uint8."""
+    buffers: list[tuple[np.ndarray[Any, Any], bool]]
+    """Other buffers that support it (numpy, Arrow), uint8, and whether they may be written to."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all parts."""
+        return (
+            len(self.pickle) + sum(a.nbytes for a in self.storages) + sum(a.nbytes for a, _ in self.buffers)
+        )
+
+
+def pack(value: object) -> Shipped:
+    """Bring an object into transport form. Buffers are views: send them before the object changes.
+
+    Raises:
+        Exception: Whatever the object raises when it cannot be pickled.
+    """
+    file = io.BytesIO()
+    buffers: list[tuple[np.ndarray[Any, Any], bool]] = []
+
+    def take(buffer: pickle.PickleBuffer) -> None:
+        raw = buffer.raw()
+        buffers.append((np.frombuffer(raw, dtype=np.uint8), not raw.readonly))
+
+    pickler = _Pickler(file, take)
+    pickler.dump(value)
+    return Shipped(pickle=file.getvalue(), storages=pickler.storages, buffers=buffers)
+
+
+def unpack(shipped: Shipped) -> Any:
+    """Rebuild an object. What may be written to gets memory of its own; what was read-only stays shared."""
+    buffers = [array.copy() if is_writable else array for array, is_writable in shipped.buffers]
+    return _Unpickler(io.BytesIO(shipped.pickle), shipped.storages, buffers).load()
+
+
+class _Pickler(cloudpickle.Pickler):
+    def __init__(self, file: io.BytesIO, take: Any) -> None:
+        super().__init__(file, protocol=5, buffer_callback=take)
+        self.storages: list[np.ndarray[Any, Any]] = []
+        self._index: dict[int, int] = {}
+        self._kept: list[Any] = []  # as long as a storage lives, its address is its own
+
+    def persistent_id(self, obj: Any) -> tuple[int, str | None] | None:
+        torch = sys.modules.get("torch")
+        # An import of torch may be under way in another thread; nobody has a storage before it is done.
+        if torch is None or not hasattr(torch, "is_storage") or not torch.is_storage(obj):
+            return None
+        dtype = None
+        storage = obj
+        if isinstance(obj, torch.storage.TypedStorage):
+            dtype = str(obj.dtype).removeprefix("torch.")
+            storage = obj._untyped_storage
+        key = storage._cdata
+        if key not in self._index:
+            self._index[key] = len(self.storages)
+            self._kept.append(storage)
+            self.storages.append(_bytes_of(storage, torch))
+        return self._index[key], dtype
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, arrays: list[Any], buffers: list[Any]) -> None:
+        super().__init__(file, buffers=buffers)
+        self._arrays = arrays
+        self._storages: dict[int, Any] = {}
+
+    def persistent_load(self, pid: tuple[int, str | None]) -> Any:
+        import torch
+
+        index, dtype = pid
+        if index not in self._storages:
+            # A copy: the array is shared memory that nobody may write to.
+            self._storages[index] = torch.from_numpy(self._arrays[index].copy()).untyped_storage()
+        storage = self._storages[index]
+        if dtype is None:
+            return storage
+        return torch.storage.TypedStorage(wrap_storage=storage, dtype=getattr(torch, dtype), _internal=True)
+
+
+def _bytes_of(storage: Any, torch: Any) -> np.ndarray[Any, Any]:
+    on_cpu = storage if storage.device.type == "cpu" else storage.cpu()
+    return torch.empty(0, dtype=torch.uint8).set_(on_cpu).numpy()

@@ -1,0 +1,88 @@
+"""Sends a rank's events to the control actor, without ever making the loop wait.
+
+Events are collected for a tenth of a second and sent in one call by a thread of its own. Of several ``StepDone`` in a
+row only the last one is worth sending. Order is kept, and ``flush`` returns when everything has arrived, so nothing
+is missing when a task's result is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import ray
+
+from raytrainer.telemetry.events import PredictionStep, StepDone
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 0.1
+_LATEST_ONLY = (StepDone, PredictionStep)
+
+
+class Uplink:
+    """The way up for one rank's events.
+
+    Args:
+        control: Handle of the control actor.
+        attempt: Attempt of the workers that the events belong to.
+    """
+
+    def __init__(self, control: Any, attempt: int) -> None:
+        self._control = control
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._bell = threading.Event()
+        self._closed = threading.Event()
+        self._pending: list[object] = []
+        self._last_call: Any = None
+        self._thread: threading.Thread | None = None
+
+    def emit(self, event: object) -> None:
+        """Take an event; returns at once."""
+        with self._lock:
+            is_newer = (
+                bool(self._pending)
+                and isinstance(event, _LATEST_ONLY)
+                and type(self._pending[-1]) is type(event)
+            )
+            if is_newer:
+                self._pending[-1] = event
+            else:
+                self._pending.append(event)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="raytrainer-uplink", daemon=True)
+                self._thread.start()
+        self._bell.set()
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Send what is there, and wait until it has arrived."""
+        self._send()
+        call = self._last_call
+        if call is not None:
+            ray.wait([call], timeout=timeout_s)
+
+    def close(self) -> None:
+        """End the thread; what was not flushed is dropped."""
+        self._closed.set()
+        self._bell.set()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._bell.wait()
+            self._bell.clear()
+            try:
+                self._send()
+            except Exception:  # Events must never harm training.
+                logger.debug("Could not send events.", exc_info=True)
+            self._closed.wait(INTERVAL_S)
+
+    def _send(self) -> None:
+        # Around both, or a later batch could be sent before an earlier one.
+        with self._sending:
+            with self._lock:
+                events, self._pending = self._pending, []
+            if events:
+                self._last_call = self._control.push.remote(self._attempt, events)

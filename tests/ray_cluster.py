@@ -1,0 +1,52 @@
+"""One private Ray for all tests that need one: its own directory, no token, ended after the last test.
+
+``address="local"`` because ``ray.init()`` joins any cluster that it finds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    # Workers find the toy sessions of the tests.
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+}
+
+
+@pytest.fixture(scope="session")
+def ray_directory() -> Iterator[Path]:
+    """A directory for Ray's sockets and logs. Short: the path of a socket has at most 107 characters."""
+    directory = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # noqa: S108
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_directory: Path) -> Iterator[None]:
+    """A running Ray with room for two workers, joined by this process."""
+    import ray
+
+    from raytrainer.launch.cluster import ENVIRONMENT as DEFAULTS
+    from raytrainer.launch.cluster import LOCAL_ENVIRONMENT
+
+    before = dict(os.environ)
+    os.environ.update(DEFAULTS | LOCAL_ENVIRONMENT | ENVIRONMENT)
+    ray.init(
+        address="local",
+        num_cpus=max(2, os.cpu_count() or 1),
+        include_dashboard=False,
+        _temp_dir=str(ray_directory),
+        logging_level="warning",
+    )
+    yield
+    ray.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
