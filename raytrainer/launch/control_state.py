@@ -25,6 +25,10 @@ MAX_EVENTS = 20_000
 """Events that are kept for a driver that does not ask; the oldest go first."""
 
 
+KEPT_TASKS = 4
+"""Tasks whose arguments are kept for ranks that are behind."""
+
+
 class Phase(enum.Enum):
     """Where the life of a group stands."""
 
@@ -66,6 +70,7 @@ class ControlState:
         self._tasks: list[Task] = []
         self._result: TaskResult | None = None
         self._task_began_in: int | None = None
+        self._first_of_attempt = 0
         self._next_of_rank: dict[int, int] = {}
         self._idle_since: float | None = None
         self._command = Command.NONE
@@ -85,6 +90,9 @@ class ControlState:
             return False
         self._command = Command.NONE
         self._tasks.append(task)
+        if len(self._tasks) > KEPT_TASKS:
+            # No rank is that far behind; the arguments may hold a whole dataset.
+            self._tasks[-KEPT_TASKS - 1] = replace(self._tasks[-KEPT_TASKS - 1], payload=None)
         self._result = None
         self._idle_since = None
         self._task_began_in = None
@@ -139,6 +147,7 @@ class ControlState:
         """Rank 0, at the start of each attempt."""
         previous, self._attempt = self._attempt, self._attempt + 1
         self._next_of_rank.clear()
+        self._first_of_attempt = len(self._tasks) if self._is_idle() else len(self._tasks) - 1
         reason = self._guard.began_attempt()
         if previous >= 0 and self._phase is Phase.OPEN:
             if reason is not None:
@@ -153,8 +162,7 @@ class ControlState:
         """The next task of a rank; every task goes to every rank, in order, until it has a result."""
         if self._phase is not Phase.OPEN or attempt != self._attempt:
             return Answer.LEAVE if self._phase is Phase.CLOSED else Answer.STOP
-        first = len(self._tasks) if self._result is not None or not self._tasks else len(self._tasks) - 1
-        index = self._next_of_rank.setdefault(rank, first)
+        index = self._next_of_rank.get(rank, self._first_of_attempt)
         if index < len(self._tasks):
             self._next_of_rank[rank] = index + 1
             if self._task_began_in is None:

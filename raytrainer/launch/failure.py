@@ -104,8 +104,9 @@ def deaths_of(fit_error: BaseException | None) -> dict[int, str]:
     """How each dead worker ended, in Ray's words, shortened."""
     failures: dict[int, Any] = getattr(fit_error, "worker_failures", None) or {}
     deaths = {}
-    for rank, error in failures.items():
-        if "Actor" in type(error).__name__ or "Died" in type(error).__name__ or "Crash" in type(error).__name__:
+    for rank, failure in failures.items():
+        error = getattr(failure, "health_check_failure", failure)
+        if any(part in type(error).__name__ for part in ("Actor", "Died", "Crash", "HealthCheck")):
             deaths[rank] = _death_text(str(error))
     return deaths
 

@@ -452,7 +452,7 @@ def _make_fit(
             name=f"raytrainer-{uuid.uuid4().hex[:8]}",
             storage_path=storage,
             failure_config=FailureConfig(max_failures=args.max_failures),
-            logging_config=LoggingConfig(log_level="ERROR"),
+            logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
         torch_config=TorchConfig(
             backend=args.ddp_backend or ("nccl" if allocation.use_gpu else "gloo"), timeout_s=int(args.ddp_timeout)

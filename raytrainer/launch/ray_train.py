@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import Any
 
 import ray
@@ -26,6 +27,9 @@ _UNUSED = frozenset({"DatasetsCallback"})
 _UNUSED_ON_PRIVATE_CLUSTER = frozenset({"PlacementGroupCleanerCallback"})
 # Ray Train sets it for its controller, which blocks in its event loop on purpose.
 _CONTROLLER_ENVIRONMENT = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
+
+ABORT_TIMEOUT_S = 15.0
+"""How long the controller may take to end its workers, before it is ended itself."""
 
 
 class Fit(TorchTrainer):
@@ -42,17 +46,19 @@ class Fit(TorchTrainer):
         self._is_ended = False
         super().__init__(**arguments)
 
-    def end_now(self) -> bool:
-        """End the controller, and with it everything that it started.
-
-        Returns:
-            False when its handle is not known.
-        """
+    def end_now(self) -> None:
+        """End the workers, and give back what they hold. Returns at once."""
         self._is_ended = True
-        if self._controller is None:
-            return False
-        ray.kill(self._controller)
-        return True
+        if self._controller is not None:
+            threading.Thread(target=self._abort, name="raytrainer-abort", daemon=True).start()
+
+    def _abort(self) -> None:
+        try:
+            # A controller that is just starting workers answers when it is done with that.
+            ray.wait([self._controller.abort.remote()], timeout=ABORT_TIMEOUT_S)
+            ray.kill(self._controller)
+        except Exception:  # Ray has ended, and the workers with it.
+            logger.debug("Could not end the controller.", exc_info=True)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -73,7 +79,7 @@ class Fit(TorchTrainer):
         )(TrainController)
         self._controller = controller_class.remote(**arguments)
         if self._is_ended:
-            ray.kill(self._controller)
+            self.end_now()
         ray.get(self._controller.run.remote())
         return ray.get(self._controller.get_result.remote())
 
