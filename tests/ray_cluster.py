@@ -24,7 +24,7 @@ ENVIRONMENT = {
 @pytest.fixture(scope="session")
 def ray_directory() -> Iterator[Path]:
     """A directory for Ray's sockets and logs. Short: the path of a socket has at most 107 characters."""
-    directory = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # noqa: S108
+    directory = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -76,7 +76,13 @@ def room_for(
 ) -> int:
     """How many workers fit on the nodes when nothing else runs there."""
     fits = [
-        min((int(_resources(node).get(name, 0) / amount + 1e-9) for name, amount in resources_per_worker.items()), default=0)
+        min(
+            (
+                int(_resources(node).get(name, 0) / amount + 1e-9)
+                for name, amount in resources_per_worker.items()
+            ),
+            default=0,
+        )
         for node in nodes
         if node.get("Alive", True) and _has_labels(node, labels or {})
     ]
@@ -143,7 +149,9 @@ def _no_room(args: Any, allocation: Allocation, room: int, nodes: Sequence[Node]
     time_s = f" after waiting {args.cluster_timeout_s:g} s for it to grow" if waited else ""
     advice = "Ask for fewer workers or fewer resources per worker"
     if allocation.use_gpu and not any(_resources(node).get("GPU") for node in nodes):
-        advice = "There is no GPU: leave use_gpu out to train on CPUs, or set ray_address to a cluster with GPUs"
+        advice = (
+            "There is no GPU: leave use_gpu out to train on CPUs, or set ray_address to a cluster with GPUs"
+        )
     return (
         f"{allocation.num_workers} workers with {each} each{extra} ({args.placement_strategy}) were asked for, and the "
         f"cluster has room for {room}{time_s}. It has {shown or 'no node'}. {advice}."
@@ -157,7 +165,9 @@ def _resources(node: Node) -> dict[str, float]:
 def _has_labels(node: Node, labels: dict[str, str]) -> bool:
     """Plain equality only; whatever else Ray's selectors can say, Ray decides."""
     have = node.get("Labels") or {}
-    simple = {name: value for name, value in labels.items() if value.replace("-", "").replace("_", "").isalnum()}
+    simple = {
+        name: value for name, value in labels.items() if value.replace("-", "").replace("_", "").isalnum()
+    }
     return all(have.get(name) == value for name, value in simple.items())
 
 

@@ -87,7 +87,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
         ray.init(address=address, **options)
     except Exception as error:
         raise ConfigurationError(
-            f"No Ray cluster answers at {address!r} ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Check "
+            f"No Ray cluster answers at {address!r} ({type(error).__name__}: {str(error)[:200]}). Check "
             "ray_address and RAY_ADDRESS, and that `ray status` works there; leave both out to train on a local Ray."
         ) from error
 
@@ -140,6 +140,5 @@ def _import_ray_train() -> None:
 
 def at_exit(function: Any) -> None:
     """Call a function before Ray's own end: handlers run in reverse order, and importing ray registers its own."""
-    import ray  # noqa: F401
-
+    importlib.import_module("ray")
     atexit.register(function)

@@ -54,12 +54,9 @@ class ControlActor:
         self._told_both(self._state.abandon(reason))
 
     async def parked(self, wait_s: float) -> Any:
-        def look() -> tuple[bool, Any] | None:
-            found = self._state.parked()
-            return found if found[0] else None
-
-        found = await self._wait(look, "_for_driver", wait_s)
-        return found[1] if found is not None else self._state.parked()[1]
+        """What rank 0 left; waits for workers that are leaving, but not for those that stay."""
+        await self._wait(self._state.is_settled, "_for_driver", wait_s)
+        return self._state.parked()
 
     # ---- the workers --------------------------------------------------------------------------------------------
 

@@ -57,9 +57,7 @@ class Update:
 class ControlState:
     """The state of one worker group."""
 
-    def __init__(
-        self, *, max_failures: int, idle_timeout_s: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, *, max_failures: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
         self._max_failures = max_failures
         self._idle_timeout_s = idle_timeout_s
         self._clock = clock
@@ -137,9 +135,13 @@ class ControlState:
         if self._phase is Phase.OPEN:
             self._phase, self._reason = Phase.FATAL, reason
 
-    def parked(self) -> tuple[bool, Any]:
-        """Whether rank 0 has left, and what it left here."""
-        return self._has_left, self._parked
+    def parked(self) -> Any:
+        """What rank 0 left here, or None."""
+        return self._parked
+
+    def is_settled(self) -> bool | None:
+        """True unless workers are leaving, and may still leave something here."""
+        return None if self._phase is Phase.CLOSED and not self._has_left else True
 
     # ---- the workers' side --------------------------------------------------------------------------------------
 
@@ -207,7 +209,9 @@ class ControlState:
             return Answer.STOP
         reason = self._guard.failed(record.type_name, record.step)
         if reason is None and 0 <= self._max_failures <= record.attempt:
-            reason = f"max_failures={self._max_failures} allows no further restart" if self._max_failures else ""
+            reason = (
+                f"max_failures={self._max_failures} allows no further restart" if self._max_failures else ""
+            )
         if reason is not None:
             self._end(reason or None)
             return Answer.STOP

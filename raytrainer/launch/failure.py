@@ -33,7 +33,10 @@ HINTS: tuple[tuple[str, str], ...] = (
         r"nccl.*(timeout|timed out)|watchdog.*(timeout|timed out)|timed out waiting \d+ms",
         "a rank did not come to a collective in time: look at the other ranks' logs; ddp_timeout= sets the limit",
     ),
-    (r"address already in use|eaddrinuse", "another process holds the port; start again, Ray picks a new one"),
+    (
+        r"address already in use|eaddrinuse",
+        "another process holds the port; start again, Ray picks a new one",
+    ),
     (
         r"cannot be sent|can't pickle|cannot pickle|picklingerror",
         "values that cross processes must be picklable; return plain values, arrays or tensors",
@@ -46,7 +49,10 @@ HINTS: tuple[tuple[str, str], ...] = (
         r"no module named|modulenotfounderror",
         "install the package on the workers' nodes, or ship your code with `ray job submit --working-dir .`",
     ),
-    (r"unauthorized|authentication token", "the cluster wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
+    (
+        r"unauthorized|authentication token",
+        "the cluster wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN",
+    ),
 )
 """What an error looks like, and the one thing to try first."""
 
@@ -131,7 +137,9 @@ def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
     if failure.records:
         record = min(failure.records, key=lambda record: record.time)
         first_line = (record.message.splitlines() or [""])[0]
-        return [f"A worker died without an exception; rank {record.rank} lost it ({record.type_name}: {first_line})"]
+        return [
+            f"A worker died without an exception; rank {record.rank} lost it ({record.type_name}: {first_line})"
+        ]
     if failure.fit_error is not None:
         text = str(failure.fit_error).strip().splitlines() or [""]
         return [f"{type(failure.fit_error).__name__}: {text[0]}", *text[1:8]]

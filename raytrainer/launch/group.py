@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from raytrainer.errors import RayTrainerError, TrainingFailed
 from raytrainer.launch import registry
 from raytrainer.launch.capacity import Allocation, ask_autoscaler, check_capacity, plan_workers
 from raytrainer.launch.cluster import Cluster, connect
-from raytrainer.launch.control import ControlActor
+from raytrainer.launch.control_client import ControlClient
 from raytrainer.launch.control_state import Phase, Update
 from raytrainer.launch.failure import Failure, training_failed
 from raytrainer.launch.spec import Shipped, receive, ship
 from raytrainer.runtime import Command
 from raytrainer.telemetry.events import Note
 from raytrainer.worker.local import interrupts
-from raytrainer.worker.main import WorkerConfig, work
+from raytrainer.worker.main import WorkerConfig
 from raytrainer.worker.protocol import Task
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ DEFAULT_SESSION = "raytrainer.worker.session:open_session"
 STOP_NOTE = "stopping after a checkpoint; press Ctrl-C again to stop now"
 
 
-class GroupClosed(RayTrainerError):
+class GroupClosedError(RayTrainerError):
     """The workers have left, since nobody asked them for anything; a new group must be started."""
 
 
@@ -73,7 +73,7 @@ class _Started:
     """What lives while the group does."""
 
     cluster: Cluster
-    control: Any
+    control: ControlClient
     trainer: Any
     allocation: Allocation
     storage: str
@@ -81,6 +81,25 @@ class _Started:
     thread: threading.Thread
     coordinator: object
     began: float = field(default_factory=time.monotonic)
+
+
+class _Patience:
+    """How long a call has lasted, against its limits."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._began = time.monotonic()
+        self._timeout_s = timeout_s
+        self._has_asked = False
+
+    def is_over(self) -> bool:
+        return self._timeout_s is not None and time.monotonic() - self._began > self._timeout_s
+
+    def is_time_to_ask_for_workers(self) -> bool:
+        """True once, after a while."""
+        if self._has_asked or time.monotonic() - self._began < START_PATIENCE_S:
+            return False
+        self._has_asked = True
+        return True
 
 
 class WorkerGroup:
@@ -134,13 +153,13 @@ class WorkerGroup:
         Raises:
             ConfigurationError: If no Ray answers, or the cluster has no room.
         """
-        assert self._started is None and self._shipped is not None, "A group is started once."
+        assert self._started is None, "A group is started once."
         registry.enter(self)
         args = self._options.args
         cluster = connect(args.ray_address)
         import ray
 
-        from raytrainer.launch.ray_train import start_coordinator
+        from raytrainer.launch.ray_train import make_fit, start_coordinator
 
         coordinator = start_coordinator()
         allocation = plan_workers(args, ray.nodes())
@@ -151,12 +170,16 @@ class WorkerGroup:
             nodes=ray.nodes,
             ask_for=ask_autoscaler,
         )
-        control = _make_control(args, allocation)
+        control = ControlClient(
+            num_workers=allocation.num_workers,
+            max_failures=args.max_failures,
+            idle_timeout_s=args.worker_idle_timeout_s,
+        )
         trainer = ray.put(self._shipped)
         self._shipped = None
         storage = tempfile.mkdtemp(prefix="raytrainer-")
-        config = self._worker_config(cluster, control, trainer, allocation)
-        fit = _make_fit(args, cluster, allocation, storage, config)
+        config = self._worker_config(cluster, control.actor, trainer, allocation)
+        fit = make_fit(args, cluster, allocation, storage, config)
         thread = threading.Thread(target=self._fit, args=(fit,), name="raytrainer-fit", daemon=True)
         self._started = _Started(
             cluster=cluster,
@@ -176,25 +199,11 @@ class WorkerGroup:
         if started is None or self._is_ended:
             self._forget()
             return
-        import ray
-
-        try:
-            is_closing = ray.get(started.control.close.remote(), timeout=END_TIMEOUT_S)
-        except Exception:  # A group that does not answer is ended the other way.
-            logger.debug("The control actor does not answer.", exc_info=True)
-            is_closing = False
-        if not is_closing:
-            self.kill()
-            return
-        if wait:
-            with contextlib.suppress(Exception):
-                # Workers that never came have nothing to hand over.
-                if ray.get(started.control.snapshot.remote(), timeout=END_TIMEOUT_S).attempt < 0:
-                    self.kill()
-                    return
-                ray.get(started.control.parked.remote(END_TIMEOUT_S), timeout=END_TIMEOUT_S + 5)
-            # All that is worth waiting for has happened; Ray Train's own end takes seconds, and nobody needs it.
-            self.kill()
+        # Workers that never came, or that are busy or stuck, have nothing to hand over.
+        if started.control.close() and wait and started.control.snapshot().attempt >= 0:
+            started.control.parked(END_TIMEOUT_S)
+        # All that is worth waiting for has happened; Ray Train's own end takes seconds, and nobody needs it.
+        self.kill()
 
     def kill(self) -> None:
         """End the workers now. What they hold is lost, apart from what was parked."""
@@ -204,10 +213,8 @@ class WorkerGroup:
             import ray
 
             if ray.is_initialized():
-                with contextlib.suppress(Exception):
-                    started.control.abandon.remote("ended by the driver")
-                with contextlib.suppress(Exception):
-                    started.fit.end_now()
+                started.control.send_abandon("ended by the driver")
+                started.fit.end_now()
         self._forget()
 
     def parked(self, timeout_s: float = END_TIMEOUT_S) -> Any:
@@ -218,13 +225,7 @@ class WorkerGroup:
         started = self._started
         if started is None:
             return None
-        import ray
-
-        waits = timeout_s if not self._fit_is_over.is_set() and not self.is_open else 0.0
-        try:
-            shipped = ray.get(started.control.parked.remote(waits), timeout=timeout_s + 5)
-        except ray.exceptions.RayError:
-            return None
+        shipped = started.control.parked(0.0 if self._fit_is_over.is_set() else timeout_s)
         return receive(shipped) if shipped is not None else None
 
     # ---- calls --------------------------------------------------------------------------------------------------
@@ -254,18 +255,20 @@ class WorkerGroup:
 
         Raises:
             ConfigurationError: If the arguments cannot be shipped.
-            GroupClosed: If the workers have left.
+            GroupClosedError: If the workers have left.
             TrainingFailed: If the task failed for good; the group has ended.
         """
         if not self.is_open and (self._has_called or self._fit_error is None):
-            raise GroupClosed("The workers have left.")
+            raise GroupClosedError("The workers have left.")
         with self._lock:
             self._is_busy = True
             try:
-                return self._call(method, (args, kwargs or {}, context), task_id or uuid.uuid4().hex[:12], timeout)
+                return self._call(
+                    method, (args, kwargs or {}, context), task_id or uuid.uuid4().hex[:12], timeout
+                )
             except BaseException as error:
                 # Nobody waits for the task any more, so nobody must go on with it.
-                if not isinstance(error, GroupClosed | TrainingFailed) or self._is_ended:
+                if not isinstance(error, GroupClosedError | TrainingFailed) or self._is_ended:
                     self.kill()
                 raise
             finally:
@@ -274,59 +277,62 @@ class WorkerGroup:
 
     def _call(self, method: str, payload: tuple[Any, ...], task_id: str, timeout: float | None) -> Any:
         import ray
+        import ray.exceptions
 
         started = self._started
         assert started is not None
         shipped = ray.put(ship(payload, "arguments"))
-        task = Task(task_id=task_id, method=method, payload=[shipped])
         try:
-            is_taken = ray.get(started.control.submit.remote(task))
+            is_taken = started.control.submit(Task(task_id=task_id, method=method, payload=[shipped]))
         except ray.exceptions.RayError as error:
-            raise GroupClosed("The control actor has ended.") from error
+            raise GroupClosedError("The control actor has ended.") from error
         if not is_taken:
             self._is_ended = True
-            raise GroupClosed("The workers have left.")
+            raise GroupClosedError("The workers have left.")
         wants_stop = threading.Event()
         with interrupts(wants_stop.set):
             return self._wait(started, method, wants_stop, timeout)
 
-    def _wait(self, started: _Started, method: str, wants_stop: threading.Event, timeout: float | None) -> Any:
+    def _wait(
+        self, started: _Started, method: str, wants_stop: threading.Event, timeout: float | None
+    ) -> Any:
+        patience = _Patience(timeout)
+        for update in self._updates(started, patience):
+            if update is not None:
+                self._render(update)
+                if update.result is not None:
+                    return receive(update.result.payload)
+                if update.phase is not Phase.OPEN or self._fit_is_over.is_set():
+                    raise self._failed(started, method, update)
+            if wants_stop.is_set():
+                wants_stop.clear()
+                started.control.send_command(Command.STOP_AFTER_SAVE)
+                self._show(Note(text=STOP_NOTE, level="warning"))
+            if patience.is_time_to_ask_for_workers():
+                self._say_waiting(started)
+        self.kill()
+        raise TrainingFailed(f"{method}() gave no result within {timeout:g} s, so its workers were ended.")
+
+    def _updates(self, started: _Started, patience: _Patience) -> Iterator[Update | None]:
+        """What is new, and None at least every ``SLICE_S``; ends when the time is up."""
         import ray
 
-        began = time.monotonic()
-        has_said_stop = has_said_waiting = False
         call: Any = None
-        while True:
+        while not patience.is_over():
             if call is None:
-                call = started.control.update.remote(self._next_event, LONG_POLL_S)
-            ready, _ = ray.wait([call], timeout=SLICE_S)
-            if ready:
-                call = None
-                update: Update | None = ray.get(ready[0])
-                if update is not None:
-                    self._render(update)
-                    if update.result is not None:
-                        return receive(update.result.payload)
-                    if update.phase is not Phase.OPEN:
-                        raise self._failed(started, method, update)
+                call = started.control.begin_update(self._next_event, LONG_POLL_S)
+            if ray.wait([call], timeout=SLICE_S)[0]:
+                done, call = call, None
+                yield started.control.finish_update(done)
             elif self._fit_is_over.is_set():
-                raise self._failed(started, method, ray.get(started.control.snapshot.remote()))
-            if wants_stop.is_set() and not has_said_stop:
-                has_said_stop = True
-                started.control.set_command.remote(int(Command.STOP_AFTER_SAVE))
-                self._show(Note(text=STOP_NOTE, level="warning"))
-            waited_s = time.monotonic() - began
-            if not has_said_waiting and waited_s > START_PATIENCE_S:
-                has_said_waiting = True
-                self._say_waiting(started)
-            if timeout is not None and waited_s > timeout:
-                self.kill()
-                raise TrainingFailed(f"{method}() gave no result within {timeout:g} s, so its workers were ended.")
+                yield started.control.snapshot()
+            else:
+                yield None
 
     def _say_waiting(self, started: _Started) -> None:
         import ray
 
-        if ray.get(started.control.snapshot.remote()).attempt >= 0:
+        if started.control.snapshot().attempt >= 0:
             return
         free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
         need = started.allocation
@@ -353,7 +359,7 @@ class WorkerGroup:
 
     def _failed(self, started: _Started, method: str, update: Update) -> RayTrainerError:
         """The exception for a task whose group has ended; ends what is left of the group."""
-        import ray
+        import ray.exceptions
 
         if update.phase is Phase.FATAL:
             # Ranks fail within moments of each other, and the first to say so need not be the first to fail.
@@ -361,7 +367,7 @@ class WorkerGroup:
         else:
             self._fit_is_over.wait(END_TIMEOUT_S)
         with contextlib.suppress(ray.exceptions.RayError):
-            update = ray.get(started.control.snapshot.remote(), timeout=5.0)
+            update = started.control.snapshot()
         output_dir = self._options.args.output_dir
         failure = Failure(
             records=[record for record in update.failures if record.attempt == update.attempt],
@@ -387,7 +393,9 @@ class WorkerGroup:
             self._fit_is_over.set()
             self._forget()
 
-    def _worker_config(self, cluster: Cluster, control: Any, trainer: Any, allocation: Allocation) -> WorkerConfig:
+    def _worker_config(
+        self, cluster: Cluster, control: Any, trainer: Any, allocation: Allocation
+    ) -> WorkerConfig:
         args = self._options.args
         return WorkerConfig(
             control=control,
@@ -395,6 +403,8 @@ class WorkerGroup:
             open_session=self._options.open_session,
             output_dir=str(args.output_dir) if args.output_dir else None,
             num_threads=allocation.num_threads,
+            use_gpu=allocation.use_gpu,
+            backend=args.ddp_backend or ("nccl" if allocation.use_gpu else "gloo"),
             timeout_s=float(args.ddp_timeout),
             directory=os.getcwd() if cluster.is_private else None,
         )
@@ -414,49 +424,3 @@ class _Ender:
 
     def __call__(self) -> None:
         threading.Thread(target=self._group.kill, name="raytrainer-end", daemon=True).start()
-
-
-def _make_control(args: Any, allocation: Allocation) -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Each rank waits in at most three calls at a time, the driver in two.
-    actor = ray.remote(num_cpus=0, max_concurrency=4 * allocation.num_workers + 16, scheduling_strategy=here)(
-        ControlActor
-    )
-    return actor.remote(max_failures=args.max_failures, idle_timeout_s=args.worker_idle_timeout_s)
-
-
-def _make_fit(
-    args: Any, cluster: Cluster, allocation: Allocation, storage: str, config: WorkerConfig
-) -> Any:
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
-
-    from raytrainer.launch.ray_train import Fit
-
-    return Fit(
-        is_private_cluster=cluster.is_private,
-        train_loop_per_worker=work,
-        train_loop_config={"worker": config},
-        scaling_config=ScalingConfig(
-            num_workers=allocation.num_workers,
-            use_gpu=allocation.use_gpu,
-            resources_per_worker=allocation.resources_per_worker,
-            placement_strategy=args.placement_strategy,
-            accelerator_type=args.accelerator_type,
-            label_selector=args.label_selector,
-        ),
-        run_config=RunConfig(
-            name=f"raytrainer-{uuid.uuid4().hex[:8]}",
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=args.max_failures),
-            logging_config=LoggingConfig(log_level="CRITICAL"),
-        ),
-        torch_config=TorchConfig(
-            backend=args.ddp_backend or ("nccl" if allocation.use_gpu else "gloo"), timeout_s=int(args.ddp_timeout)
-        ),
-    )
-
-

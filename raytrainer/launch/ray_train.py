@@ -15,11 +15,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import uuid
 from typing import Any
 
 import ray
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raytrainer.launch.capacity import Allocation
+from raytrainer.launch.cluster import Cluster
+from raytrainer.launch.rendezvous import Rendezvous
+from raytrainer.worker.main import WorkerConfig, work
 
 logger = logging.getLogger(__name__)
 
@@ -70,18 +77,55 @@ class Fit(TorchTrainer):
         except ImportError:
             return super()._initialize_and_run_controller(**arguments)
         # On the driver's node, because the driver's end is its end.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        controller_class = ray.remote(
+        controller_class: Any = ray.remote(TrainController)
+        options = controller_class.options(
             num_cpus=0,
             scheduling_strategy=here,
             runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
-        )(TrainController)
-        self._controller = controller_class.remote(**arguments)
+        )
+        self._controller = options.remote(**arguments)
         if self._is_ended:
             self.end_now()
         ray.get(self._controller.run.remote())
         return ray.get(self._controller.get_result.remote())
+
+
+def make_fit(
+    args: Any, cluster: Cluster, allocation: Allocation, storage_path: str, config: WorkerConfig
+) -> Fit:
+    """The run that keeps a group of workers, not yet started.
+
+    Args:
+        args: ``placement_strategy``, ``accelerator_type``, ``label_selector``, ``max_failures``.
+        cluster: The Ray that it runs on.
+        allocation: Number of workers, and what each one gets.
+        storage_path: A directory that Ray Train may have; nothing is stored there.
+        config: For the workers.
+    """
+    rendezvous: Any = Rendezvous(config.backend)
+    return Fit(
+        is_private_cluster=cluster.is_private,
+        train_loop_per_worker=work,
+        train_loop_config={"worker": config},
+        scaling_config=ScalingConfig(
+            num_workers=allocation.num_workers,
+            use_gpu=allocation.use_gpu,
+            resources_per_worker=allocation.resources_per_worker,
+            placement_strategy=args.placement_strategy,
+            accelerator_type=args.accelerator_type,
+            label_selector=args.label_selector,
+        ),
+        run_config=RunConfig(
+            name=f"raytrainer-{uuid.uuid4().hex[:8]}",
+            storage_path=storage_path,
+            failure_config=FailureConfig(max_failures=args.max_failures),
+            # Ray Train's own words about failures would only repeat ours.
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+        ),
+        torch_config=rendezvous,
+    )
 
 
 def start_coordinator() -> object | None:

@@ -38,7 +38,9 @@ def ship(value: object, name: str = "trainer") -> Shipped:
         ) from error
 
 
-def _find_culprit(path: str, value: object, error: Exception, depth: int = 3) -> tuple[str, object, Exception]:
+def _find_culprit(
+    path: str, value: object, error: Exception, depth: int = 3
+) -> tuple[str, object, Exception]:
     """The deepest part that fails on its own: an attribute, an item, or what a function closes over."""
     if depth > 0:
         for child_path, child in _parts(path, value):
@@ -57,7 +59,7 @@ def _parts(path: str, value: object) -> Iterator[tuple[str, object]]:
         for index, item in enumerate(value):
             yield f"{path}[{index}]", item
     elif callable(value) and getattr(value, "__closure__", None):
-        names = value.__code__.co_freevars  # type: ignore[attr-defined]
+        names = value.__code__.co_freevars
         for name, cell in zip(names, value.__closure__, strict=True):  # type: ignore[attr-defined]
             yield f"{path}.<{name}>", cell.cell_contents
     elif not isinstance(value, type):

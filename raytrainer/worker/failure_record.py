@@ -74,7 +74,13 @@ _DETERMINISTIC = (
     CheckpointError,
     SyntaxError,
 )
-_COLLATERAL_TYPES = {"DistBackendError", "DistNetworkError", "DistStoreError", "ActorDiedError", "RayActorError"}
+_COLLATERAL_TYPES = {
+    "DistBackendError",
+    "DistNetworkError",
+    "DistStoreError",
+    "ActorDiedError",
+    "RayActorError",
+}
 _COLLATERAL_TEXT = re.compile(
     r"connection (closed|reset|refused)|broken pipe|closed by peer|peer closed|gloo/transport|"
     r"nccl (communicator was aborted|remote|error)|ncclremoteerror|socket closed|process group.*(abort|destroy)|"
@@ -139,7 +145,11 @@ def record_failure(
 
 
 def _name_of(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ in ("builtins", "__main__")
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _message_of(error: BaseException) -> str:
@@ -188,7 +198,9 @@ def user_frames(error: BaseException) -> str:
     lines = traceback.format_list(shown[:3] + shown[-(_MAX_FRAMES - 3) :] if skipped > 0 else shown)
     if skipped > 0:
         lines.insert(3, f"  ... {skipped} more\n")
-    return "".join(line.split("\n    ^")[0].split("\n    ~")[0].rstrip("\n") + "\n" for line in lines).rstrip("\n")
+    return "".join(line.split("\n    ^")[0].split("\n    ~")[0].rstrip("\n") + "\n" for line in lines).rstrip(
+        "\n"
+    )
 
 
 def _is_ours(filename: str) -> bool:

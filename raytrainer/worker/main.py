@@ -17,10 +17,12 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 
 from raytrainer.worker.failure_record import record_failure
 from raytrainer.worker.protocol import Answer, Task, TaskResult
@@ -46,6 +48,9 @@ class WorkerConfig:
     output_dir: str | None
     num_threads: int | None
     """CPU threads of torch, unless OMP_NUM_THREADS says otherwise."""
+    use_gpu: bool
+    backend: str
+    """Of ``torch.distributed``."""
     timeout_s: float
     """Of collectives [s]."""
     directory: str | None
@@ -57,7 +62,7 @@ def work(config: dict[str, Any]) -> None:
     _Worker(config["worker"]).work()
 
 
-class _DriverGone(Exception):
+class _DriverGoneError(Exception):
     """The control actor has ended, and so has the driver."""
 
 
@@ -66,7 +71,12 @@ def _ask(call: Any) -> Any:
     try:
         return ray.get(call)
     except ray.exceptions.RayActorError as error:
-        raise _DriverGone from error
+        raise _DriverGoneError from error
+
+
+def _fetch(reference: Any) -> Any:
+    """What lies in the object store; large arrays in it are shared, and must not be written to."""
+    return ray.get(reference)
 
 
 class _Worker:
@@ -89,9 +99,9 @@ class _Worker:
                 self._open()
                 while self._do_next():
                     pass
-        except _DriverGone:
+        except _DriverGoneError:
             logger.info("The driver is gone.")
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  also sys.exit() in a user's code
             if self._report(error) is Answer.RETRY:
                 # Not the error itself: it may not survive the way through Ray, and the driver knows it already.
                 raise RuntimeError(f"rank {self._rank} failed with {type(error).__name__}") from None
@@ -104,16 +114,45 @@ class _Worker:
     # ---- start --------------------------------------------------------------------------------------------------
 
     def _prepare_process(self) -> None:
-        import torch
+        import ray.train
 
-        self._rank = ray.train.get_context().get_world_rank()
+        context = ray.train.get_context()
+        self._rank = context.get_world_rank()
         if self._config.directory is not None and Path(self._config.directory).is_dir():
             os.chdir(self._config.directory)
+        # What a launcher of torch would set; Accelerate and DeepSpeed read it.
+        os.environ.update(
+            RANK=str(self._rank),
+            WORLD_SIZE=str(context.get_world_size()),
+            LOCAL_RANK=str(context.get_local_rank()),
+            LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
+            NODE_RANK=str(context.get_node_rank()),
+        )
+        self._open_process_group(context.get_world_size())
+
+    def _open_process_group(self, world_size: int) -> None:
+        import torch
+        import torch.distributed as dist
+
         # Ray sets the variable from the CPUs of a worker, unless the user has set it.
         threads = os.environ.get("OMP_NUM_THREADS", "")
         number = int(threads) if threads.isdigit() else self._config.num_threads
         if number:
             torch.set_num_threads(number)
+        device = torch.device("cpu")
+        if self._config.use_gpu:
+            from ray.train.torch import get_device
+
+            device = get_device()
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        dist.init_process_group(
+            self._config.backend,
+            rank=self._rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=self._config.timeout_s),
+        )
 
     def _join(self) -> bool:
         from raytrainer.worker.ray_runtime import RayRuntime
@@ -137,8 +176,8 @@ class _Worker:
 
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
-        shipped = ray.get(self._config.trainer[0])
-        self._session = open_session(unpack(shipped), self._runtime)
+        shipped: Any = self._config.trainer[0]
+        self._session = open_session(unpack(_fetch(shipped)), self._runtime)
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -157,8 +196,7 @@ class _Worker:
         from raytrainer.worker.shipping import pack, unpack
 
         self._method = task.method
-        payload = ray.get(task.payload[0])
-        args, kwargs, context = unpack(payload)
+        args, kwargs, context = unpack(_fetch(task.payload[0]))
         self._runtime.start_task(task.restarts)
         self._runtime.run_id = task.task_id
         more = {} if context is None else {"context": context}
@@ -209,8 +247,8 @@ class _Worker:
         try:
             if self._runtime is not None:
                 self._runtime.flush()
-            return ray.get(self._control.fail.remote(record))
-        except ray.exceptions.RayError:
+            return _ask(self._control.fail.remote(record))
+        except (_DriverGoneError, ray.exceptions.RayError):
             return Answer.STOP  # Nobody is left who could want a restart.
 
     def _write_traceback(self, error: BaseException) -> None:

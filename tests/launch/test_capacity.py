@@ -31,7 +31,16 @@ def make_args(**changes):
 
 @pytest.mark.parametrize(
     ("num_workers", "cores", "share"),
-    [(1, [2], 2), (2, [2], 1), (3, [2], 1), (2, [8], 4), (3, [8], 2), (2, [4, 4], 4), (3, [4, 2], 2), (1, [], 1)],
+    [
+        (1, [2], 2),
+        (2, [2], 1),
+        (3, [2], 1),
+        (2, [8], 4),
+        (3, [8], 2),
+        (2, [4, 4], 4),
+        (3, [4, 2], 2),
+        (1, [], 1),
+    ],
 )
 def test_cores_are_handed_out(num_workers, cores, share):
     assert fair_share(num_workers, cores) == share
@@ -65,7 +74,9 @@ def check(args, nodes, **options):
 
 
 def test_more_workers_than_the_cluster_can_give_are_refused_with_what_is_there():
-    with pytest.raises(ConfigurationError, match=r"64 workers with 1 CPU each .* room for 2\. It has 1\.2\.3\.4: 2 CPU\."):
+    with pytest.raises(
+        ConfigurationError, match=r"64 workers with 1 CPU each .* room for 2\. It has 1\.2\.3\.4: 2 CPU\."
+    ):
         check(make_args(num_workers=64), [node()])
 
 

@@ -206,7 +206,10 @@ def test_transient_failure_is_told_and_restarts(state):
     assert state.fail(record(state)) is Answer.RETRY
     (note,) = state.update(0).events
     assert isinstance(note, Note)
-    assert note.text == "Rank 1 failed after step 5 (OSError: no). Starting the workers again (restart 1 of at most 3)."
+    assert (
+        note.text
+        == "Rank 1 failed after step 5 (OSError: no). Starting the workers again (restart 1 of at most 3)."
+    )
 
 
 def test_failures_at_different_steps_are_restarted_up_to_the_limit(state):
@@ -242,7 +245,9 @@ def test_same_exception_with_another_one_in_between_is_no_loop(clock):
 def test_three_silent_deaths_from_the_same_step_without_a_commit_end_the_run(state):
     for _ in range(3):
         assert not state.join().is_over
-        state.push(state.snapshot().attempt, [started(4), StepDone(step=5, max_steps=9, epoch=0, samples_per_s=[])])
+        state.push(
+            state.snapshot().attempt, [started(4), StepDone(step=5, max_steps=9, epoch=0, samples_per_s=[])]
+        )
     assert state.join().is_over
     assert "3 times in a row" in (state.snapshot().reason or "")
 
@@ -258,7 +263,9 @@ def test_death_without_a_word_is_told_when_the_workers_are_back(state):
     state.submit(task("one"))
     state.join()
     (note,) = state.update(0).events
-    assert note.text.startswith("A worker died without an exception. Starting the workers again (restart 1 of")
+    assert note.text.startswith(
+        "A worker died without an exception. Starting the workers again (restart 1 of"
+    )
 
 
 def test_last_commit_is_remembered(state):

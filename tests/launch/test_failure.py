@@ -104,7 +104,9 @@ def test_cause_is_the_first_failure_that_is_not_an_echo():
 
 
 def test_message_leads_with_the_users_exception_and_frames():
-    failure = Failure(records=[make_record(), echo(rank=0)], last_checkpoint="out/checkpoint-10", max_failures=3)
+    failure = Failure(
+        records=[make_record(), echo(rank=0)], last_checkpoint="out/checkpoint-10", max_failures=3
+    )
     error = training_failed(failure)
     lines = str(error).splitlines()
     assert lines[0] == "ValueError: expected 3 classes, got 4"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from raytrainer.errors import TrainingFailed
-from raytrainer.launch.group import GroupClosed, GroupOptions, WorkerGroup
+from raytrainer.launch.group import GroupClosedError, GroupOptions, WorkerGroup
 from raytrainer.telemetry.events import Note, StepDone
 from tests.launch.toy import TOY, ToyTrainer, toy_args
 
@@ -27,7 +27,9 @@ def make_group(tmp_path):
     def make(trainer=None, **changes):
         trainer = trainer or ToyTrainer(directory=str(tmp_path))
         trainers.append(trainer)
-        group = WorkerGroup(trainer, GroupOptions(args=toy_args(tmp_path, **changes), open_session=TOY), events.append)
+        group = WorkerGroup(
+            trainer, GroupOptions(args=toy_args(tmp_path, **changes), open_session=TOY), events.append
+        )
         groups.append(group)
         group.start()
         return group
@@ -95,7 +97,7 @@ def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp
     assert not group.is_open
     assert group.parked()["weights"].tolist() == [0, 1, 2, 3]
     assert group.parked()["step"] == 30
-    with pytest.raises(GroupClosed):
+    with pytest.raises(GroupClosedError):
         group.call("describe")
     wait_until(lambda: not any(is_alive(rank[0]) for rank in first["ranks"]))
 
@@ -129,7 +131,9 @@ def test_rank_that_is_stuck_does_not_hold_up_the_end(make_group):
 
 
 def test_result_that_cannot_be_shipped_is_an_error_that_says_so(make_group):
-    with pytest.raises(TrainingFailed, match=r"TypeError: unpicklable\(\) returned a Unpicklable that cannot be sent"):
+    with pytest.raises(
+        TrainingFailed, match=r"TypeError: unpicklable\(\) returned a Unpicklable that cannot be sent"
+    ):
         make_group().call("unpicklable")
 
 
@@ -180,7 +184,7 @@ def test_idle_workers_leave_and_what_they_held_stays(make_group):
     pids = pids_of(group)
     wait_until(lambda: not any(map(is_alive, pids)))
     assert group.parked()["weights"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(GroupClosed):
+    with pytest.raises(GroupClosedError):
         group.call("echo", (1,))
 
 

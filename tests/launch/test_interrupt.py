@@ -97,7 +97,9 @@ def processes_that_name(text: str) -> list[str]:
     return found
 
 
-def test_first_ctrl_c_saves_and_stops_the_second_stops_now_and_nothing_of_ray_is_left(tmp_path, ray_directory):
+def test_first_ctrl_c_saves_and_stops_the_second_stops_now_and_nothing_of_ray_is_left(
+    tmp_path, ray_directory
+):
     directory = ray_directory / "own"
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)

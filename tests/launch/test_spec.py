@@ -88,7 +88,10 @@ class Holder:
 @pytest.mark.parametrize(
     ("value", "path"),
     [
-        (lambda: Holder(callback=Holder(lock=threading.Lock())), r"trainer\.callback\.lock \(_thread\.lock\)"),
+        (
+            lambda: Holder(callback=Holder(lock=threading.Lock())),
+            r"trainer\.callback\.lock \(_thread\.lock\)",
+        ),
         (lambda: Holder(rows=[1, threading.Lock()]), r"trainer\.rows\[1\]"),
         (lambda: Holder(named={"key": threading.Lock()}), r"trainer\.named\['key'\]"),
     ],

@@ -74,7 +74,13 @@ class ToySession:
         self.opened = time.time()
 
     def run(
-        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, restarted: bool, context: Any = None
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        restarted: bool,
+        context: Any = None,
     ) -> Any:
         return getattr(self, method)(*args, restarted=restarted, **kwargs)
 
@@ -101,7 +107,14 @@ class ToySession:
         return value
 
     def train(
-        self, steps: int, *, restarted: bool, fail: str | None = None, at: int = -1, rank: int = 1, every: int = 1
+        self,
+        steps: int,
+        *,
+        restarted: bool,
+        fail: str | None = None,
+        at: int = -1,
+        rank: int = 1,
+        every: int = 1,
     ) -> dict[str, Any]:
         """Count steps; "checkpoints" are a file with the number of steps that are done."""
         marker = Path(self.trainer.directory) / "checkpoint"
