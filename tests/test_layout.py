@@ -101,3 +101,10 @@ def test_no_tracked_file_names_a_package_index():
         )
         == []
     )
+
+
+def test_no_test_is_named_by_a_memory_address(request):
+    # two processes would not agree on the name, and pytest-xdist refuses to run anything then
+    assert [
+        item.nodeid for item in request.session.items if re.search(r"\bat 0x[0-9a-f]+", item.nodeid)
+    ] == []
