@@ -1,0 +1,1 @@
+"""Checkpoints: their names and files, how one becomes committed, how one is found, verified, loaded and deleted."""

@@ -1,0 +1,208 @@
+"""How a checkpoint becomes committed: all of it or nothing, whoever dies at whatever moment.
+
+All ranks write their files into one directory that nobody takes for a checkpoint. Then, in this order: every rank
+hashes and syncs its files; rank 0 syncs the directories, writes the manifest with all hashes, syncs it, and renames
+the directory to ``checkpoint-{step}``; the rename is synced. Before the rename there is no new checkpoint, after it
+there is a whole one. An older checkpoint of the same step is moved aside first and deleted after; a kill between the
+two renames leaves it under a dot-name, from which ``scan.sweep_leftovers`` brings it back.
+
+Ranks tell each other how each phase ended before the next begins (``agreement``). So a rank that fails never leaves
+the others waiting, and the files are complete before anybody hashes them. Nothing here knows what the files hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from raytrainer.checkpoint.agreement import Agreement
+from raytrainer.checkpoint.durable import (
+    discard,
+    free_space,
+    is_storage_error,
+    sync_directory,
+    sync_file,
+    sync_tree,
+    write_synced,
+)
+from raytrainer.checkpoint.layout import MANIFEST_NAME, checkpoint_name, replaced_name, writing_name
+from raytrainer.checkpoint.manifest import CheckpointFacts, FileRecord, Manifest, current_versions
+from raytrainer.errors import CheckpointError
+from raytrainer.runtime import Runtime
+
+__all__ = ["CheckpointFacts", "WritePart", "commit_checkpoint"]
+
+WritePart = Callable[[Path], Sequence[Path]]
+"""Writes one rank's files into a directory; returns their paths, absolute or relative to it."""
+
+
+def commit_checkpoint(
+    run_dir: Path, step: int, *, runtime: Runtime, write_part: WritePart, facts: CheckpointFacts
+) -> Path:
+    """All ranks: write a checkpoint and commit it.
+
+    Args:
+        run_dir: Where ``checkpoint-{step}`` will lie; on storage that all ranks share.
+        step: The optimizer step that is done.
+        runtime: Where this rank runs.
+        write_part: Writes this rank's files. May use collectives if it does so on all ranks.
+        facts: What the manifest says about the run; rank 0's counts.
+
+    Returns:
+        The directory of the committed checkpoint.
+
+    Raises:
+        CheckpointError: On all ranks, if storage failed on one of them. Other exceptions of ``write_part`` reach
+            their own rank unchanged and the others as a CheckpointError. Then there is no new checkpoint and the
+            earlier ones are untouched.
+    """
+    target = run_dir / writing_name(step, runtime.run_id, runtime.attempt)
+    final = run_dir / checkpoint_name(step)
+    ranks = Agreement(runtime, f"{final} was not saved")
+
+    def make_directory() -> None:
+        with _storage_explained(final, always=True):
+            _make_empty(target)
+
+    def write() -> list[str]:
+        with _storage_explained(final):
+            written = write_part(target)
+        return _relative_names(target, written)
+
+    def record() -> dict[str, FileRecord]:
+        with _storage_explained(final, always=True):
+            return _record_files(target, shares[runtime.rank])
+
+    def publish() -> None:
+        with _storage_explained(final, always=True):
+            _publish(target, final, step=step, manifest=_manifest(step, runtime, facts, records or []))
+
+    with _removed_on_error(target, is_owner=runtime.rank == 0):
+        ranks.on_rank_0(make_directory)
+        claims = ranks.on_all(write)
+        shares = runtime.broadcast(_share_out(target, claims))
+        records = ranks.on_all(record)
+        ranks.on_rank_0(publish)
+    return final
+
+
+def _make_empty(target: Path) -> None:
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+
+
+def _relative_names(target: Path, paths: Iterable[Path]) -> list[str]:
+    names = []
+    for path in paths:
+        relative = path.relative_to(target) if path.is_relative_to(target) else path
+        if relative.is_absolute() or not (target / relative).is_file():
+            raise CheckpointError(
+                f"A checkpoint's file was said to be {path}, but there is none in {target}."
+            )
+        names.append(relative.as_posix())
+    return names
+
+
+def _share_out(target: Path, claims: list[list[str]] | None) -> list[list[str]]:
+    """Rank 0, when all files are written: which rank records which files.
+
+    Each rank gets those that it wrote. A file that nobody named (a user's hook wrote it) goes to rank 0, one that
+    several ranks named to the first of them.
+    """
+    if claims is None:
+        return []
+    taken: set[str] = set()
+    shares: list[list[str]] = []
+    for claim in claims:
+        shares.append([name for name in dict.fromkeys(claim) if name not in taken])
+        taken.update(claim)
+    everything = (path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+    shares[0] += sorted(name for name in everything if name not in taken)
+    return shares
+
+
+def _record_files(target: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Hash and sync files; their data are still in the page cache, so this reads no disk."""
+    records = {}
+    for name in names:
+        with (target / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+        sync_file(target / name)
+        records[name] = FileRecord(size=size, sha256=digest)
+    return records
+
+
+def _manifest(
+    step: int, runtime: Runtime, facts: CheckpointFacts, records: list[dict[str, FileRecord]]
+) -> Manifest:
+    return Manifest(
+        step=step,
+        epoch=facts.epoch,
+        world_size=runtime.world_size,
+        samples_consumed=facts.samples_consumed,
+        global_batch_size=facts.global_batch_size,
+        run_id=runtime.run_id,
+        attempt=runtime.attempt,
+        files={name: record for part in records for name, record in part.items()},
+        versions=current_versions() | dict(facts.versions),
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(),
+        model_signature=facts.model_signature,
+    )
+
+
+def _publish(target: Path, final: Path, *, step: int, manifest: Manifest) -> None:
+    """Rank 0: the manifest, then the rename. See the head of this file for why in this order."""
+    sync_tree(target)
+    write_synced(target / MANIFEST_NAME, manifest.to_json())
+    sync_directory(target)
+    aside: Path | None = None
+    if os.path.lexists(final):
+        aside = final.with_name(replaced_name(step))
+        final.rename(aside)
+    try:
+        target.rename(final)
+    except OSError:
+        if aside is not None:
+            aside.rename(final)
+        raise
+    sync_directory(final.parent)
+    if aside is not None:
+        discard(aside, step)
+
+
+@contextlib.contextmanager
+def _removed_on_error(target: Path, *, is_owner: bool) -> Iterator[None]:
+    """Rank 0: leave nothing behind when a save fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        if is_owner:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _storage_explained(final: Path, *, always: bool = False) -> Iterator[None]:
+    """Turn what storage raises into an error that says where, and how much space is left there.
+
+    Args:
+        final: The checkpoint that is being saved.
+        always: Take every OSError for one of storage; otherwise a user's code may have raised it for its own reasons.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error) and not (always and isinstance(error, OSError)):
+            raise
+        raise CheckpointError(
+            f"{final} could not be written ({free_space(final)}): {type(error).__name__}: {error}. Free space or "
+            "mend the permissions there, lower save_total_limit, or choose another output_dir. Earlier checkpoints "
+            "are untouched."
+        ) from error

@@ -1,0 +1,113 @@
+"""What the directories and files of checkpoints are called.
+
+A checkpoint is a directory ``checkpoint-{step}`` with the file names of ``transformers.Trainer``. Everything that is
+not, or not any more, a checkpoint has a name that begins with a dot, so that neither this package nor anything of
+transformers (which looks for ``checkpoint-*``) can take it for one:
+
+    .checkpoint-{step}.writing-{token}   being written; becomes checkpoint-{step} by one rename
+    .checkpoint-{step}.replaced-{token}  was checkpoint-{step} until a new one of that step took its place
+    .checkpoint-{step}.deleting-{token}  being deleted
+
+This file only names and lists; it never opens or changes anything.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from raytrainer.errors import CheckpointError
+
+MANIFEST_NAME = "manifest.json"
+STATE_NAME = "trainer_state.json"
+OPTIMIZER_NAME = "optimizer.pt"
+SCHEDULER_NAME = "scheduler.pt"
+SCALER_NAME = "scaler.pt"
+WEIGHTS_NAME = "model.safetensors"
+WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+TORCH_WEIGHTS_NAME = "pytorch_model.bin"
+TORCH_WEIGHTS_INDEX_NAME = "pytorch_model.bin.index.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+TORCH_ADAPTER_WEIGHTS_NAME = "adapter_model.bin"
+INCOMPLETE_NAME = "checkpoint-is-incomplete.txt"
+"""Left by the just-in-time checkpoints of transformers while they write."""
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_LEFTOVER = re.compile(r"\.checkpoint-(\d+)\.(writing|replaced|deleting)-.+")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leftover:
+    """A directory that a process left behind when it was killed."""
+
+    path: Path
+    step: int
+    kind: str
+    """"writing", "replaced" or "deleting"."""
+
+
+def checkpoint_name(step: int) -> str:
+    """The directory of the checkpoint of a step."""
+    return f"checkpoint-{step}"
+
+
+def writing_name(step: int, run_id: str, attempt: int) -> str:
+    """The directory in which one attempt writes a checkpoint; the same on all of its ranks."""
+    return f".checkpoint-{step}.writing-{_NOT_IN_NAMES.sub('_', run_id)}-{attempt}"
+
+
+def replaced_name(step: int) -> str:
+    """A new name for a checkpoint that another one of its step replaces."""
+    return f".checkpoint-{step}.replaced-{secrets.token_hex(4)}"
+
+
+def deleting_name(step: int) -> str:
+    """A new name for a directory that is about to be deleted."""
+    return f".checkpoint-{step}.deleting-{secrets.token_hex(4)}"
+
+
+def rng_name(rank: int, world_size: int) -> str:
+    """The file of one rank's random state."""
+    return "rng_state.pth" if world_size == 1 else f"rng_state_{rank}.pth"
+
+
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint's name; None for any other name."""
+    match = _CHECKPOINT.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """The directories that are called like checkpoints, by ascending step; complete or not.
+
+    Raises:
+        CheckpointError: If the run directory cannot be read. One that does not exist has none.
+    """
+    found = [(step, path) for path in _directories(run_dir) if (step := step_of(path)) is not None]
+    return [path for _, path in sorted(found)]
+
+
+def list_leftovers(run_dir: Path) -> list[Leftover]:
+    """The directories that saves and deletions left behind when they were killed.
+
+    Raises:
+        CheckpointError: If the run directory cannot be read.
+    """
+    found = []
+    for path in sorted(_directories(run_dir)):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match:
+            found.append(Leftover(path=path, step=int(match[1]), kind=match[2]))
+    return found
+
+
+def _directories(run_dir: Path) -> list[Path]:
+    try:
+        return [path for path in run_dir.iterdir() if path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{run_dir} cannot be searched for checkpoints: {error}") from error

@@ -1,0 +1,202 @@
+"""How a model's weights are written to a directory, and read into a model that exists.
+
+Files and names are those of ``transformers.Trainer``, so that each loads what the other saved. Reading is strict:
+names and shapes are compared before the first value is copied, so a model is never half loaded, and no weight ever
+stays as it was without an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import is_peft_available
+
+from raytrainer.checkpoint.layout import WEIGHTS_NAME
+from raytrainer.checkpoint.model_match import Layout, match_layout
+from raytrainer.checkpoint.weight_files import WeightFiles, find_adapter, find_weights, read_shapes
+from raytrainer.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+def save_model_weights(
+    model: Any,
+    directory: Path,
+    *,
+    processing_class: Any = None,
+    state_dict: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """One rank: write what ``from_pretrained`` needs, or a plain module's weights.
+
+    Args:
+        model: The user's model (any ``nn.Module``), not a wrapper around it.
+        directory: Made if it does not exist.
+        processing_class: Tokenizer or processor that is saved beside the weights.
+        state_dict: Weights to write instead of the model's own, such as those gathered from shards.
+
+    Returns:
+        The files that were written or changed, except what other ranks may be writing (their random states).
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    before = _stamps(directory)
+    if isinstance(model, _pretrained_classes()):
+        with _without_progress_bars():
+            model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
+    else:
+        tensors = _savable(model.state_dict() if state_dict is None else state_dict)
+        safetensors.torch.save_file(tensors, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    if processing_class is not None:
+        processing_class.save_pretrained(directory)
+    after = _stamps(directory)
+    return sorted(path for path, stamp in after.items() if before.get(path) != stamp)
+
+
+def load_model_weights(model: nn.Module, directory: Path) -> None:
+    """Read weights into a model; every weight is read, or the model stays as it is.
+
+    Raises:
+        CheckpointError: If there are no weights, they are damaged, or they are those of another model.
+    """
+    weights = find_weights(directory)
+    if weights is None:
+        adapter = find_adapter(directory)
+        if adapter is None or not hasattr(model, "load_adapter"):
+            raise CheckpointError(
+                f"{directory} has no {WEIGHTS_NAME} or another file of weights for a {type(model).__name__}."
+            )
+        _load_adapter(model, adapter)
+    elif weights.are_safetensors:
+        _load_safetensors(model, directory, weights)
+    else:
+        _load_torch_files(model, directory, weights)
+
+
+def _load_safetensors(model: nn.Module, directory: Path, weights: WeightFiles) -> None:
+    if match_layout(read_shapes(weights), model, directory) is Layout.CONVERTED:
+        _load_converted(model, directory)
+        return
+    for path in weights.paths:
+        try:
+            tensors = safetensors.torch.load_file(path, device="cpu")
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+        model.load_state_dict(tensors, strict=False)
+
+
+def _load_torch_files(model: nn.Module, directory: Path, weights: WeightFiles) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weights.paths:
+        try:
+            tensors |= torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{path} cannot be read as weights that torch.save wrote: {error}"
+            ) from error
+    layout = match_layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, model, directory)
+    if layout is Layout.CONVERTED:
+        del tensors
+        _load_converted(model, directory)
+    else:
+        model.load_state_dict(tensors, strict=False)
+
+
+def _load_converted(model: nn.Module, directory: Path) -> None:
+    """Read what transformers saved under other names: only its own ``from_pretrained`` knows the way back."""
+    assert isinstance(model, PreTrainedModel)
+    load: Any = type(model).from_pretrained
+    with _without_progress_bars():
+        loaded, info = load(directory, config=model.config, dtype=model.dtype, output_loading_info=True)
+    wrong = [
+        str(entry) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for entry in info[kind]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{directory} does not hold all weights of this {type(model).__name__}; transformers reports "
+            f"{', '.join(sorted(wrong)[:3])}."
+        )
+    model.load_state_dict(loaded.state_dict())
+
+
+def _load_adapter(model: Any, file: Path) -> None:
+    """Read the weights of a PEFT model's one active adapter; the base model's are not in a checkpoint."""
+    active: Any = model.active_adapters
+    names: Any = list(active if isinstance(active, list) else active())
+    if len(names) != 1:
+        raise CheckpointError(
+            f"The model has the active adapters {', '.join(names) or 'none'}, and {file.parent} has weights for one. "
+            "Activate the one that was trained."
+        )
+    options = {"hotswap": True} if isinstance(model, PreTrainedModel) else {}
+    load: Any = model.load_adapter
+    try:
+        with _without_progress_bars():
+            result = load(str(file.parent), adapter_name=names[0], is_trainable=True, **options)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file} does not fit the adapter {names[0]!r}: {error}") from error
+    missing = sorted(getattr(result, "missing_keys", None) or ())
+    if missing:
+        raise CheckpointError(
+            f"{file} does not hold all weights of the adapter {names[0]!r}: {', '.join(missing[:3])}"
+        )
+
+
+def _savable(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Make of a plain module's state dict what safetensors can hold: contiguous tensors with memory of their own.
+
+    Tied weights are written under each of their names, so that ``load_state_dict`` finds all that it asks for, also
+    in transformers' Trainer, which has no other way to load a plain module.
+    """
+    strange = [
+        f"{name} ({type(value).__name__})"
+        for name, value in state.items()
+        if not isinstance(value, torch.Tensor)
+    ]
+    if strange:
+        raise CheckpointError(
+            f"The model's state_dict() holds {', '.join(strange[:3])}, and weights are saved as safetensors, which "
+            "holds tensors only. Make it a buffer, or override save_model."
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if storage in storages else tensor.contiguous()
+        storages.add(storage)
+    return tensors
+
+
+def _pretrained_classes() -> tuple[type, ...]:
+    if not is_peft_available():
+        return (PreTrainedModel,)
+    return (PreTrainedModel, importlib.import_module("peft").PeftModel)
+
+
+def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:
+    found = {}
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.name.startswith("rng_state"):
+            stat = path.stat()
+            found[path] = (stat.st_mtime_ns, stat.st_size)
+    return found
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """The bars of transformers would cut through the live line of a run."""
+    was_on = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers.utils.logging.enable_progress_bar()

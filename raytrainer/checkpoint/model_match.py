@@ -1,0 +1,191 @@
+"""Whether the weights of a checkpoint are those of a model: the same names with the same shapes.
+
+Tied weights count once: a file that has one name of a group of tied weights has them all. Tied is what is one tensor
+in the model's memory, never what a config declares: a declared tie that is not there would leave a weight random.
+
+Some architectures of transformers are saved under other names and shapes than they have in memory (experts of a
+mixture one by one, for example). For these both layouts match.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytrainer.checkpoint.weight_files import Shape, find_weights, read_shapes
+from raytrainer.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_NUM_SHOWN = 3
+
+
+class Layout(enum.Enum):
+    """Which names and shapes a file uses for a model."""
+
+    NATIVE = "native"
+    """Those of ``model.state_dict()``."""
+    CONVERTED = "converted"
+    """Those that transformers' ``save_pretrained`` writes for this architecture."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelTensors:
+    """The tensors of a model's ``state_dict()``, by name."""
+
+    shapes: dict[str, Shape]
+    ties: list[list[str]]
+    """The names of each tensor that has several, sorted."""
+
+
+def model_signature(model: nn.Module) -> str:
+    """Name a model by the names and shapes of its tensors; the values and dtypes do not matter."""
+    tensors = model_tensors(model)
+    repeated = {name for names in tensors.ties for name in names[1:]}
+    entries = [[name, list(shape)] for name, shape in sorted(tensors.shapes.items()) if name not in repeated]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def model_tensors(model: nn.Module) -> ModelTensors:
+    """Look up the names, shapes and ties of a model's tensors, without copying any."""
+    import torch
+
+    state = model.state_dict(keep_vars=True)
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return ModelTensors(
+        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()}, ties=tied_names(tensors)
+    )
+
+
+def tied_names(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Group the names that stand for one and the same tensor; sorted, groups of two and more only."""
+    groups: dict[object, list[str]] = {}
+    for name in sorted(tensors):
+        groups.setdefault(_identity(tensors[name]), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def check_matches_model(path: Path, model: nn.Module) -> None:
+    """Check that a checkpoint was written for a model, by reading headers only.
+
+    Adapters and weights that torch.save wrote have no headers; they are checked when they are loaded.
+
+    Raises:
+        CheckpointError: If names or shapes differ; shows the first of the differences.
+    """
+    weights = find_weights(path)
+    if weights is not None and weights.are_safetensors:
+        match_layout(read_shapes(weights), model, path)
+
+
+def match_layout(found: Mapping[str, Shape], model: nn.Module, path: Path) -> Layout:
+    """Tell which layout of a model a file has.
+
+    Raises:
+        CheckpointError: If it has none; shows the first differences to the nearer one.
+    """
+    tensors = model_tensors(model)
+    native = differences(found, tensors, model)
+    if not native:
+        return Layout.NATIVE
+    converted = converted_shapes(model)
+    nearer = native
+    if converted is not None:
+        other = differences(found, ModelTensors(shapes=converted, ties=tensors.ties), model)
+        if not other:
+            return Layout.CONVERTED
+        nearer = min(native, other, key=len)
+    shown = "; ".join(nearer[:_NUM_SHOWN])
+    more = f"; and {len(nearer) - _NUM_SHOWN} more" if len(nearer) > _NUM_SHOWN else ""
+    raise CheckpointError(
+        f"{path} was written for another model than this {type(model).__name__}: {shown}{more}. Build the model as it "
+        "was when the checkpoint was saved (same class, config and number of labels), or start without the checkpoint."
+    )
+
+
+def differences(found: Mapping[str, Shape], tensors: ModelTensors, model: nn.Module) -> list[str]:
+    """Compare names and shapes of a file with those of a model; what may differ is left out.
+
+    Those are: a tied weight of which another name is there, what the model's class leaves out when it saves, and what
+    it knows to be in old files without need.
+    """
+    present_by_tie = {name for names in tensors.ties if found.keys() & set(names) for name in names}
+    may_miss = present_by_tie | set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    may_have = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    lines = []
+    for name in sorted(found.keys() | tensors.shapes.keys()):
+        there, here = found.get(name), tensors.shapes.get(name)
+        if there is None and name not in may_miss:
+            lines.append(f"{name} {_in_brackets(here)} is missing in the checkpoint")
+        elif here is None and not _matches_any(name, may_have):
+            lines.append(f"the model has no {name} {_in_brackets(there)}")
+        elif there is not None and here is not None and there != here:
+            lines.append(
+                f"{name} is {_in_brackets(there)} in the checkpoint and {_in_brackets(here)} in the model"
+            )
+    return lines
+
+
+def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:
+    """The names and shapes that ``save_pretrained`` writes, where they are not those of the model in memory."""
+    import torch
+    from transformers import PreTrainedModel
+    from transformers.core_model_loading import revert_weight_conversion
+
+    if not isinstance(model, PreTrainedModel):
+        return None
+    state = {
+        name: torch.empty_like(value, device="meta")
+        for name, value in model.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    try:
+        converted = revert_weight_conversion(model, state)
+    except Exception as error:  # noqa: BLE001 - the caller then shows how the files differ from the model in memory
+        logger.debug(
+            "The layout that save_pretrained writes for %s is unknown: %s", type(model).__name__, error
+        )
+        return None
+    return (
+        None
+        if converted.keys() == state.keys()
+        else {n: tuple(value.shape) for n, value in converted.items()}
+    )
+
+
+def _identity(tensor: torch.Tensor) -> object:
+    import torch
+
+    if (
+        type(tensor) not in (torch.Tensor, torch.nn.Parameter)
+        or tensor.device.type == "meta"
+        or not tensor.numel()
+    ):
+        return id(tensor)
+    return (
+        tensor.device,
+        tensor.untyped_storage().data_ptr(),
+        tensor.storage_offset(),
+        tensor.shape,
+        tensor.stride(),
+        tensor.dtype,
+    )
+
+
+def _matches_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _in_brackets(shape: Any) -> str:
+    return f"[{', '.join(map(str, shape))}]"

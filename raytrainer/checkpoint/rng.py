@@ -1,0 +1,88 @@
+"""The random state of a rank: Python, numpy, torch on CPU and on CUDA.
+
+Files and content are those of ``transformers.Trainer``: ``rng_state.pth`` of one process, ``rng_state_{rank}.pth`` of
+several. Nothing here decides when the state is right to save or to restore.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.trainer_pt_utils import safe_globals
+
+from raytrainer.checkpoint.layout import rng_name
+from raytrainer.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+def save_rng(directory: Path | str, *, rank: int, world_size: int) -> Path:
+    """All ranks: write this rank's random state; return the file."""
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "cpu": torch.random.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = (
+            torch.cuda.random.get_rng_state_all() if world_size > 1 else torch.cuda.random.get_rng_state()
+        )
+    path = Path(directory) / rng_name(rank, world_size)
+    torch.save(states, path)
+    return path
+
+
+def load_rng(directory: Path | str, *, rank: int, world_size: int) -> bool:
+    """All ranks: restore this rank's random state.
+
+    Returns:
+        False if the checkpoint has none for this rank and number of ranks; then nothing is changed.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    path = Path(directory) / rng_name(rank, world_size)
+    if not path.is_file():
+        return False
+    try:
+        with safe_globals():
+            states = torch.load(path, map_location="cpu", weights_only=True)
+        random.setstate(states["python"])
+        np.random.set_state(states["numpy"])
+        torch.random.set_rng_state(states["cpu"])
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise CheckpointError(f"{path} cannot be read as a random state: {error}") from error
+    if torch.cuda.is_available():
+        _restore_cuda(states.get("cuda"), path)
+    return True
+
+
+def _restore_cuda(saved: Any, path: Path) -> None:
+    """Restore the GPUs' states as far as there are as many GPUs as there were; say so where not."""
+    if isinstance(saved, torch.Tensor):
+        torch.cuda.random.set_rng_state(saved)
+    elif isinstance(saved, list) and len(saved) == torch.cuda.device_count():
+        torch.cuda.random.set_rng_state_all(saved)
+    else:
+        found = len(saved) if isinstance(saved, list) else "no"
+        logger.warning(
+            "%s has the random states of %s GPUs and this process sees %d, so randomness on the GPU (dropout) goes on "
+            "differently.",
+            path,
+            found,
+            torch.cuda.device_count(),
+        )

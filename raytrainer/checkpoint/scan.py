@@ -1,0 +1,159 @@
+"""Which checkpoint a run goes on from.
+
+Storage is the truth: the newest checkpoint is the one with the highest step that verifies, found by looking, and
+never one that somebody remembers. A damaged one is passed over with a sentence, and the one before it is tried; files
+are hashed from the newest down until one is whole. Nothing here loads anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from raytrainer.checkpoint.durable import discard, sync_directory
+from raytrainer.checkpoint.layout import (
+    MANIFEST_NAME,
+    STATE_NAME,
+    Leftover,
+    checkpoint_name,
+    list_checkpoints,
+    list_leftovers,
+)
+from raytrainer.checkpoint.manifest import read_manifest
+from raytrainer.checkpoint.model_match import check_matches_model
+from raytrainer.checkpoint.verify import check_complete, is_ours, verify_checkpoint
+from raytrainer.errors import CheckpointError
+
+__all__ = [
+    "check_matches_model",
+    "check_resumable",
+    "newest_checkpoint",
+    "sweep_leftovers",
+    "verify_checkpoint",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def newest_checkpoint(
+    run_dir: Path, *, run_id: str | None = None, report: Callable[[str], None]
+) -> Path | None:
+    """Find the newest whole checkpoint of a run directory.
+
+    Args:
+        run_dir: Where the checkpoints lie; need not exist.
+        run_id: Only take what this run committed. None: take any, also what transformers wrote.
+        report: Is told in one sentence about every checkpoint that is passed over because it is not whole, and about
+            one that is taken although nothing proves that it is.
+    """
+    for path in reversed(list_checkpoints(run_dir)):
+        try:
+            if is_ours(path):
+                if run_id is not None and read_manifest(path).run_id != run_id:
+                    continue
+                verify_checkpoint(path)
+                return path
+            if run_id is not None:
+                raise CheckpointError(f"it has no {MANIFEST_NAME}, so this run did not commit it.")
+            check_complete(path, needs_optimizer=True)
+        except CheckpointError as error:
+            report(f"{path.name} is passed over: {error}")
+            continue
+        report(
+            f"{path.name} has no {MANIFEST_NAME}, as raytrainer writes it; its files look complete, but their content "
+            "is unverified."
+        )
+        return path
+    return None
+
+
+def check_resumable(path: Path) -> None:
+    """Check, before anything starts, that a run can go on from what a user named.
+
+    Raises:
+        CheckpointError: If it cannot; says what was found, what was expected, and which checkpoints lie near.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"resume_from_checkpoint={str(path)!r} does not exist. {_lying_in(path.parent)}"
+        )
+    if not path.is_dir():
+        raise CheckpointError(
+            f"resume_from_checkpoint={str(path)!r} is a file, and a checkpoint is a directory. {_lying_in(path.parent)}"
+        )
+    try:
+        names = {child.name for child in path.iterdir()}
+    except OSError as error:
+        raise CheckpointError(f"resume_from_checkpoint={str(path)!r} cannot be read: {error}") from error
+    if not names:
+        raise CheckpointError(
+            f"resume_from_checkpoint={str(path)!r} is an empty directory. {_lying_in(path.parent)}"
+        )
+    if MANIFEST_NAME not in names and STATE_NAME not in names:
+        inside = list_checkpoints(path)
+        raise CheckpointError(
+            f"resume_from_checkpoint={str(path)!r} is not a checkpoint: it has neither {MANIFEST_NAME} nor "
+            f"{STATE_NAME}. {_lying_in(path if inside else path.parent)}"
+        )
+    try:
+        if MANIFEST_NAME in names:
+            verify_checkpoint(path)
+        else:
+            check_complete(path, needs_optimizer=False)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"resume_from_checkpoint={str(path)!r} cannot be used. {error} {_lying_in(path.parent, besides=path)}"
+        ) from error
+
+
+def sweep_leftovers(run_dir: Path) -> None:
+    """Rank 0, before an attempt starts: clear what killed saves and deletions left behind.
+
+    A checkpoint that was moved aside for a new one of its step, which then never came, gets its name back.
+
+    Raises:
+        CheckpointError: If the directory cannot be read or changed.
+    """
+    try:
+        for leftover in list_leftovers(run_dir):
+            if leftover.kind == "replaced":
+                _settle_replaced(run_dir, leftover)
+            else:
+                discard(leftover.path, leftover.step)
+    except OSError as error:
+        raise CheckpointError(f"What was left over in {run_dir} cannot be cleared: {error}") from error
+
+
+def _settle_replaced(run_dir: Path, leftover: Leftover) -> None:
+    final = run_dir / checkpoint_name(leftover.step)
+    if not _is_whole(final) and _is_whole(leftover.path):
+        if final.exists():
+            discard(final, leftover.step)
+        leftover.path.rename(final)
+        sync_directory(run_dir)
+        logger.warning("%s is back: the save that was to replace it was killed.", final)
+    else:
+        discard(leftover.path, leftover.step)
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        if is_ours(path):
+            verify_checkpoint(path)
+        else:
+            check_complete(path, needs_optimizer=False)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _lying_in(directory: Path, besides: Path | None = None) -> str:
+    """What a user could have meant, in words."""
+    names = [path.name for path in reversed(list_checkpoints(directory)) if path != besides]
+    if not names:
+        return f"There is no {'other ' if besides else ''}checkpoint in {directory}."
+    more = f" and {len(names) - 5} older" if len(names) > 5 else ""
+    return f"In {directory} there are {', '.join(names[:5])}{more}; name one of them."

@@ -1,0 +1,113 @@
+"""Whether a directory is a whole checkpoint.
+
+One of ours is whole if its manifest is, and every listed file has its size and hash. One that transformers wrote has
+no hashes, and no last word either: it is taken for whole if its state parses and no file is missing or cut off. What
+lies beside the listed files does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+from raytrainer.checkpoint.layout import (
+    INCOMPLETE_NAME,
+    MANIFEST_NAME,
+    OPTIMIZER_NAME,
+    SCHEDULER_NAME,
+    STATE_NAME,
+)
+from raytrainer.checkpoint.manifest import FileRecord, Manifest, read_manifest
+from raytrainer.checkpoint.weight_files import find_adapter, find_weights, read_shapes
+from raytrainer.errors import CheckpointError
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a directory has a manifest, whole or not."""
+    return (path / MANIFEST_NAME).is_file()
+
+
+def verify_checkpoint(path: Path) -> Manifest:
+    """Check a checkpoint of ours against its manifest.
+
+    Raises:
+        CheckpointError: Names the first file that is missing, has another size, or has other content.
+    """
+    manifest = read_manifest(path)
+    for name, record in manifest.files.items():
+        _check_size(path / name, record)
+    for name, record in manifest.files.items():
+        _check_hash(path / name, record)
+    return manifest
+
+
+def check_complete(path: Path, *, needs_optimizer: bool) -> None:
+    """Check a checkpoint that transformers wrote, as far as that is possible without hashes.
+
+    Args:
+        path: The checkpoint.
+        needs_optimizer: Whether one without optimizer and schedule counts as incomplete.
+
+    Raises:
+        CheckpointError: Names what is missing or damaged.
+    """
+    if (path / INCOMPLETE_NAME).exists():
+        raise CheckpointError(f"{path} holds {INCOMPLETE_NAME}: its save was interrupted.")
+    try:
+        state = json.loads((path / STATE_NAME).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or "global_step" not in state:
+            raise ValueError("it has no global_step")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / STATE_NAME} cannot be read: {error}") from error
+    _check_weights(path)
+    for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+        if (path / name).is_file():
+            _check_archive(path / name)
+        elif needs_optimizer:
+            raise CheckpointError(
+                f"{path} has no {name}, so training cannot go on from it as if it had not stopped."
+            )
+
+
+def _check_size(path: Path, record: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} is missing or cannot be read: {error}") from error
+    if size != record.size:
+        word = "truncated" if size < record.size else "too long"
+        raise CheckpointError(f"{path} is {word}: it has {size:,} bytes, its manifest says {record.size:,}.")
+
+
+def _check_hash(path: Path, record: FileRecord) -> None:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if digest != record.sha256:
+        raise CheckpointError(
+            f"{path} is damaged: its content has the hash {digest[:12]}..., its manifest says {record.sha256[:12]}..."
+        )
+
+
+def _check_weights(path: Path) -> None:
+    weights = find_weights(path)
+    if weights is None:
+        if find_adapter(path) is None:
+            raise CheckpointError(f"{path} has no weights.")
+    elif weights.are_safetensors:
+        read_shapes(weights)
+    else:
+        for file in weights.paths:
+            _check_archive(file)
+
+
+def _check_archive(path: Path) -> None:
+    """What torch.save wrote is a zip archive; its directory is at its end, so a cut-off file has none."""
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is truncated or was not written by torch.save: it does not end like an archive."
+        )

@@ -1,0 +1,107 @@
+"""Which files of a directory hold a model's weights, and what their headers say.
+
+A safetensors file begins with the names, shapes and byte ranges of its tensors, so names, shapes and a torn end are
+known without reading a tensor. Neither torch nor safetensors is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from raytrainer.checkpoint.layout import (
+    ADAPTER_WEIGHTS_NAME,
+    TORCH_ADAPTER_WEIGHTS_NAME,
+    TORCH_WEIGHTS_INDEX_NAME,
+    TORCH_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+from raytrainer.errors import CheckpointError
+
+Shape = tuple[int, ...]
+
+_MAX_HEADER_BYTES = 100_000_000
+"""Limit of the safetensors format; a larger number is debris."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightFiles:
+    """The files that hold a model's weights."""
+
+    paths: list[Path]
+    are_safetensors: bool
+
+
+def find_weights(directory: Path) -> WeightFiles | None:
+    """Find the weights of a full model, as one file or in shards; safetensors first.
+
+    Raises:
+        CheckpointError: If an index cannot be read or names a shard that is not there.
+    """
+    for name, index_name, is_safe in (
+        (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, True),
+        (TORCH_WEIGHTS_NAME, TORCH_WEIGHTS_INDEX_NAME, False),
+    ):
+        if (directory / name).is_file():
+            return WeightFiles(paths=[directory / name], are_safetensors=is_safe)
+        if (directory / index_name).is_file():
+            return WeightFiles(paths=_shards(directory / index_name), are_safetensors=is_safe)
+    return None
+
+
+def find_adapter(directory: Path) -> Path | None:
+    """Find the weights of an adapter (PEFT), in the directory or in one of its folders."""
+    for name in (ADAPTER_WEIGHTS_NAME, TORCH_ADAPTER_WEIGHTS_NAME):
+        for path in (directory / name, *sorted(directory.glob(f"*/{name}"))):
+            if path.is_file():
+                return path
+    return None
+
+
+def read_shapes(files: WeightFiles) -> dict[str, Shape]:
+    """Read names and shapes of all tensors from the headers of safetensors files.
+
+    Raises:
+        CheckpointError: If a file is damaged or shorter or longer than its header says.
+    """
+    shapes: dict[str, Shape] = {}
+    for path in files.paths:
+        shapes |= read_header(path)
+    return shapes
+
+
+def read_header(path: Path) -> dict[str, Shape]:
+    """Read names and shapes from the header of one safetensors file, and check its length.
+
+    Raises:
+        CheckpointError: If the file is damaged or shorter or longer than its header says.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError(f"it begins with a header of {length} bytes")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    expected, found = 8 + length + end, path.stat().st_size
+    if found != expected:
+        raise CheckpointError(f"{path} has {found:,} bytes where its header says {expected:,}.")
+    return shapes
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} cannot be read as an index of weight files: {error}") from error
+    paths = [index.parent / name for name in names]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise CheckpointError(f"{index} names {', '.join(missing)}, which {index.parent} does not have.")
+    return paths

@@ -1,0 +1,283 @@
+"""Finding the checkpoint to go on from: what is taken, what is passed over, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+
+from raytrainer.checkpoint.scan import (
+    check_resumable,
+    newest_checkpoint,
+    sweep_leftovers,
+    verify_checkpoint,
+)
+from raytrainer.errors import CheckpointError
+from tests.checkpoint.saving import names, save_small, tree
+
+
+def save_three(run_dir, **options):
+    for step in (9, 10, 100):
+        save_small(run_dir, step, **options)
+    return run_dir / "checkpoint-100"
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped bit": (lambda path: flip_a_bit(path / "nested/weights.bin"), "weights.bin is damaged"),
+    "truncated": (
+        lambda path: os.truncate(path / "nested/weights.bin", 10),
+        "weights.bin is truncated: it has 10 ",
+    ),
+    "grown": (lambda path: os.truncate(path / "nested/weights.bin", 9999), "weights.bin is too long"),
+    "missing": (lambda path: (path / "trainer_state.json").unlink(), "trainer_state.json is missing"),
+    "manifest garbage": (
+        lambda path: (path / "manifest.json").write_bytes(b"\xff\x00"),
+        "manifest.json cannot be read",
+    ),
+    "manifest bit": (lambda path: flip_a_bit(path / "manifest.json"), "manifest.json cannot be read"),
+    "manifest gone": (lambda path: (path / "manifest.json").unlink(), "no manifest.json"),
+}
+
+
+def hf_checkpoint(path, *, step=50):
+    """The files that transformers.Trainer writes, with small content."""
+    path.mkdir(parents=True)
+    safetensors.torch.save_file({"w": torch.ones(3)}, path / "model.safetensors")
+    torch.save({"state": {}}, path / "optimizer.pt")
+    torch.save({"last_epoch": 1}, path / "scheduler.pt")
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return path
+
+
+def test_newest_is_by_step_and_not_by_name(tmp_path):
+    newest = save_three(tmp_path)
+    assert newest_checkpoint(tmp_path, run_id="run", report=pytest.fail) == newest
+    assert newest_checkpoint(tmp_path, report=pytest.fail) == newest
+
+
+@pytest.mark.parametrize("directory", ["empty", "missing"])
+def test_without_checkpoints_there_is_no_newest(tmp_path, directory):
+    (tmp_path / "empty").mkdir()
+    assert newest_checkpoint(tmp_path / directory, report=pytest.fail) is None
+
+
+def test_a_run_directory_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    def fail(self):
+        raise PermissionError("no")
+
+    monkeypatch.setattr("pathlib.Path.iterdir", fail)
+    with pytest.raises(CheckpointError, match="cannot be searched"):
+        newest_checkpoint(tmp_path, report=pytest.fail)
+    with pytest.raises(CheckpointError, match="cannot be searched"):
+        sweep_leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("run_id", ["run", None])
+def test_a_damaged_newest_is_passed_over_with_a_message_and_the_one_before_is_used(
+    tmp_path, damage, said, run_id
+):
+    damage(save_three(tmp_path))
+    reports = []
+    found = newest_checkpoint(tmp_path, run_id=run_id, report=reports.append)
+    assert found == tmp_path / "checkpoint-10"
+    assert len(reports) == 1
+    assert reports[0].startswith("checkpoint-100 is passed over")
+    if (damage, run_id) != (DAMAGES["manifest gone"][0], None):
+        assert said in reports[0]
+
+
+def test_every_damaged_checkpoint_is_reported_once(tmp_path):
+    save_three(tmp_path)
+    for step in (9, 10, 100):
+        flip_a_bit(tmp_path / f"checkpoint-{step}" / "trainer_state.json")
+    reports = []
+    assert newest_checkpoint(tmp_path, run_id="run", report=reports.append) is None
+    assert [text.split()[0] for text in reports] == ["checkpoint-100", "checkpoint-10", "checkpoint-9"]
+
+
+def test_older_checkpoints_are_not_even_read_when_the_newest_is_whole(tmp_path):
+    newest = save_three(tmp_path)
+    flip_a_bit(tmp_path / "checkpoint-10" / "trainer_state.json")
+    assert newest_checkpoint(tmp_path, report=pytest.fail) == newest
+
+
+def test_checkpoints_of_another_run_are_ignored(tmp_path):
+    save_small(tmp_path, 10, run_id="mine")
+    save_small(tmp_path, 20, run_id="other")
+    assert newest_checkpoint(tmp_path, run_id="mine", report=pytest.fail) == tmp_path / "checkpoint-10"
+    assert newest_checkpoint(tmp_path, run_id="third", report=pytest.fail) is None
+    assert newest_checkpoint(tmp_path, report=pytest.fail) == tmp_path / "checkpoint-20"
+
+
+def test_files_that_others_put_beside_ours_do_not_matter(tmp_path):
+    path = save_small(tmp_path, 10)
+    (path / "notes.txt").write_text("mine")
+    assert newest_checkpoint(tmp_path, run_id="run", report=pytest.fail) == path
+
+
+@pytest.mark.parametrize(
+    "name", [".checkpoint-99.writing-run-0", ".checkpoint-99.replaced-ab", "checkpoint-99-old"]
+)
+def test_directories_with_other_names_are_never_taken_for_checkpoints(tmp_path, name):
+    path = save_small(tmp_path, 99)
+    path.rename(tmp_path / name)
+    assert newest_checkpoint(tmp_path, report=pytest.fail) is None
+
+
+def test_a_checkpoint_of_transformers_is_taken_and_called_unverified(tmp_path):
+    save_small(tmp_path, 10)
+    path = hf_checkpoint(tmp_path / "checkpoint-50")
+    reports = []
+    assert newest_checkpoint(tmp_path, report=reports.append) == path
+    assert len(reports) == 1
+    assert "unverified" in reports[0]
+
+
+def test_a_restart_never_takes_a_checkpoint_of_transformers(tmp_path):
+    hf_checkpoint(tmp_path / "checkpoint-50")
+    reports = []
+    assert newest_checkpoint(tmp_path, run_id="run", report=reports.append) is None
+    assert "this run did not commit it" in reports[0]
+
+
+def shard(path):
+    (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"w": "model-00001-of-00002.safetensors", "v": "model-00002-of-00002.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+HF_DAMAGES = {
+    "no state": lambda path: (path / "trainer_state.json").unlink(),
+    "half a state": lambda path: (path / "trainer_state.json").write_text('{"global_step": 5'),
+    "another json": lambda path: (path / "trainer_state.json").write_text("[]"),
+    "no weights": lambda path: (path / "model.safetensors").unlink(),
+    "cut weights": lambda path: os.truncate(path / "model.safetensors", 75),
+    "cut header": lambda path: os.truncate(path / "model.safetensors", 20),
+    "empty weights": lambda path: os.truncate(path / "model.safetensors", 0),
+    "missing shard": shard,
+    "no optimizer": lambda path: (path / "optimizer.pt").unlink(),
+    "cut optimizer": lambda path: os.truncate(path / "optimizer.pt", 300),
+    "no schedule": lambda path: (path / "scheduler.pt").unlink(),
+    "marked": lambda path: (path / "checkpoint-is-incomplete.txt").touch(),
+}
+
+
+@pytest.mark.parametrize("damage", HF_DAMAGES.values(), ids=HF_DAMAGES)
+def test_an_incomplete_checkpoint_of_transformers_is_passed_over(tmp_path, damage):
+    hf_checkpoint(tmp_path / "checkpoint-40")
+    damage(hf_checkpoint(tmp_path / "checkpoint-50"))
+    reports = []
+    assert newest_checkpoint(tmp_path, report=reports.append) == tmp_path / "checkpoint-40"
+    assert len(reports) == 2
+
+
+def test_a_checkpoint_of_transformers_with_pytorch_weights_is_taken(tmp_path):
+    path = hf_checkpoint(tmp_path / "checkpoint-50")
+    (path / "model.safetensors").unlink()
+    torch.save({"w": torch.ones(3)}, path / "pytorch_model.bin")
+    assert newest_checkpoint(tmp_path, report=lambda text: None) == path
+
+
+def test_sweep_removes_what_dead_attempts_left_and_nothing_else(tmp_path):
+    save_small(tmp_path, 10)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()
+    before = names(tmp_path)
+    for name in (
+        ".checkpoint-20.writing-run-0",
+        ".checkpoint-5.deleting-12ab",
+        ".checkpoint-10.replaced-34cd",
+    ):
+        shutil.copytree(tmp_path / "checkpoint-10", tmp_path / name)
+    sweep_leftovers(tmp_path)
+    assert names(tmp_path) == before
+
+
+def test_sweep_of_a_directory_that_is_not_there_does_nothing(tmp_path):
+    sweep_leftovers(tmp_path / "missing")
+    assert names(tmp_path) == []
+
+
+def test_sweep_brings_back_a_replaced_checkpoint_whose_successor_never_came(tmp_path, caplog):
+    path = save_small(tmp_path, 10)
+    before = tree(tmp_path)
+    path.rename(tmp_path / ".checkpoint-10.replaced-34cd")
+    sweep_leftovers(tmp_path)
+    assert tree(tmp_path) == before
+    assert "checkpoint-10 is back" in caplog.text
+
+
+def test_sweep_prefers_a_whole_replaced_checkpoint_over_a_damaged_successor(tmp_path):
+    path = save_small(tmp_path, 10, attempt=0)
+    path.rename(tmp_path / ".checkpoint-10.replaced-34cd")
+    flip_a_bit(save_small(tmp_path, 10, attempt=1) / "trainer_state.json")
+    sweep_leftovers(tmp_path)
+    assert verify_checkpoint(path).attempt == 0
+    assert names(tmp_path) == ["checkpoint-10"]
+
+
+def test_sweep_does_not_bring_back_what_is_damaged(tmp_path):
+    path = save_small(tmp_path, 10)
+    flip_a_bit(path / "trainer_state.json")
+    path.rename(tmp_path / ".checkpoint-10.replaced-34cd")
+    sweep_leftovers(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_ours_and_those_of_transformers_are_resumable(tmp_path):
+    check_resumable(save_small(tmp_path, 10))
+    check_resumable(hf_checkpoint(tmp_path / "checkpoint-50"))
+
+
+def test_a_checkpoint_without_optimizer_is_resumable_when_it_was_named(tmp_path):
+    path = hf_checkpoint(tmp_path / "checkpoint-50")
+    (path / "optimizer.pt").unlink()
+    (path / "scheduler.pt").unlink()
+    check_resumable(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_text("x"), "is a file"),
+        (lambda path: path.mkdir(), "is an empty directory"),
+        (lambda path: (path.mkdir(), (path / "a.txt").touch()), "is not a checkpoint"),
+        (lambda path: DAMAGES["truncated"][0](save_small(path.parent, 30)), "is truncated"),
+        (lambda path: HF_DAMAGES["cut weights"](hf_checkpoint(path)), "where its header says"),
+    ],
+    ids=["missing", "file", "empty", "other", "ours damaged", "theirs damaged"],
+)
+def test_what_cannot_be_resumed_from_is_refused_with_what_lies_beside_it(tmp_path, make, said):
+    save_small(tmp_path, 10)
+    save_small(tmp_path, 20)
+    make(tmp_path / "checkpoint-30")
+    with pytest.raises(CheckpointError) as caught:
+        check_resumable(tmp_path / "checkpoint-30")
+    assert said in str(caught.value)
+    assert "checkpoint-20, checkpoint-10" in str(caught.value)
+
+
+def test_naming_a_run_directory_lists_the_checkpoints_in_it(tmp_path):
+    save_small(tmp_path / "run", 10)
+    with pytest.raises(
+        CheckpointError, match=r"is not a checkpoint.*In .*run there are checkpoint-10; name one"
+    ):
+        check_resumable(tmp_path / "run")
+
+
+def test_naming_something_where_no_checkpoints_are_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match=r"does not exist\. There is no checkpoint in"):
+        check_resumable(tmp_path / "typo")
