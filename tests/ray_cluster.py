@@ -35,10 +35,9 @@ def ray_cluster(ray_directory: Path) -> Iterator[None]:
     import ray
 
     from raytrainer.launch.cluster import ENVIRONMENT as DEFAULTS
-    from raytrainer.launch.cluster import LOCAL_ENVIRONMENT
 
     before = dict(os.environ)
-    os.environ.update(DEFAULTS | LOCAL_ENVIRONMENT | ENVIRONMENT)
+    os.environ.update(DEFAULTS | ENVIRONMENT)
     ray.init(
         address="local",
         num_cpus=max(2, os.cpu_count() or 1),

@@ -14,6 +14,7 @@ import atexit
 import importlib
 import logging
 import os
+import socket
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +26,16 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-"""For Ray Train, unless the user has set them: see failures sooner, print lines once, stay in the working directory."""
-LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""For a local Ray: nobody preempts this machine, and GPUs stay visible to whoever reserves none."""
+"""For Ray, unless the user has set them: see failures sooner; print lines once; no process that watches for notices
+which nothing here acts on; stay in the working directory; and the behaviour of later versions, without its notice."""
+
+
+KNOCK_S = 5.0
+"""How long the head of a cluster may take to answer at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +87,10 @@ def _join(address: str, options: dict[str, Any]) -> None:
     import ray
 
     try:
+        # Ray itself tries for most of a minute, and may end the process then.
+        host, _, port = address.rpartition(":")
+        if port.isdigit() and "/" not in host:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
         ray.init(address=address, **options)
     except Exception as error:
         raise ConfigurationError(
@@ -96,7 +103,6 @@ def _start(options: dict[str, Any]) -> None:
     global _own_session  # noqa: PLW0603  one Ray per process, like the connection that it stands for
     import ray
 
-    _set_environment(LOCAL_ENVIRONMENT)
     ray.init(address="local", include_dashboard=False, **options)
     _own_session = _session()
 

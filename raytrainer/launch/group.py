@@ -401,7 +401,7 @@ class WorkerGroup:
             control=control,
             trainer=[trainer],
             open_session=self._options.open_session,
-            output_dir=str(args.output_dir) if args.output_dir else None,
+            output_dir=_for_workers(args.output_dir),
             num_threads=allocation.num_threads,
             use_gpu=allocation.use_gpu,
             backend=args.ddp_backend or ("nccl" if allocation.use_gpu else "gloo"),
@@ -424,3 +424,10 @@ class _Ender:
 
     def __call__(self) -> None:
         threading.Thread(target=self._group.kill, name="raytrainer-end", daemon=True).start()
+
+
+def _for_workers(path: str | os.PathLike[str] | None) -> str | None:
+    """A path that means the same in a process with another working directory."""
+    if path is None or "://" in str(path):
+        return None if path is None else str(path)
+    return os.path.abspath(path)

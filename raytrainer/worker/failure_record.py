@@ -198,9 +198,8 @@ def user_frames(error: BaseException) -> str:
     lines = traceback.format_list(shown[:3] + shown[-(_MAX_FRAMES - 3) :] if skipped > 0 else shown)
     if skipped > 0:
         lines.insert(3, f"  ... {skipped} more\n")
-    return "".join(line.split("\n    ^")[0].split("\n    ~")[0].rstrip("\n") + "\n" for line in lines).rstrip(
-        "\n"
-    )
+    kept = [part for part in "".join(lines).splitlines() if part.strip(" ^~")]
+    return "\n".join(kept)
 
 
 def _is_ours(filename: str) -> bool:
