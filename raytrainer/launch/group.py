@@ -179,7 +179,11 @@ class WorkerGroup:
         self._shipped = None
         storage = tempfile.mkdtemp(prefix="raytrainer-")
         config = self._worker_config(cluster, control.actor, trainer, allocation)
-        fit = make_fit(args, cluster, allocation, storage, config)
+        try:
+            fit = make_fit(args, cluster, allocation, storage, config)
+        except BaseException:
+            shutil.rmtree(storage, ignore_errors=True)
+            raise
         thread = threading.Thread(target=self._fit, args=(fit,), name="raytrainer-fit", daemon=True)
         self._started = _Started(
             cluster=cluster,
