@@ -86,9 +86,10 @@ def test_best_alone_stays_at_the_end_of_a_run_with_limit_one(tmp_path):
     assert names(tmp_path) == ["checkpoint-20"]
 
 
-def test_the_last_checkpoint_stays_when_those_to_keep_are_not_here(tmp_path):
+def test_the_last_committed_checkpoint_stays_when_those_to_keep_are_not_here(tmp_path):
     save_small(tmp_path, 10)
     save_small(tmp_path, 20)
+    (tmp_path / "checkpoint-30").mkdir()
     prune(tmp_path, limit=1, keep={tmp_path / "elsewhere"}, keep_newest=False)
     assert names(tmp_path) == ["checkpoint-20"]
 
