@@ -1,0 +1,52 @@
+"""Which backend a run gets, and the Accelerator under it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
+from torch import nn
+from transformers import PreTrainedModel
+
+from raytrainer.backends.base import Backend
+from raytrainer.backends.data_parallel import DataParallelBackend
+from raytrainer.config.arguments import TrainingArguments
+
+
+def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
+    """All ranks: build the backend that resolved arguments ask for, on the process group that exists.
+
+    Args:
+        args: Resolved arguments.
+        model: The user's model; decides about unused parameters under DDP.
+    """
+    # Accelerate's state is one per process; a second trainer in this process may want another precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=_finds_unused(args, model))
+    for name in ("bucket_cap_mb", "broadcast_buffers", "static_graph"):
+        value = getattr(args, f"ddp_{name}")
+        if value is not None:
+            setattr(ddp, name, value)
+    accelerator = Accelerator(
+        cpu=args.device.type == "cpu",
+        mixed_precision=args.mixed_precision,
+        # The loop accumulates itself; Accelerate must not divide a second time.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
+    )
+    return DataParallelBackend(accelerator)
+
+
+def _finds_unused(args: TrainingArguments, model: nn.Module | None) -> bool:
+    if args.ddp_find_unused_parameters is not None:
+        return args.ddp_find_unused_parameters
+    if isinstance(model, PreTrainedModel):
+        # Searching for unused parameters and activation checkpointing exclude each other in DDP.
+        return not (model.is_activation_checkpointing or args.activation_checkpointing)
+    return True

@@ -1,0 +1,112 @@
+"""One process, or plain data parallelism (DDP) over several, through Accelerate.
+
+Every rank holds the whole model; gradients are averaged over ranks in the backward pass of a step's last
+micro-batch.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raytrainer.backends.precision import autocast_dtype
+from raytrainer.telemetry.events import EngagedRow
+
+_NO_WRAP: AbstractContextManager[None] = nullcontext()
+
+
+class DataParallelBackend:
+    """The backend of a run without sharding."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.name = "ddp" if accelerator.num_processes > 1 else "single"
+        self._parameters: list[nn.Parameter] = []
+        self._optimizer: Any = None
+        self._prepared: list[nn.Module] = []
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        wrapped = self.accelerator.prepare_model(model)
+        self._prepared.append(self.unwrap(wrapped))
+        self._parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+        return wrapped
+
+    def wrap_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        # Accelerate's wrapper is needed for the loss scaler of fp16 only; it costs time in every step.
+        if self.accelerator.scaler is not None:
+            optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self._optimizer = optimizer
+        return optimizer
+
+    def evaluation_model(self, model: nn.Module, *, in_training: bool) -> nn.Module:
+        # Accelerate puts autocast into the forward of the user's own module, so that module predicts in the
+        # precision of training. Without training before, it is not prepared yet.
+        if not in_training and model not in self._prepared:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            self._prepared.append(model)
+        return model
+
+    def unwrap(self, model: nn.Module) -> nn.Module:
+        return self.accelerator.unwrap_model(model, keep_torch_compile=False)
+
+    def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+        # Users' hooks may read accelerator.sync_gradients, so it is kept true to what happens.
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        if is_last or not isinstance(model, DistributedDataParallel):
+            return _NO_WRAP
+        return model.no_sync()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        if self.accelerator.scaler is not None:
+            self.accelerator.backward(loss)
+        else:
+            loss.backward()
+
+    def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients()
+        return nn.utils.clip_grad_norm_(self._parameters, float("inf") if max_norm is None else max_norm)
+
+    def zero_grad(self, model: nn.Module) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step_was_skipped(self) -> bool:
+        return bool(getattr(self._optimizer, "step_was_skipped", False))
+
+    def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
+        if self.name == "single":
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
+        workers = dist.get_world_size() if dist.is_initialized() else 1
+        is_ddp = isinstance(model, DistributedDataParallel)
+        group = dist.get_backend() if dist.is_initialized() else ""
+        wanted = "data parallel" if requested_workers > 1 else "one process"
+        found = f"DistributedDataParallel ({group})" if is_ddp else type(model).__name__
+        precision = self.accelerator.mixed_precision
+        engaged_dtype = autocast_dtype(self.accelerator)
+        return [
+            EngagedRow(
+                what="workers",
+                requested=str(requested_workers),
+                engaged=f"{workers} x {self.accelerator.device.type}",
+                ok=workers == requested_workers,
+            ),
+            EngagedRow(what="backend", requested=wanted, engaged=found, ok=is_ddp == (requested_workers > 1)),
+            EngagedRow(
+                what="precision",
+                requested={"no": "fp32"}.get(precision, precision),
+                engaged=engaged_dtype,
+                ok=engaged_dtype == {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(precision),
+            ),
+        ]

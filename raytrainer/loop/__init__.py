@@ -1,0 +1,1 @@
+"""The training loop: counting, one optimizer step, and what happens at its boundary."""

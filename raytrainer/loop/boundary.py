@@ -1,0 +1,134 @@
+"""What happens between two steps: agree, log, evaluate, save. In this order."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import torch
+from transformers.trainer_utils import SaveStrategy
+
+from raytrainer.loop.run import TrainRun
+from raytrainer.runtime import Command
+from raytrainer.telemetry.events import Note, StepDone
+
+logger = logging.getLogger(__name__)
+
+_EMIT_EVERY_S = 0.2
+_FLAGS = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
+
+
+def agree_on_control(run: TrainRun) -> None:
+    """All ranks: make every rank act alike on what any rank's callbacks, or the driver, asked for."""
+    control = run.trainer.control
+    command = run.runtime.command()
+    if run.runtime.world_size > 1:
+        agreed = run.runtime.agree([*(int(getattr(control, flag)) for flag in _FLAGS), int(command)])
+        for flag, value in zip(_FLAGS, agreed, strict=False):
+            setattr(control, flag, bool(value))
+        command = Command(agreed[-1])
+    if command >= Command.STOP_AFTER_SAVE and not run.interrupted:
+        run.interrupted = True
+        control.should_training_stop = True
+        control.should_save = run.trainer.state.global_step > 0
+
+
+def at_boundary(run: TrainRun) -> None:
+    """All ranks: log, evaluate and save as the agreed control says."""
+    trainer = run.trainer
+    control = trainer.control
+    acted = control.should_log or control.should_evaluate or control.should_save
+    if control.should_log and trainer.state.global_step > run.meter.logged_step:
+        log_window(run)
+    if trainer.control.should_evaluate:
+        metrics = trainer._evaluate(None, run.ignore_keys_for_eval)
+        is_best = trainer._determine_best_metric(metrics=metrics, trial=None)
+        if run.args.save_strategy == SaveStrategy.BEST and not run.interrupted:
+            trainer.control.should_save = is_best
+    if trainer.control.should_save:
+        trainer._save_checkpoint(run.model, trial=None)
+        trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
+    if acted and run.runtime.world_size > 1:
+        # Callbacks of evaluate and save may have asked to stop, on some ranks only.
+        agree_on_control(run)
+
+
+def log_window(run: TrainRun) -> None:
+    """All ranks: the mean loss since the last log, over ranks."""
+    trainer = run.trainer
+    window = run.meter.window_sum()
+    speed = run.speed.read()
+    bad_step = run.meter.first_bad_step
+    per_rank = gather_rows(run, [window, speed, -1.0 if bad_step is None else float(bad_step)])
+    mean = sum(row[0] for row in per_rank) / len(per_rank)
+    run.rank_speeds = [row[1] for row in per_rank]
+    report_bad_loss(run, [row[2] for row in per_rank])
+    logs: dict[str, Any] = {"loss": run.meter.close_window(mean, trainer.state.global_step)}
+    if run.args.logging_nan_inf_filter and not math.isfinite(logs["loss"]):
+        logs["loss"] = 0.0
+    if run.grad_norm is not None:
+        logs["grad_norm"] = run.grad_norm.item() if torch.is_tensor(run.grad_norm) else run.grad_norm
+    rate = run.learning_rate
+    logs["learning_rate"] = rate if rate is not None else trainer._get_learning_rate()
+    trainer.store_flos()
+    call_log(trainer, logs, run.started_at)
+
+
+def call_log(trainer: Any, logs: dict[str, Any], start_time: float | None = None) -> None:
+    """Call the ``log`` hook; many overrides take the logs alone."""
+    code = getattr(type(trainer).log, "__code__", None)
+    if start_time is None or (code is not None and code.co_argcount < 3 and not code.co_flags & 0x0C):
+        trainer.log(logs)
+    else:
+        trainer.log(logs, start_time)
+
+
+def gather_rows(run: TrainRun, row: list[float]) -> list[list[float]]:
+    """All ranks: every rank's row of numbers, on every rank, as float64."""
+    if run.runtime.world_size == 1:
+        return [row]
+    rows = torch.zeros(run.runtime.world_size, len(row), dtype=torch.float64, device=run.args.device)
+    rows[run.runtime.rank] = torch.tensor(row, dtype=torch.float64)
+    # Each number is added to zeros only, so that a NaN stays the NaN of its own rank.
+    return run.backend.sum_over_ranks(rows).tolist()
+
+
+def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:
+    """Say once at which step and on which ranks the loss was no number."""
+    bad = {rank: int(step) for rank, step in enumerate(first_bad_steps) if step >= 0}
+    if not bad or run.reported_bad_loss:
+        return
+    run.reported_bad_loss = True
+    where = ", ".join(f"step {step} on rank {rank}" for rank, step in bad.items())
+    text = (
+        f"The training loss is not finite (first at {where}). It is logged as it is. Lower the learning rate, check "
+        "the data of that step, or set max_grad_norm."
+    )
+    logger.warning(text)
+    if run.runtime.rank == 0:
+        run.runtime.emit(Note(text=text, level="warning"))
+
+
+def emit_progress(run: TrainRun, *, always: bool = False) -> None:
+    """Tell the driver where the run is, a few times a second at most."""
+    if run.runtime.rank != 0:
+        return
+    now = time.monotonic()
+    if not always and now - run.last_emit < _EMIT_EVERY_S:
+        return
+    run.last_emit = now
+    state = run.trainer.state
+    done = state.global_step - run.meter.first_step
+    left = state.max_steps - state.global_step
+    eta_s = (time.time() - run.started_at) / done * left if done > 0 else None
+    run.runtime.emit(
+        StepDone(
+            step=state.global_step,
+            max_steps=state.max_steps,
+            epoch=float(state.epoch or 0.0),
+            samples_per_s=run.rank_speeds,
+            eta_s=eta_s,
+        )
+    )

@@ -1,0 +1,77 @@
+"""Finding out whether a loss was divided by the number of items of its step.
+
+A model whose ``forward`` takes ``**kwargs`` may divide its loss by ``num_items_in_batch``, or may ignore it; the
+signature does not tell, and a wrong guess scales gradients by the number of ranks or of micro-batches without a
+word. So the count is handed over as a tensor that notices when it is used in an operation, once, in the first
+forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+
+class WatchedCount(torch.Tensor):
+    """A scalar tensor that remembers whether any operation read it. Results are plain tensors."""
+
+    was_read: bool
+
+    @staticmethod
+    def watch(count: torch.Tensor) -> WatchedCount:
+        watched = count.as_subclass(WatchedCount)
+        watched.was_read = False
+        return watched
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def plain(value: Any) -> Any:
+            if isinstance(value, WatchedCount):
+                value.was_read = True
+                with torch._C.DisableTorchFunctionSubclass():
+                    return value.as_subclass(torch.Tensor)
+            return value
+
+        with torch._C.DisableTorchFunctionSubclass():
+            # Looking at a tensor's form is not using its value.
+            if getattr(func, "__name__", "") == "__get__":
+                return func(*args, **(kwargs or {}))
+        args, kwargs = tree_map(plain, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+class ForwardWatch:
+    """Watches one module's next forward pass that is given ``num_items_in_batch``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.model_divides: bool | None = None
+        """None until a forward pass was seen."""
+        self._count: WatchedCount | None = None
+        self._hooks = [
+            module.register_forward_pre_hook(self._before, with_kwargs=True),
+            module.register_forward_hook(self._after),
+        ]
+
+    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        count = kwargs.get("num_items_in_batch")
+        if not isinstance(count, torch.Tensor) or not module.training:
+            return None
+        if type(count) is not torch.Tensor:
+            count = count.as_subclass(torch.Tensor)
+        self._count = WatchedCount.watch(count.detach())
+        return args, {**kwargs, "num_items_in_batch": self._count}
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._count is not None:
+            self.model_divides = self._count.was_read
+            self.close()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._count = None
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []

@@ -1,0 +1,74 @@
+"""What the loop must know about a model before it can train it.
+
+Looked up once per bound model: what its ``forward`` takes, under which names its labels travel, and whether its
+loss shifts labels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import dataclass
+
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import unwrap_peft_model
+from transformers.utils import can_return_loss, find_labels
+
+from raytrainer.config.arguments import TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelTraits:
+    """Facts about one model."""
+
+    accepts_loss_kwargs: bool
+    """``forward`` takes ``num_items_in_batch``; whether it uses it is only seen when it runs."""
+    label_names: list[str]
+    can_return_loss: bool
+    """Returns a loss without labels (CLIP-like models)."""
+    loss_shifts_labels: bool
+    """The loss compares position ``i`` with label ``i + 1``, so label 0 is never a target."""
+
+
+def inspect_model(model: nn.Module, args: TrainingArguments) -> ModelTraits:
+    """Look up the traits of an unwrapped model."""
+    inner = unwrap_peft_model(model)
+    accepts = getattr(inner, "accepts_loss_kwargs", None)
+    if accepts is None:
+        parameters = inspect.signature(inner.forward).parameters.values()
+        accepts = any(
+            parameter.kind is inspect.Parameter.VAR_KEYWORD or parameter.name == "num_items_in_batch"
+            for parameter in parameters
+        )
+    is_encoder_decoder = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
+    shifts = LOSS_MAPPING.get(getattr(inner, "loss_type", None)) is ForCausalLMLoss and not is_encoder_decoder
+    return ModelTraits(
+        accepts_loss_kwargs=bool(accepts),
+        label_names=list(args.label_names) if args.label_names is not None else find_labels(type(inner)),
+        can_return_loss=can_return_loss(type(inner)),
+        loss_shifts_labels=shifts,
+    )
+
+
+def make_label_smoother(model: nn.Module, args: TrainingArguments) -> LabelSmoother | None:
+    """The label smoother of a run, or None. Multi-label losses are never smoothed; one warning says so."""
+    if args.label_smoothing_factor == 0:
+        return None
+    if getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification":
+        logger.warning(
+            "label_smoothing_factor=%s is switched off: smoothing is not defined for multi-label classification.",
+            args.label_smoothing_factor,
+        )
+        return None
+    return LabelSmoother(epsilon=args.label_smoothing_factor)
+
+
+def smoother_shifts(model: nn.Module) -> bool:
+    """Whether the smoother must shift labels, as the loss of a causal language model does."""
+    name = unwrap_peft_model(model)._get_name()
+    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

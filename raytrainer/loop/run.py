@@ -1,0 +1,56 @@
+"""The record of one ``train()`` call in this process: what its parts share while it lasts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from raytrainer.backends.base import Backend
+from raytrainer.config.arguments import TrainingArguments
+from raytrainer.loop.loss import LossScaling
+from raytrainer.loop.meter import LossMeter
+from raytrainer.loop.plan import Cursor, TrainPlan
+from raytrainer.runtime import Runtime
+from raytrainer.telemetry.throughput import SpeedMeter
+
+if TYPE_CHECKING:
+    from raytrainer.loop.protocol import LoopTrainer
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainRun:
+    """Everything that one ``train()`` call needs, besides the public state on the trainer."""
+
+    trainer: LoopTrainer
+    args: TrainingArguments
+    runtime: Runtime
+    backend: Backend
+    plan: TrainPlan
+    cursor: Cursor
+    loader: Any
+    model: nn.Module
+    """The wrapped model; ``trainer.model`` is the user's own."""
+    scaling: LossScaling
+    meter: LossMeter
+    speed: SpeedMeter
+    is_restart: bool = False
+    """This attempt goes on with what an earlier attempt of the same ``train()`` call saved."""
+    ignore_keys_for_eval: list[str] | None = None
+    rng_checkpoint: str | None = None
+    """Checkpoint whose random state is still to be restored, at the first fetch of data."""
+    interrupted: bool = False
+    """The driver asked to save and stop."""
+    started_at: float = field(default_factory=time.time)
+    """Wall time at which this call began [s]."""
+    last_emit: float = 0.0
+    """Monotonic time of the last progress event [s]."""
+    rank_speeds: list[float] = field(default_factory=list)
+    """Throughput of each rank at the last log [samples/s]."""
+    learning_rate: float | None = None
+    """Learning rate that the last optimizer step used."""
+    grad_norm: Any = None
+    """Norm of the last step's gradient before clipping."""
+    reported_bad_loss: bool = False

@@ -1,0 +1,113 @@
+"""What a checkpoint of this loop holds, and who writes which file of it.
+
+Rank 0 writes weights, optimizer, schedule, the public state and the loop's own state; every rank writes its random
+state. ``checkpoint.commit`` makes one committed directory of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from raytrainer.callbacks.states import export_states
+from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
+from raytrainer.checkpoint.retention import prune
+from raytrainer.checkpoint.rng import save_rng
+from raytrainer.checkpoint.state_files import save_optimizer_files, save_trainer_state
+from raytrainer.config.arguments import TrainingArguments
+from raytrainer.loop.boundary import gather_rows
+from raytrainer.loop.run import TrainRun
+from raytrainer.telemetry.events import CheckpointCommitted
+
+LOOP_STATE_NAME = "loop_state.json"
+
+
+def run_directory(args: TrainingArguments) -> Path:
+    """The directory of a run: its checkpoints, logs and exports."""
+    assert args.output_dir is not None
+    return Path(args.output_dir)
+
+
+def save_checkpoint(run: TrainRun) -> Path:
+    """All ranks: save everything that is needed to go on, and commit it.
+
+    Returns:
+        The committed directory.
+    """
+    trainer, args, runtime = run.trainer, run.args, run.runtime
+    began = time.monotonic()
+    directory = run_directory(args)
+    step = trainer.state.global_step
+    trainer.store_flos()
+    window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / runtime.world_size
+    note_best(run, directory)
+
+    def write_part(target: Path) -> list[Path]:
+        return write_files(run, target, window)
+
+    facts = CheckpointFacts(
+        epoch=float(trainer.state.epoch or 0.0),
+        samples_consumed=run.cursor.samples_consumed(run.plan),
+        global_batch_size=run.plan.global_batch_size,
+        model_signature=trainer._model_signature(),  # type: ignore[attr-defined]
+    )
+    path = commit_checkpoint(directory, step, runtime=runtime, write_part=write_part, facts=facts)
+    if runtime.rank == 0:
+        num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        seconds = time.monotonic() - began
+        runtime.emit(CheckpointCommitted(step=step, path=str(path), num_bytes=num_bytes, seconds=seconds))
+        best = trainer.state.best_model_checkpoint
+        prune(directory, limit=args.save_total_limit, keep={best} if best else set())
+    return path
+
+
+def note_best(run: TrainRun, directory: Path) -> None:
+    """Record the path of the best checkpoint, if it is, or is about to be, in storage."""
+    state = run.trainer.state
+    if not state.best_global_step:
+        return
+    best = directory / f"checkpoint-{state.best_global_step}"
+    if state.best_global_step == state.global_step or best.is_dir():
+        state.best_model_checkpoint = str(best)
+
+
+def write_files(run: TrainRun, target: Path, window: float) -> list[Path]:
+    """This rank: write its part of a checkpoint into ``target``; return what it wrote."""
+    trainer, args, runtime = run.trainer, run.args, run.runtime
+    written: list[Path] = []
+    if not args.save_only_model:
+        written.append(save_rng(target, rank=runtime.rank, world_size=runtime.world_size))
+    # All ranks: sharded backends gather here; users' overrides may too.
+    trainer.save_model(str(target), _internal_call=True)
+    if runtime.rank != 0:
+        return written
+    if not args.save_only_model:
+        save_optimizer_files(
+            target, optimizer=trainer.optimizer, scheduler=trainer.lr_scheduler, scaler=trainer.accelerator.scaler
+        )
+        (target / LOOP_STATE_NAME).write_text(json.dumps(loop_state(run, window), indent=2) + "\n")
+    save_trainer_state(
+        target, trainer.state, callback_states=export_states(trainer.callback_handler.callbacks, trainer.control)
+    )
+    return [path for path in target.rglob("*") if path.is_file() and not is_of_other_rank(path, runtime.rank)]
+
+
+def is_of_other_rank(path: Path, rank: int) -> bool:
+    """Whether a file of the directory that all ranks write to belongs to another rank."""
+    return path.name.startswith("rng_state_") and path.name != f"rng_state_{rank}.pth"
+
+
+def loop_state(run: TrainRun, window: float) -> dict[str, Any]:
+    """What the anchor's files have no place for: the exact data position, and the log window that is open."""
+    return {
+        "cursor": dataclasses.asdict(run.cursor),
+        "round_size": run.plan.round_size,
+        "window_sum": window,
+        "logged_step": run.meter.logged_step,
+        "logged_total": run.meter.logged_total,
+        "first_step": run.meter.first_step,
+        "reported_bad_loss": run.reported_bad_loss,
+    }

@@ -1,0 +1,136 @@
+"""One optimizer step: its micro-batches, then clip, update, schedule."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from raytrainer.loop.run import TrainRun
+from raytrainer.optim.schedules import waits_for_metric
+
+
+def take_step(run: TrainRun, group: list[Any], num_items: Any) -> bool:
+    """Train on the micro-batches of one step and update the weights.
+
+    All ranks: gradients are reduced in the backward pass of the last micro-batch.
+
+    Args:
+        run: The run.
+        group: This rank's micro-batches of the step.
+        num_items: Target items of the step over all ranks; None where they are not counted.
+
+    Returns:
+        False when a callback stopped the step between two micro-batches, so that no update was made.
+    """
+    trainer, handler = run.trainer, run.trainer.callback_handler
+    last_index = len(group) - 1
+    trainer.current_gradient_accumulation_steps = len(group)
+    for index, inputs in enumerate(group):
+        if index == 0:
+            trainer.control = handler.on_step_begin(run.args, trainer.state, trainer.control)
+        is_last = index == last_index
+        with run.backend.micro_batch(run.model, is_last=is_last):
+            loss = call_training_step(run, inputs, num_items)
+        run.meter.add(loss, trainer.state.global_step + 1)
+        run.cursor.micro_batches += 1
+        track_work(run, inputs)
+        if not is_last:
+            trainer.control = handler.on_substep_end(run.args, trainer.state, trainer.control)
+            if handler.overrides("on_substep_end") and stops(run):
+                return False
+    update_weights(run)
+    return True
+
+
+def stops(run: TrainRun) -> bool:
+    """All ranks: whether any rank's control asks to end the epoch or the training."""
+    control = run.trainer.control
+    agreed = run.runtime.agree([control.should_epoch_stop, control.should_training_stop])
+    control.should_epoch_stop, control.should_training_stop = bool(agreed[0]), bool(agreed[1])
+    return bool(agreed[0] or agreed[1])
+
+
+def call_training_step(run: TrainRun, inputs: Any, num_items: Any) -> torch.Tensor:
+    """Call the hook; older overrides take no ``num_items_in_batch``."""
+    if takes_num_items(type(run.trainer).training_step):
+        return run.trainer.training_step(run.model, inputs, num_items)
+    return run.trainer.training_step(run.model, inputs)
+
+
+_TAKES_NUM_ITEMS: dict[Any, bool] = {}
+
+
+def takes_num_items(function: Any) -> bool:
+    """Whether a ``training_step`` takes a third argument."""
+    known = _TAKES_NUM_ITEMS.get(function)
+    if known is None:
+        parameters = inspect.signature(function).parameters
+        is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+        known = _TAKES_NUM_ITEMS[function] = is_open or len(parameters) > 3
+    return known
+
+
+def update_weights(run: TrainRun) -> None:
+    """All ranks: clip, update, advance the schedule, and count the step."""
+    trainer, handler, args = run.trainer, run.trainer.callback_handler, run.args
+    run.grad_norm = run.backend.clip_grad_norm(run.model, args.max_grad_norm if args.max_grad_norm > 0 else None)
+    trainer.control = handler.on_pre_optimizer_step(args, trainer.state, trainer.control)
+    trainer.optimizer.step()
+    trainer.control = handler.on_optimizer_step(args, trainer.state, trainer.control)
+    # The rate that is logged is the one that this update used, so it is read before the schedule moves on.
+    run.learning_rate = trainer._get_learning_rate()
+    if not run.backend.step_was_skipped() and not waits_for_metric(trainer.lr_scheduler):
+        trainer.lr_scheduler.step()
+    run.backend.zero_grad(run.model)
+    trainer.state.global_step += 1
+    trainer.state.epoch = run.cursor.epoch + run.cursor.micro_batches / run.plan.micro_batches_per_epoch
+    trainer.control = handler.on_step_end(args, trainer.state, trainer.control)
+
+
+def track_work(run: TrainRun, inputs: Any) -> None:
+    """Count samples, tokens and floating-point operations of a micro-batch."""
+    run.speed.add(run.args.per_device_train_batch_size)
+    trainer = run.trainer
+    trainer.current_flos += float(trainer.floating_point_ops(inputs))  # type: ignore[attr-defined]
+    if run.args.include_num_input_tokens_seen != "no":
+        run.trainer.state.num_input_tokens_seen += count_input_tokens(run, inputs)
+
+
+def count_input_tokens(run: TrainRun, inputs: Any) -> int:
+    """All ranks: input tokens of a micro-batch over ranks [tokens]; 0 where the input has no known name."""
+    trainer = run.trainer
+    name = getattr(trainer.model, "main_input_name", "input_ids")
+    if name not in inputs:
+        return 0
+    tokens: Any = inputs[name].numel()
+    if run.args.include_num_input_tokens_seen == "non_padding":
+        pad = getattr(trainer.processing_class, "pad_token_id", None)
+        if "attention_mask" in inputs:
+            tokens = inputs["attention_mask"].sum()
+        elif pad is not None:
+            tokens = (inputs[name] != pad).sum()
+    tokens = torch.as_tensor(tokens, device=run.args.device, dtype=torch.int64)
+    return int(run.backend.sum_over_ranks(tokens).item())
+
+
+class FlopCounter:
+    """Floating-point operations of a forward and backward pass: 6 x tokens x parameters without embeddings.
+
+    The parameters are counted once, not in every micro-batch.
+    """
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._num_parameters = 0
+
+    def __call__(self, model: nn.Module, inputs: Any) -> int:
+        name = getattr(model, "main_input_name", "input_ids")
+        if name not in inputs or not hasattr(model, "num_parameters"):
+            return 0
+        if model is not self._model:
+            self._model = model
+            self._num_parameters = model.num_parameters(exclude_embeddings=True)  # type: ignore[operator]
+        return 6 * inputs[name].numel() * self._num_parameters

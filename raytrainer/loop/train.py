@@ -1,0 +1,169 @@
+"""The life of one ``train()`` call on a rank: open, loop over epochs and steps, close."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers.trainer_utils import TrainOutput, speed_metrics
+
+from raytrainer.checkpoint.retention import prune
+from raytrainer.checkpoint.rng import load_rng
+from raytrainer.data.position import open_epoch
+from raytrainer.loop.boundary import agree_on_control, at_boundary, call_log, emit_progress, gather_rows
+from raytrainer.loop.run import TrainRun
+from raytrainer.loop.saving import run_directory
+from raytrainer.loop.step import take_step
+from raytrainer.telemetry.events import TrainEnded
+
+logger = logging.getLogger(__name__)
+
+
+def train(run: TrainRun) -> TrainOutput:
+    """All ranks: run the loop of an opened run to its end.
+
+    A run that was restored at its very end takes no step, but goes through what follows its last step, so that an
+    attempt that was killed there ends like one that was not.
+    """
+    trainer, args = run.trainer, run.args
+    stop_was_saved = run.is_restart and trainer.control.should_training_stop
+    run.backend.zero_grad(run.model)
+    trainer.control = trainer.callback_handler.on_train_begin(args, trainer.state, trainer.control)
+    trainer.control.should_training_stop |= stop_was_saved
+    if args.eval_on_start and trainer.state.global_step == 0:
+        trainer._evaluate(None, run.ignore_keys_for_eval, skip_scheduler=True)
+    emit_progress(run, always=True)
+    for epoch in range(run.cursor.epoch, run.plan.num_epochs):
+        run_epoch(run, epoch)
+        if trainer.control.should_training_stop:
+            break
+    return close(run)
+
+
+def run_epoch(run: TrainRun, epoch: int) -> None:
+    """All ranks: train on the rest of one epoch."""
+    trainer, args = run.trainer, run.args
+    trainer.control = trainer.callback_handler.on_epoch_begin(args, trainer.state, trainer.control)
+    run.cursor.epoch = epoch
+    if not is_over(run):
+        train_on_epoch(run, epoch)
+    else:
+        restore_rng(run)
+    if run.cursor.micro_batches == 0 and not trainer.control.should_training_stop:
+        logger.warning(
+            "The training data gave no batch, so training ends at step %d of %d. An iterable dataset has fewer "
+            "samples than max_steps needs.",
+            trainer.state.global_step,
+            trainer.state.max_steps,
+        )
+        trainer.control.should_training_stop = True
+    trainer.control = trainer.callback_handler.on_epoch_end(args, trainer.state, trainer.control)
+    agree_on_control(run)
+    # From here on the epoch is closed: a checkpoint that is saved now goes on with the next one.
+    run.cursor.samples_before = run.cursor.samples_consumed(run.plan)
+    run.cursor.epoch, run.cursor.micro_batches = epoch + 1, 0
+    at_boundary(run)
+
+
+def is_over(run: TrainRun) -> bool:
+    """Whether this epoch has no step left for this run."""
+    state = run.trainer.state
+    return (
+        run.cursor.micro_batches >= run.plan.micro_batches_per_epoch
+        or state.global_step >= state.max_steps
+        or run.trainer.control.should_training_stop
+    )
+
+
+def train_on_epoch(run: TrainRun, epoch: int) -> None:
+    """All ranks: the steps of one epoch, from where the cursor stands."""
+    trainer = run.trainer
+    is_fresh = run.cursor.micro_batches == 0
+    if is_fresh:
+        # The state was saved before this epoch's iterator drew its seed from it ...
+        restore_rng(run)
+    batches = open_epoch(
+        run.loader,
+        epoch=epoch,
+        skip_samples=run.cursor.samples_in_epoch(run.plan),
+        skip_micro_batches=run.cursor.micro_batches,
+    )
+    if not is_fresh:
+        # ... or after it, in the middle of the epoch.
+        restore_rng(run)
+    while not is_over(run):
+        group, num_items = trainer.get_batch_samples(
+            batches, run.plan.group_size(run.cursor.micro_batches), run.args.device
+        )
+        if not group:
+            break
+        if take_step(run, group, num_items):
+            agree_on_control(run)
+            emit_progress(run)
+            at_boundary(run)
+        if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
+            break
+
+
+def restore_rng(run: TrainRun) -> None:
+    """Restore this rank's random state of the checkpoint that the run began from, once."""
+    if run.rng_checkpoint is None:
+        return
+    found = load_rng(run.rng_checkpoint, rank=run.runtime.rank, world_size=run.runtime.world_size)
+    if not found:
+        logger.warning(
+            "%s has no random state for rank %d of %d, so dropout and other randomness differ from a run that was "
+            "not interrupted. It was saved with another number of workers, or without optimizer state.",
+            run.rng_checkpoint,
+            run.runtime.rank,
+            run.runtime.world_size,
+        )
+    run.rng_checkpoint = None
+
+
+def close(run: TrainRun) -> TrainOutput:
+    """All ranks: final metrics, the best model, the last clean-up."""
+    trainer, args, state = run.trainer, run.args, run.trainer.state
+    open_window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / run.runtime.world_size
+    train_loss = run.meter.average(open_window, state.global_step)
+    steps_here = state.global_step - run.meter.first_step
+    metrics = speed_metrics(
+        "train",
+        run.started_at,
+        num_samples=run.plan.num_train_samples * steps_here / max(state.max_steps, 1),
+        num_steps=steps_here,
+    )
+    trainer.store_flos()
+    metrics["total_flos"] = state.total_flos
+    metrics["train_loss"] = train_loss
+    trainer.is_in_train = False
+    trainer._memory_tracker.stop_and_update_metrics(metrics)  # type: ignore[attr-defined]
+    emit_progress(run, always=True)
+    call_log(trainer, metrics)
+    if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        trainer._load_best_model()
+    if args.should_save and state.best_model_checkpoint is not None and args.save_total_limit == 1:
+        prune(run_directory(args), limit=1, keep={state.best_model_checkpoint}, keep_newest=False)
+    trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
+    if run.runtime.rank == 0:
+        run.runtime.emit(
+            TrainEnded(
+                step=state.global_step, metrics=dict(metrics), places=places(run), interrupted=run.interrupted
+            )
+        )
+    # All ranks: nobody leaves before the files of the last save are all in place.
+    run.runtime.barrier()
+    return TrainOutput(state.global_step, train_loss, metrics)
+
+
+def places(run: TrainRun) -> dict[str, str]:
+    """What a user may look for after training, and where it lies."""
+    directory = run_directory(run.args)
+    found: dict[str, Any] = {"run": directory}
+    newest = directory / f"checkpoint-{run.trainer.state.global_step}"
+    if newest.is_dir():
+        found["last checkpoint"] = newest
+    if run.trainer.state.best_model_checkpoint is not None:
+        found["best checkpoint"] = run.trainer.state.best_model_checkpoint
+    found["logs"] = directory / "logs"
+    return {label: str(path) for label, path in found.items()}

@@ -1,0 +1,1 @@
+"""Which optimizer trains which parameters, and what it demands of the loop."""

@@ -1,0 +1,521 @@
+"""The Trainer: what a user calls.
+
+Constructing one stores and checks; it touches no device and starts nothing. The methods that need the model run on
+workers (``launch.entry``); what they change comes back to the object that the user holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+    TrainerControl,
+    TrainerState,
+    default_data_collator,
+)
+from transformers.trainer_pt_utils import (
+    get_learning_rates,
+    get_num_trainable_parameters,
+    get_optimizer_group,
+    log_metrics,
+    metrics_format,
+    save_metrics,
+    save_state,
+)
+from transformers.trainer_utils import PredictionOutput, TrainOutput, number_of_arguments, speed_metrics
+
+from raytrainer.callbacks.dispatch import CallbackHandler
+from raytrainer.callbacks.flow import default_callbacks
+from raytrainer.checkpoint.model_match import model_signature
+from raytrainer.config import rules
+from raytrainer.config.aliases import trainer_keyword
+from raytrainer.config.arguments import TrainingArguments, adopt
+from raytrainer.config.ray_objects import merge_ray_objects
+from raytrainer.config.translation import unknown_argument
+from raytrainer.errors import ConfigurationError
+from raytrainer.hooks import TrainerHooks
+from raytrainer.launch.entry import (
+    entry_point,
+    new_run_id,
+    open_local_session,
+    runs_in_this_process,
+    wrap_overrides,
+)
+
+logger = logging.getLogger(__name__)
+
+PROCESS_BOUND = frozenset(
+    {
+        "_session",
+        "_workers",
+        "_runtime",
+        "_backend",
+        "_run",
+        "_renderer",
+        "_loss_scaling",
+        "_flop_counter",
+        "_eval_loaders",
+        "_memory_tracker",
+        "accelerator",
+        "model_wrapped",
+        "_weights_are_elsewhere",
+        "_trained",
+    }
+)
+"""Attributes that belong to one process and never travel."""
+
+_GIVEN_BACK_APART = frozenset({"state", "control", "callback_handler", "args"})
+
+
+class Trainer(TrainerHooks):
+    """A Trainer with the API of ``transformers.Trainer`` whose loop runs on Ray workers.
+
+    Args:
+        model: The model to train; an instance, or a hub id or path that the workers load.
+        args: The arguments; defaults with ``output_dir="tmp_trainer"`` when left out.
+        data_collator: Makes batches; pads with the processing class by default.
+        train_dataset: Any torch or ``datasets`` dataset.
+        eval_dataset: The same, or a dict of them.
+        processing_class: Tokenizer, image processor, ...; saved with the model.
+        model_init: Makes the model on the workers, anew for each ``train()``.
+        compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss``.
+        compute_metrics: ``EvalPrediction -> dict``.
+        callbacks: Classes or instances of ``transformers.TrainerCallback``.
+        optimizers: An optimizer on the model's parameters, and a schedule; each may be None.
+        optimizer_cls_and_kwargs: An optimizer class and its arguments, made on the workers.
+        preprocess_logits_for_metrics: ``(logits, labels) -> logits`` before they are gathered.
+        tokenizer: Earlier name of ``processing_class``.
+        scaling_config: Ray's own ``ScalingConfig``, instead of the flat arguments.
+        run_config: Ray's own ``RunConfig``, instead of the flat arguments.
+
+    Raises:
+        ConfigurationError: If something is missing, contradicts something, or cannot be trained with.
+    """
+
+    loss_is_scaled_for_ga: bool | None = None
+    """Set by a subclass whose ``compute_loss`` scales by itself: True divided, False a batch's mean."""
+
+    def __init__(
+        self,
+        model: nn.Module | str | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        tokenizer: Any = None,
+        scaling_config: Any = None,
+        run_config: Any = None,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            raise unknown_argument("Trainer", list(unknown), list(Trainer.__init__.__annotations__))
+        self._forget_process()
+        processing_class = trainer_keyword(tokenizer, processing_class)
+        self.args = adopt(args)
+        merge_ray_objects(self.args, scaling_config, run_config)
+        rules.check_trainer(
+            rules.TrainerFacts(
+                args=self.args,
+                model=model,
+                model_init=model_init,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                data_collator=data_collator,
+                compute_metrics=compute_metrics,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                overrides=self._overrides(),
+            )
+        )
+        self._own_model = model
+        self.model_init = model_init
+        self.train_dataset = train_dataset
+        self.eval_dataset = eval_dataset
+        self.processing_class = processing_class
+        self._own_collator = data_collator
+        self.data_collator = data_collator if data_collator is not None else default_collator(processing_class)
+        self.compute_loss_func = compute_loss_func
+        self.compute_metrics = compute_metrics
+        self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+        self.optimizer, self.lr_scheduler = optimizers
+        self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+        self.callback_handler = CallbackHandler(
+            default_callbacks(self.args) + list(callbacks or []),
+            None,
+            processing_class,
+            self.optimizer,
+            self.lr_scheduler,
+        )
+        self.control = TrainerControl()
+        self.state = TrainerState()
+        self.is_in_train = False
+        self.current_flos = 0.0
+        self.current_gradient_accumulation_steps = 1
+        self.hp_name = None
+        self.label_names: list[str] = list(self.args.label_names or [])
+        self.can_return_loss = False
+        self.model_accepts_loss_kwargs = False
+        self.label_smoother: Any = None
+        self.neftune_noise_alpha = self.args.neftune_noise_alpha
+        self.is_deepspeed_enabled = self.is_fsdp_enabled = False
+        self._loss_shifts_labels = self._smoother_shifts = False
+        self._signature_columns: list[str] | None = None
+        self._train_batch_size = self.args.per_device_train_batch_size
+        self._created_lr_scheduler = False
+        self._optimizer_traits: Any = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        wrap_overrides(cls)
+
+    def _forget_process(self) -> None:
+        self._session: Any = None
+        self._workers: Any = None
+        self._runtime: Any = None
+        self._backend: Any = None
+        self._run: Any = None
+        self._renderer: Any = None
+        self._loss_scaling: Any = None
+        self._flop_counter: Any = None
+        self._eval_loaders: dict[str, Any] = {}
+        self._memory_tracker: Any = None
+        self.accelerator: Any = None
+        self.model_wrapped: Any = None
+        self._weights_are_elsewhere = False
+        self._trained: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in PROCESS_BOUND}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget_process()
+
+    # ---- what a user calls --------------------------------------------------------------------------------------
+
+    @entry_point
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train.
+
+        Args:
+            resume_from_checkpoint: None or False starts from the beginning; True goes on from the newest checkpoint
+                in ``output_dir`` that verifies; a path goes on from that one.
+            trial: Accepted for the signature of ``transformers``; must be None.
+            ignore_keys_for_eval: Outputs of the model that evaluation leaves out.
+
+        Returns:
+            Number of steps, mean training loss, metrics.
+
+        Raises:
+            ConfigurationError: For input that cannot be trained with, before any worker starts.
+            CheckpointError: If there is nothing to resume from.
+            TrainingFailed: If workers failed for good; leads with the user's exception.
+        """
+        from raytrainer.worker.training import train_on_rank
+
+        session = self._session
+        with session.listening():
+            output = train_on_rank(
+                self,
+                runtime=session.runtime,
+                resume_from_checkpoint=resume_from_checkpoint,
+                ignore_keys_for_eval=ignore_keys_for_eval,
+                is_restart=session.is_restart,
+                compute_loss_override=self._compute_loss_override(),
+            )
+        session.has_trained = True
+        return output
+
+    @entry_point
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate on a dataset, a dict of them, or the trainer's own.
+
+        Returns:
+            ``<prefix>_loss`` (mean over target items), what ``compute_metrics`` gives, and speed.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, dict):
+            metrics: dict[str, float] = {}
+            for name, one in dataset.items():
+                metrics |= self.evaluate(
+                    eval_dataset=name if eval_dataset is None else one,
+                    ignore_keys=ignore_keys,
+                    metric_key_prefix=f"{metric_key_prefix}_{name}",
+                )
+            return metrics
+        self._ready_to_predict()
+        output = self._timed_loop(
+            self.get_eval_dataloader(eval_dataset),
+            description="Evaluation",
+            prediction_loss_only=True if self.compute_metrics is None else None,
+            ignore_keys=ignore_keys,
+            metric_key_prefix=metric_key_prefix,
+        )
+        self.log(output.metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
+        self._memory_tracker.stop_and_update_metrics(output.metrics)
+        return output.metrics
+
+    @entry_point
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Predict on a dataset.
+
+        Returns:
+            Predictions and labels as numpy arrays (ragged ones padded with -100), and metrics.
+        """
+        self._ready_to_predict()
+        output = self._timed_loop(
+            self.get_test_dataloader(test_dataset),
+            description="Prediction",
+            prediction_loss_only=None,
+            ignore_keys=ignore_keys,
+            metric_key_prefix=metric_key_prefix,
+        )
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
+        self._memory_tracker.stop_and_update_metrics(output.metrics)
+        return PredictionOutput(output.predictions, output.label_ids, output.metrics)
+
+    def _ready_to_predict(self) -> None:
+        from raytrainer.worker.binding import build_model
+
+        self._memory_tracker.start()
+        if self.model is None:
+            build_model(self)
+
+    def _timed_loop(self, dataloader: Any, *, metric_key_prefix: str, **options: Any) -> Any:
+        began = time.time()
+        output = self.evaluation_loop(dataloader, metric_key_prefix=metric_key_prefix, **options)
+        per_step = self.args.per_device_eval_batch_size * self.args.world_size
+        num_steps = math.ceil(output.num_samples / per_step)
+        output.metrics.update(
+            speed_metrics(metric_key_prefix, began, num_samples=output.num_samples, num_steps=num_steps)
+        )
+        return output
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save weights, config and processing class, to be read by ``from_pretrained``.
+
+        On a driver the weights are fetched from the workers and written here.
+        """
+        self._save(output_dir if output_dir is not None else str(self.args.output_dir))
+
+    def end(self) -> None:
+        """End the workers. Weights, state and results stay with this object."""
+        if self._workers is not None:
+            self._workers.end(self)
+        elif self._session is not None:
+            leave = getattr(self._session.runtime, "leave", None)
+            if leave is not None:
+                leave()
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback, a class or an instance."""
+        self.callback_handler.add_callback(callback)
+
+    def pop_callback(self, callback: Any) -> Any:
+        """Remove a callback and return it; None if it is not there."""
+        return self.callback_handler.pop_callback(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """Remove a callback."""
+        self.callback_handler.remove_callback(callback)
+
+    def is_local_process_zero(self) -> bool:
+        """Whether this is the first process of its node."""
+        return self.args.local_process_index == 0
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this is rank 0, or a driver."""
+        return self.args.process_index == 0
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make a model with ``model_init``."""
+        assert self.model_init is not None
+        model = self.model_init() if number_of_arguments(self.model_init) == 0 else self.model_init(trial)
+        if model is None:
+            raise ConfigurationError("model_init returned None. Return the model from it.")
+        return model
+
+    log_metrics = log_metrics
+    metrics_format = staticmethod(metrics_format)
+    save_metrics = save_metrics
+    save_state = save_state
+    get_learning_rates = get_learning_rates
+    get_num_trainable_parameters = get_num_trainable_parameters
+    get_optimizer_group = get_optimizer_group
+
+    # ---- the model that the user holds --------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The model. On a driver, its weights are those of the workers as of the last task."""
+        if self._weights_are_elsewhere:
+            self._fetch_weights()
+        if self._session is None and self._own_model is None and self.model_init is not None:
+            self._own_model = self.call_model_init()
+        if self._session is None and isinstance(self._own_model, str):
+            from raytrainer.worker.binding import load_model
+
+            self._own_model = load_model(self._own_model)
+        return self._own_model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._own_model = model
+
+    def _fetch_weights(self) -> None:
+        weights = self._workers.weights(self)
+        # Cleared first: reading self.model below must not come back here.
+        self._weights_are_elsewhere = False
+        if weights is not None:
+            self.model.load_state_dict(weights)
+
+    def _export_weights(self) -> dict[str, torch.Tensor]:
+        from raytrainer.worker.session import cpu_weights
+
+        return cpu_weights(self.model)
+
+    def _model_signature(self) -> str:
+        return model_signature(self.model)
+
+    # ---- where it runs ------------------------------------------------------------------------------------------
+
+    def _launch(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an entry point of a trainer that is not bound to a process."""
+        self._check_call(method, args, kwargs)
+        if runs_in_this_process(self.args):
+            session = open_local_session(self)
+            session.runtime.run_id = new_run_id()
+            return getattr(self, method)(*args, **kwargs)
+        if self._workers is None:
+            from raytrainer.launch.workers import Workers
+
+            self._workers = Workers()
+        return self._workers.call(self, method, args, kwargs)
+
+    def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        facts = rules.TrainerFacts(
+            args=self.args,
+            model=self._own_model,
+            model_init=self.model_init,
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            data_collator=self._own_collator,
+            compute_metrics=self.compute_metrics,
+            optimizers=(self.optimizer, self.lr_scheduler),
+            optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
+            overrides=self._overrides(),
+        )
+        if method == "train":
+            rules.check_training(facts)
+            self._check_optimizer()
+            self._check_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
+        elif method == "evaluate":
+            rules.check_evaluation(facts, args[0] if args else kwargs.get("eval_dataset"))
+        elif method == "predict":
+            dataset = args[0] if args else kwargs.get("test_dataset")
+            rules.check_evaluation(facts, dataset, keyword="test_dataset")
+
+    def _check_optimizer(self) -> None:
+        from raytrainer.optim.catalogue import look_up, parse_options
+
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            parse_options(look_up(self.args.optim), self.args.optim_args)
+
+    def _check_resume(self, requested: str | bool | None) -> None:
+        from raytrainer.checkpoint.scan import check_resumable, newest_checkpoint
+        from raytrainer.checkpoint.model_match import check_matches_model
+        from raytrainer.errors import CheckpointError
+
+        if requested is None or requested is False:
+            return
+        if requested is True:
+            checkpoint = newest_checkpoint(Path(str(self.args.output_dir)), report=logger.warning)
+            if checkpoint is None:
+                raise CheckpointError(
+                    f"resume_from_checkpoint=True found no checkpoint that verifies in {self.args.output_dir}. Call "
+                    "train() without it to start from the beginning, or pass the path of a checkpoint."
+                )
+        else:
+            checkpoint = Path(requested)
+            check_resumable(checkpoint)
+        if isinstance(self._own_model, nn.Module):
+            check_matches_model(checkpoint, self._own_model)
+
+    def _overrides(self) -> frozenset[str]:
+        return rules.overrides_of(type(self), Trainer)
+
+    def _compute_loss_override(self) -> Any | None:
+        override = type(self).compute_loss
+        return None if override is Trainer.compute_loss else override
+
+    @property
+    def _compute_loss_takes_count(self) -> bool:
+        override = self._compute_loss_override()
+        if override is None:
+            return True
+        from raytrainer.loop.loss import takes_count
+
+        return takes_count(override)
+
+    def _user_attributes(self) -> dict[str, Any]:
+        """Attributes that a subclass or its hooks set, to go back to the driver."""
+        own = set(self.__getstate__()) - OWN_ATTRIBUTES - _GIVEN_BACK_APART
+        return {name: getattr(self, name) for name in own}
+
+    def _take_back(self, returned: Any) -> None:
+        """Driver: take over what a task left behind on rank 0."""
+        if returned.state is not None:
+            self.state = returned.state
+            self.control = returned.control
+            for callback, attributes in zip(self.callback_handler.callbacks, returned.callbacks, strict=False):
+                if attributes is not None:
+                    vars(callback).update(attributes)
+        vars(self).update(returned.attributes)
+
+
+def default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
+    """Pads where there is something that can pad."""
+    if isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor):
+        return DataCollatorWithPadding(processing_class)
+    return default_data_collator
+
+
+OWN_ATTRIBUTES = frozenset(
+    "args _own_model model_init train_dataset eval_dataset processing_class _own_collator data_collator "
+    "compute_loss_func compute_metrics preprocess_logits_for_metrics optimizer lr_scheduler "
+    "optimizer_cls_and_kwargs callback_handler control state is_in_train current_flos "
+    "current_gradient_accumulation_steps hp_name label_names can_return_loss model_accepts_loss_kwargs "
+    "label_smoother neftune_noise_alpha is_deepspeed_enabled is_fsdp_enabled _loss_shifts_labels _smoother_shifts "
+    "_signature_columns _train_batch_size _created_lr_scheduler _optimizer_traits".split()
+)
+"""Attributes that the base class keeps itself; everything else is the user's."""

@@ -1,0 +1,71 @@
+"""Requested against engaged: the table of a run, and the error when they differ.
+
+Each row is read off the objects that train, not off the arguments that asked for them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from raytrainer.errors import EngagementError
+from raytrainer.loop.run import TrainRun
+from raytrainer.telemetry.events import EngagedRow
+
+
+def engaged_rows(run: TrainRun) -> list[EngagedRow]:
+    """The rows of the table."""
+    args, plan = run.args, run.plan
+    requested_workers = args.num_workers if args.num_workers else run.runtime.world_size
+    rows = run.backend.engaged(run.model, requested_workers)
+    rows.append(optimizer_row(run))
+    rows.append(
+        EngagedRow(
+            what="schedule",
+            requested=str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            engaged=f"{type(run.trainer.lr_scheduler).__name__}, {plan.max_steps} steps",
+        )
+    )
+    wanted = args.per_device_train_batch_size * plan.accumulation * requested_workers
+    rows.append(
+        EngagedRow(
+            what="global batch",
+            requested=f"{args.per_device_train_batch_size} x {plan.accumulation} x {requested_workers}",
+            engaged=f"{plan.global_batch_size} samples a step",
+            ok=wanted == plan.global_batch_size,
+        )
+    )
+    threads = torch.get_num_threads()
+    rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
+    return rows
+
+
+def optimizer_row(run: TrainRun) -> EngagedRow:
+    """What steps the weights, and on how many of them."""
+    trainer = run.trainer
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    wanted = str(getattr(run.args.optim, "value", run.args.optim))
+    is_fused = bool(optimizer.defaults.get("fused"))
+    name = f"{type(optimizer).__name__}{' (fused)' if is_fused else ''}"
+    is_own = trainer._optimizer_traits is None  # type: ignore[attr-defined]
+    return EngagedRow(
+        what="optimizer",
+        requested="the user's own" if is_own else wanted,
+        engaged=f"{name}, {trained / 1e6:.1f} M parameters",
+        ok=is_own or is_fused == wanted.endswith("_fused"),
+    )
+
+
+def check_engaged(rows: list[EngagedRow]) -> None:
+    """Stop a run that would not do what it was asked for.
+
+    Raises:
+        EngagementError: If a row does not hold what was requested.
+    """
+    broken = [row for row in rows if not row.ok]
+    if broken:
+        found = "; ".join(f"{row.what}: requested {row.requested}, engaged {row.engaged}" for row in broken)
+        raise EngagementError(
+            f"What was requested is not what would run: {found}. Change the arguments to what this machine gives, or "
+            "run where what they ask for is there."
+        )

@@ -1,0 +1,146 @@
+"""A bound trainer and the tasks that it is given: train, evaluate, predict, save, hand over weights.
+
+A session lasts as long as its process keeps the trainer: many tasks, one binding. What a task leaves behind on rank
+0 that the driver's trainer should have too (state, control, callbacks, the user's own attributes) goes back with its
+result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raytrainer.checkpoint.model_files import load_model_weights
+from raytrainer.checkpoint.scan import newest_checkpoint
+from raytrainer.errors import CheckpointError
+from raytrainer.loop.saving import run_directory
+from raytrainer.runtime import Runtime
+from raytrainer.worker.binding import bind, build_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskContext:
+    """What the driver knows of a task besides its arguments."""
+
+    run_id: str
+    """Names the ``train()`` call, over all of its attempts."""
+    trained_run_id: str | None = None
+    """The run that these same workers completed before, whose weights a restarted worker must have."""
+    trained_step: int = 0
+    """The step at which it ended."""
+    best_checkpoint: str | None = None
+    """The checkpoint whose weights it ended with, if it loaded the best one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Returned:
+    """What a task gives back to the driver."""
+
+    value: Any
+    state: Any = None
+    control: Any = None
+    callbacks: list[dict[str, Any] | None] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Session:
+    """One bound trainer in one process."""
+
+    def __init__(self, trainer: Any, runtime: Runtime) -> None:
+        self.trainer = trainer
+        self.runtime = runtime
+        self.is_restart = False
+        self.has_trained = False
+        bind(trainer, runtime)
+        trainer._session = self
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return self.trainer.state.global_step
+
+    def run(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        context: TaskContext,
+        restarted: bool = False,
+    ) -> Returned:
+        """All ranks: do a task.
+
+        Args:
+            method: Name of a method of the trainer.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            context: What the driver knows.
+            restarted: An earlier attempt began this task and did not end it.
+        """
+        self.runtime.run_id = context.run_id
+        self.is_restart = restarted
+        self.bring_back_weights(context)
+        value = getattr(self.trainer, method)(*args, **kwargs)
+        if method.startswith("_"):
+            return Returned(value=value)
+        return Returned(
+            value=value,
+            state=self.trainer.state,
+            control=self.trainer.control,
+            callbacks=[dict(vars(callback)) for callback in self.trainer.callback_handler.callbacks],
+            attributes=self.trainer._user_attributes(),
+        )
+
+    def bring_back_weights(self, context: TaskContext) -> None:
+        """All ranks: give a restarted worker the weights that a completed run ended with.
+
+        Raises:
+            CheckpointError: If no checkpoint holds them.
+        """
+        if context.trained_run_id is None or self.has_trained:
+            return
+        directory = run_directory(self.trainer.args)
+        path = Path(context.best_checkpoint) if context.best_checkpoint else None
+        if path is None:
+            path = newest_checkpoint(directory, run_id=context.trained_run_id, report=logger.warning)
+            if path is None or path.name != f"checkpoint-{context.trained_step}":
+                raise CheckpointError(
+                    f"The workers that held the weights after step {context.trained_step} are gone, and {directory} "
+                    "has no checkpoint of that step. Train again, with save_strategy other than 'no'."
+                )
+        if self.trainer.model is None:
+            build_model(self.trainer)
+        load_model_weights(self.trainer.model, path)
+        self.has_trained = True
+
+    def farewell(self) -> dict[str, Any] | None:
+        """Rank 0, before the workers end: what the driver may still want, which is the trained weights."""
+        return self.trainer._export_weights() if self.has_trained else None
+
+    def close(self) -> None:
+        """The workers end."""
+        self.trainer._session = None
+
+    def listening(self) -> contextlib.AbstractContextManager[None]:
+        """While it lasts, the driver, or Ctrl-C, may ask a running loop to save and stop."""
+        listening: Callable[[], contextlib.AbstractContextManager[None]] | None
+        listening = getattr(self.runtime, "listening", None)
+        return listening() if listening is not None else contextlib.nullcontext()
+
+
+def open_session(trainer: Any, runtime: Runtime) -> Session:
+    """All ranks: bind a trainer to this process."""
+    return Session(trainer, runtime)
+
+
+def cpu_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A model's weights and buffers on the CPU, tied ones once each by name."""
+    return {name: value.detach().cpu() for name, value in model.state_dict().items()}
