@@ -393,10 +393,12 @@ class Trainer(TrainerHooks):
         self._own_model = model
 
     def _fetch_weights(self) -> None:
-        weights = self._workers.weights(self)
         # Cleared first: reading self.model below must not come back here.
         self._weights_are_elsewhere = False
-        if weights is not None:
+        weights = self._workers.weights()
+        if weights is None:
+            logger.warning("The trained weights were lost with their workers; load the last checkpoint.")
+        else:
             self.model.load_state_dict(weights)
 
     def _export_weights(self) -> dict[str, torch.Tensor]:
