@@ -1,0 +1,1 @@
+"""Real SIGKILLs of real workers: nothing that was committed is lost, and nothing changes in the result."""

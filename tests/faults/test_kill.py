@@ -1,0 +1,88 @@
+"""A SIGKILLed worker changes nothing in the result of a run."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.faults.victims import KillAtStep, KillInSave, make_trainer, outcome
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+
+NUM_STEPS = 12
+_SEEDED = random.Random(2026)
+KILLS = [(step, _SEEDED.randrange(2)) for step in sorted(_SEEDED.sample(range(1, NUM_STEPS + 1), 5))]
+
+
+@pytest.fixture(scope="module")
+def unkilled(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    trainer = make_trainer(tmp_path_factory.mktemp("unkilled"))
+    trainer.train()
+    assert trainer.state.global_step == NUM_STEPS
+    result = outcome(trainer)
+    trainer.end()
+    yield result
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    weights, losses, evaluations = found
+    assert [step for step, _ in losses] == list(range(1, NUM_STEPS + 1))
+    assert losses == expected[1]
+    assert evaluations == expected[2]
+    assert len(evaluations) == 2
+    for name, value in expected[0].items():
+        assert torch.equal(weights[name], value), name
+
+
+@pytest.mark.parametrize(("step", "rank"), KILLS)
+def test_a_worker_killed_at_a_step_changes_nothing(
+    unkilled: Any, tmp_path: Path, step: int, rank: int
+) -> None:
+    marker = tmp_path / "died"
+    trainer = make_trainer(tmp_path / "run", KillAtStep(step, rank, str(marker)))
+    trainer.train()
+    assert marker.exists()
+    found = outcome(trainer)
+    trainer.end()
+    assert_same(found, unkilled)
+
+
+@pytest.mark.parametrize("moment", ["first_file", "before_manifest", "after_manifest"])
+def test_a_worker_killed_inside_a_save_changes_nothing(unkilled: Any, tmp_path: Path, moment: str) -> None:
+    marker = tmp_path / "died"
+    trainer = make_trainer(tmp_path / "run", KillInSave(6, moment, str(marker)))
+    trainer.train()
+    assert marker.exists()
+    found = outcome(trainer)
+    trainer.end()
+    assert_same(found, unkilled)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {*(f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)), "logs"}
+
+
+@pytest.mark.parametrize("damage", ["flipped_bit", "truncated"])
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
+    directory = tmp_path / "run"
+    first = make_trainer(directory, num_workers=0, max_steps=6)
+    first.train()
+    whole = make_trainer(tmp_path / "whole", num_workers=0, max_steps=6)
+    whole.train()
+    file = directory / "checkpoint-6" / "model.safetensors"
+    body = bytearray(file.read_bytes())
+    if damage == "flipped_bit":
+        body[-5] ^= 1
+    else:
+        body = body[:-100]
+    file.write_bytes(body)
+    resumed = make_trainer(directory, num_workers=0, max_steps=6)
+    resumed.train(resume_from_checkpoint=True)
+    assert json.loads((directory / "checkpoint-4" / "manifest.json").read_text())
+    assert [log["step"] for log in resumed.state.log_history if "loss" in log] == [1, 2, 3, 4, 5, 6]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name

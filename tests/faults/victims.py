@@ -1,0 +1,131 @@
+"""A small run whose workers can be killed at a chosen moment, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from raytrainer import Trainer, TrainingArguments
+from raytrainer.checkpoint import commit
+
+
+def die_once(marker: Path) -> None:
+    """SIGKILL this process, unless somebody died at this marker before."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillAtStep(TrainerCallback):
+    """Kills one rank at the end of one step."""
+
+    def __init__(self, step: int, rank: int, marker: str) -> None:
+        self.step, self.rank, self.marker = step, rank, marker
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step and args.process_index == self.rank:
+            die_once(Path(self.marker))
+
+
+class KillInSave(TrainerCallback):
+    """Kills rank 0 inside the write of one checkpoint.
+
+    Args:
+        step: Of the checkpoint.
+        moment: ``first_file``, ``before_manifest`` or ``after_manifest``.
+        marker: Names the death.
+    """
+
+    def __init__(self, step: int, moment: str, marker: str) -> None:
+        self.step, self.moment, self.marker = step, moment, marker
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.process_index != 0:
+            return
+        if self.moment == "first_file":
+            self.around(kwargs["model"], "save_pretrained", before=False)
+        else:
+            self.around(commit, "write_synced", before=self.moment == "before_manifest")
+
+    def around(self, owner: Any, name: str, *, before: bool) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            is_it = f"checkpoint-{self.step}." in str(args[0])
+            if is_it and before:
+                die_once(Path(self.marker))
+            result = original(*args, **kwargs)
+            if is_it and not before:
+                die_once(Path(self.marker))
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+def make_samples() -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for _ in range(44):
+        tokens = torch.randint(0, 64, (12,), generator=generator)
+        labels = tokens.clone()
+        labels[int(torch.randint(4, 12, (1,), generator=generator)) :] = -100
+        samples.append({"input_ids": tokens, "labels": labels})
+    return samples
+
+
+def make_model() -> LlamaForCausalLM:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        attention_dropout=0.2,
+    )
+    return LlamaForCausalLM(config)
+
+
+def make_trainer(directory: Path, *callbacks: TrainerCallback, **changes: Any) -> Trainer:
+    """Two workers, two epochs of six steps with dropout and accumulation, a checkpoint at every second step."""
+    options: dict[str, Any] = {
+        "output_dir": str(directory),
+        "num_workers": 2,
+        "use_cpu": True,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 2,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "eval_strategy": "epoch",
+        "disable_tqdm": True,
+        **changes,
+    }
+    return Trainer(
+        model=make_model(),
+        args=TrainingArguments(**options),
+        train_dataset=make_samples(),
+        eval_dataset=make_samples()[:9],
+        callbacks=list(callbacks),
+    )
+
+
+def outcome(
+    trainer: Trainer,
+) -> tuple[dict[str, torch.Tensor], list[tuple[int, float]], list[tuple[int, float]]]:
+    """Final weights, and logged training and evaluation losses by step."""
+    logs = trainer.state.log_history
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    losses = [(log["step"], log["loss"]) for log in logs if "loss" in log]
+    evaluations = [(log["step"], log["eval_loss"]) for log in logs if "eval_loss" in log]
+    return weights, losses, evaluations
