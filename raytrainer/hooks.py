@@ -23,9 +23,9 @@ from raytrainer.config.arguments import TrainingArguments
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
 from raytrainer.data.loader import RankDataLoader, build_loader, data_seed, to_device
 from raytrainer.data.samplers import SeededRandomSampler
+from raytrainer.data.targets import count_items
 from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation.loop import PredictionLoop
-from raytrainer.loop.loss import count_items
 from raytrainer.loop.saving import save_checkpoint
 from raytrainer.loop.step import FlopCounter
 from raytrainer.optim.catalogue import build, look_up, parse_options
@@ -53,7 +53,9 @@ class DataHooks:
         by ``self.accelerator.prepare(loader)``.
         """
         if self.train_dataset is None:
-            raise ConfigurationError("Training needs a train_dataset, and the Trainer was given none. Pass train_dataset=.")
+            raise ConfigurationError(
+                "Training needs a train_dataset, and the Trainer was given none. Pass train_dataset=."
+            )
         return self._get_dataloader(
             self.train_dataset,
             description="Training",
@@ -69,7 +71,9 @@ class DataHooks:
             eval_dataset: A dataset, the name of one in the trainer's dict of datasets, or None for the trainer's own.
         """
         if eval_dataset is None and self.eval_dataset is None:
-            raise ConfigurationError("Evaluation needs an eval_dataset, and none was given. Pass eval_dataset=.")
+            raise ConfigurationError(
+                "Evaluation needs an eval_dataset, and none was given. Pass eval_dataset=."
+            )
         key = eval_dataset if isinstance(eval_dataset, str) else "eval"
         if self.args.dataloader_persistent_workers and key in self._eval_loaders:
             return self._eval_loaders[key]
@@ -147,7 +151,10 @@ class DataHooks:
             return data_collator
         self._set_signature_columns_if_needed()
         return strip_in_collator(
-            data_collator, self._signature_columns, description=description, model_name=type(self.model).__name__
+            data_collator,
+            self._signature_columns,
+            description=description,
+            model_name=type(self.model).__name__,
         )
 
     def num_examples(self, dataloader: Any) -> int:
@@ -239,7 +246,9 @@ class OptimizerHooks:
         self._optimizer_traits = entry.traits
         return build(entry, request)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
         """Build ``self.lr_scheduler``, unless it exists.
 
         Args:
@@ -419,7 +428,9 @@ class EvaluationHooks:
         inputs = self._prepare_inputs(inputs)
         if ignore_keys is None:
             config = getattr(self.model, "config", None)
-            ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["past_key_values"]) if config else []
+            ignore_keys = (
+                getattr(config, "keys_to_ignore_at_inference", ["past_key_values"]) if config else []
+            )
         labels = None
         if has_loss:
             labels = nested_detach(tuple(inputs.get(name) for name in self.label_names))
@@ -430,20 +441,26 @@ class EvaluationHooks:
             return loss, None, None
         return loss, select_logits(outputs, ignore_keys, has_loss), labels
 
-    def _predict_batch(self, model: nn.Module, inputs: Any, has_loss: bool) -> tuple[torch.Tensor | None, Any]:
+    def _predict_batch(
+        self, model: nn.Module, inputs: Any, has_loss: bool
+    ) -> tuple[torch.Tensor | None, Any]:
         with self.compute_loss_context_manager():
             if not has_loss:
                 return None, model(**inputs)
             if self._compute_loss_takes_count:
                 count = self._eval_item_count(inputs)
-                loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=count)
+                loss, outputs = self.compute_loss(
+                    model, inputs, return_outputs=True, num_items_in_batch=count
+                )
             else:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach().mean(), outputs
 
     def _eval_item_count(self, inputs: Any) -> torch.Tensor | None:
         # The count of this batch alone: its loss is a mean, whatever divides by it.
-        if "labels" not in inputs or not (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
+        if "labels" not in inputs or not (
+            self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        ):
             return None
         count = count_items([inputs], loss_shifts_labels=self._loss_shifts_labels)
         return None if count is None else count.to(self.args.device)
@@ -452,7 +469,9 @@ class EvaluationHooks:
         """The module that predicts: the one with the precision of training, without the reduction of gradients."""
         return self._backend.evaluation_model(self.model, in_training=self.is_in_train)
 
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
+    ) -> dict[str, float]:
         metrics = self.evaluate(ignore_keys=ignore_keys_for_eval)
         if waits_for_metric(self.lr_scheduler) and not skip_scheduler:
             self.lr_scheduler.step(metric_of(self.args, metrics))

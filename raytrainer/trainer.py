@@ -151,7 +151,9 @@ class Trainer(TrainerHooks):
         self.eval_dataset = eval_dataset
         self.processing_class = processing_class
         self._own_collator = data_collator
-        self.data_collator = data_collator if data_collator is not None else default_collator(processing_class)
+        self.data_collator = (
+            data_collator if data_collator is not None else default_collator(processing_class)
+        )
         self.compute_loss_func = compute_loss_func
         self.compute_metrics = compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
@@ -454,8 +456,8 @@ class Trainer(TrainerHooks):
             parse_options(look_up(self.args.optim), self.args.optim_args)
 
     def _check_resume(self, requested: str | bool | None) -> None:
-        from raytrainer.checkpoint.scan import check_resumable, newest_checkpoint
         from raytrainer.checkpoint.model_match import check_matches_model
+        from raytrainer.checkpoint.scan import check_resumable, newest_checkpoint
         from raytrainer.errors import CheckpointError
 
         if requested is None or requested is False:
@@ -499,7 +501,9 @@ class Trainer(TrainerHooks):
         if returned.state is not None:
             self.state = returned.state
             self.control = returned.control
-            for callback, attributes in zip(self.callback_handler.callbacks, returned.callbacks, strict=False):
+            for callback, attributes in zip(
+                self.callback_handler.callbacks, returned.callbacks, strict=False
+            ):
                 if attributes is not None:
                     vars(callback).update(attributes)
         vars(self).update(returned.attributes)
@@ -513,11 +517,41 @@ def default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
 
 
 OWN_ATTRIBUTES = frozenset(
-    "args _own_model model_init train_dataset eval_dataset processing_class _own_collator data_collator "
-    "compute_loss_func compute_metrics preprocess_logits_for_metrics optimizer lr_scheduler "
-    "optimizer_cls_and_kwargs callback_handler control state is_in_train current_flos "
-    "current_gradient_accumulation_steps hp_name label_names can_return_loss model_accepts_loss_kwargs "
-    "label_smoother neftune_noise_alpha is_deepspeed_enabled is_fsdp_enabled _loss_shifts_labels _smoother_shifts "
-    "_signature_columns _train_batch_size _created_lr_scheduler _optimizer_traits".split()
+    [
+        "args",
+        "_own_model",
+        "model_init",
+        "train_dataset",
+        "eval_dataset",
+        "processing_class",
+        "_own_collator",
+        "data_collator",
+        "compute_loss_func",
+        "compute_metrics",
+        "preprocess_logits_for_metrics",
+        "optimizer",
+        "lr_scheduler",
+        "optimizer_cls_and_kwargs",
+        "callback_handler",
+        "control",
+        "state",
+        "is_in_train",
+        "current_flos",
+        "current_gradient_accumulation_steps",
+        "hp_name",
+        "label_names",
+        "can_return_loss",
+        "model_accepts_loss_kwargs",
+        "label_smoother",
+        "neftune_noise_alpha",
+        "is_deepspeed_enabled",
+        "is_fsdp_enabled",
+        "_loss_shifts_labels",
+        "_smoother_shifts",
+        "_signature_columns",
+        "_train_batch_size",
+        "_created_lr_scheduler",
+        "_optimizer_traits",
+    ]
 )
 """Attributes that the base class keeps itself; everything else is the user's."""

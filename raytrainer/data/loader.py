@@ -121,7 +121,11 @@ def build_loader(
     }
     if isinstance(dataset, IterableDataset):
         stream = RankStream(
-            dataset, batch_size=batch_size, drop_last=args.dataloader_drop_last, rank=rank, world_size=world_size
+            dataset,
+            batch_size=batch_size,
+            drop_last=args.dataloader_drop_last,
+            rank=rank,
+            world_size=world_size,
         )
         return RankDataLoader(stream, batch_size=batch_size, collate_fn=CollateReal(collate), **options)
     if training:

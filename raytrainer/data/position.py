@@ -15,7 +15,9 @@ from raytrainer.data.loader import RankDataLoader
 logger = logging.getLogger(__name__)
 
 
-def open_epoch(loader: Iterable[Any], *, epoch: int, skip_samples: int, skip_micro_batches: int) -> Iterator[Any]:
+def open_epoch(
+    loader: Iterable[Any], *, epoch: int, skip_samples: int, skip_micro_batches: int
+) -> Iterator[Any]:
     """Return an iterator over this rank's micro-batches of an epoch, behind what was consumed already.
 
     Args:
@@ -32,7 +34,9 @@ def open_epoch(loader: Iterable[Any], *, epoch: int, skip_samples: int, skip_mic
         return iter(loader)
     batches = iter(loader)
     if skip_micro_batches:
-        logger.info("Reading %d batches of a custom data loader to get back to its position.", skip_micro_batches)
+        logger.info(
+            "Reading %d batches of a custom data loader to get back to its position.", skip_micro_batches
+        )
         for _ in itertools.islice(batches, skip_micro_batches):
             pass
     return batches

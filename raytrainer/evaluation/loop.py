@@ -16,8 +16,8 @@ from transformers.trainer_pt_utils import EvalLoopContainer, find_batch_size
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
 
 from raytrainer.data.loader import RankDataLoader
+from raytrainer.data.targets import count_items
 from raytrainer.evaluation.rows import first_rows, gather_rows
-from raytrainer.loop.loss import count_items
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.events import PredictionDone, PredictionStep
 
@@ -101,7 +101,9 @@ class PredictionLoop:
         for step, (inputs, is_last) in enumerate(with_last(self.batches())):
             batch, num_real = inputs
             self.one_batch(model, batch, num_real, is_last=is_last)
-            trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
+            trainer.control = trainer.callback_handler.on_prediction_step(
+                args, trainer.state, trainer.control
+            )
             if self.runtime.rank == 0:
                 self.runtime.emit(PredictionStep(description=self.description, done=step + 1, total=total))
             every = args.eval_accumulation_steps
@@ -133,7 +135,9 @@ class PredictionLoop:
             # A rank without a real sample still takes part in what the others do, with one row that counts nothing.
             inputs = first_rows(inputs, max(num_real, 1), batch_size)
         weight = self.weight_of(inputs) if num_real > 0 else 0.0
-        loss, logits, labels = trainer.prediction_step(model, inputs, self.loss_only, ignore_keys=self.ignore_keys)
+        loss, logits, labels = trainer.prediction_step(
+            model, inputs, self.loss_only, ignore_keys=self.ignore_keys
+        )
         counts = self.real_counts(num_real)
         self.num_samples += sum(counts)
         if loss is not None:
@@ -162,7 +166,11 @@ class PredictionLoop:
     def weight_of(self, inputs: Any) -> float:
         """How often a batch's loss counts: its target items, or its samples where labels are no class indices."""
         trainer = self.trainer
-        if "labels" in inputs and torch.is_tensor(inputs["labels"]) and not inputs["labels"].is_floating_point():
+        if (
+            "labels" in inputs
+            and torch.is_tensor(inputs["labels"])
+            and not inputs["labels"].is_floating_point()
+        ):
             items = count_items([inputs], loss_shifts_labels=trainer._loss_shifts_labels)
             if items is not None:
                 return float(items)

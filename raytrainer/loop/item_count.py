@@ -55,7 +55,9 @@ class ForwardWatch:
             module.register_forward_hook(self._after),
         ]
 
-    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def _before(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
         count = kwargs.get("num_items_in_batch")
         if not isinstance(count, torch.Tensor) or not module.training:
             return None

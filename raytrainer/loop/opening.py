@@ -120,7 +120,11 @@ def is_stream(loader: Any) -> bool:
     if not isinstance(loader, RankDataLoader):
         return False
     stream = getattr(loader.dataset, "dataset", None)
-    return stream is not None and loader.batch_sampler is not None and not hasattr(loader.batch_sampler, "num_real")
+    return (
+        stream is not None
+        and loader.batch_sampler is not None
+        and not hasattr(loader.batch_sampler, "num_real")
+    )
 
 
 def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:

@@ -86,11 +86,16 @@ def write_files(run: TrainRun, target: Path, window: float) -> list[Path]:
         return written
     if not args.save_only_model:
         save_optimizer_files(
-            target, optimizer=trainer.optimizer, scheduler=trainer.lr_scheduler, scaler=trainer.accelerator.scaler
+            target,
+            optimizer=trainer.optimizer,
+            scheduler=trainer.lr_scheduler,
+            scaler=trainer.accelerator.scaler,
         )
         (target / LOOP_STATE_NAME).write_text(json.dumps(loop_state(run, window), indent=2) + "\n")
     save_trainer_state(
-        target, trainer.state, callback_states=export_states(trainer.callback_handler.callbacks, trainer.control)
+        target,
+        trainer.state,
+        callback_states=export_states(trainer.callback_handler.callbacks, trainer.control),
     )
     return [path for path in target.rglob("*") if path.is_file() and not is_of_other_rank(path, runtime.rank)]
 

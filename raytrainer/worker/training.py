@@ -10,7 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import TrainOutput, align_special_tokens
 
-from raytrainer.checkpoint.scan import check_matches_model, check_resumable, newest_checkpoint, sweep_leftovers
+from raytrainer.checkpoint.scan import (
+    check_matches_model,
+    check_resumable,
+    newest_checkpoint,
+    sweep_leftovers,
+)
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.opening import open_run
 from raytrainer.loop.run import TrainRun

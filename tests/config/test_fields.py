@@ -80,7 +80,9 @@ def test_every_refusal_is_tried():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in ASKING.items() for value in values], ids=lambda v: v if isinstance(v, str) else type(v).__name__
+    ("name", "value"),
+    [(name, value) for name, values in ASKING.items() for value in values],
+    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
 )
 def test_refusal_says_why_and_what_to_do(name, value):
     with pytest.raises(

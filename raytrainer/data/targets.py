@@ -1,0 +1,34 @@
+"""Counting the target items of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def count_items(batches: Sequence[Any], *, loss_shifts_labels: bool) -> torch.Tensor | None:
+    """Count the target items of micro-batches on this rank.
+
+    Args:
+        batches: Micro-batches of one step.
+        loss_shifts_labels: Whether the loss itself shifts labels, so that position 0 is never a target.
+
+    Returns:
+        A scalar int64 tensor [items]; None where the labels are no tensors of class indices.
+    """
+    try:
+        counts = []
+        for batch in batches:
+            if "shift_labels" in batch:
+                labels = batch["shift_labels"]
+            else:
+                labels = batch["labels"][..., 1:] if loss_shifts_labels else batch["labels"]
+            counts.append(labels.ne(-100).sum())
+    except (TypeError, AttributeError):
+        return None
+    total = counts[0]
+    for count in counts[1:]:
+        total = total + count
+    return total
