@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
+from transformers import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
@@ -40,11 +41,45 @@ def is_hf_dataset(dataset: Any) -> bool:
     return type(dataset).__module__.startswith("datasets.") and hasattr(dataset, "column_names")
 
 
-class DataHooks:
-    """Loaders, samplers and columns."""
+class _Attributes:
+    """What the hooks read of the Trainer that they are part of."""
 
     args: TrainingArguments
     model: Any
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    data_collator: Any
+    compute_loss_func: Any
+    optimizer: Any
+    lr_scheduler: Any
+    optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None
+    callback_handler: Any
+    state: TrainerState
+    control: TrainerControl
+    accelerator: Any
+    is_in_train: bool
+    current_gradient_accumulation_steps: int
+    label_names: list[str]
+    label_smoother: Any
+    can_return_loss: bool
+    model_accepts_loss_kwargs: bool
+    _runtime: Any
+    _backend: Any
+    _run: Any
+    _loss_scaling: Any
+    _loss_shifts_labels: bool
+    _smoother_shifts: bool
+    _eval_loaders: dict[str, Any]
+    _prepare_inputs: Callable[[Any], Any]
+    _compute_loss_takes_count: Any
+    compute_loss_context_manager: Callable[[], Any]
+    compute_loss: Callable[..., Any]
+    evaluate: Callable[..., dict[str, float]]
+
+
+class DataHooks(_Attributes):
+    """Loaders, samplers and columns."""
 
     def get_train_dataloader(self) -> Any:
         """Return this rank's loader of the training data.
@@ -115,7 +150,7 @@ class DataHooks:
             collate = self._get_collator_with_removed_columns(collate, description=description)
         sampler = sampler_fn(dataset) if sampler_fn is not None and has_length(dataset) else None
         return build_loader(
-            dataset,
+            dataset,  # pyright: ignore[reportArgumentType]
             args=self.args,
             collate=collate,
             batch_size=batch_size,
@@ -208,13 +243,8 @@ class DataHooks:
         return prepared
 
 
-class OptimizerHooks:
+class OptimizerHooks(_Attributes):
     """Optimizer and schedule."""
-
-    args: TrainingArguments
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Build both, unless they exist. An override may build either one."""
@@ -271,11 +301,8 @@ class OptimizerHooks:
         return current_learning_rate(self.lr_scheduler, self.optimizer)
 
 
-class StepHooks:
+class StepHooks(_Attributes):
     """Forward, loss and backward of a micro-batch."""
-
-    args: TrainingArguments
-    model: Any
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -381,11 +408,8 @@ def loss_of(outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return outputs[0]
 
 
-class EvaluationHooks:
+class EvaluationHooks(_Attributes):
     """Prediction of a batch, and the loop over a loader."""
-
-    args: TrainingArguments
-    model: Any
 
     def evaluation_loop(
         self,
@@ -439,7 +463,7 @@ class EvaluationHooks:
             loss, outputs = self._predict_batch(model, inputs, has_loss)
         if prediction_loss_only:
             return loss, None, None
-        return loss, select_logits(outputs, ignore_keys, has_loss), labels
+        return loss, select_logits(outputs, ignore_keys or [], has_loss), labels
 
     def _predict_batch(
         self, model: nn.Module, inputs: Any, has_loss: bool
@@ -508,11 +532,8 @@ def metric_of(args: TrainingArguments, metrics: dict[str, float]) -> float:
     return metrics[name]
 
 
-class SavingHooks:
+class SavingHooks(_Attributes):
     """Logs, checkpoints and the best model."""
-
-    args: TrainingArguments
-    model: Any
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record logs in the state, tell the callbacks and the driver."""
@@ -562,7 +583,7 @@ class SavingHooks:
         return True
 
     def _load_best_model(self) -> None:
-        load_model_weights(self.model, Path(self.state.best_model_checkpoint))
+        load_model_weights(self.model, Path(self.state.best_model_checkpoint))  # pyright: ignore[reportArgumentType]
 
 
 class TrainerHooks(DataHooks, OptimizerHooks, StepHooks, EvaluationHooks, SavingHooks):

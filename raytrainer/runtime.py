@@ -40,18 +40,24 @@ class Runtime(Protocol):
 
     def barrier(self) -> None:
         """All ranks: wait for each other."""
+        ...
 
     def broadcast(self, value: T) -> T:
         """All ranks: return rank 0's ``value`` (any picklable object)."""
+        ...
 
     def gather(self, value: T) -> list[T] | None:
         """All ranks: the values of all ranks in rank order on rank 0, None elsewhere."""
+        ...
 
     def agree(self, flags: Sequence[int]) -> list[int]:
         """All ranks: the element-wise maximum of small non-negative ints over ranks. Cheap; called every step."""
+        ...
 
     def command(self) -> Command:
         """Any rank, never blocks: what the driver asks for right now, as far as this rank knows."""
+        ...
 
     def emit(self, event: object) -> None:
         """Any rank, never blocks: tell the driver something (see ``telemetry.events``)."""
+        ...

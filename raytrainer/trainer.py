@@ -315,6 +315,8 @@ class Trainer(TrainerHooks):
         began = time.time()
         output = self.evaluation_loop(dataloader, metric_key_prefix=metric_key_prefix, **options)
         per_step = self.args.per_device_eval_batch_size * self.args.world_size
+        assert output.num_samples is not None
+        assert output.metrics is not None
         num_steps = math.ceil(output.num_samples / per_step)
         output.metrics.update(
             speed_metrics(metric_key_prefix, began, num_samples=output.num_samples, num_steps=num_steps)
@@ -512,7 +514,7 @@ class Trainer(TrainerHooks):
 def default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
     """Pads where there is something that can pad."""
     if isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor):
-        return DataCollatorWithPadding(processing_class)
+        return DataCollatorWithPadding(processing_class)  # pyright: ignore[reportArgumentType]
     return default_data_collator
 
 

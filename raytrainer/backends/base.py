@@ -26,33 +26,44 @@ class Backend(Protocol):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """All ranks: return the module whose forward and backward train on all ranks."""
+        ...
 
     def wrap_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Return the optimizer that the loop steps."""
+        ...
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         """The user's module inside a wrapped one."""
+        ...
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of one micro-batch; ranks reduce gradients in the last one of a step."""
+        ...
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a scaled loss."""
+        ...
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         """All ranks: clip to a global norm (None: leave as is); return the norm before."""
+        ...
 
     def zero_grad(self, model: nn.Module) -> None:
         """Free the gradients."""
+        ...
 
     def step_was_skipped(self) -> bool:
         """Whether the last optimizer step was left out because of an overflow in fp16."""
+        ...
 
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         """All ranks: the sum of a tensor over ranks."""
+        ...
 
     def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
         """Proof of what is on, looked up in the wrapped objects and not in the arguments."""
+        ...
 
     def evaluation_model(self, model: nn.Module, *, in_training: bool) -> nn.Module:
         """The module to predict with: the precision of training, no reduction of gradients."""
+        ...

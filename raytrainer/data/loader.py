@@ -66,7 +66,7 @@ class RankDataLoader(DataLoader[Any]):
         assert isinstance(shard, RankBatchSampler)
         return shard.num_real(self._yielded - 1, self._rank)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:
         self._yielded = 0
         batches = super().__iter__()
         if isinstance(self.dataset, RankStream):
@@ -137,7 +137,7 @@ def build_loader(
         rank=rank,
         world_size=world_size,
     )
-    return RankDataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)  # type: ignore[arg-type]
+    return RankDataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
 
 
 def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingArguments) -> Sampler[int]:

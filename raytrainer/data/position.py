@@ -48,7 +48,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
         loader.set_epoch(epoch)
         return
     for part in ("batch_sampler", "sampler"):
-        inner = getattr(loader, part, None)
+        inner: Any = getattr(loader, part, None)
         if callable(getattr(inner, "set_epoch", None)):
             inner.set_epoch(epoch)
             return

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.trainer_pt_utils import EvalLoopContainer, find_batch_size
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
@@ -203,21 +202,19 @@ class PredictionLoop:
     def result(self, metric_key_prefix: str) -> EvalLoopOutput:
         """All ranks: metrics and predictions of the whole dataset."""
         trainer = self.trainer
-        predictions, labels = self.predictions.get_arrays(), self.labels.get_arrays()
-        metrics = self.metrics or {}
+        predictions: Any = self.predictions.get_arrays()
+        labels: Any = self.labels.get_arrays()
+        metrics: Any = self.metrics or {}
         if (
             trainer.compute_metrics is not None
             and not self.args.batch_eval_metrics
             and predictions is not None
             and labels is not None
         ):
+            losses: Any = self.losses.get_arrays()
+            inputs: Any = self.inputs.get_arrays()
             metrics = trainer.compute_metrics(
-                EvalPrediction(
-                    predictions=predictions,
-                    label_ids=labels,
-                    losses=self.losses.get_arrays(),
-                    inputs=self.inputs.get_arrays(),
-                )
+                EvalPrediction(predictions=predictions, label_ids=labels, losses=losses, inputs=inputs)
             )
         metrics = denumpify_detensorize(dict(metrics))
         if self.loss.seen:
@@ -225,8 +222,8 @@ class PredictionLoop:
         prefix = f"{metric_key_prefix}_"
         metrics = {key if key.startswith(prefix) else prefix + key: value for key, value in metrics.items()}
         return EvalLoopOutput(
-            predictions=predictions if predictions is not None else None,
-            label_ids=labels if isinstance(labels, np.ndarray | tuple | list | dict) else labels,
+            predictions=predictions,  # pyright: ignore[reportArgumentType]
+            label_ids=labels,
             metrics=metrics,
             num_samples=self.num_samples,
         )

@@ -44,5 +44,5 @@ def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int]) -> Any
     if data.dim() > 1:
         data = accelerator.pad_across_processes(data, dim=1, pad_index=-100)
     data = accelerator.pad_across_processes(data, dim=0, pad_index=-100)
-    rows = accelerator.gather(data.contiguous()).split(data.shape[0])
+    rows = accelerator.gather(data.contiguous()).split(data.shape[0])  # pyright: ignore[reportAttributeAccessIssue]
     return torch.cat([part[:count] for part, count in zip(rows, num_real, strict=True)])

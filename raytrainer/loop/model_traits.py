@@ -46,7 +46,10 @@ def inspect_model(model: nn.Module, args: TrainingArguments) -> ModelTraits:
             for parameter in parameters
         )
     is_encoder_decoder = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
-    shifts = LOSS_MAPPING.get(getattr(inner, "loss_type", None)) is ForCausalLMLoss and not is_encoder_decoder
+    shifts = (
+        LOSS_MAPPING.get(getattr(inner, "loss_type", None) or "") is ForCausalLMLoss
+        and not is_encoder_decoder
+    )
     return ModelTraits(
         accepts_loss_kwargs=bool(accepts),
         label_names=list(args.label_names) if args.label_names is not None else find_labels(type(inner)),

@@ -143,7 +143,8 @@ def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
     if traits is not None and backend.name not in traits.backends:
         entry = look_up(trainer.args.optim)
         raise ValueError(f"optim={entry.name!r} does not train under {backend.name}.")
-    trainer.optimizer = backend.wrap_optimizer(getattr(trainer.optimizer, "optimizer", trainer.optimizer))
+    raw: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    trainer.optimizer = backend.wrap_optimizer(raw)
     return model
 
 
@@ -168,7 +169,8 @@ def restore_state(trainer: Any, plan: TrainPlan, checkpoint: Path, *, is_restart
         state.best_model_checkpoint = None
     compare_trainer_and_checkpoint_args(args, state)
     if is_restart or args.restore_callback_states_from_checkpoint:
-        trainer.control = restore_states(trainer.callback_handler, trainer.control, state.stateful_callbacks)
+        saved_states: Any = state.stateful_callbacks
+        trainer.control = restore_states(trainer.callback_handler, trainer.control, saved_states)
     if args.ignore_data_skip:
         return Cursor(epoch=state.global_step // plan.steps_per_epoch)
     saved = read_loop_state(checkpoint)

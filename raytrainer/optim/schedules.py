@@ -24,7 +24,7 @@ def build_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer, ma
         optimizer=optimizer,
         num_warmup_steps=args.get_warmup_steps(max_steps),
         num_training_steps=max_steps,
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -35,8 +35,6 @@ def waits_for_metric(schedule: Any) -> bool:
 
 def current_learning_rate(schedule: Any, optimizer: torch.optim.Optimizer) -> float:
     """The learning rate of the first parameter group that the next optimizer step uses."""
-    if waits_for_metric(schedule):
-        rate = optimizer.param_groups[0]["lr"]
-    else:
-        rate = schedule.get_last_lr()[0]
+    waits = waits_for_metric(schedule)
+    rate = optimizer.param_groups[0]["lr"] if waits else schedule.get_last_lr()[0]
     return rate.item() if torch.is_tensor(rate) else rate

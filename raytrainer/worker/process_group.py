@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ class CollectiveRuntime:
 
     rank: int
     world_size: int
+    _group: Any
 
     def open_group(self, timeout_s: float) -> None:
         """All ranks: take the default group if it is gloo, else make a gloo group beside it."""

@@ -118,7 +118,7 @@ class Session:
                 )
         if self.trainer.model is None:
             build_model(self.trainer)
-        load_model_weights(self.trainer.model, path)
+        load_model_weights(self.trainer.model, path)  # pyright: ignore[reportArgumentType]
         self.has_trained = True
 
     def farewell(self) -> dict[str, Any] | None:

@@ -82,9 +82,9 @@ def prepare_model(trainer: Any) -> None:
         build_model(trainer)
     if args.activation_checkpointing:
         enable_activation_checkpointing(trainer.model, dict(args.activation_checkpointing_kwargs or {}))
-    if isinstance(trainer.processing_class, PreTrainedTokenizerBase | ProcessorMixin):
-        if hasattr(trainer.model, "config"):
-            align_special_tokens(trainer.model, trainer.processing_class)
+    can_align = isinstance(trainer.processing_class, PreTrainedTokenizerBase | ProcessorMixin)
+    if can_align and hasattr(trainer.model, "config"):
+        align_special_tokens(trainer.model, trainer.processing_class)
 
 
 def enable_activation_checkpointing(model: Any, options: dict[str, Any]) -> None:
