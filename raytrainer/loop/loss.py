@@ -38,7 +38,7 @@ class LossScaling:
         self,
         *,
         override: Any | None,
-        has_loss_func: bool,
+        divides_itself: bool,
         declared: bool | None,
         world_size: int,
         averages_tokens: bool,
@@ -49,14 +49,14 @@ class LossScaling:
 
         Args:
             override: The user's own ``compute_loss`` function; None when it is ours.
-            has_loss_func: ``compute_loss_func`` was given.
+            divides_itself: Our ``compute_loss`` divides by the count: a ``compute_loss_func``, or a label smoother.
             declared: The trainer's ``loss_is_scaled_for_ga``; None leaves it to us.
             world_size: Number of ranks.
             averages_tokens: ``average_tokens_across_devices``.
             model: The unwrapped model, watched in its first forward pass.
             model_accepts_count: Whether it takes ``num_items_in_batch``.
         """
-        self._has_loss_func = has_loss_func
+        self._divides_itself = divides_itself
         self._declared = declared
         self._ranks_factor = world_size if averages_tokens else 1
         self._override = override
@@ -65,7 +65,7 @@ class LossScaling:
         if override is not None:
             self._override_takes_count = takes_count(override)
         self._override_handles_ranks = override is not None and names_world_size(override)
-        self._watch = ForwardWatch(model) if model_accepts_count and not has_loss_func else None
+        self._watch = ForwardWatch(model) if model_accepts_count and not divides_itself else None
         self._base_ran = False
 
     @property
@@ -76,7 +76,7 @@ class LossScaling:
     @property
     def needs_count(self) -> bool:
         """Whether anybody uses ``num_items_in_batch``, so that it must be summed over ranks."""
-        return self._has_loss_func or self.model_divides or self._override_takes_count
+        return self._divides_itself or self.model_divides or self._override_takes_count
 
     def close(self) -> None:
         """Stop watching the model."""
@@ -100,7 +100,7 @@ class LossScaling:
     def scale_base_loss(self, loss: torch.Tensor, count: torch.Tensor | None) -> torch.Tensor:
         """Called by our own ``compute_loss``: undo DDP's mean over ranks for a loss that was divided by the count."""
         self._base_ran = True
-        if count is None or self._ranks_factor == 1 or not (self._has_loss_func or self.model_divides):
+        if count is None or self._ranks_factor == 1 or not (self._divides_itself or self.model_divides):
             return loss
         return loss * self._ranks_factor
 
@@ -123,7 +123,7 @@ class LossScaling:
         return loss
 
     def _is_divided(self, count: torch.Tensor | None) -> bool:
-        if self._has_loss_func and (self._override is None or self._base_ran):
+        if self._divides_itself and (self._override is None or self._base_ran):
             return True
         if count is None:
             return False

@@ -82,7 +82,8 @@ def open_run(
         model=model,
         scaling=LossScaling(
             override=compute_loss_override,
-            has_loss_func=trainer.compute_loss_func is not None,
+            divides_itself=trainer.compute_loss_func is not None
+            or (trainer.label_smoother is not None and trainer.model_accepts_loss_kwargs),
             declared=trainer.loss_is_scaled_for_ga,
             world_size=runtime.world_size,
             averages_tokens=bool(args.average_tokens_across_devices),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ KILLS = [(step, _SEEDED.randrange(2)) for step in sorted(_SEEDED.sample(range(1,
 
 
 @pytest.fixture(scope="module")
-def unkilled(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def unkilled(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     trainer = make_trainer(tmp_path_factory.mktemp("unkilled"))
     trainer.train()
     assert trainer.state.global_step == NUM_STEPS
     result = outcome(trainer)
     trainer.end()
-    yield result
+    return result
 
 
 def assert_same(found: Any, expected: Any) -> None:
