@@ -50,8 +50,9 @@ def make_model() -> transformers.LlamaForCausalLM:
 
 
 def make_trainer(library: Any, directory: Path, **options: Any) -> Any:
+    num_ranks = options.pop("num_ranks", 0)
     if library is raytrainer:
-        options["num_workers"] = 0
+        options["num_workers"] = num_ranks
     args = library.TrainingArguments(
         **{
             "output_dir": str(directory),
