@@ -491,7 +491,10 @@ class EvaluationHooks(_Attributes):
 
     def _evaluation_model(self) -> nn.Module:
         """The module that predicts: the one with the precision of training, without the reduction of gradients."""
-        return self._backend.evaluation_model(self.model, in_training=self.is_in_train)
+        model = self._backend.evaluation_model(self.model, in_training=self.is_in_train)
+        if not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval):
+            model = model.to(dtype=torch.bfloat16 if self.args.bf16_full_eval else torch.float16)
+        return model
 
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False

@@ -65,7 +65,6 @@ HONOURED: tuple[str, ...] = (
     "max_grad_norm",
     "optim",
     "optim_args",
-    "optim_target_modules",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
@@ -103,7 +102,6 @@ HONOURED: tuple[str, ...] = (
     "eval_delay",
     "eval_on_start",
     "eval_do_concat_batches",
-    "eval_use_gather_object",
     "eval_accumulation_steps",
     "prediction_loss_only",
     "include_for_metrics",
@@ -180,6 +178,14 @@ REFUSED: dict[str, Refusal] = {
     "accelerator_config": Refusal(
         "the data loaders are raytrainer's own: even batches, one shard per worker, seeded order",
         "Leave it out; set the batch size with per_device_train_batch_size.",
+    ),
+    "optim_target_modules": Refusal(
+        "no optimizer of the catalogue takes target modules yet",
+        "Leave it out, or pass optimizer_cls_and_kwargs=.",
+    ),
+    "eval_use_gather_object": Refusal(
+        "evaluation gathers tensors, nested in dicts, lists and tuples",
+        "Return tensors from prediction_step.",
     ),
     "neftune_noise_alpha": Refusal("no noise is added to embeddings", "Leave it out."),
     "torch_compile": _COMPILE,

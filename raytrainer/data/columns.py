@@ -40,7 +40,7 @@ def drop_unused_columns(dataset: Any, columns: list[str], *, description: str | 
             "or set remove_unused_columns=False if your collator makes the model's inputs."
         )
     if unused:
-        logger.info(
+        logger.debug(
             "Columns of the %s set that %s.forward does not take: %s.", description, model_name, unused
         )
     return dataset.remove_columns(unused)

@@ -29,9 +29,11 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 """For Ray, unless the user has set them: see failures sooner; print lines once; no process that watches for notices
-which nothing here acts on; stay in the working directory; and the behaviour of later versions, without its notice."""
+which nothing here acts on; stay in the working directory; and the behaviour of later versions, without its notice.
+For torch: DDP's warning on every rank that its search for unused parameters, the anchor's default, found none."""
 
 
 KNOCK_S = 5.0
