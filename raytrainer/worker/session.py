@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
 from raytrainer.runtime import Runtime
 from raytrainer.worker.binding import bind, build_model
+from raytrainer.worker.shipping import pack
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ class Session:
             value=value,
             state=self.trainer.state,
             control=self.trainer.control,
-            callbacks=[dict(vars(callback)) for callback in self.trainer.callback_handler.callbacks],
-            attributes=self.trainer._user_attributes(),
+            callbacks=[that_travel(vars(callback)) for callback in self.trainer.callback_handler.callbacks],
+            attributes=that_travel(self.trainer._user_attributes()),
         )
 
     def bring_back_weights(self, context: TaskContext) -> None:
@@ -144,3 +145,16 @@ def open_session(trainer: Any, runtime: Runtime) -> Session:
 def cpu_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A model's weights and buffers on the CPU, tied ones once each by name."""
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}
+
+
+def that_travel(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those attributes that can go back to the driver; a result is not lost for one that cannot."""
+    travelling: dict[str, Any] = {}
+    for name, value in attributes.items():
+        try:
+            pack(value)
+        except Exception as error:  # noqa: BLE001 - pickling runs code of the user, which may raise anything
+            logger.info("The attribute %s stays on the worker: %s", name, error)
+        else:
+            travelling[name] = value
+    return travelling

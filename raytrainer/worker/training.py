@@ -100,14 +100,14 @@ def choose_origin(
     trainer: Any, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
 ) -> Origin:
     """All ranks: agree on what to go on from. Rank 0 looks; an error there is an error everywhere."""
-    outcome: Origin | CheckpointError | None = None
+    outcome: Origin | Exception | None = None
     if runtime.rank == 0:
         try:
             outcome = look_for_origin(trainer, runtime, requested, is_restart=is_restart)
-        except CheckpointError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait for an answer
             outcome = error
     agreed = runtime.broadcast(outcome)
-    if isinstance(agreed, CheckpointError):
+    if isinstance(agreed, Exception):
         raise agreed
     assert agreed is not None
     return agreed
