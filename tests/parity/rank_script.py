@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import transformers
 from torch.nn.parallel import DistributedDataParallel
 
-import raytrainer
-from tests.parity.test_against_transformers import make_trainer, rows
+from tests.parity.twins import LIBRARIES, eval_losses, make_trainer, rows
 
 
 class Probe(transformers.TrainerCallback):
-    """Remembers what kind of optimizer step really ran: whether the model was wrapped in DDP."""
+    """Remembers what really ran: what the model was wrapped in, and in a group of how many."""
 
-    def __init__(self) -> None:
-        self.trainer: Any = None
-        self.is_ddp = False
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.wrappers: set[str] = set()
+        self.is_ddp = True
+        self.group_size = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.is_ddp = isinstance(self.trainer.model_wrapped, DistributedDataParallel)
+        self.wrappers.add(type(self.trainer.model_wrapped).__name__)
+        self.is_ddp &= isinstance(self.trainer.model_wrapped, DistributedDataParallel)
+        self.group_size = dist.get_world_size()
+
+
+def digest(model: torch.nn.Module) -> str:
+    """A hash of all weights, to the bit."""
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        total.update(name.encode() + value.detach().numpy().tobytes())
+    return total.hexdigest()
 
 
 def main() -> None:
-    """Train, and write steps and weights."""
-    library, target = sys.argv[1], Path(sys.argv[2])
+    """Train, and write steps and weights of every rank."""
+    library, target, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     torch.set_num_threads(1)
-    module = raytrainer if library == "raytrainer" else transformers
-    trainer = make_trainer(
-        module, target.parent / library, num_train_epochs=1, gradient_accumulation_steps=3, num_ranks=2
-    )
-    probe = Probe()
-    probe.trainer = trainer
+    trainer = make_trainer(LIBRARIES[library], target.parent / f"{library}_output", num_ranks=2, **options)
+    probe = Probe(trainer)
     trainer.add_callback(probe)
     trainer.train()
+    digests: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(digests, digest(trainer.model))
     if trainer.is_world_process_zero():
-        weights = {name: value.tolist() for name, value in trainer.model.state_dict().items()}
         body = {
             "rows": rows(trainer),
-            "weights": weights,
+            "eval_losses": eval_losses(trainer),
+            "weights": {name: value.tolist() for name, value in trainer.model.state_dict().items()},
+            "digests": digests,
             "is_ddp": probe.is_ddp,
-            "world": trainer.args.world_size,
+            "wrappers": sorted(probe.wrappers),
+            "group_size": probe.group_size,
+            "world_size": trainer.args.world_size,
         }
         target.write_text(json.dumps(body))
-    trainer.end()
+    if library == "ours":
+        trainer.end()
+    else:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
