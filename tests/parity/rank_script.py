@@ -64,6 +64,8 @@ def main() -> None:
     if library == "ours":
         trainer.end()
     else:
+        # A rank that leaves while the other is still at work makes gloo abort the other.
+        dist.barrier()
         dist.destroy_process_group()
 
 
