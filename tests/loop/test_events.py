@@ -77,7 +77,7 @@ def test_events_come_in_the_anchors_order(run: str, tmp_path: Path) -> None:
     assert ("on_save" in events) == ("save_strategy" in RUNS[run])
 
 
-# The guide's own example, word for word.
+# The example of the Trainer guide.
 class EarlyStoppingCallback(TrainerCallback):
     def __init__(self, num_steps=10):
         self.num_steps = num_steps

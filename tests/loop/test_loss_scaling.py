@@ -93,7 +93,7 @@ class AsksTheBase(Trainer):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
-# The guide's own example, word for word.
+# The example of the Trainer guide.
 class CustomTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
