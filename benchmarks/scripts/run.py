@@ -1,0 +1,96 @@
+"""Runs one of the two scripts in a process and a Ray of its own, and reads its marks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SIDES = {"raytrainer": "with_raytrainer.py", "by hand": "by_hand.py"}
+TIMEOUT_S = 300
+FOREIGN = ("RAY_ADDRESS", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a script.
+
+    Attributes:
+        began: When its process was started [s since the epoch].
+        marks: What it wrote, in order.
+    """
+
+    began: float
+    marks: list[dict[str, Any]]
+
+    def all(self, name: str) -> list[dict[str, Any]]:
+        """The marks of a name."""
+        return [mark for mark in self.marks if mark["name"] == name]
+
+    def one(self, name: str) -> dict[str, Any]:
+        """The first mark of a name.
+
+        Raises:
+            SystemExit: If there is none.
+        """
+        found = self.all(name)
+        if not found:
+            raise SystemExit(f"The script never marked {name!r}; it marked {self.marks}.")
+        return found[0]
+
+
+def run(side: str, *flags: str) -> Run:
+    """Run a script to its end.
+
+    Raises:
+        SystemExit: If it fails, with what it printed.
+    """
+    # Short, because the path of a socket has at most 107 characters.
+    directory = Path(tempfile.mkdtemp(prefix="rtb-", dir="/tmp"))
+    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    environment |= {
+        "RAY_TMPDIR": str(directory / "r"),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    (directory / "r").mkdir()
+    command = [sys.executable, str(HERE / SIDES[side]), "--directory", str(directory), *flags]
+    try:
+        began = time.time()
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        lines = (directory / "marks.jsonl").read_text().splitlines()
+        return Run(began, sorted(map(json.loads, lines), key=lambda mark: mark["time"]))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def interleaved(rounds: int) -> Iterator[str]:
+    """The sides in turn, each first in every other round."""
+    for number in range(rounds):
+        yield from SIDES if number % 2 == 0 else reversed(SIDES)
+
+
+def report(what: str, times: dict[str, Sequence[float]]) -> None:
+    """Print all readings [s], the medians and their ratio."""
+    medians = {side: statistics.median(values) for side, values in times.items()}
+    print(f"\n{what}")
+    for side, values in times.items():
+        readings = "  ".join(f"{value:.2f}" for value in values)
+        print(f"  {side:10}  median {medians[side]:6.2f} s   of {readings}")
+    print(f"  raytrainer / by hand = {medians['raytrainer'] / medians['by hand']:.2f}")
