@@ -1,0 +1,50 @@
+"""Finds the processes of one Ray by its directory, which is in the command line or the environment of each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+END_S = 8
+
+
+def members(directory: Path) -> list[str]:
+    """Command lines of the living processes that belong to a directory."""
+    return [command for _, command in _find(directory)]
+
+
+def _find(directory: Path) -> list[tuple[int, str]]:
+    needle = str(directory).encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            command = (process / "cmdline").read_bytes()
+            is_one = needle in command or needle in (process / "environ").read_bytes()
+        except OSError:  # It ended, or it is not ours to look at.
+            continue
+        if is_one:
+            found.append((int(process.name), command.replace(b"\0", b" ").decode(errors="replace")))
+    return found
+
+
+def end_group(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """Wait until a Ray that was told to end has ended, and end what does not."""
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + END_S
+    while (left := _find(directory)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid, _ in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while _find(directory) and time.monotonic() < deadline + END_S:
+        time.sleep(0.1)
