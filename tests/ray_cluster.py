@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.leftovers import members, wait_for_end
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
@@ -37,6 +39,7 @@ def ray_cluster(ray_directory: Path) -> Iterator[None]:
     from raytrainer.launch.cluster import ENVIRONMENT as DEFAULTS
 
     before = dict(os.environ)
+    storages_before = storages()
     os.environ.update(DEFAULTS | ENVIRONMENT)
     ray.init(
         address="local",
@@ -49,3 +52,11 @@ def ray_cluster(ray_directory: Path) -> Iterator[None]:
     ray.shutdown()
     os.environ.clear()
     os.environ.update(before)
+    # With its processes a Ray's ports are free again. The directories are those that groups give to Ray Train.
+    wait_for_end(ray_directory)
+    assert members(ray_directory) == [], "processes of the tests' Ray are left"
+    assert storages() <= storages_before, "directories of worker groups are left"
+
+
+def storages() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("raytrainer-*"))

@@ -78,6 +78,13 @@ class ControlClient:
         except ray.exceptions.RayError:
             return None
 
+    def end(self) -> None:
+        """End the actor, and with it all that was left there; does not wait."""
+        import ray
+
+        with contextlib.suppress(Exception):  # It is gone already, or Ray is.
+            ray.kill(self.actor)
+
     def _get(self, call: Any, timeout_s: float = ANSWER_S) -> Any:
         import ray
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import tempfile
 import threading
@@ -30,11 +29,12 @@ from raytrainer.launch.cluster import Cluster, connect
 from raytrainer.launch.control_client import ControlClient
 from raytrainer.launch.control_state import Phase, Update
 from raytrainer.launch.failure import Failure, training_failed
+from raytrainer.launch.options import GroupOptions
+from raytrainer.launch.patience import Patience
 from raytrainer.launch.spec import Shipped, receive, ship
 from raytrainer.runtime import Command
 from raytrainer.telemetry.events import Note
 from raytrainer.worker.local import interrupts
-from raytrainer.worker.main import WorkerConfig
 from raytrainer.worker.protocol import Task
 
 logger = logging.getLogger(__name__)
@@ -45,27 +45,14 @@ LONG_POLL_S = 10.0
 """How long one call waits in the control actor before it is made again."""
 MORE_RECORDS_S = 1.0
 """After a failure ended the run: how long other ranks may say that theirs came first."""
-START_PATIENCE_S = 45.0
-"""After that time without workers, the user is told what they wait for."""
 END_TIMEOUT_S = 30.0
 """How long workers may take to leave."""
-DEFAULT_SESSION = "raytrainer.worker.session:open_session"
 
 STOP_NOTE = "stopping after a checkpoint; press Ctrl-C again to stop now"
 
 
 class GroupClosedError(RayTrainerError):
     """The workers have left, since nobody asked them for anything; a new group must be started."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupOptions:
-    """How a group is started and kept."""
-
-    args: Any
-    """Arguments with the fields of ``RayOptions``, and ``output_dir``, ``ddp_backend``, ``ddp_timeout``."""
-    open_session: str = DEFAULT_SESSION
-    """``module:function`` that binds the trainer on a worker."""
 
 
 @dataclass(kw_only=True)
@@ -81,25 +68,6 @@ class _Started:
     thread: threading.Thread
     coordinator: object
     began: float = field(default_factory=time.monotonic)
-
-
-class _Patience:
-    """How long a call has lasted, against its limits."""
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self._began = time.monotonic()
-        self._timeout_s = timeout_s
-        self._has_asked = False
-
-    def is_over(self) -> bool:
-        return self._timeout_s is not None and time.monotonic() - self._began > self._timeout_s
-
-    def is_time_to_ask_for_workers(self) -> bool:
-        """True once, after a while."""
-        if self._has_asked or time.monotonic() - self._began < START_PATIENCE_S:
-            return False
-        self._has_asked = True
-        return True
 
 
 class WorkerGroup:
@@ -127,6 +95,8 @@ class WorkerGroup:
         self._fit_error: BaseException | None = None
         self._fit_is_over = threading.Event()
         self._next_event = 0
+        self._parked: Any = None
+        """What rank 0 left, in transport form, once its actor has ended."""
         self._finalizer = registry.end_with(trainer, _Ender(self))
 
     @property
@@ -178,7 +148,7 @@ class WorkerGroup:
         trainer = ray.put(self._shipped)
         self._shipped = None
         storage = tempfile.mkdtemp(prefix="raytrainer-")
-        config = self._worker_config(cluster, control.actor, trainer, allocation)
+        config = self._options.for_workers(cluster, control.actor, trainer, allocation)
         try:
             fit = make_fit(args, cluster, allocation, storage, config)
         except BaseException:
@@ -210,15 +180,20 @@ class WorkerGroup:
         self.kill()
 
     def kill(self) -> None:
-        """End the workers now. What they hold is lost, apart from what was parked."""
-        started = self._started
-        self._is_ended = True
-        if started is not None and not self._fit_is_over.is_set():
-            import ray
+        """End the workers now. What they hold is lost, apart from what was parked, which stays with this object."""
+        import ray
 
-            if ray.is_initialized():
+        started = self._started
+        if started is not None and not self._is_ended and ray.is_initialized():
+            self._parked = started.control.parked(0.0)
+            if self._fit_is_over.is_set():
+                started.control.end()
+            else:
                 started.control.send_abandon("ended by the driver")
-                started.fit.end_now()
+                # After the workers, whose last words are for it.
+                started.fit.end_now(then=started.control.end)
+        self._is_ended = True
+        self._finalizer.detach()
         self._forget()
 
     def parked(self, timeout_s: float = END_TIMEOUT_S) -> Any:
@@ -226,11 +201,9 @@ class WorkerGroup:
 
         Waits for workers that are leaving, but not for those that are not.
         """
-        started = self._started
-        if started is None:
-            return None
-        shipped = started.control.parked(0.0 if self._fit_is_over.is_set() else timeout_s)
-        return receive(shipped) if shipped is not None else None
+        if self._started is not None and not self._is_ended:
+            self._parked = self._started.control.parked(0.0 if self._fit_is_over.is_set() else timeout_s)
+        return receive(self._parked) if self._parked is not None else None
 
     # ---- calls --------------------------------------------------------------------------------------------------
 
@@ -291,7 +264,6 @@ class WorkerGroup:
         except ray.exceptions.RayError as error:
             raise GroupClosedError("The control actor has ended.") from error
         if not is_taken:
-            self._is_ended = True
             raise GroupClosedError("The workers have left.")
         wants_stop = threading.Event()
         with interrupts(wants_stop.set):
@@ -300,7 +272,7 @@ class WorkerGroup:
     def _wait(
         self, started: _Started, method: str, wants_stop: threading.Event, timeout: float | None
     ) -> Any:
-        patience = _Patience(timeout)
+        patience = Patience(timeout)
         for update in self._updates(started, patience):
             if update is not None:
                 self._render(update)
@@ -317,7 +289,7 @@ class WorkerGroup:
         self.kill()
         raise TrainingFailed(f"{method}() gave no result within {timeout:g} s, so its workers were ended.")
 
-    def _updates(self, started: _Started, patience: _Patience) -> Iterator[Update | None]:
+    def _updates(self, started: _Started, patience: Patience) -> Iterator[Update | None]:
         """What is new, and None at least every ``SLICE_S``; ends when the time is up."""
         import ray
 
@@ -397,25 +369,8 @@ class WorkerGroup:
             self._fit_is_over.set()
             self._forget()
 
-    def _worker_config(
-        self, cluster: Cluster, control: Any, trainer: Any, allocation: Allocation
-    ) -> WorkerConfig:
-        args = self._options.args
-        return WorkerConfig(
-            control=control,
-            trainer=[trainer],
-            open_session=self._options.open_session,
-            output_dir=_for_workers(args.output_dir),
-            num_threads=allocation.num_threads,
-            use_gpu=allocation.use_gpu,
-            backend=args.ddp_backend or ("nccl" if allocation.use_gpu else "gloo"),
-            timeout_s=float(args.ddp_timeout),
-            directory=os.getcwd() if cluster.is_private else None,
-        )
-
     def _forget(self) -> None:
         registry.leave(self)
-        self._finalizer.detach()
         if self._started is not None:
             shutil.rmtree(self._started.storage, ignore_errors=True)
 
@@ -428,10 +383,3 @@ class _Ender:
 
     def __call__(self) -> None:
         threading.Thread(target=self._group.kill, name="raytrainer-end", daemon=True).start()
-
-
-def _for_workers(path: str | os.PathLike[str] | None) -> str | None:
-    """A path that means the same in a process with another working directory."""
-    if path is None or "://" in str(path):
-        return None if path is None else str(path)
-    return os.path.abspath(path)

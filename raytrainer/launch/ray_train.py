@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -50,22 +51,28 @@ class Fit(TorchTrainer):
     def __init__(self, *, is_private_cluster: bool, **arguments: Any) -> None:
         self._unused = _UNUSED | (_UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster else frozenset())
         self._controller: Any = None
-        self._is_ended = False
+        self._after_end: Callable[[], None] | None = None
         super().__init__(**arguments)
 
-    def end_now(self) -> None:
-        """End the workers, and give back what they hold. Returns at once."""
-        self._is_ended = True
-        if self._controller is not None:
-            threading.Thread(target=self._abort, name="raytrainer-abort", daemon=True).start()
+    def end_now(self, then: Callable[[], None]) -> None:
+        """End the workers, and give back what they hold. Returns at once.
 
-    def _abort(self) -> None:
+        Args:
+            then: Called in another thread when they have ended.
+        """
+        self._after_end = then
+        if self._controller is not None:
+            threading.Thread(target=self._abort, args=(then,), name="raytrainer-abort", daemon=True).start()
+
+    def _abort(self, then: Callable[[], None]) -> None:
         try:
             # A controller that is just starting workers answers when it is done with that.
             ray.wait([self._controller.abort.remote()], timeout=ABORT_TIMEOUT_S)
             ray.kill(self._controller)
         except Exception:  # Ray has ended, and the workers with it.
             logger.debug("Could not end the controller.", exc_info=True)
+        finally:
+            then()
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -86,8 +93,8 @@ class Fit(TorchTrainer):
             runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
         )
         self._controller = options.remote(**arguments)
-        if self._is_ended:
-            self.end_now()
+        if self._after_end is not None:
+            self.end_now(self._after_end)
         ray.get(self._controller.run.remote())
         return ray.get(self._controller.get_result.remote())
 

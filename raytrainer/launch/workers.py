@@ -11,7 +11,8 @@ import logging
 from typing import Any
 
 from raytrainer.launch.entry import new_run_id
-from raytrainer.launch.group import GroupClosedError, GroupOptions, WorkerGroup
+from raytrainer.launch.group import GroupClosedError, WorkerGroup
+from raytrainer.launch.options import GroupOptions
 from raytrainer.telemetry.console import Renderer
 from raytrainer.worker.session import Returned, TaskContext
 
@@ -99,6 +100,8 @@ class Workers:
         """Forget a group that has ended; what it parked becomes the trainer's."""
         if trainer._weights_are_elsewhere:
             trainer._fetch_weights()
+        if self._group is not None:
+            self._group.kill()
         self._group = None
         self._trained = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +97,7 @@ class ProcessGroupRuntime(CollectiveRuntime):
             if has_gpu:
                 torch.cuda.set_device(self.local_rank)
             dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
+            atexit.register(_end_group)
         self.open_group(timeout_s)
 
     def command(self) -> Command:
@@ -115,7 +117,14 @@ class ProcessGroupRuntime(CollectiveRuntime):
         self._command = Command.STOP_AFTER_SAVE
 
     def leave(self) -> None:
-        """All ranks: end the group. Waits for everybody first; a rank that leaves early fails the others."""
+        """All ranks: wait for everybody; a rank that ends its process early fails the others.
+
+        The group lasts as long as the process, because the trainer can still be asked for something.
+        """
         if dist.is_initialized():
             self.barrier()
-            dist.destroy_process_group()
+
+
+def _end_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.leftovers import end_group, members
+from tests.leftovers import end_group, members
 
 ROOT = Path(__file__).parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -52,12 +52,16 @@ class Head:
         port, dashboard, agent, client = free_ports(4)
         self.url = f"http://127.0.0.1:{dashboard}"
         self.dashboard = dashboard
-        ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+        ports = [
+            f"--port={port}",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}",
+        ]
         self.log = directory / "head.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*RAY, "start", "--head", "--block", "--num-cpus=2", *ports]
-                + [f"--ray-client-server-port={client}", f"--temp-dir={directory / 'r'}"],
+                [*RAY, "start", "--head", "--block", "--num-cpus=2", *ports, f"--temp-dir={directory / 'r'}"],
                 env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from raytrainer.errors import TrainingFailed
-from raytrainer.launch.group import GroupClosedError, GroupOptions, WorkerGroup
+from raytrainer.launch.group import GroupClosedError, WorkerGroup
+from raytrainer.launch.options import GroupOptions
 from raytrainer.telemetry.events import Note, StepDone
 from tests.launch.toy import TOY, ToyTrainer, toy_args
+from tests.leftovers import members
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
 
@@ -100,6 +104,17 @@ def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp
     with pytest.raises(GroupClosedError):
         group.call("describe")
     wait_until(lambda: not any(is_alive(rank[0]) for rank in first["ranks"]))
+
+
+def test_nothing_of_an_ended_group_stays(make_group, ray_directory):
+    group = make_group()
+    pids = pids_of(group)
+    assert any("ControlActor" in command for command in members(ray_directory))
+    group.end()
+    assert group.parked()["weights"].tolist() == [0, 1, 2, 3], "what was handed over stays with the driver"
+    wait_until(lambda: not any(map(is_alive, pids)))
+    wait_until(lambda: not any("ControlActor" in command for command in members(ray_directory)))
+    assert not list(Path(tempfile.gettempdir()).glob("raytrainer-*"))
 
 
 def test_programming_error_ends_the_run_at_once_with_the_users_traceback(make_group, tmp_path):

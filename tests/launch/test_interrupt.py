@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-from raytrainer.launch.group import GroupOptions, WorkerGroup
+from raytrainer.launch.group import WorkerGroup
+from raytrainer.launch.options import GroupOptions
 from tests.launch.toy import TOY, ToyTrainer, toy_args
 
 def say(**facts):

@@ -40,11 +40,18 @@ def end_group(process: subprocess.Popen[bytes], directory: Path) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if not wait_for_end(directory):
+        for pid, _ in _find(directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for_end(directory)
+
+
+def wait_for_end(directory: Path) -> bool:
+    """Whether all processes of a directory end in time."""
     deadline = time.monotonic() + END_S
-    while (left := _find(directory)) and time.monotonic() < deadline:
+    while _find(directory):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.1)
-    for pid, _ in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    while _find(directory) and time.monotonic() < deadline + END_S:
-        time.sleep(0.1)
+    return True
