@@ -1,4 +1,7 @@
-"""Finds the processes of one Ray by its directory, which is in the command line or the environment of each of them."""
+"""Finds the processes of one Ray by its directory: it is in their command line, or they have a log open in it.
+
+Ray's workers write a title over their command line and their environment, so these would not do.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,19 @@ def members(directory: Path) -> list[str]:
 
 
 def _find(directory: Path) -> list[tuple[int, str]]:
-    needle = str(directory).encode()
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
         try:
-            command = (process / "cmdline").read_bytes()
-            is_one = needle in command or needle in (process / "environ").read_bytes()
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            is_one = str(directory) in command or any(
+                str(directory) in os.readlink(handle) for handle in (process / "fd").iterdir()
+            )
         except OSError:  # It ended, or it is not ours to look at.
             continue
         if is_one:
-            found.append((int(process.name), command.replace(b"\0", b" ").decode(errors="replace")))
+            found.append((int(process.name), command))
     return found
 
 
