@@ -9,6 +9,8 @@ are interleaved, and the median of the rounds' mean times per step counts.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -90,9 +92,11 @@ def time_trainer(library: Any, num_steps: int, **options: Any) -> float:
             disable_tqdm=True,
             **options,
         )
-        library.Trainer(
+        trainer = library.Trainer(
             model=make_model(), args=args, train_dataset=make_data(num_steps), callbacks=[clock]
-        ).train()
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train()
     return (clock.ended - clock.began) / (num_steps - 10)
 
 

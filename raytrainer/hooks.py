@@ -19,7 +19,8 @@ from transformers import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
-from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
+from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
+from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
 from raytrainer.data.loader import RankDataLoader, build_loader, data_seed, to_device
@@ -558,13 +559,17 @@ class SavingHooks(_Attributes):
         self.current_flos = 0.0
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not self.args.should_save:
+        is_in_shards = state_dict is None and is_sharded(self.model)  # then all ranks take part
+        if not self.args.should_save and not is_in_shards:
             return
         target = Path(output_dir if output_dir is not None else str(self.args.output_dir))
         processor = self.processing_class
         if processor is None:
             processor = getattr(self.data_collator, "tokenizer", None)
-        save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
+        if is_in_shards:
+            save_sharded_model(self.model, target, processing_class=processor)
+        else:
+            save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         assert self._run is not None

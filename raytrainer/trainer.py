@@ -420,7 +420,8 @@ class Trainer(TrainerHooks):
         self._check_call(method, args, kwargs)
         if runs_in_this_process(self.args):
             session = open_local_session(self)
-            session.runtime.run_id = new_run_id()
+            # All ranks of a launcher: each would make up its own.
+            session.runtime.run_id = session.runtime.broadcast(new_run_id())
             return getattr(self, method)(*args, **kwargs)
         if self._workers is None:
             from raytrainer.launch.workers import Workers

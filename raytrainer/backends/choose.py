@@ -16,7 +16,10 @@ from transformers import PreTrainedModel
 
 from raytrainer.backends.base import Backend
 from raytrainer.backends.data_parallel import DataParallelBackend
+from raytrainer.backends.fsdp2 import FullyShardedBackend
 from raytrainer.config.arguments import TrainingArguments
+from raytrainer.config.sharding import ShardingOptions
+from raytrainer.errors import ConfigurationError
 
 
 def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
@@ -28,6 +31,8 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
     """
     # Accelerate's state is one per process; a second trainer in this process may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
+    if args.sharding is not None:
+        return _sharded(args, args.sharding)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=_finds_unused(args, model))
     for name in ("bucket_cap_mb", "broadcast_buffers", "static_graph"):
         value = getattr(args, f"ddp_{name}")
@@ -41,6 +46,20 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
         kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
     )
     return DataParallelBackend(accelerator)
+
+
+def _sharded(args: TrainingArguments, options: ShardingOptions) -> FullyShardedBackend:
+    if args.mixed_precision == "fp16":
+        raise ConfigurationError(
+            "fsdp with fp16 is not available: its loss scaling was never run on sharded gradients. Use bf16=True."
+        )
+    accelerator = Accelerator(
+        cpu=args.device.type == "cpu",
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
+    )
+    return FullyShardedBackend(accelerator, options)
 
 
 def _finds_unused(args: TrainingArguments, model: nn.Module | None) -> bool:

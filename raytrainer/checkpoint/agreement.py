@@ -6,12 +6,15 @@ the rank and the exception. Every call makes the same collectives on every rank 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from raytrainer.errors import CheckpointError
 from raytrainer.runtime import Runtime
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -53,8 +56,10 @@ class Agreement:
         result: list[T] = []
         try:
             result.append(action())
-        except Exception as caught:  # noqa: BLE001 - raised when the other ranks know
+        except Exception as caught:
             error = caught
+            # Before the other ranks are told, in case telling them fails.
+            logger.warning("%s: %s: %s", self._consequence, type(error).__name__, error, exc_info=True)
         outcomes = self._runtime.gather((result, self._describe(error)))
         failures = [failure for _, failure in outcomes or [] if failure is not None]
         self._raise(error, self._runtime.broadcast(failures[0] if failures else None))

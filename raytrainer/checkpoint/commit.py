@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import os
 import shutil
@@ -42,7 +43,12 @@ WritePart = Callable[[Path], Sequence[Path]]
 
 
 def commit_checkpoint(
-    run_dir: Path, step: int, *, runtime: Runtime, write_part: WritePart, facts: CheckpointFacts
+    run_dir: Path,
+    step: int,
+    *,
+    runtime: Runtime,
+    write_parts: Sequence[WritePart],
+    facts: CheckpointFacts,
 ) -> Path:
     """All ranks: write a checkpoint and commit it.
 
@@ -50,7 +56,9 @@ def commit_checkpoint(
         run_dir: Where ``checkpoint-{step}`` will lie; on storage that all ranks share.
         step: The optimizer step that is done.
         runtime: Where this rank runs.
-        write_part: Writes this rank's files. May use collectives if it does so on all ranks.
+        write_parts: Each writes some of this rank's files. They may use collectives if they do so on all ranks, and
+            none of them begins before all ranks have ended the one before, so that a rank whose storage fails leaves
+            nobody in a collective of the next.
         facts: What the manifest says about the run; rank 0's counts.
 
     Returns:
@@ -69,7 +77,7 @@ def commit_checkpoint(
         with _storage_explained(final, always=True):
             _make_empty(target)
 
-    def write() -> list[str]:
+    def write(write_part: WritePart) -> list[str]:
         with _storage_explained(final):
             written = write_part(target)
         return _relative_names(target, written)
@@ -84,7 +92,7 @@ def commit_checkpoint(
 
     with _removed_on_error(target, is_owner=runtime.rank == 0):
         ranks.on_rank_0(make_directory)
-        claims = ranks.on_all(write)
+        claims = [ranks.on_all(functools.partial(write, write_part)) for write_part in write_parts]
         shares = runtime.broadcast(_share_out(target, claims))
         records = ranks.on_all(record)
         ranks.on_rank_0(publish)
@@ -109,17 +117,18 @@ def _relative_names(target: Path, paths: Iterable[Path]) -> list[str]:
     return names
 
 
-def _share_out(target: Path, claims: list[list[str]] | None) -> list[list[str]]:
+def _share_out(target: Path, claims: list[list[list[str]] | None]) -> list[list[str]]:
     """Rank 0, when all files are written: which rank records which files.
 
     Each rank gets those that it wrote. A file that nobody named (a user's hook wrote it) goes to rank 0, one that
     several ranks named to the first of them.
     """
-    if claims is None:
+    if any(part is None for part in claims):
         return []
     taken: set[str] = set()
     shares: list[list[str]] = []
-    for claim in claims:
+    for per_part in zip(*(part for part in claims if part is not None), strict=True):
+        claim = [name for names in per_part for name in names]
         shares.append([name for name in dict.fromkeys(claim) if name not in taken])
         taken.update(claim)
     everything = (path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())

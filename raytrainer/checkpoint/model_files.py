@@ -16,6 +16,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import torch.distributed as dist
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,6 +24,15 @@ from transformers.utils import is_peft_available
 
 from raytrainer.checkpoint.layout import WEIGHTS_NAME
 from raytrainer.checkpoint.model_match import Layout, match_layout
+from raytrainer.checkpoint.sharded_weights import (
+    gather_weights,
+    is_saved_in_parts,
+    is_sharded,
+    load_sharded_weights,
+    original_class,
+    save_in_parts,
+    spread,
+)
 from raytrainer.checkpoint.weight_files import WeightFiles, find_adapter, find_weights, read_shapes
 from raytrainer.errors import CheckpointError
 
@@ -61,6 +71,23 @@ def save_model_weights(
     return sorted(path for path, stamp in after.items() if before.get(path) != stamp)
 
 
+def save_sharded_model(model: Any, directory: Path, *, processing_class: Any = None) -> None:
+    """All ranks: write the weights of a sharded model, as ``save_model_weights`` does for a whole one.
+
+    Every rank writes its share of the tensors. Where the files have other names or shapes than the model in memory,
+    or hold an adapter only, rank 0 gathers the weights and writes them all.
+    """
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    if is_saved_in_parts(model):
+        save_in_parts(model, directory)
+        if is_first and processing_class is not None:
+            processing_class.save_pretrained(directory)
+        return
+    weights = gather_weights(model)
+    if is_first:
+        save_model_weights(model, directory, processing_class=processing_class, state_dict=weights)
+
+
 def load_model_weights(model: nn.Module, directory: Path) -> None:
     """Read weights into a model; every weight is read, or the model stays as it is.
 
@@ -85,6 +112,9 @@ def _load_safetensors(model: nn.Module, directory: Path, weights: WeightFiles) -
     if match_layout(read_shapes(weights), model, directory) is Layout.CONVERTED:
         _load_converted(model, directory)
         return
+    if is_sharded(model):
+        load_sharded_weights(model, directory)
+        return
     for path in weights.paths:
         try:
             tensors = safetensors.torch.load_file(path, device="cpu")
@@ -107,13 +137,13 @@ def _load_torch_files(model: nn.Module, directory: Path, weights: WeightFiles) -
         del tensors
         _load_converted(model, directory)
     else:
-        model.load_state_dict(tensors, strict=False)
+        _copy(model, tensors)
 
 
 def _load_converted(model: nn.Module, directory: Path) -> None:
     """Read what transformers saved under other names: only its own ``from_pretrained`` knows the way back."""
     assert isinstance(model, PreTrainedModel)
-    load: Any = type(model).from_pretrained
+    load: Any = original_class(model).from_pretrained
     with _without_progress_bars():
         loaded, info = load(directory, config=model.config, dtype=model.dtype, output_loading_info=True)
     wrong = [
@@ -124,7 +154,14 @@ def _load_converted(model: nn.Module, directory: Path) -> None:
             f"{directory} does not hold all weights of this {type(model).__name__}; transformers reports "
             f"{', '.join(sorted(wrong)[:3])}."
         )
-    model.load_state_dict(loaded.state_dict())
+    _copy(model, loaded.state_dict())
+
+
+def _copy(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    if is_sharded(model):
+        spread(model, tensors)
+    else:
+        model.load_state_dict(tensors, strict=False)
 
 
 def _load_adapter(model: Any, file: Path) -> None:

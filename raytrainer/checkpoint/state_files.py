@@ -10,17 +10,27 @@ import dataclasses
 import json
 import logging
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from raytrainer.checkpoint.layout import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, STATE_NAME
+from raytrainer.checkpoint.layout import (
+    OPTIMIZER_NAME,
+    SCALER_NAME,
+    SCHEDULER_NAME,
+    SHARDED_OPTIMIZER_NAME,
+    STATE_NAME,
+)
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
+from raytrainer.checkpoint.sharded_optimizer import cut_state, load_sharded_optimizer
+from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.errors import CheckpointError
 
 __all__ = [
@@ -44,9 +54,9 @@ class Stateful(Protocol):
 
 
 def save_optimizer_files(
-    directory: Path, *, optimizer: Stateful, scheduler: Stateful, scaler: Stateful | None = None
+    directory: Path, *, optimizer: Stateful | None, scheduler: Stateful, scaler: Stateful | None = None
 ) -> list[Path]:
-    """One rank: write the states of optimizer, schedule and, if there is one, gradient scaler.
+    """One rank: write the states of optimizer (unless it lies there in shards), schedule and gradient scaler, if any.
 
     Raises:
         CheckpointError: If a state holds objects that could not be read back safely.
@@ -68,7 +78,8 @@ def save_optimizer_files(
 def load_optimizer_files(
     directory: Path,
     *,
-    optimizer: Stateful,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     scheduler: Stateful,
     scaler: Stateful | None = None,
     device: torch.device | None = None,
@@ -77,6 +88,7 @@ def load_optimizer_files(
 
     Args:
         directory: The checkpoint.
+        model: Of the optimizer, wrapped or not; its parameters may be whole or sharded, whatever was saved.
         optimizer: Of the same kind, on the same parameters, as when it was saved.
         scheduler: Likewise.
         scaler: Likewise, if this run has one.
@@ -88,7 +100,9 @@ def load_optimizer_files(
     Raises:
         CheckpointError: If one is damaged, does not fit, or is there without the other.
     """
-    present = {name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if (directory / name).is_file()}
+    in_shards = (directory / SHARDED_OPTIMIZER_NAME).is_dir()
+    optimizer_name = SHARDED_OPTIMIZER_NAME if in_shards else OPTIMIZER_NAME
+    present = {name for name in (optimizer_name, SCHEDULER_NAME) if (directory / name).exists()}
     if not present:
         logger.warning(
             "%s has no optimizer and schedule (save_only_model=True leaves them out); both begin anew, so the losses "
@@ -102,7 +116,12 @@ def load_optimizer_files(
         )
     # On the CPU the state would keep the map, and a file that is deleted or replaced later would pull it away.
     mapped = device is not None and device.type != "cpu"
-    _restore(directory / OPTIMIZER_NAME, optimizer, mapped=mapped)
+    if in_shards:
+        load_sharded_optimizer(model, optimizer, directory)
+    else:
+        _restore(
+            directory / OPTIMIZER_NAME, optimizer, mapped=mapped, cut=cut_state if is_sharded(model) else None
+        )
     _restore(directory / SCHEDULER_NAME, scheduler)
     if scaler is not None:
         if (directory / SCALER_NAME).is_file():
@@ -143,14 +162,14 @@ def load_trainer_state(directory: Path) -> TrainerState:
         raise CheckpointError(f"{path} cannot be read as a trainer state: {error}") from error
 
 
-def _restore(path: Path, part: Stateful, *, mapped: bool = False) -> None:
+def _restore(path: Path, part: Any, *, mapped: bool = False, cut: Callable[..., Any] | None = None) -> None:
     try:
         with safe_globals(), torch.serialization.safe_globals([_numpy_scalar(), *_numpy_scalar_dtypes()]):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     try:
-        part.load_state_dict(state)
+        part.load_state_dict(state if cut is None else cut(part, state))
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not fit the {type(part).__name__} of this run: {error}. Use the optimizer, schedule and "

@@ -24,6 +24,7 @@ from raytrainer.config.combinations import (
 )
 from raytrainer.config.fields import check_accelerator_config, check_honoured
 from raytrainer.config.ray_options import RayOptions
+from raytrainer.config.sharding import ShardingOptions, canonical, read_sharding
 from raytrainer.config.translation import translate_keywords
 from raytrainer.config.values import check_values, coerce_text
 from raytrainer.errors import ConfigurationError
@@ -73,6 +74,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_values(self)
         check_honoured(self)
         evaluation_has_an_interval(self)
+        self.normalise_sharding()
         with self._as_if_on_cpu():
             super().__post_init__()
         if self.use_cpu:
@@ -91,6 +93,25 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_honoured(self)
         check_combinations(self)
         check_accelerator_config(self.accelerator_config)
+
+    def normalise_sharding(self) -> None:
+        """Write what was asked of FSDP, in whatever words, in those of FSDP2.
+
+        Raises:
+            ConfigurationError: For what does not exist or cannot be done.
+        """
+        options = self.sharding
+        if options is None:
+            self.fsdp, self.fsdp_config = None, None
+            return
+        self.fsdp, self.fsdp_config = True, canonical(options)  # type: ignore[assignment]
+        if options.activation_checkpointing:
+            self.activation_checkpointing = True
+
+    @property
+    def sharding(self) -> ShardingOptions | None:
+        """How parameters are sharded; None when they are not."""
+        return read_sharding(self.fsdp, self.fsdp_config)
 
     @property
     def _setup_devices(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]

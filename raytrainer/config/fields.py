@@ -126,6 +126,8 @@ HONOURED: tuple[str, ...] = (
     "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers",
     "ddp_static_graph",
+    "fsdp",
+    "fsdp_config",
     # repetition, measurement, flags for scripts
     "seed",
     "data_seed",
@@ -153,10 +155,6 @@ _COMPILE = Refusal(
     "models are not compiled", "Pass a model that you compiled with `torch.compile`, or leave it out."
 )
 _LIGER = Refusal("Liger kernels are not patched in", "Patch the model before you pass it, or leave it out.")
-_FSDP = Refusal(
-    "parameters are not sharded yet, and plain data parallel instead would not be what you asked for",
-    "Leave it out to train data parallel with one model copy per worker.",
-)
 _DEEPSPEED = Refusal(
     "there is no DeepSpeed backend yet, and plain data parallel instead would not be what you asked for",
     "Leave it out to train data parallel with one model copy per worker.",
@@ -193,8 +191,6 @@ REFUSED: dict[str, Refusal] = {
     "torch_compile_mode": _COMPILE,
     "use_liger_kernel": _LIGER,
     "liger_kernel_config": _LIGER,
-    "fsdp": _FSDP,
-    "fsdp_config": _FSDP,
     "deepspeed": _DEEPSPEED,
     "parallelism_config": Refusal("workers are data parallel only", "Leave it out."),
     "ddp_backend": Refusal(

@@ -61,6 +61,7 @@ def open_run(
     if checkpoint is not None:
         load_optimizer_files(
             checkpoint,
+            model=trainer.model,
             optimizer=trainer.optimizer,
             scheduler=trainer.lr_scheduler,
             scaler=trainer.accelerator.scaler,

@@ -1,12 +1,14 @@
 """What a checkpoint of this loop holds, and who writes which file of it.
 
 Rank 0 writes weights, optimizer, schedule, the public state and the loop's own state; every rank writes its random
-state. ``checkpoint.commit`` makes one committed directory of it.
+state, and its share of weights and optimizer when these are sharded. ``checkpoint.commit`` makes one committed
+directory of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -16,6 +18,8 @@ from raytrainer.callbacks.states import export_states
 from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import save_rng
+from raytrainer.checkpoint.sharded_optimizer import save_sharded_optimizer
+from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.checkpoint.state_files import save_optimizer_files, save_trainer_state
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.loop.boundary import gather_rows
@@ -45,16 +49,21 @@ def save_checkpoint(run: TrainRun) -> Path:
     window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / runtime.world_size
     note_best(run, directory)
 
-    def write_part(target: Path) -> list[Path]:
-        return write_files(run, target, window)
+    def write_states(target: Path) -> list[Path]:
+        return write_state_files(run, target, window)
 
+    parts = [
+        functools.partial(write_weights, run),
+        functools.partial(write_optimizer_shards, run),
+        write_states,
+    ]
     facts = CheckpointFacts(
         epoch=float(trainer.state.epoch or 0.0),
         samples_consumed=run.cursor.samples_consumed(run.plan),
         global_batch_size=run.plan.global_batch_size,
         model_signature=trainer._model_signature(),  # type: ignore[attr-defined]
     )
-    path = commit_checkpoint(directory, step, runtime=runtime, write_part=write_part, facts=facts)
+    path = commit_checkpoint(directory, step, runtime=runtime, write_parts=parts, facts=facts)
     if runtime.rank == 0:
         num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.monotonic() - began
@@ -74,35 +83,46 @@ def note_best(run: TrainRun, directory: Path) -> None:
         state.best_model_checkpoint = str(best)
 
 
-def write_files(run: TrainRun, target: Path, window: float) -> list[Path]:
-    """This rank: write its part of a checkpoint into ``target``; return what it wrote."""
+def write_weights(run: TrainRun, target: Path) -> list[Path]:
+    """All ranks: write the weights; which rank writes what is the matter of ``save_model``."""
+    run.trainer.save_model(str(target), _internal_call=True)
+    # What ranks wrote together is found when all of them are done.
+    is_alone = run.runtime.rank == 0 and not is_sharded(run.trainer.model)
+    return [path for path in target.rglob("*") if path.is_file()] if is_alone else []
+
+
+def write_optimizer_shards(run: TrainRun, target: Path) -> list[Path]:
+    """All ranks: write what each holds of the optimizer's state, if it is sharded."""
+    if run.args.save_only_model or not is_sharded(run.trainer.model):
+        return []
+    return save_sharded_optimizer(run.trainer.model, run.trainer.optimizer, target)
+
+
+def write_state_files(run: TrainRun, target: Path, window: float) -> list[Path]:
+    """This rank: write its random state; rank 0: also what exists once."""
     trainer, args, runtime = run.trainer, run.args, run.runtime
     written: list[Path] = []
     if not args.save_only_model:
         written.append(save_rng(target, rank=runtime.rank, world_size=runtime.world_size))
-    # All ranks: sharded backends gather here; users' overrides may too.
-    trainer.save_model(str(target), _internal_call=True)
     if runtime.rank != 0:
         return written
     if not args.save_only_model:
-        save_optimizer_files(
+        written += save_optimizer_files(
             target,
-            optimizer=trainer.optimizer,
+            optimizer=None if is_sharded(trainer.model) else trainer.optimizer,
             scheduler=trainer.lr_scheduler,
             scaler=trainer.accelerator.scaler,
         )
         (target / LOOP_STATE_NAME).write_text(json.dumps(loop_state(run, window), indent=2) + "\n")
-    save_trainer_state(
-        target,
-        trainer.state,
-        callback_states=export_states(trainer.callback_handler.callbacks, trainer.control),
+        written.append(target / LOOP_STATE_NAME)
+    written.append(
+        save_trainer_state(
+            target,
+            trainer.state,
+            callback_states=export_states(trainer.callback_handler.callbacks, trainer.control),
+        )
     )
-    return [path for path in target.rglob("*") if path.is_file() and not is_of_other_rank(path, runtime.rank)]
-
-
-def is_of_other_rank(path: Path, rank: int) -> bool:
-    """Whether a file of the directory that all ranks write to belongs to another rank."""
-    return path.name.startswith("rng_state_") and path.name != f"rng_state_{rank}.pth"
+    return written
 
 
 def loop_state(run: TrainRun, window: float) -> dict[str, Any]:

@@ -216,10 +216,10 @@ class _Worker:
     def _leave(self) -> None:
         """Hand over what the driver may still want. An error here is not worth a restart."""
         try:
-            if self._rank == 0:
-                value = self._session.farewell()
-                if value is not None:
-                    self._runtime.park(value)
+            # All ranks: sharded weights are gathered.
+            value = self._session.farewell()
+            if self._rank == 0 and value is not None:
+                self._runtime.park(value)
             self._session.close()
         except Exception as error:
             logger.exception("Could not hand over what the trainer holds.")

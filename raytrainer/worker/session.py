@@ -18,6 +18,7 @@ import torch
 
 from raytrainer.checkpoint.model_files import load_model_weights
 from raytrainer.checkpoint.scan import newest_checkpoint
+from raytrainer.checkpoint.sharded_weights import gather_weights, is_sharded
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
 from raytrainer.runtime import Runtime
@@ -123,7 +124,7 @@ class Session:
         self.has_trained = True
 
     def farewell(self) -> dict[str, Any] | None:
-        """Rank 0, before the workers end: what the driver may still want, which is the trained weights."""
+        """All ranks, before the workers end: what the driver may still want, which is the trained weights."""
         return self.trainer._export_weights() if self.has_trained else None
 
     def close(self) -> None:
@@ -143,7 +144,9 @@ def open_session(trainer: Any, runtime: Runtime) -> Session:
 
 
 def cpu_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A model's weights and buffers on the CPU, tied ones once each by name."""
+    """All ranks: a model's weights and buffers on the CPU, tied ones once each by name; sharded ones on rank 0 only."""
+    if is_sharded(model):
+        return gather_weights(model) or {}
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 

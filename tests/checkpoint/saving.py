@@ -34,7 +34,7 @@ def save_small(run_dir, step, *, world_size=1, run_id="run", attempt=0, facts=FA
     world = FakeWorld(world_size, run_id=run_id, attempt=attempt)
     return world.run(
         lambda runtime: commit_checkpoint(
-            run_dir, step, runtime=runtime, write_part=write_small_part(step, runtime.rank), facts=facts
+            run_dir, step, runtime=runtime, write_parts=[write_small_part(step, runtime.rank)], facts=facts
         )
     )[0]
 

@@ -22,10 +22,10 @@ from tests.fakes import FakeWorld, LostRankError
 
 
 def save_with(run_dir, parts, *, step=20, run_id="run"):
-    """Save with one ``write_part`` per rank; return what each rank returned or raised."""
+    """Save with one part per rank; return what each rank returned or raised."""
     return FakeWorld(len(parts), run_id=run_id).outcomes(
         lambda runtime: commit_checkpoint(
-            run_dir, step, runtime=runtime, write_part=parts[runtime.rank], facts=FACTS
+            run_dir, step, runtime=runtime, write_parts=[parts[runtime.rank]], facts=FACTS
         )
     )
 
@@ -274,7 +274,7 @@ def write(target):
         safetensors.torch.save_file({"x": torch.zeros(1 << 20)}, target / "x.safetensors")
     return []
 
-save = lambda runtime: commit_checkpoint(Path(sys.argv[1]), 1, runtime=runtime, write_part=write, facts=FACTS)
+save = lambda runtime: commit_checkpoint(Path(sys.argv[1]), 1, runtime=runtime, write_parts=[write], facts=FACTS)
 (outcome,) = FakeWorld(1).outcomes(save)
 print(type(outcome).__name__, outcome)
 """

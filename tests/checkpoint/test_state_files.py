@@ -20,6 +20,9 @@ from raytrainer.checkpoint.state_files import (
 from raytrainer.errors import CheckpointError
 from tests.checkpoint.saving import names
 
+MODEL = nn.Linear(4, 2)
+"""Says only that parameters are whole."""
+
 
 def training(optimizer_class=torch.optim.AdamW, steps=3, width=4, **options):
     """An optimizer and a schedule that took some steps on a small model."""
@@ -44,7 +47,7 @@ def test_optimizer_and_schedule_come_back_bit_by_bit(tmp_path, optimizer_class):
     written = save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     assert [path.name for path in written] == ["optimizer.pt", "scheduler.pt"]
     fresh, fresh_scheduler = training(optimizer_class, steps=0)
-    assert load_optimizer_files(tmp_path, optimizer=fresh, scheduler=fresh_scheduler) is True
+    assert load_optimizer_files(tmp_path, model=MODEL, optimizer=fresh, scheduler=fresh_scheduler) is True
     assert flat(fresh.state_dict()) == flat(optimizer.state_dict())
     assert fresh_scheduler.state_dict() == scheduler.state_dict()
 
@@ -54,7 +57,7 @@ def test_a_scaler_is_saved_and_restored_when_there_is_one(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler, scaler=scaler)
     fresh = torch.amp.GradScaler("cpu")
-    load_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler, scaler=fresh)
+    load_optimizer_files(tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler, scaler=fresh)
     assert fresh.state_dict() == scaler.state_dict()
 
 
@@ -62,14 +65,14 @@ def test_a_missing_scaler_state_is_a_warning(tmp_path, caplog):
     optimizer, scheduler = training()
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     load_optimizer_files(
-        tmp_path, optimizer=optimizer, scheduler=scheduler, scaler=torch.amp.GradScaler("cpu")
+        tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler, scaler=torch.amp.GradScaler("cpu")
     )
     assert "loss scaling begins anew" in caplog.text
 
 
 def test_a_checkpoint_without_optimizer_and_schedule_says_that_they_begin_anew(tmp_path, caplog):
     optimizer, scheduler = training()
-    assert load_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler) is False
+    assert load_optimizer_files(tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler) is False
     assert "begin anew" in caplog.text
 
 
@@ -78,7 +81,7 @@ def test_one_of_the_two_alone_is_an_error(tmp_path):
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     (tmp_path / "scheduler.pt").unlink()
     with pytest.raises(CheckpointError, match=r"has optimizer\.pt, but not"):
-        load_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
+        load_optimizer_files(tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler)
 
 
 def test_the_state_of_another_optimizer_is_refused(tmp_path):
@@ -86,7 +89,7 @@ def test_the_state_of_another_optimizer_is_refused(tmp_path):
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     other = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     with pytest.raises(CheckpointError, match="does not fit the SGD of this run"):
-        load_optimizer_files(tmp_path, optimizer=other, scheduler=scheduler)
+        load_optimizer_files(tmp_path, model=MODEL, optimizer=other, scheduler=scheduler)
 
 
 def test_a_damaged_file_is_an_error(tmp_path):
@@ -94,7 +97,7 @@ def test_a_damaged_file_is_an_error(tmp_path):
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     (tmp_path / "optimizer.pt").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match=r"optimizer\.pt cannot be read"):
-        load_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
+        load_optimizer_files(tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler)
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
@@ -106,14 +109,14 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     torch.save({"x": Evil()}, tmp_path / "optimizer.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
+        load_optimizer_files(tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler)
 
 
 def test_a_learning_rate_of_numpy_comes_back(tmp_path):
     optimizer, scheduler = training(lr=np.float64(0.25))
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     fresh, fresh_scheduler = training(steps=0)
-    load_optimizer_files(tmp_path, optimizer=fresh, scheduler=fresh_scheduler)
+    load_optimizer_files(tmp_path, model=MODEL, optimizer=fresh, scheduler=fresh_scheduler)
     assert fresh.param_groups[0]["initial_lr"] == 0.25
 
 
@@ -133,7 +136,9 @@ def test_mapped_loading_gives_the_same_state(tmp_path):
     optimizer, scheduler = training()
     save_optimizer_files(tmp_path, optimizer=optimizer, scheduler=scheduler)
     fresh, fresh_scheduler = training(steps=0)
-    load_optimizer_files(tmp_path, optimizer=fresh, scheduler=fresh_scheduler, device=torch.device("meta"))
+    load_optimizer_files(
+        tmp_path, model=MODEL, optimizer=fresh, scheduler=fresh_scheduler, device=torch.device("meta")
+    )
     assert flat(fresh.state_dict()) == flat(optimizer.state_dict())
 
 

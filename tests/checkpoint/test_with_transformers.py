@@ -68,7 +68,7 @@ class SavesWithUs(Trainer):
                 Path(self.args.output_dir),
                 self.state.global_step,
                 runtime=runtime,
-                write_part=write,
+                write_parts=[write],
                 facts=FACTS,
             )
         )
@@ -113,7 +113,9 @@ def test_a_checkpoint_of_transformers_gives_us_the_same_state(tmp_path, uninterr
     assert same_weights(model, uninterrupted.model)
     fresh = anchor(tmp_path)
     fresh.create_optimizer_and_scheduler(6)
-    assert load_optimizer_files(path, optimizer=fresh.optimizer, scheduler=fresh.lr_scheduler)
+    assert load_optimizer_files(
+        path, model=fresh.model, optimizer=fresh.optimizer, scheduler=fresh.lr_scheduler
+    )
     assert fresh.lr_scheduler.state_dict() == uninterrupted.lr_scheduler.state_dict()
     ours, theirs = fresh.optimizer.state_dict()["state"], uninterrupted.optimizer.state_dict()["state"]
     assert all(torch.equal(ours[key]["exp_avg_sq"], theirs[key]["exp_avg_sq"]) for key in theirs)

@@ -151,10 +151,8 @@ def test_name_without_an_equivalent_is_refused_when_it_asks_for_something(asking
         ({"group_by_length": True}, "train_sampling_strategy"),
         ({"torchdynamo": "inductor"}, "torch_compile_backend"),
         ({"push_to_hub_model_id": "m"}, "hub_model_id"),
-        ({"fsdp_min_num_params": 100}, "fsdp_config"),
         ({"split_batches": True}, "accelerator_config"),
         ({"dispatch_batches": True}, "accelerator_config"),
-        ({"fsdp": "full_shard auto_wrap"}, "fsdp"),
     ],
 )
 def test_old_name_of_what_is_not_available_is_refused_as_todays_field(old, field):

@@ -56,8 +56,6 @@ ASKING = {
     "torch_compile_mode": ["default"],
     "use_liger_kernel": [True],
     "liger_kernel_config": [{"rope": True}],
-    "fsdp": [True, "full_shard auto_wrap", ["full_shard"]],
-    "fsdp_config": [{"version": 2}],
     "deepspeed": [{"zero_optimization": {"stage": 2}}, "ds.json"],
     "parallelism_config": [object()],
     "ddp_backend": ["mpi", "hccl"],

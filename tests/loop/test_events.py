@@ -126,10 +126,15 @@ def test_flags_do_what_they_do_in_the_anchor(flag: str, tmp_path: Path) -> None:
     assert seen["ours"] == seen["theirs"]
 
 
-def test_a_nan_loss_is_logged_as_nan_by_default(tmp_path: Path) -> None:
+def test_a_nan_loss_is_logged_as_nan_and_its_step_and_rank_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer = make_trainer(raytrainer, tmp_path, max_steps=4, learning_rate=1e30)
     trainer.train()
     losses = [row[1] for row in rows(trainer)]
     assert len(losses) == 4
     assert math.isfinite(losses[0])
     assert math.isnan(losses[-1])
+    first = 1 + next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
+    printed = capsys.readouterr()
+    assert f"first at step {first} on rank 0" in " ".join((printed.out + printed.err).split())

@@ -1,0 +1,204 @@
+"""Fully sharded data parallelism with FSDP2: parameters, gradients and optimizer state are DTensors over the ranks.
+
+Each unit (a transformer block, say) is gathered whole before its forward and backward pass and freed after it.
+Gradients are reduced to the rank's shard in every micro-batch, also while they accumulate, because keeping whole
+gradients between micro-batches would cost the memory that sharding saves.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+
+from raytrainer.backends.units import choose_units
+from raytrainer.config.sharding import ShardingOptions
+from raytrainer.errors import ConfigurationError
+from raytrainer.telemetry.events import EngagedRow
+
+_NO_CONTEXT: AbstractContextManager[None] = nullcontext()
+
+
+class FullyShardedBackend:
+    """The backend of a run with ``fsdp``."""
+
+    name = "fsdp2"
+
+    def __init__(self, accelerator: Accelerator, options: ShardingOptions) -> None:
+        self.accelerator = accelerator
+        self._options = options
+        self._parameters: list[nn.Parameter] = []
+        self._num_units = 0
+        _join_group()
+        self._mesh = make_mesh(options, accelerator.device.type)
+
+    # ---- wrapping -----------------------------------------------------------------------------------------------
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, FSDPModule):
+            units = choose_units(model, self._options)
+            self._num_units = len(units) + 1
+            shared: dict[str, Any] = {
+                "mesh": self._mesh,
+                "reshard_after_forward": self._options.reshard_after_forward,
+                "mp_policy": self._precision(),
+                "offload_policy": CPUOffloadPolicy() if self._offloads() else OffloadPolicy(),
+            }
+            for unit in units:
+                fully_shard(unit, **shared)
+            fully_shard(model, **shared)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return model
+
+    def wrap_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        return optimizer
+
+    def unwrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def evaluation_model(self, model: nn.Module, *, in_training: bool) -> nn.Module:
+        return self.wrap(model)
+
+    # ---- a step -------------------------------------------------------------------------------------------------
+
+    def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        return _NO_CONTEXT
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        # All ranks: the norm of the shards becomes that of the whole.
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if max_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)
+        return norm
+
+    def zero_grad(self, model: nn.Module) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step_was_skipped(self) -> bool:
+        return False
+
+    def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    # ---- proof --------------------------------------------------------------------------------------------------
+
+    def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
+        parameters = list(model.parameters())
+        whole = sum(parameter.numel() for parameter in parameters)
+        local = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
+        is_sharded = isinstance(model, FSDPModule) and all(isinstance(p, DTensor) for p in parameters)
+        sizes = dict(zip(self._mesh.mesh_dim_names or (), self._mesh.shape, strict=True))
+        wanted_dtype = {"no": "float32", "bf16": "bfloat16"}[self.accelerator.mixed_precision]
+        policy = self._precision()
+        compute = policy.param_dtype or next(iter(parameters)).dtype
+        reduce = policy.reduce_dtype or compute
+        kind = "full shard" if self._options.reshard_after_forward else "shard grad op"
+        kept = {p.device.type for p in parameters}
+        return [
+            EngagedRow(
+                what="workers",
+                requested=str(requested_workers),
+                engaged=f"{dist.get_world_size()} x {self.accelerator.device.type}",
+                ok=dist.get_world_size() == requested_workers,
+            ),
+            EngagedRow(
+                what="backend",
+                requested=f"fsdp, {'hybrid, ' if self._options.is_hybrid else ''}{kind}",
+                engaged=f"FSDP2 ({dist.get_backend()}), {self._num_units} units, "
+                + " x ".join(f"{size} {name}" for name, size in sizes.items()),
+                ok=is_sharded,
+            ),
+            EngagedRow(
+                what="shard",
+                requested=f"1/{sizes['shard']} a rank",
+                engaged=f"{local / 1e6:.2f} of {whole / 1e6:.2f} M parameters",
+                # Each tensor is cut by rows, so a rank may hold a row too many of each.
+                ok=sizes["shard"] == 1 or local < whole,
+            ),
+            EngagedRow(
+                what="precision",
+                requested={"no": "fp32"}.get(
+                    self.accelerator.mixed_precision, self.accelerator.mixed_precision
+                ),
+                engaged=f"{_short(compute)}, reduced in {_short(reduce)}",
+                ok=_short(compute) == wanted_dtype,
+            ),
+            *(
+                [
+                    EngagedRow(
+                        what="offload",
+                        requested="cpu",
+                        engaged=", ".join(sorted(kept)),
+                        ok=kept == {"cpu"},
+                    )
+                ]
+                if self._options.cpu_offload
+                else []
+            ),
+        ]
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _precision(self) -> MixedPrecisionPolicy:
+        if self.accelerator.mixed_precision == "bf16":
+            # Whole parameters are bf16 while they are used; shards, gradients and sums stay fp32.
+            return MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            )
+        return MixedPrecisionPolicy()
+
+    def _offloads(self) -> bool:
+        # On a CPU everything is there already.
+        return self._options.cpu_offload and self.accelerator.device.type != "cpu"
+
+
+def make_mesh(options: ShardingOptions, device_type: str) -> DeviceMesh:
+    """All ranks: the mesh over which parameters are sharded, and replicated if that was asked for.
+
+    Raises:
+        ConfigurationError: If the ranks do not divide into groups.
+    """
+    world_size = dist.get_world_size()
+    if not options.is_hybrid:
+        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
+    size = options.hybrid_shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    if world_size % size or world_size == size:
+        raise ConfigurationError(
+            f"Hybrid sharding over {world_size} workers in groups of {size} (by default those of a node) leaves "
+            "nothing to replicate, or a rest. Set fsdp_config={'hybrid_shard_size': n} with n that divides the number "
+            "of workers and is smaller, or use full_shard."
+        )
+    return init_device_mesh(device_type, (world_size // size, size), mesh_dim_names=("replicate", "shard"))
+
+
+def _join_group() -> None:
+    """FSDP2 works on a process group, also that of one process."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,72 @@
+"""Which modules of a model are units of sharding: gathered whole before their forward pass, and freed after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from raytrainer.config.sharding import ShardingOptions
+from raytrainer.errors import ConfigurationError
+
+DEFAULT_MIN_NUM_PARAMS = 100_000_000
+"""Accelerate's size of a unit, when units are chosen by size and none is given."""
+
+
+def choose_units(model: nn.Module, options: ShardingOptions) -> list[nn.Module]:
+    """Choose the units below the model itself, innermost first.
+
+    Raises:
+        ConfigurationError: If a class is asked for that the model does not have, or it declares none.
+    """
+    if options.wrap == "none":
+        return []
+    if options.wrap == "size":
+        return _by_size(model, options.min_num_params or DEFAULT_MIN_NUM_PARAMS)
+    wanted = set(options.layer_classes) or _declared(model)
+    present = Counter(type(module).__name__ for module in model.modules() if module is not model)
+    if not wanted:
+        raise ConfigurationError(
+            f"fsdp wraps transformer blocks, but {type(model).__name__} declares none. Name their classes with "
+            f"fsdp_config={{'transformer_layer_cls_to_wrap': [...]}}; it has {_shown(present)}. Or choose "
+            "auto_wrap_policy='SIZE_BASED_WRAP' with min_num_params, or 'NO_WRAP'."
+        )
+    missing = wanted - present.keys() if options.layer_classes else set()
+    if missing or not wanted & present.keys():
+        raise ConfigurationError(
+            f"fsdp_config transformer_layer_cls_to_wrap: {type(model).__name__} has no module of class "
+            f"{', '.join(sorted(missing or wanted))}. It has {_shown(present)}."
+        )
+    return [module for module in _innermost_first(model) if type(module).__name__ in wanted]
+
+
+def _declared(model: nn.Module) -> set[str]:
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return set(getattr(base, "_no_split_modules", None) or ())
+
+
+def _by_size(model: nn.Module, smallest: int) -> list[nn.Module]:
+    """Greedy from the leaves: a module is a unit when what no unit below it holds is large enough."""
+    units: list[nn.Module] = []
+
+    def visit(module: nn.Module) -> int:
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        rest = own + sum(visit(child) for child in module.children())
+        # Containers have no forward pass of their own, before which they could be gathered.
+        if module is not model and rest >= smallest and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+            units.append(module)
+            return 0
+        return rest
+
+    visit(model)
+    return units
+
+
+def _innermost_first(model: nn.Module) -> Iterable[nn.Module]:
+    return reversed([module for module in model.modules() if module is not model])
+
+
+def _shown(present: Counter[str]) -> str:
+    return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in present.most_common(12))

@@ -1,0 +1,111 @@
+"""Trains one configuration after the other on the ranks of a launcher, and writes what rank 0 saw as JSON.
+
+Usage: rank.py TARGET JSON, where JSON is a list of {"name", "output_dir", "resume", "options"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+import raytrainer
+from raytrainer.checkpoint.sharded_weights import gather_weights
+from tests.parity.twins import make_model, make_samples, rows
+
+GLOBAL_BATCH = 12
+
+
+class Probe(transformers.TrainerCallback):
+    """Looks, in the last step, at what really trains."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parameters = list(kwargs["model"].parameters())
+        self.seen = {
+            "dtensors": sum(isinstance(p, DTensor) for p in parameters),
+            "parameters": len(parameters),
+            "elements": sum(p.numel() for p in parameters),
+            "local": sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters),
+            "local_gradients": sum(
+                p.grad.to_local().numel() if isinstance(p.grad, DTensor) else p.grad.numel()
+                for p in parameters
+            ),
+            "is_fsdp": isinstance(kwargs["model"], FSDPModule),
+            "mesh": list(parameters[0].device_mesh.shape) if isinstance(parameters[0], DTensor) else [],
+        }
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        moments = [
+            value
+            for entries in kwargs["optimizer"].state.values()
+            for name, value in entries.items()
+            if name.startswith("exp_avg")
+        ]
+        self.seen["local_moments"] = sum(
+            m.to_local().numel() if isinstance(m, DTensor) else m.numel() for m in moments
+        )
+
+
+def train(run: dict[str, Any]) -> dict[str, Any]:
+    """One configuration."""
+    world_size = dist.get_world_size() if dist.is_initialized() else int(os.environ["WORLD_SIZE"])
+    options = {
+        "output_dir": run["output_dir"],
+        "num_workers": world_size,
+        "per_device_train_batch_size": GLOBAL_BATCH // world_size // 2,
+        "gradient_accumulation_steps": 2,
+        "logging_steps": 1,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "max_steps": 6,
+        "save_strategy": "no",
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        **run["options"],
+    }
+    probe = Probe()
+    trainer = raytrainer.Trainer(
+        model=make_model(dropout=0.0),
+        args=raytrainer.TrainingArguments(**options),
+        train_dataset=make_samples(),
+        eval_dataset=make_samples(10),
+        callbacks=[probe],
+    )
+    trainer.train(resume_from_checkpoint=run.get("resume"))
+    weights = gather_weights(trainer.model)
+    model = trainer.model_wrapped
+    return {
+        "rows": rows(trainer),
+        "eval": [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log],
+        "weights": {name: value.tolist() for name, value in (weights or {}).items()},
+        "is_ddp": isinstance(model, DistributedDataParallel),
+        **probe.seen,
+    }
+
+
+def main() -> None:
+    """All configurations."""
+    torch.set_num_threads(1)
+    results = {run["name"]: train(run) for run in json.loads(sys.argv[2])}
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        Path(sys.argv[1]).write_text(json.dumps(results))
+    if dist.is_initialized():
+        dist.barrier()
+
+
+if __name__ == "__main__":
+    main()
