@@ -102,7 +102,8 @@ class DataParallelBackend:
                 engaged=f"{workers} x {self.accelerator.device.type}",
                 ok=workers == requested_workers,
             ),
-            EngagedRow(what="backend", requested=wanted, engaged=found, ok=is_ddp == (requested_workers > 1)),
+            # A launcher's group may have one rank, which Accelerate wraps all the same.
+            EngagedRow(what="backend", requested=wanted, engaged=found, ok=is_ddp or requested_workers == 1),
             EngagedRow(
                 what="precision",
                 requested={"no": "fp32"}.get(precision, precision),

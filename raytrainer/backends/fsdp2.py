@@ -7,6 +7,7 @@ gradients between micro-batches would cost the memory that sharding saves.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -55,12 +56,13 @@ class FullyShardedBackend:
             shared: dict[str, Any] = {
                 "mesh": self._mesh,
                 "reshard_after_forward": self._options.reshard_after_forward,
-                "mp_policy": self._precision(),
                 "offload_policy": CPUOffloadPolicy() if self._offloads() else OffloadPolicy(),
             }
             for unit in units:
-                fully_shard(unit, **shared)
-            fully_shard(model, **shared)
+                fully_shard(unit, mp_policy=self._precision(), **shared)
+            # What users see, such as logits, is fp32; what units hand to each other is not.
+            outermost = dataclasses.replace(self._precision(), output_dtype=torch.float32)
+            fully_shard(model, mp_policy=outermost, **shared)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return model
 
@@ -165,9 +167,7 @@ class FullyShardedBackend:
     def _precision(self) -> MixedPrecisionPolicy:
         if self.accelerator.mixed_precision == "bf16":
             # Whole parameters are bf16 while they are used; shards, gradients and sums stay fp32.
-            return MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
-            )
+            return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         return MixedPrecisionPolicy()
 
     def _offloads(self) -> bool:

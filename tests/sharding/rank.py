@@ -1,6 +1,6 @@
 """Trains one configuration after the other on the ranks of a launcher, and writes what rank 0 saw as JSON.
 
-Usage: rank.py TARGET JSON, where JSON is a list of {"name", "output_dir", "resume", "options"}.
+Usage: rank.py TARGET JSON, where JSON is a list of {"name", "output_dir", "resume", "num_samples", "options"}.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     trainer = raytrainer.Trainer(
         model=make_model(dropout=0.0),
         args=raytrainer.TrainingArguments(**options),
-        train_dataset=make_samples(),
+        train_dataset=make_samples(run["num_samples"]),
         eval_dataset=make_samples(10),
         callbacks=[probe],
     )

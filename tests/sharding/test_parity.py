@@ -1,0 +1,103 @@
+"""Sharded training gives the numbers of DDP and of one process; each way asserts first that it is really on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.sharding.launch import launch
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+TOLERANCE = 1e-5
+BF16_TOLERANCE = 0.02  # of losses near 4.6; bf16 has three digits
+
+TWO_RANKS: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "full_shard": {"fsdp": True},
+    "shard_grad_op": {"fsdp": "shard_grad_op"},
+    "by_size": {"fsdp": True, "fsdp_config": {"min_num_params": 5000}},
+    "whole_model": {"fsdp": True, "fsdp_config": {"auto_wrap_policy": "NO_WRAP"}},
+    "recomputed": {"fsdp": True, "fsdp_config": {"activation_checkpointing": True}},
+    "bf16": {"fsdp": True, "bf16": True},
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    directory = tmp_path_factory.mktemp("sharding")
+    return {
+        # 50 samples: the last window of an epoch is partial, and filled up.
+        **launch(
+            2, directory, {name: {**run, "num_samples": 50} for name, run in TWO_RANKS.items()} | {"even": {}}
+        ),
+        **launch(
+            4,
+            directory,
+            {
+                "hybrid": {
+                    "fsdp": "hybrid_shard",
+                    "fsdp_config": {"hybrid_shard_size": 2},
+                    "per_device_train_batch_size": 3,
+                    "gradient_accumulation_steps": 1,
+                }
+            },
+        ),
+        **launch(1, directory, {"one": {}, "one_shard": {"fsdp": True}}),
+    }
+
+
+def assert_sharded(run: dict[str, Any], share: int) -> None:
+    assert run["is_fsdp"]
+    assert run["dtensors"] == run["parameters"] > 0
+    for what, copies in (("local", 1), ("local_gradients", 1), ("local_moments", 2)):
+        assert run[what] == copies * run["elements"] / share, what
+
+
+def assert_equal_runs(found: dict[str, Any], expected: dict[str, Any], tolerance: float = TOLERANCE) -> None:
+    assert len(found["rows"]) == len(expected["rows"]) == 6
+    for mine, other in zip(found["rows"], expected["rows"], strict=True):
+        assert mine == pytest.approx(other, abs=tolerance)
+    assert len(found["eval"]) == 2
+    assert found["eval"] == pytest.approx(expected["eval"], abs=tolerance)
+    assert found["weights"].keys() == expected["weights"].keys()
+
+
+def assert_equal_weights(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name, value in expected["weights"].items():
+        assert np.allclose(found["weights"][name], value, rtol=0, atol=TOLERANCE), name
+
+
+def test_ddp_is_ddp_and_equals_one_process(results: dict[str, Any]) -> None:
+    for name in ("ddp", "even"):
+        assert results[name]["is_ddp"]
+        assert results[name]["dtensors"] == 0
+    assert_equal_runs(results["even"], results["one"])
+
+
+@pytest.mark.parametrize("name", ["full_shard", "shard_grad_op", "by_size", "whole_model", "recomputed"])
+def test_two_shards_give_the_numbers_of_ddp(results: dict[str, Any], name: str) -> None:
+    assert_sharded(results[name], share=2)
+    assert results[name]["mesh"] == [2]
+    assert_equal_runs(results[name], results["ddp"])
+    assert_equal_weights(results[name], results["ddp"])
+
+
+def test_hybrid_shards_in_groups_and_replicates_between_them(results: dict[str, Any]) -> None:
+    assert_sharded(results["hybrid"], share=2)
+    assert results["hybrid"]["mesh"] == [2, 2]
+    assert_equal_runs(results["hybrid"], results["even"])
+
+
+def test_one_shard_gives_the_numbers_of_one_process(results: dict[str, Any]) -> None:
+    assert_sharded(results["one_shard"], share=1)
+    assert_equal_runs(results["one_shard"], results["one"])
+    assert_equal_weights(results["one_shard"], results["one"])
+
+
+def test_bf16_computes_in_bf16_and_stays_near(results: dict[str, Any]) -> None:
+    assert_sharded(results["bf16"], share=2)
+    losses, exact = ([row[1] for row in results[name]["rows"]] for name in ("bf16", "full_shard"))
+    assert losses != pytest.approx(exact, abs=1e-6), "bf16 was not on"
+    assert losses == pytest.approx(exact, abs=BF16_TOLERANCE)
