@@ -177,7 +177,8 @@ class Trainer(TrainerHooks):
         self.model_accepts_loss_kwargs = False
         self.label_smoother: Any = None
         self.neftune_noise_alpha = self.args.neftune_noise_alpha
-        self.is_deepspeed_enabled = self.is_fsdp_enabled = False
+        self.is_deepspeed_enabled = False
+        self.is_fsdp_enabled = self.args.sharding is not None
         self._loss_shifts_labels = self._smoother_shifts = False
         self._signature_columns: list[str] | None = None
         self._train_batch_size = self.args.per_device_train_batch_size
@@ -445,6 +446,7 @@ class Trainer(TrainerHooks):
         if method == "train":
             rules.check_training(facts)
             self._check_optimizer()
+            self._check_sharding()
             self._check_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
         elif method == "evaluate":
             rules.check_evaluation(facts, args[0] if args else kwargs.get("eval_dataset"))
@@ -457,6 +459,14 @@ class Trainer(TrainerHooks):
 
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
             parse_options(look_up(self.args.optim), self.args.optim_args)
+
+    def _check_sharding(self) -> None:
+        from raytrainer.backends.units import check_sharding
+
+        if self.args.sharding is not None:
+            check_sharding(
+                self.args, self.args.sharding, self._own_model, has_optimizer=self.optimizer is not None
+            )
 
     def _check_resume(self, requested: str | bool | None) -> None:
         from raytrainer.checkpoint.model_match import check_matches_model

@@ -19,7 +19,6 @@ from raytrainer.backends.data_parallel import DataParallelBackend
 from raytrainer.backends.fsdp2 import FullyShardedBackend
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.sharding import ShardingOptions
-from raytrainer.errors import ConfigurationError
 
 
 def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
@@ -49,10 +48,6 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
 
 
 def _sharded(args: TrainingArguments, options: ShardingOptions) -> FullyShardedBackend:
-    if args.mixed_precision == "fp16":
-        raise ConfigurationError(
-            "fsdp with fp16 is not available: its loss scaling was never run on sharded gradients. Use bf16=True."
-        )
     accelerator = Accelerator(
         cpu=args.device.type == "cpu",
         mixed_precision=args.mixed_precision,

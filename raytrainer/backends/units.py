@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.sharding import ShardingOptions
 from raytrainer.errors import ConfigurationError
 
@@ -40,6 +41,33 @@ def choose_units(model: nn.Module, options: ShardingOptions) -> list[nn.Module]:
             f"{', '.join(sorted(missing or wanted))}. It has {_shown(present)}."
         )
     return [module for module in _innermost_first(model) if type(module).__name__ in wanted]
+
+
+def check_sharding(
+    args: TrainingArguments, options: ShardingOptions, model: Any, *, has_optimizer: bool
+) -> None:
+    """Check, before there are any workers, what can be known of sharding a model.
+
+    Args:
+        args: The arguments, resolved or not.
+        options: What they ask of FSDP.
+        model: The user's model; its name, or None, if it is made on the workers.
+        has_optimizer: The user passed an optimizer instance.
+
+    Raises:
+        ConfigurationError: If the model has no such units, or something excludes sharding.
+    """
+    if args.mixed_precision == "fp16":
+        raise ConfigurationError(
+            "fsdp with fp16 is not available: its loss scaling was never run on sharded gradients. Use bf16=True."
+        )
+    if has_optimizer:
+        raise ConfigurationError(
+            "optimizers= holds an optimizer of the whole parameters, and fsdp replaces them by shards, which it would "
+            "never step. Pass optimizer_cls_and_kwargs=(class, options), or override create_optimizer."
+        )
+    if isinstance(model, nn.Module):
+        choose_units(model, options)
 
 
 def _declared(model: nn.Module) -> set[str]:

@@ -41,10 +41,18 @@ class GroupOptions:
             output_dir=_for_workers(args.output_dir),
             num_threads=allocation.num_threads,
             use_gpu=allocation.use_gpu,
-            backend=args.ddp_backend or ("nccl" if allocation.use_gpu else "gloo"),
+            backend=args.ddp_backend or _backend(args, allocation),
             timeout_s=float(args.ddp_timeout),
             directory=os.getcwd() if cluster.is_private else None,
         )
+
+
+def _backend(args: Any, allocation: Allocation) -> str:
+    if not allocation.use_gpu:
+        return "gloo"
+    sharding = getattr(args, "sharding", None)
+    # The norm of gradients that lie in CPU memory is reduced there.
+    return "cpu:gloo,cuda:nccl" if sharding is not None and sharding.cpu_offload else "nccl"
 
 
 def _for_workers(path: str | os.PathLike[str] | None) -> str | None:

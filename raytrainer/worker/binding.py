@@ -19,10 +19,10 @@ from transformers.trainer_utils import TrainerMemoryTracker, enable_full_determi
 from raytrainer.backends.choose import open_backend
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.placement import Placement
-from raytrainer.errors import ConfigurationError
 from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.logfile import attach_rank_log
+from raytrainer.worker.meta_loading import class_of, load_in_shards
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,16 @@ def bind(trainer: Any, runtime: Runtime) -> None:
     trainer._runtime = runtime
     trainer._memory_tracker = TrainerMemoryTracker(args.skip_memory_metrics)
     trainer._memory_tracker.start()
-    model = trainer._own_model
-    if isinstance(model, str | os.PathLike):
-        model = load_model(str(model))
+    given = trainer._own_model
+    is_named = isinstance(given, str | os.PathLike)
+    loads_in_shards = is_named and args.sharding is not None and args.sharding.loads_on_meta
+    model: nn.Module | None = given if not is_named else None
+    if is_named and not loads_in_shards:
+        model = load_model(str(given))
     trainer._backend = open_backend(args, model)
     trainer.accelerator = trainer._backend.accelerator
+    if loads_in_shards:
+        model = load_in_shards(str(given), trainer._backend, args.device)
     if model is not None:
         adopt_model(trainer, model)
     state, handler = trainer.state, trainer.callback_handler
@@ -94,15 +99,7 @@ def load_model(name: str) -> nn.Module:
     Raises:
         ConfigurationError: If the config names no class that transformers has.
     """
-    config = transformers.AutoConfig.from_pretrained(name)
-    for architecture in config.architectures or []:
-        model_class = getattr(transformers, architecture, None)
-        if model_class is not None:
-            return model_class.from_pretrained(name)
-    raise ConfigurationError(
-        f"model={name!r} has a config that names the architectures {config.architectures}, of which transformers has "
-        "none. Load the model yourself and pass it, or pass model_init=."
-    )
+    return class_of(transformers.AutoConfig.from_pretrained(name), name).from_pretrained(name)
 
 
 def adopt_model(trainer: Any, model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.faults.victims import KillAtStep, KillInSave, make_trainer, outcome
+from tests.faults.victims import CountShards, KillAtStep, KillInSave, make_trainer, outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -63,6 +63,36 @@ def test_a_worker_killed_inside_a_save_changes_nothing(unkilled: Any, tmp_path: 
     assert_same(found, unkilled)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {*(f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)), "logs"}
+
+
+@pytest.fixture(scope="module")
+def unkilled_in_shards(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    shards = CountShards()
+    trainer = make_trainer(tmp_path_factory.mktemp("shards"), shards, fsdp="full_shard")
+    trainer.train()
+    assert shards.num_shards == len(list(trainer.model.parameters()))
+    result = outcome(trainer)
+    trainer.end()
+    return result
+
+
+@pytest.mark.parametrize("kill", ["step_3_rank_1", "step_8_rank_0", "first_file", "before_manifest"])
+def test_a_worker_killed_under_fsdp_changes_nothing(
+    unkilled_in_shards: Any, tmp_path: Path, kill: str
+) -> None:
+    marker = tmp_path / "died"
+    killer: Any = KillInSave(6, kill, str(marker))
+    if kill.startswith("step"):
+        _, step, _, rank = kill.split("_")
+        killer = KillAtStep(int(step), int(rank), str(marker))
+    shards = CountShards()
+    trainer = make_trainer(tmp_path / "run", killer, shards, fsdp="full_shard")
+    trainer.train()
+    assert marker.exists()
+    assert shards.num_shards == len(list(trainer.model.parameters()))
+    found = outcome(trainer)
+    trainer.end()
+    assert_same(found, unkilled_in_shards)
 
 
 @pytest.mark.parametrize("damage", ["flipped_bit", "truncated"])

@@ -7,7 +7,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from raytrainer import Trainer, TrainingArguments
@@ -34,6 +36,15 @@ class KillAtStep(TrainerCallback):
             die_once(Path(self.marker))
 
 
+class CountShards(TrainerCallback):
+    """Remembers how many parameters were shards when the run ended."""
+
+    num_shards = -1
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.num_shards = sum(isinstance(parameter, DTensor) for parameter in kwargs["model"].parameters())
+
+
 class KillInSave(TrainerCallback):
     """Kills rank 0 inside the write of one checkpoint.
 
@@ -49,7 +60,9 @@ class KillInSave(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.process_index != 0:
             return
-        if self.moment == "first_file":
+        if self.moment == "first_file" and args.fsdp:
+            self.around(safetensors.torch, "save_file", before=False)
+        elif self.moment == "first_file":
             self.around(kwargs["model"], "save_pretrained", before=False)
         else:
             self.around(commit, "write_synced", before=self.moment == "before_manifest")
@@ -58,7 +71,7 @@ class KillInSave(TrainerCallback):
         original = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            is_it = f"checkpoint-{self.step}." in str(args[0])
+            is_it = any(f"checkpoint-{self.step}." in str(value) for value in args[:2])
             if is_it and before:
                 die_once(Path(self.marker))
             result = original(*args, **kwargs)

@@ -120,3 +120,26 @@ def test_an_output_dir_that_cannot_be_written_is_refused(tmp_path: Path) -> None
     (tmp_path / "out").write_text("a file is in the way")
     with pytest.raises(ConfigurationError, match="output_dir"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"fsdp_config": {"transformer_layer_cls_to_wrap": "Block"}},
+            "no module of class Block.*LlamaDecoderLayer",
+        ),
+        ({"fp16": True}, "fp16"),
+        (
+            {
+                "setup": lambda trainer: setattr(
+                    trainer, "optimizer", torch.optim.SGD(trainer.model.parameters())
+                )
+            },
+            "optimizer_cls_and_kwargs",
+        ),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        train(tmp_path, **{"fsdp": True, "use_cpu": "fp16" not in changes, **changes})

@@ -18,7 +18,8 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
     Args:
         num_ranks: Processes.
         directory: Each run's ``output_dir`` is in it, under the run's name.
-        runs: Options by name; ``resume`` is the checkpoint to begin from, ``num_samples`` the size of the dataset.
+        runs: Options by name; ``resume`` is the checkpoint to begin from, ``num_samples`` the size of the dataset,
+            ``model`` a directory.
     """
     listed = [
         {
@@ -27,7 +28,10 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
             "resume": options.get("resume"),
             # By default whole steps only: what fills up the last one depends on the number of ranks.
             "num_samples": options.get("num_samples", 48),
-            "options": {key: value for key, value in options.items() if key not in ("resume", "num_samples")},
+            "model": options.get("model"),
+            "options": {
+                key: value for key, value in options.items() if key not in ("resume", "num_samples", "model")
+            },
         }
         for name, options in runs.items()
     ]

@@ -1,6 +1,6 @@
 """Trains one configuration after the other on the ranks of a launcher, and writes what rank 0 saw as JSON.
 
-Usage: rank.py TARGET JSON, where JSON is a list of {"name", "output_dir", "resume", "num_samples", "options"}.
+Usage: rank.py TARGET JSON, where JSON is a list of {"name", "output_dir", "resume", "num_samples", "model", "options"}.
 """
 
 from __future__ import annotations
@@ -77,9 +77,12 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "eval_steps": 3,
         **run["options"],
     }
+    if run["model"]:
+        # It must never be loaded whole.
+        transformers.LlamaForCausalLM.from_pretrained = None
     probe = Probe()
     trainer = raytrainer.Trainer(
-        model=make_model(dropout=0.0),
+        model=run["model"] or make_model(dropout=0.0),
         args=raytrainer.TrainingArguments(**options),
         train_dataset=make_samples(run["num_samples"]),
         eval_dataset=make_samples(10),

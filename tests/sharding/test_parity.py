@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import raytrainer
+from tests.parity.twins import make_model, make_trainer, rows
 from tests.sharding.launch import launch
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
@@ -22,6 +25,14 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "recomputed": {"fsdp": True, "fsdp_config": {"activation_checkpointing": True}},
     "bf16": {"fsdp": True, "bf16": True},
 }
+
+
+WHOLE: dict[str, Any] = {
+    "per_device_train_batch_size": 12,
+    "max_steps": 6,
+    "weight_decay": 0.1,
+}
+"""In one process, the first four steps of 50 samples are those of two ranks."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +93,26 @@ def test_two_shards_give_the_numbers_of_ddp(results: dict[str, Any], name: str) 
     assert results[name]["mesh"] == [2]
     assert_equal_runs(results[name], results["ddp"])
     assert_equal_weights(results[name], results["ddp"])
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_model_loaded_in_shards_trains_as_one_loaded_whole(tmp_path: Path, is_tied: bool) -> None:
+    model = make_model(dropout=0.0)
+    model.config.tie_word_embeddings = is_tied
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "model")
+    in_shards = {
+        "fsdp": True,
+        "fsdp_config": {"cpu_ram_efficient_loading": True},
+        "model": str(tmp_path / "model"),
+    }
+    found = launch(2, tmp_path, {"in_shards": {**in_shards, "num_samples": 50}})["in_shards"]
+    assert_sharded(found, share=2)
+    whole = make_trainer(raytrainer, tmp_path / "whole", model=model, **WHOLE)
+    whole.train()
+    assert len(found["rows"]) == len(rows(whole)) == 6
+    for mine, other in zip(found["rows"][:4], rows(whole)[:4], strict=True):
+        assert mine[:4] == pytest.approx(other[:4], abs=TOLERANCE)
 
 
 def test_hybrid_shards_in_groups_and_replicates_between_them(results: dict[str, Any]) -> None:
