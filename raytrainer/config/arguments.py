@@ -7,14 +7,16 @@ values: no device is touched, no process group and no Accelerate state is made, 
 
 # No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields below.
 import contextlib
+import os
 from abc import ABCMeta
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import torch
 import transformers
 
+from raytrainer.config.accelerate_words import fields_from_environment, fields_from_file, merge
 from raytrainer.config.aliases import read_legacy, warn_once
 from raytrainer.config.binding import BoundToProcess
 from raytrainer.config.combinations import (
@@ -30,12 +32,29 @@ from raytrainer.config.values import check_values, coerce_text
 from raytrainer.errors import ConfigurationError
 
 
+def add_accelerates(cls: Any, keywords: dict[str, Any]) -> None:
+    """Add what an accelerate config file, or a launcher's environment, says to the keywords of a constructor.
+
+    Raises:
+        ConfigurationError: If they contradict the keywords, or ask for what cannot be done.
+    """
+    found = fields_from_environment(os.environ)
+    if keywords.get("accelerate_config"):
+        path = keywords["accelerate_config"]
+        found.append((str(path), fields_from_file(path)))
+    if found:
+        defaults = {one.name: one.default for one in fields(cls) if one.default is not MISSING}
+        for source, values in found:
+            merge(keywords, values, source=source, defaults=defaults)
+
+
 class ArgumentsType(ABCMeta):
     """Translates names of earlier versions before any ``__init__`` sees them, also that of a subclass."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make arguments from today's names and those of earlier versions."""
         keywords, legacy = translate_keywords(cls, kwargs)
+        add_accelerates(cls, keywords)
         made = super().__call__(*args, **keywords)
         made.__dict__.update({"_legacy": legacy} if legacy else {})
         return made
@@ -61,6 +80,14 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     logging_dir: str | None = field(
         default=None,
         metadata={"help": "Directory of TensorBoard logs; sets TENSORBOARD_LOGGING_DIR on the workers."},
+    )
+
+    accelerate_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file that `accelerate config` wrote: number of processes, precision, FSDP. An argument that "
+            "says something else is an error."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -147,6 +147,7 @@ HONOURED: tuple[str, ...] = (
     "ray_address",
     "worker_idle_timeout_s",
     "cluster_timeout_s",
+    "accelerate_config",
 )
 """Fields that are honoured whatever their value; one that can never be right is refused in ``values``."""
 

@@ -65,7 +65,13 @@ _DONE_ANYWAY: dict[str, str] = {
     "state_dict_type": "checkpoints are written in shards and read as a whole",
 }
 """Keys that change nothing here, with the reason."""
-_OFF_ONLY = ("xla", "xla_fsdp_v2", "xla_fsdp_grad_ckpt", "xla_fsdp_settings")
+_OFF_ONLY = (
+    "xla",
+    "xla_fsdp_v2",
+    "xla_fsdp_grad_ckpt",
+    "xla_fsdp_settings",
+    "activation_checkpointing_offload",
+)
 _KEYS = (
     "reshard_after_forward",
     "sharding_strategy",
@@ -238,7 +244,7 @@ def _check_keys(config: dict[str, Any]) -> None:
         if key not in _KEYS:
             raise ConfigurationError(f"fsdp_config has the unknown key {key!r}. {_near(key, _KEYS)}")
         if key in _OFF_ONLY and value not in (None, False, {}, "false", "False"):
-            raise ConfigurationError(f"fsdp_config {key}={value!r}: XLA is not available. Leave it out.")
+            raise ConfigurationError(f"fsdp_config {key}={value!r} is not available. Leave it out.")
     kind = str(config.get("state_dict_type", "")).upper()
     if kind == "LOCAL_STATE_DICT":
         raise ConfigurationError(

@@ -129,7 +129,6 @@ def test_fields_of_a_subclass_are_its_own_business():
     "name",
     [
         "ACCELERATE_USE_DEEPSPEED",
-        "ACCELERATE_USE_FSDP",
         "ACCELERATE_USE_MEGATRON_LM",
         "ACCELERATE_USE_PARALLELISM_CONFIG",
     ],

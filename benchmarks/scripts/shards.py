@@ -1,0 +1,162 @@
+"""On each rank of torchrun: what a rank holds under DDP and FSDP2, what loading and saving cost. Rank 0 writes JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+from torch.distributed.tensor import DTensor
+
+import raytrainer
+from raytrainer.checkpoint.model_files import save_model_weights
+from raytrainer.checkpoint.sharded_optimizer import save_sharded_optimizer
+from raytrainer.checkpoint.sharded_weights import gather_weights, save_in_parts
+
+ROUNDS = 5
+
+
+def make_model() -> transformers.LlamaForCausalLM:
+    """A Llama of 67 M parameters."""
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(config())
+
+
+def config() -> transformers.LlamaConfig:
+    """Of the model."""
+    return transformers.LlamaConfig(
+        vocab_size=4096, hidden_size=768, intermediate_size=2048, num_hidden_layers=8, num_attention_heads=12
+    )
+
+
+class Holdings(transformers.TrainerCallback):
+    """Counts the bytes of parameters, gradients and optimizer state that this rank holds."""
+
+    def __init__(self) -> None:
+        self.num_bytes: dict[str, int] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parameters = list(kwargs["model"].parameters())
+        self.num_bytes["parameters"] = local_bytes(parameters)
+        self.num_bytes["gradients"] = local_bytes([parameter.grad for parameter in parameters])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        states = [value for one in kwargs["optimizer"].state.values() for value in one.values()]
+        self.num_bytes["optimizer state"] = local_bytes(states)
+
+
+def local_bytes(tensors: list[Any]) -> int:
+    """Bytes on this rank."""
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)
+
+
+def memory(name: str) -> int:
+    """A line of this process' memory [bytes]: VmRSS, or VmHWM, its peak."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def make_trainer(directory: Path, model: Any, **options: Any) -> tuple[raytrainer.Trainer, Holdings]:
+    """A trainer for two steps."""
+    holdings = Holdings()
+    args = raytrainer.TrainingArguments(
+        output_dir=str(directory),
+        num_workers=dist.get_world_size() if dist.is_initialized() else None,
+        per_device_train_batch_size=1,
+        max_steps=2,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+    samples = [{"input_ids": torch.arange(16), "labels": torch.arange(16)} for _ in range(8)]
+    return raytrainer.Trainer(model=model, args=args, train_dataset=samples, callbacks=[holdings]), holdings
+
+
+def measure_loading(directory: Path) -> dict[str, int]:
+    """Peak memory over that before, against the bytes of this rank's shard."""
+    trainer, _ = make_trainer(
+        directory / "load",
+        str(directory / "model"),
+        fsdp=True,
+        fsdp_config={"cpu_ram_efficient_loading": True},
+    )
+    trainer.args.max_steps = 1
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    before = memory("VmRSS")
+    trainer.evaluate(eval_dataset=trainer.train_dataset.__class__(trainer.train_dataset[:2]))
+    layer = (
+        max(local_bytes(list(one.parameters())) for one in trainer.model.model.layers) * dist.get_world_size()
+    )
+    return {
+        "grown": memory("VmHWM") - before,
+        "shard": local_bytes(list(trainer.model.parameters())),
+        "layer": layer,
+        "whole": sum(p.numel() * p.element_size() for p in trainer.model.parameters()),
+    }
+
+
+def timed(action: Any) -> float:
+    """Seconds that all ranks need."""
+    dist.barrier()
+    began = time.perf_counter()
+    action()
+    dist.barrier()
+    return time.perf_counter() - began
+
+
+def measure_saving(directory: Path, trainer: raytrainer.Trainer) -> dict[str, list[float]]:
+    """Sharded saves and gathered ones, in turn."""
+    model, optimizer = trainer.model, trainer.optimizer
+
+    def in_shards(target: Path) -> None:
+        save_in_parts(model, target)
+        save_sharded_optimizer(model, optimizer, target)
+
+    def gathered(target: Path) -> None:
+        weights = gather_weights(model)
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_optimizer_state_dict(model, optimizer, options=whole)
+        if dist.get_rank() == 0:
+            save_model_weights(model, target, state_dict=weights)
+            torch.save(state, target / "optimizer.pt")
+
+    times: dict[str, list[float]] = {"in shards": [], "gathered": []}
+    for number in range(ROUNDS):
+        for name, save in (("in shards", in_shards), ("gathered", gathered)):
+            target = directory / f"{name}-{number}"
+            times[name].append(timed(lambda save=save, target=target: save(target)))
+    return times
+
+
+def main() -> None:
+    """All measurements."""
+    torch.set_num_threads(1)
+    directory = Path(sys.argv[1])
+    found: dict[str, Any] = {}
+    if sys.argv[2] == "load":
+        found["load"] = measure_loading(directory)
+    else:
+        for name, options in (("DDP", {}), ("FSDP2", {"fsdp": True})):
+            trainer, holdings = make_trainer(directory / name, make_model(), **options)
+            trainer.train()
+            found[name] = holdings.num_bytes
+        found["save"] = measure_saving(directory, trainer)
+    per_rank: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(per_rank, found)
+    if dist.get_rank() == 0:
+        (directory / f"{sys.argv[2]}.json").write_text(json.dumps(per_rank))
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What sharding saves and costs on two ranks: bytes that a rank holds, memory to load a model, time of a save.
+
+    python benchmarks/sharding.py
+
+Bytes are counted, not timed: parameters, gradients and optimizer state of a Llama of 67 M parameters under DDP and
+FSDP2. Loading is measured as the growth of a rank's peak memory against its shard. A save in shards (weights and
+optimizer state, each rank its part) is timed against gathering all of it and writing it on rank 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RANKS = 2
+SCRIPT = Path(__file__).parent / "scripts" / "shards.py"
+
+
+def main() -> None:
+    """Run the ranks and print the ratios."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        sys.path.insert(0, str(SCRIPT.parent))
+        from shards import make_model
+
+        make_model().save_pretrained(directory / "model")
+        for what in ("train", "load"):
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={RANKS}",
+            ]
+            done = subprocess.run(
+                [*command, str(SCRIPT), name, what],
+                check=False,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            if done.returncode:
+                raise SystemExit(done.stderr[-4000:])
+        ranks = json.loads((directory / "train.json").read_text())
+        loads = [rank["load"] for rank in json.loads((directory / "load.json").read_text())]
+    print(f"Bytes that a rank of {RANKS} holds")
+    for kind, whole in ranks[0]["DDP"].items():
+        most = max(rank["FSDP2"][kind] for rank in ranks)
+        print(
+            f"  {kind:16} DDP {whole / 1e6:7.1f} MB   FSDP2 {most / 1e6:7.1f} MB   ratio {most / whole:.3f}"
+        )
+    print("\nGrowth of peak memory when a model is loaded in shards")
+    for number, load in enumerate(loads):
+        print(
+            f"  rank {number}   {load['grown'] / 1e6:.0f} MB for a shard of {load['shard'] / 1e6:.0f} MB (whole "
+            f"{load['whole'] / 1e6:.0f} MB, a layer {load['layer'] / 1e6:.0f} MB)   "
+            f"(growth - layer) / shard = {(load['grown'] - load['layer']) / load['shard']:.2f}"
+        )
+    print("\nSave of weights and optimizer state")
+    medians = {}
+    for kind, times in ranks[0]["save"].items():
+        medians[kind] = statistics.median(times)
+        print(f"  {kind:10} median {medians[kind]:.2f} s   of {'  '.join(f'{one:.2f}' for one in times)}")
+    print(f"  in shards / gathered = {medians['in shards'] / medians['gathered']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

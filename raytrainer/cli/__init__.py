@@ -1,0 +1,1 @@
+"""The command ``raytrainer``: how a script is started."""

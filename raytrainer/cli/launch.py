@@ -1,0 +1,130 @@
+"""``raytrainer launch``: accelerate's own parser reads the flags, Ray starts the processes.
+
+The script runs once, here, as the driver. What the flags and the config file say becomes the arguments that its
+``TrainingArguments`` begin with: ``--num_processes=2`` is ``num_workers=2``, ``--use_fsdp`` is ``fsdp=True``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from raytrainer.config.accelerate_words import LAUNCH_VARIABLE, load_file, translate
+from raytrainer.errors import ConfigurationError
+
+_STARTING = (
+    "training_script",
+    "training_script_args",
+    "module",
+    "no_python",
+    "config_file",
+    "quiet",
+    "help",
+    "nondefault",
+)
+_FLAGS = {
+    "cpu": ("use_cpu", True),
+    "multi_gpu": ("distributed_type", "MULTI_GPU"),
+    "use_fsdp": ("distributed_type", "FSDP"),
+    "use_deepspeed": ("distributed_type", "DEEPSPEED"),
+    "use_megatron_lm": ("distributed_type", "MEGATRON_LM"),
+    "tpu": ("distributed_type", "XLA"),
+}
+_FAMILIES = {
+    "megatron_lm_": "Megatron-LM is not available; use fsdp",
+    "fp8_": "fp8 is not available; use bf16",
+    "parallelism_config_": "workers are data parallel, or shards of fsdp",
+    "aws_": "submit the script to Ray",
+    "dynamo_": "models are not compiled",
+    "tpu_": "TPUs are not available",
+    "deepspeed_": "there is no DeepSpeed backend yet; fsdp shards as ZeRO-3 does",
+    "offload_": "there is no DeepSpeed backend yet; use fsdp_offload_params",
+    "zero": "there is no DeepSpeed backend yet; fsdp shards as ZeRO-3 does",
+    "mpirun_": "Ray starts the workers",
+}
+_OF_THE_SCRIPT = ("gradient_accumulation_steps", "gradient_clipping")
+
+
+def launch(arguments: list[str]) -> int:
+    """Run a script with what accelerate's flags ask for.
+
+    Returns:
+        The exit code of the script.
+
+    Raises:
+        ConfigurationError: For a flag that makes no sense on Ray or is not available, before the script starts.
+    """
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    fields = translate(words_of(given), source="the command line")
+    environment = {**os.environ, LAUNCH_VARIABLE: json.dumps(fields)}
+    return subprocess.call(_command(given), env=environment)
+
+
+def words_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The words of a config file that flags stand for, over those of the file that applies.
+
+    Args:
+        given: The flags that were given, by accelerate's names.
+    """
+    words = dict(_file_words(given))
+    sharding = dict(words.pop("fsdp_config", None) or {})
+    for name, value in given.items():
+        if name in _STARTING:
+            continue
+        if name in _FLAGS:
+            if value:
+                word, meaning = _FLAGS[name]
+                words[word] = meaning
+        elif name.startswith("fsdp_"):
+            sharding[name] = value
+        elif name in _OF_THE_SCRIPT:
+            raise ConfigurationError(
+                f"--{name} is an argument of the script: put it behind the script's name."
+            )
+        else:
+            family = next((why for prefix, why in _FAMILIES.items() if name.startswith(prefix)), None)
+            if family is not None:
+                raise ConfigurationError(f"--{name} is not available: {family}.")
+            words[name] = value
+    words.setdefault("distributed_type", "NO")
+    if sharding:
+        words["fsdp_config"] = sharding
+    if sharding and words["distributed_type"] != "FSDP" and any(name.startswith("fsdp_") for name in given):
+        raise ConfigurationError("Flags that begin with --fsdp_ need --use_fsdp.")
+    return words
+
+
+def _file_words(given: dict[str, Any]) -> dict[str, Any]:
+    """The file that is named, or the one that ``accelerate config`` left, as accelerate does it."""
+    from accelerate.commands.config.config_args import default_config_file
+
+    if given.get("config_file"):
+        return load_file(given["config_file"])
+    if os.path.isfile(default_config_file) and not given.get("cpu"):
+        return load_file(default_config_file)
+    return {}
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Accelerate's parser, without its defaults: only what was given counts."""
+    from accelerate.commands.launch import launch_command_parser
+
+    parser = launch_command_parser()
+    parser.prog = "raytrainer launch"
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser
+
+
+def _command(given: dict[str, Any]) -> list[str]:
+    rest = list(given.get("training_script_args") or [])
+    if given.get("no_python"):
+        return [given["training_script"], *rest]
+    if given.get("module"):
+        return [sys.executable, "-m", given["training_script"], *rest]
+    return [sys.executable, given["training_script"], *rest]
