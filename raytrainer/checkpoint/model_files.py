@@ -113,7 +113,7 @@ def _load_safetensors(model: nn.Module, directory: Path, weights: WeightFiles) -
         _load_converted(model, directory)
         return
     if is_sharded(model):
-        load_sharded_weights(model, directory)
+        load_sharded_weights(model, weights.paths)
         return
     for path in weights.paths:
         try:

@@ -1,8 +1,8 @@
 """The state of an optimizer whose parameters are sharded, and the ways between it and the whole state of one rank.
 
-Every rank writes the slices that it holds (DCP in safetensors files, so no pickle); what is no tensor is JSON. A run
-with another number of ranks, or with whole parameters, reads the slices that it needs; and a sharded run reads the
-``optimizer.pt`` of a run with whole parameters.
+Every rank writes the slices that it holds (in DCP's form of safetensors files, so no pickle); what is no tensor is
+JSON. A run with another number of ranks, or with whole parameters, reads the slices that it needs; and a sharded run
+reads the ``optimizer.pt`` of a run with whole parameters.
 """
 
 from __future__ import annotations
@@ -11,38 +11,73 @@ import json
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from raytrainer.checkpoint.layout import SHARDED_OPTIMIZER_NAME, SHARDED_OPTIMIZER_VALUES
 from raytrainer.checkpoint.sharded_weights import like
 from raytrainer.errors import CheckpointError
 
+_SLICES, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
+"""Where ``HuggingFaceStorageReader`` looks for the place of a slice in its tensor."""
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 def save_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> list[Path]:
-    """All ranks: write this rank's slices of the state, and rank 0 the rest; return what this rank wrote."""
+    """All ranks: write this rank's slices of the state, and rank 0 the rest; return what this rank wrote.
+
+    Nothing is sent. The files are those of ``HuggingFaceStorageWriter``, which would first copy all slices.
+    """
     target = directory / SHARDED_OPTIMIZER_NAME
-    tensors, values = _flat_state(model, optimizer)
-    writer = HuggingFaceStorageWriter(str(target), save_distributed=True)
-    dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
+    target.mkdir(parents=True, exist_ok=True)
     rank = dist.get_rank() if dist.is_initialized() else 0
-    # The files of DCP carry the rank's number, counted from 1.
-    written = [path for path in target.iterdir() if path.name.startswith(f"shard-{rank + 1:05d}-")]
+    tensors, values = _flat_state(model, optimizer)
+    slices = {
+        name: found for name, value in tensors.items() if (found := _own_slice(value, rank)) is not None
+    }
+    written = []
+    if slices:
+        offsets = {name: {_OFFSETS: offset} for name, (_, offset) in slices.items()}
+        path = target / f"shard-{rank + 1:05d}.safetensors"
+        safetensors.torch.save_file(
+            {name: local for name, (local, _) in slices.items()},
+            path,
+            metadata={_SLICES: json.dumps(offsets), "format": "pt"},
+        )
+        written.append(path)
     if rank == 0:
         path = target / SHARDED_OPTIMIZER_VALUES
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         written.append(path)
     return written
+
+
+def _own_slice(value: torch.Tensor, rank: int) -> tuple[torch.Tensor, list[int]] | None:
+    """The part of a tensor that this rank writes, and where it begins; None where another rank writes it."""
+    if not isinstance(value, DTensor):
+        return (value.cpu().contiguous(), [0] * value.dim()) if rank == 0 else None
+    coordinate = value.device_mesh.get_coordinate()
+    assert coordinate is not None
+    is_copy = any(
+        placement.is_replicate() and position
+        for placement, position in zip(value.placements, coordinate, strict=True)
+    )
+    local = value.to_local()
+    if is_copy or not local.numel():
+        return None
+    _, offset = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
+    return local.cpu().contiguous(), list(offset)
 
 
 def load_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:

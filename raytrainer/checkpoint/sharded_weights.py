@@ -8,25 +8,40 @@ the other way: each rank reads the slices that it holds, whatever number of rank
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
 from raytrainer.checkpoint.layout import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from raytrainer.checkpoint.model_match import converted_shapes, tied_names
 from raytrainer.errors import CheckpointError
 
-logger = logging.getLogger(__name__)
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""Names of dtypes in safetensors files."""
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -103,17 +118,93 @@ def share_out(sizes: dict[str, int], count: int) -> dict[str, int]:
     return owners
 
 
-def load_sharded_weights(model: nn.Module, directory: Path) -> None:
-    """All ranks: read each rank's slices of weights in safetensors, whose names are those of the model in memory.
+def load_sharded_weights(model: nn.Module, paths: Iterable[Path]) -> None:
+    """All ranks: read each rank's rows of weights in safetensors, whose names are those of the model in memory.
+
+    The rows are read into the memory where they stay. A mapped file would count as memory of every rank.
+
+    Args:
+        model: Is changed.
+        paths: The files of the weights.
 
     Raises:
-        CheckpointError: If a weight is not there.
+        CheckpointError: If a weight is not there, or a file is damaged.
     """
-    state = dict(_saved_tensors(model))
-    try:
-        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(directory)), no_dist=True)
-    except Exception as error:
-        raise CheckpointError(f"The weights in {directory} cannot be read into shards: {error}") from error
+    state = _tensors(model)
+    left_out = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    wanted = {name: value.detach() for name, value in state.items() if name not in left_out}
+    present: set[str] = set()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                for name, stored in _contents(file).items():
+                    if name in wanted:
+                        _read_into(wanted[name], file, stored)
+                        present.add(name)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    # Of tied weights one name is enough.
+    present |= {name for names in tied_names(state) if present & set(names) for name in names}
+    missing = sorted(wanted.keys() - present)
+    if missing:
+        raise CheckpointError(f"The weights of {', '.join(missing[:3])} are in none of the files.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    """A tensor in a file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    """Of its first byte, from the start of the file."""
+
+
+def _contents(file: BinaryIO) -> dict[str, _Stored]:
+    """The table at the head of a safetensors file."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    table = json.loads(file.read(length))
+    return {
+        name: _Stored(
+            dtype=_DTYPES[entry["dtype"]],
+            shape=tuple(entry["shape"]),
+            begin=8 + length + entry["data_offsets"][0],
+        )
+        for name, entry in table.items()
+        if name != "__metadata__"
+    }
+
+
+def _read_into(target: torch.Tensor, file: BinaryIO, stored: _Stored) -> None:
+    """Fill a tensor, or this rank's shard of it, from a file."""
+    local = target.to_local() if isinstance(target, DTensor) else target
+    if not local.numel():
+        return
+    if isinstance(target, DTensor) and any(p.is_shard() and not p.is_shard(0) for p in target.placements):
+        buffer = torch.empty(stored.shape, dtype=stored.dtype)
+        _read_bytes(buffer, file, stored.begin)
+        with torch.no_grad():
+            target.copy_(like(buffer, target))
+        return
+    first_row = 0
+    if isinstance(target, DTensor):
+        _, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+        first_row = offset[0] if offset else 0
+    row_bytes = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+    is_direct = local.device.type == "cpu" and local.dtype == stored.dtype and local.is_contiguous()
+    buffer = local.detach() if is_direct else torch.empty(local.shape, dtype=stored.dtype)
+    _read_bytes(buffer, file, stored.begin + first_row * row_bytes)
+    if not is_direct:
+        with torch.no_grad():
+            local.copy_(buffer)
+
+
+def _read_bytes(buffer: torch.Tensor, file: BinaryIO, begin: int) -> None:
+    array: Any = buffer.reshape(-1).view(torch.uint8).numpy()
+    view = memoryview(array)
+    file.seek(begin)
+    if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+        raise ValueError("the file ends before its last tensor")
 
 
 def spread(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
@@ -135,11 +226,7 @@ def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def _saved_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """What a file holds: tied weights once, under the name that transformers keeps."""
-    state = {
-        name: value
-        for name, value in model.state_dict(keep_vars=True).items()
-        if isinstance(value, torch.Tensor)
-    }
+    state = _tensors(model)
     declared = set(getattr(model, "all_tied_weights_keys", None) or ())
     left_out = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
     for names in tied_names(state):
@@ -148,6 +235,11 @@ def _saved_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     for name, value in state.items():
         if name not in left_out:
             yield name, value.detach()
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _save_configuration(model: Any, directory: Path) -> None:
