@@ -14,33 +14,52 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+_LOOKS = frozenset({"__get__", "dim", "is_complex", "is_floating_point", "numel", "size"})
+"""Looking at a tensor's form is not using its value; FSDP does it with all inputs of each of its units."""
+_MOVES = frozenset({"contiguous", "cpu", "cuda", "detach", "to"})
+"""What they return is the same count, elsewhere."""
+
 
 class WatchedCount(torch.Tensor):
     """A scalar tensor that remembers whether any operation read it. Results are plain tensors."""
 
-    was_read: bool
+    reads: list[str]
+    """Names of the functions that read it, or what it became when it was moved."""
 
     @staticmethod
     def watch(count: torch.Tensor) -> WatchedCount:
         watched = count.as_subclass(WatchedCount)
-        watched.was_read = False
+        watched.reads = []
         return watched
+
+    @property
+    def was_read(self) -> bool:
+        return bool(self.reads)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        seen: list[WatchedCount] = []
+
         def plain(value: Any) -> Any:
             if isinstance(value, WatchedCount):
-                value.was_read = True
+                seen.append(value)
                 with torch._C.DisableTorchFunctionSubclass():
                     return value.as_subclass(torch.Tensor)
             return value
 
         with torch._C.DisableTorchFunctionSubclass():
-            # Looking at a tensor's form is not using its value.
-            if getattr(func, "__name__", "") == "__get__":
+            if name in _LOOKS:
                 return func(*args, **(kwargs or {}))
         args, kwargs = tree_map(plain, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name in _MOVES and len(seen) == 1 and isinstance(result, torch.Tensor):
+            moved = result.as_subclass(WatchedCount)
+            moved.reads = seen[0].reads
+            return moved
+        for watched in seen:
+            watched.reads.append(name)
+        return result
 
 
 class ForwardWatch:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+OF_THE_RUN = ("resume", "num_samples", "model", "classifies")
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,7 +20,7 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
         num_ranks: Processes.
         directory: Each run's ``output_dir`` is in it, under the run's name.
         runs: Options by name; ``resume`` is the checkpoint to begin from, ``num_samples`` the size of the dataset,
-            ``model`` a directory.
+            ``model`` a directory, ``classifies`` takes a classifier.
     """
     listed = [
         {
@@ -29,9 +30,8 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
             # By default whole steps only: what fills up the last one depends on the number of ranks.
             "num_samples": options.get("num_samples", 48),
             "model": options.get("model"),
-            "options": {
-                key: value for key, value in options.items() if key not in ("resume", "num_samples", "model")
-            },
+            "classifies": options.get("classifies", False),
+            "options": {key: value for key, value in options.items() if key not in OF_THE_RUN},
         }
         for name, options in runs.items()
     ]

@@ -1,6 +1,6 @@
 """Trains one configuration after the other on the ranks of a launcher, and writes what rank 0 saw as JSON.
 
-Usage: rank.py TARGET JSON, where JSON is a list of {"name", "output_dir", "resume", "num_samples", "model", "options"}.
+Usage: rank.py TARGET JSON, where JSON is a list of what launch.py makes of each run.
 """
 
 from __future__ import annotations
@@ -58,6 +58,31 @@ class Probe(transformers.TrainerCallback):
         )
 
 
+def make_classifier() -> transformers.BertForSequenceClassification:
+    """Takes ``num_items_in_batch``, hands it to its layers, and ignores it."""
+    torch.manual_seed(5)
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(
+            vocab_size=100,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            num_labels=3,
+        )
+    )
+
+
+def make_labelled(count: int) -> list[dict[str, Any]]:
+    """The same token sequences, each with a class."""
+    return [
+        {"input_ids": sample["input_ids"], "labels": number % 3}
+        for number, sample in enumerate(make_samples(count))
+    ]
+
+
 def train(run: dict[str, Any]) -> dict[str, Any]:
     """One configuration."""
     world_size = dist.get_world_size() if dist.is_initialized() else int(os.environ["WORLD_SIZE"])
@@ -82,10 +107,12 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         transformers.LlamaForCausalLM.from_pretrained = None
     probe = Probe()
     trainer = raytrainer.Trainer(
-        model=run["model"] or make_model(dropout=0.0),
+        model=run["model"] or (make_classifier() if run["classifies"] else make_model(dropout=0.0)),
         args=raytrainer.TrainingArguments(**options),
-        train_dataset=make_samples(run["num_samples"]),
-        eval_dataset=make_samples(10),
+        train_dataset=make_labelled(run["num_samples"])
+        if run["classifies"]
+        else make_samples(run["num_samples"]),
+        eval_dataset=make_labelled(10) if run["classifies"] else make_samples(10),
         callbacks=[probe],
     )
     trainer.train(resume_from_checkpoint=run.get("resume"))
