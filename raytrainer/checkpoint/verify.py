@@ -96,6 +96,7 @@ def _check_hash(path: Path, record: FileRecord) -> None:
 def _check_weights(path: Path) -> None:
     weights = find_weights(path)
     if weights is None:
+        _refuse_foreign_shards(path)
         if find_adapter(path) is None:
             raise CheckpointError(f"{path} has no weights.")
     elif weights.are_safetensors:
@@ -110,4 +111,18 @@ def _check_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"{path} is truncated or was not written by torch.save: it does not end like an archive."
+        )
+
+
+def _refuse_foreign_shards(path: Path) -> None:
+    """Say how shards that other libraries wrote become files that can be read."""
+    for folder in path.glob("pytorch_model_fsdp_*"):
+        raise CheckpointError(
+            f"{path} holds the weights as shards of accelerate ({folder.name}), which are pickles. Convert them once "
+            f"with `accelerate merge-weights {folder} {path}`; the optimizer then begins anew."
+        )
+    if (path / "zero_to_fp32.py").is_file():
+        raise CheckpointError(
+            f"{path} holds the weights as shards of DeepSpeed. Convert them once with `python {path}/zero_to_fp32.py "
+            f"{path} {path} --safe_serialization`; the optimizer then begins anew."
         )

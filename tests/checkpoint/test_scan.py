@@ -281,3 +281,20 @@ def test_naming_a_run_directory_lists_the_checkpoints_in_it(tmp_path):
 def test_naming_something_where_no_checkpoints_are_says_so(tmp_path):
     with pytest.raises(CheckpointError, match=r"does not exist\. There is no checkpoint in"):
         check_resumable(tmp_path / "typo")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["pytorch_model_fsdp_0/__0_0.distcp"], "accelerate merge-weights"),
+        (["zero_to_fp32.py", "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt"], "zero_to_fp32.py"),
+    ],
+)
+def test_shards_of_other_libraries_are_refused_with_the_command_that_converts_them(tmp_path, names, words):
+    path = tmp_path / "checkpoint-5"
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"x")
+    (path / "trainer_state.json").write_text('{"global_step": 5}')
+    with pytest.raises(CheckpointError, match=words):
+        check_resumable(path)
