@@ -409,7 +409,7 @@ class Trainer(TrainerHooks):
     def _export_weights(self) -> dict[str, torch.Tensor]:
         from raytrainer.worker.session import cpu_weights
 
-        return cpu_weights(self.model)
+        return cpu_weights(self.model, rank=self._runtime.rank)
 
     def _model_signature(self) -> str:
         return model_signature(self.model)

@@ -143,10 +143,12 @@ def open_session(trainer: Any, runtime: Runtime) -> Session:
     return Session(trainer, runtime)
 
 
-def cpu_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All ranks: a model's weights and buffers on the CPU, tied ones once each by name; sharded ones on rank 0 only."""
+def cpu_weights(model: torch.nn.Module, *, rank: int) -> dict[str, torch.Tensor]:
+    """All ranks: a model's weights and buffers on the CPU of rank 0, tied ones once each by name; {} on the others."""
     if is_sharded(model):
         return gather_weights(model) or {}
+    if rank != 0:
+        return {}
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 
