@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 from accelerate import Accelerator
@@ -48,12 +49,18 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
 
 
 def _sharded(args: TrainingArguments, options: ShardingOptions) -> FullyShardedBackend:
-    accelerator = Accelerator(
-        cpu=args.device.type == "cpu",
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
-    )
+    # Sharding is done here. Where `accelerate launch` asks for it, Accelerate would insist on a GPU.
+    asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
+    try:
+        accelerator = Accelerator(
+            cpu=args.device.type == "cpu",
+            mixed_precision=args.mixed_precision,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
+        )
+    finally:
+        if asked is not None:
+            os.environ["ACCELERATE_USE_FSDP"] = asked
     return FullyShardedBackend(accelerator, options)
 
 
