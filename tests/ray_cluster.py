@@ -39,7 +39,10 @@ def ray_cluster(ray_directory: Path) -> Iterator[None]:
     from raytrainer.launch.cluster import ENVIRONMENT as DEFAULTS
 
     before = dict(os.environ)
-    storages_before = storages()
+    # Groups give Ray Train a temporary directory each. Here, so that other runs on this machine do not count.
+    temporary = tempfile.tempdir
+    tempfile.tempdir = str(ray_directory / "groups")
+    Path(tempfile.tempdir).mkdir()
     os.environ.update(DEFAULTS | ENVIRONMENT)
     ray.init(
         address="local",
@@ -52,11 +55,9 @@ def ray_cluster(ray_directory: Path) -> Iterator[None]:
     ray.shutdown()
     os.environ.clear()
     os.environ.update(before)
-    # With its processes a Ray's ports are free again. The directories are those that groups give to Ray Train.
+    # With its processes a Ray's ports are free again.
     wait_for_end(ray_directory)
     assert members(ray_directory) == [], "processes of the tests' Ray are left"
-    assert storages() <= storages_before, "directories of worker groups are left"
-
-
-def storages() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("raytrainer-*"))
+    left = list(Path(tempfile.tempdir).iterdir())
+    tempfile.tempdir = temporary
+    assert left == [], "directories of worker groups are left"
