@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.parity.twins import TOLERANCE, make_model
+from tests.torchrun import torchrun
 
-ROOT = Path(__file__).parents[2]
 RUNS: dict[str, dict[str, Any]] = {
     # 50 samples on two ranks are 7 rounds of 8: the last one is filled up, and the last window of 3 is partial.
     "accumulation": {"num_train_epochs": 2, "gradient_accumulation_steps": 3},
@@ -26,19 +23,7 @@ STEPS = {"accumulation": 6, "smoothing": 5, "mean_of_ranks": 5}
 
 def train(library: str, directory: Path, options: dict[str, Any]) -> dict[str, Any]:
     target = directory / f"{library}.json"
-    script = str(ROOT / "tests" / "parity" / "rank_script.py")
-    # --standalone takes a free port.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-    done = subprocess.run(
-        [*command, library, str(target), json.dumps(options)],
-        check=False,
-        timeout=120,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(target.read_text())
+    return torchrun("parity/rank_script.py", [library, str(target), json.dumps(options)], target=target)
 
 
 @pytest.mark.distributed

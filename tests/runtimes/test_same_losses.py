@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.runtimes.trainers import make_trainer, numbers
+from tests.torchrun import torchrun
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
 
 
 def under_torchrun(kind: str, directory: Path) -> dict[str, Any]:
     target = directory / "numbers.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "tests" / "runtimes" / "rank.py"), kind, str(target)],
-        check=False,
-        timeout=120,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(target.read_text())
+    return torchrun("runtimes/rank.py", [kind, str(target)], target=target)
 
 
 @pytest.mark.parametrize("kind", ["plain", "own_loss", "stream"])

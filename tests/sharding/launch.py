@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from tests.torchrun import torchrun
+
 OF_THE_RUN = ("resume", "num_samples", "model", "classifies")
-ROOT = Path(__file__).parents[2]
 
 
 def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -36,14 +34,10 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
         for name, options in runs.items()
     ]
     target = directory / f"results-{num_ranks}.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    done = subprocess.run(
-        [*command, str(ROOT / "tests" / "sharding" / "rank.py"), str(target), json.dumps(listed)],
-        check=False,
-        timeout=240,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    return torchrun(
+        "sharding/rank.py",
+        [str(target), json.dumps(listed)],
+        target=target,
+        num_ranks=num_ranks,
+        timeout_s=240,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(target.read_text())
