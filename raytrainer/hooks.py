@@ -31,6 +31,7 @@ from raytrainer.evaluation.loop import PredictionLoop
 from raytrainer.loop.saving import save_checkpoint
 from raytrainer.loop.step import FlopCounter
 from raytrainer.optim.catalogue import build, look_up, parse_options
+from raytrainer.optim.deepspeed_family import build_configured_optimizer, build_configured_schedule
 from raytrainer.optim.groups import decay_parameter_names, parameter_groups
 from raytrainer.optim.schedules import build_schedule, current_learning_rate, waits_for_metric
 from raytrainer.optim.traits import OptimizerRequest
@@ -257,9 +258,16 @@ class OptimizerHooks(_Attributes):
         if self.optimizer is None:
             target = self.model if model is None else model
             groups = parameter_groups(target, self.get_decay_parameter_names(target), self.args.weight_decay)
+            zero = self.args.zero
+            if zero is not None:
+                groups = [
+                    group for group in groups if group["params"]
+                ]  # DeepSpeed takes empty ones out, later
             if self.optimizer_cls_and_kwargs is not None:
                 optimizer_class, options = self.optimizer_cls_and_kwargs
                 self.optimizer = optimizer_class(groups, **options)
+            elif zero is not None and zero.optimizer is not None:
+                self.optimizer = build_configured_optimizer(zero, self.args, groups)
             else:
                 self.optimizer = self._build_from_catalogue(groups)
         return self.optimizer
@@ -288,9 +296,11 @@ class OptimizerHooks(_Attributes):
         """
         if self.lr_scheduler is None:
             target = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = build_schedule(
-                self.args, getattr(target, "optimizer", target), num_training_steps
-            )
+            raw, zero = getattr(target, "optimizer", target), self.args.zero
+            if zero is not None and zero.scheduler is not None:
+                self.lr_scheduler = build_configured_schedule(zero, self.args, raw, num_training_steps)
+            else:
+                self.lr_scheduler = build_schedule(self.args, raw, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

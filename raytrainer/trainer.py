@@ -177,7 +177,7 @@ class Trainer(TrainerHooks):
         self.model_accepts_loss_kwargs = False
         self.label_smoother: Any = None
         self.neftune_noise_alpha = self.args.neftune_noise_alpha
-        self.is_deepspeed_enabled = False
+        self.is_deepspeed_enabled = self.args.zero is not None
         self.is_fsdp_enabled = self.args.sharding is not None
         self._loss_shifts_labels = self._smoother_shifts = False
         self._signature_columns: list[str] | None = None
@@ -462,6 +462,10 @@ class Trainer(TrainerHooks):
 
     def _check_sharding(self) -> None:
         from raytrainer.backends.units import check_sharding
+        from raytrainer.backends.zero import check_installed
+
+        if self.args.zero is not None:
+            check_installed()
 
         if self.args.sharding is not None:
             check_sharding(

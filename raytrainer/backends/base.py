@@ -6,7 +6,7 @@ The loop knows no backend by name: whatever DDP, FSDP2 or DeepSpeed do different
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -23,13 +23,18 @@ class Backend(Protocol):
     name: str
     """"single", "ddp", ...: the word that catalogue entries and tables use."""
     accelerator: Accelerator
+    rounds_weights: bool
+    """Joining model and optimizer made master weights of rounded ones: exact ones are to be read after it."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """All ranks: return the module whose forward and backward train on all ranks."""
         ...
 
-    def wrap_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return the optimizer that the loop steps."""
+    def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+        """All ranks: join a wrapped model and its optimizer; return the model that trains and what the loop steps.
+
+        The same two again are returned as they were joined.
+        """
         ...
 
     def unwrap(self, model: nn.Module) -> nn.Module:
@@ -46,6 +51,10 @@ class Backend(Protocol):
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         """All ranks: clip to a global norm (None: leave as is); return the norm before."""
+        ...
+
+    def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
+        """After the optimizer's step: the norm that ``clip_grad_norm`` found, or that the step itself did."""
         ...
 
     def zero_grad(self, model: nn.Module) -> None:

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from raytrainer.backends.base import Backend
 from raytrainer.backends.data_parallel import DataParallelBackend
 from raytrainer.backends.fsdp2 import FullyShardedBackend
+from raytrainer.backends.zero import ZeroBackend
 from raytrainer.config.arguments import TrainingArguments
-from raytrainer.config.sharding import ShardingOptions
 
 
 def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
@@ -32,7 +32,10 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
     # Accelerate's state is one per process; a second trainer in this process may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     if args.sharding is not None:
-        return _sharded(args, args.sharding)
+        return FullyShardedBackend(_plain_accelerator(args, args.mixed_precision), args.sharding)
+    if args.zero is not None:
+        # The engine computes in the precision that is asked for, and scales the loss of fp16 itself.
+        return ZeroBackend(_plain_accelerator(args, "no"), args.zero, args)
     ddp = DistributedDataParallelKwargs(find_unused_parameters=_finds_unused(args, model))
     for name in ("bucket_cap_mb", "broadcast_buffers", "static_graph"):
         value = getattr(args, f"ddp_{name}")
@@ -48,20 +51,22 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
     return DataParallelBackend(accelerator)
 
 
-def _sharded(args: TrainingArguments, options: ShardingOptions) -> FullyShardedBackend:
-    # Sharding is done here. Where `accelerate launch` asks for it, Accelerate would insist on a GPU.
-    asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
+def _plain_accelerator(args: TrainingArguments, mixed_precision: str) -> Accelerator:
+    # Sharding is done here. Where `accelerate launch` asks for it, Accelerate would insist on a GPU, or do it again.
+    asked = {
+        name: os.environ.pop(name)
+        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+        if name in os.environ
+    }
     try:
-        accelerator = Accelerator(
+        return Accelerator(
             cpu=args.device.type == "cpu",
-            mixed_precision=args.mixed_precision,
+            mixed_precision=mixed_precision,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
         )
     finally:
-        if asked is not None:
-            os.environ["ACCELERATE_USE_FSDP"] = asked
-    return FullyShardedBackend(accelerator, options)
+        os.environ.update(asked)
 
 
 def _finds_unused(args: TrainingArguments, model: nn.Module | None) -> bool:

@@ -24,6 +24,8 @@ _NO_WRAP: AbstractContextManager[None] = nullcontext()
 class DataParallelBackend:
     """The backend of a run without sharding."""
 
+    rounds_weights = False
+
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.name = "ddp" if accelerator.num_processes > 1 else "single"
@@ -37,12 +39,13 @@ class DataParallelBackend:
         self._parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
         return wrapped
 
-    def wrap_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+        optimizer = getattr(optimizer, "optimizer", optimizer)
         # Accelerate's wrapper is needed for the loss scaler of fp16 only; it costs time in every step.
         if self.accelerator.scaler is not None:
             optimizer = self.accelerator.prepare_optimizer(optimizer)
         self._optimizer = optimizer
-        return optimizer
+        return model, optimizer
 
     def evaluation_model(self, model: nn.Module, *, in_training: bool) -> nn.Module:
         # Accelerate puts autocast into the forward of the user's own module, so that module predicts in the
@@ -53,7 +56,8 @@ class DataParallelBackend:
         return model
 
     def unwrap(self, model: nn.Module) -> nn.Module:
-        return self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        unwrapped: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        return unwrapped
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         # Users' hooks may read accelerator.sync_gradients, so it is kept true to what happens.
@@ -72,6 +76,9 @@ class DataParallelBackend:
         if self.accelerator.scaler is not None:
             self.accelerator.unscale_gradients()
         return nn.utils.clip_grad_norm_(self._parameters, float("inf") if max_norm is None else max_norm)
+
+    def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
+        return found
 
     def zero_grad(self, model: nn.Module) -> None:
         for parameter in self._parameters:

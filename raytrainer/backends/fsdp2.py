@@ -26,6 +26,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from raytrainer.backends.group import join_group, sum_over_group
 from raytrainer.backends.units import choose_units
 from raytrainer.config.sharding import ShardingOptions
 from raytrainer.errors import ConfigurationError
@@ -38,13 +39,14 @@ class FullyShardedBackend:
     """The backend of a run with ``fsdp``."""
 
     name = "fsdp2"
+    rounds_weights = False
 
     def __init__(self, accelerator: Accelerator, options: ShardingOptions) -> None:
         self.accelerator = accelerator
         self._options = options
         self._parameters: list[nn.Parameter] = []
         self._num_units = 0
-        _join_group()
+        join_group()
         self._mesh = make_mesh(options, accelerator.device.type)
 
     # ---- wrapping -----------------------------------------------------------------------------------------------
@@ -66,8 +68,8 @@ class FullyShardedBackend:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return model
 
-    def wrap_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        return optimizer
+    def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+        return model, optimizer
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         return model
@@ -93,6 +95,9 @@ class FullyShardedBackend:
             nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)
         return norm
 
+    def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
+        return found
+
     def zero_grad(self, model: nn.Module) -> None:
         for parameter in self._parameters:
             parameter.grad = None
@@ -101,9 +106,7 @@ class FullyShardedBackend:
         return False
 
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_group(value)
 
     # ---- proof --------------------------------------------------------------------------------------------------
 
@@ -192,12 +195,6 @@ def make_mesh(options: ShardingOptions, device_type: str) -> DeviceMesh:
             "of workers and is smaller, or use full_shard."
         )
     return init_device_mesh(device_type, (world_size // size, size), mesh_dim_names=("replicate", "shard"))
-
-
-def _join_group() -> None:
-    """FSDP2 works on a process group, also that of one process."""
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -34,6 +34,7 @@ from raytrainer.checkpoint.sharded_weights import (
     spread,
 )
 from raytrainer.checkpoint.weight_files import WeightFiles, find_adapter, find_weights, read_shapes
+from raytrainer.checkpoint.zero import made_whole
 from raytrainer.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def _load_converted(model: nn.Module, directory: Path) -> None:
     """Read what transformers saved under other names: only its own ``from_pretrained`` knows the way back."""
     assert isinstance(model, PreTrainedModel)
     load: Any = original_class(model).from_pretrained
-    with _without_progress_bars():
+    with _without_progress_bars(), made_whole():
         loaded, info = load(directory, config=model.config, dtype=model.dtype, output_loading_info=True)
     wrong = [
         str(entry) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for entry in info[kind]

@@ -61,10 +61,12 @@ def model_tensors(model: nn.Module) -> ModelTensors:
     """Look up the names, shapes and ties of a model's tensors, without copying any."""
     import torch
 
+    from raytrainer.checkpoint.zero import shape_of
+
     state = model.state_dict(keep_vars=True)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     return ModelTensors(
-        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()}, ties=tied_names(tensors)
+        shapes={name: tuple(shape_of(tensor)) for name, tensor in tensors.items()}, ties=tied_names(tensors)
     )
 
 
@@ -143,11 +145,13 @@ def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import revert_weight_conversion
 
+    from raytrainer.checkpoint.zero import shape_of
+
     if not isinstance(model, PreTrainedModel):
         return None
     state = {
-        name: torch.empty_like(value, device="meta")
-        for name, value in model.state_dict().items()
+        name: torch.empty(shape_of(value), dtype=value.dtype, device="meta")
+        for name, value in model.state_dict(keep_vars=True).items()
         if isinstance(value, torch.Tensor)
     }
     try:

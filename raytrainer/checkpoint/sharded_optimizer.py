@@ -1,8 +1,8 @@
 """The state of an optimizer whose parameters are sharded, and the ways between it and the whole state of one rank.
 
-Every rank writes the slices that it holds (in DCP's form of safetensors files, so no pickle); what is no tensor is
-JSON. A run with another number of ranks, or with whole parameters, reads the slices that it needs; and a sharded run
-reads the ``optimizer.pt`` of a run with whole parameters.
+Every rank writes the runs that it holds (in DCP's form of safetensors files, so no pickle); what is no tensor is JSON.
+State goes by the names of parameters, so a run with another number of ranks, another backend, or whole parameters
+reads the runs that it needs; and a sharded run reads the ``optimizer.pt`` of a run with whole parameters.
 """
 
 from __future__ import annotations
@@ -14,46 +14,42 @@ from typing import Any
 import safetensors.torch
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from raytrainer.checkpoint import zero, zero_state
 from raytrainer.checkpoint.layout import SHARDED_OPTIMIZER_NAME, SHARDED_OPTIMIZER_VALUES
+from raytrainer.checkpoint.pieces import Piece, contents, files_of, piece_of, read_into
 from raytrainer.checkpoint.sharded_weights import like
 from raytrainer.errors import CheckpointError
 
-_SLICES, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
+_SLICES = ("DCP_SHARDING_INFO", "saved_offsets")
 """Where ``HuggingFaceStorageReader`` looks for the place of a slice in its tensor."""
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-def save_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> list[Path]:
-    """All ranks: write this rank's slices of the state, and rank 0 the rest; return what this rank wrote.
+def save_sharded_optimizer(model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+    """All ranks: write this rank's runs of the state, and rank 0 the rest; return what this rank wrote.
 
     Nothing is sent. The files are those of ``HuggingFaceStorageWriter``, which would first copy all slices.
     """
     target = directory / SHARDED_OPTIMIZER_NAME
     target.mkdir(parents=True, exist_ok=True)
     rank = dist.get_rank() if dist.is_initialized() else 0
-    tensors, values = _flat_state(model, optimizer)
-    slices = {
-        name: found for name, value in tensors.items() if (found := _own_slice(value, rank)) is not None
-    }
+    pieces, values = _state(model, optimizer)
+    own = {name: piece for name, piece in pieces.items() if not piece.is_copy and piece.values.numel()}
     written = []
-    if slices:
-        offsets = {name: {_OFFSETS: offset} for name, (_, offset) in slices.items()}
+    if own:
+        offsets = {name: {_SLICES[1]: piece.offsets} for name, piece in own.items()}
         path = target / f"shard-{rank + 1:05d}.safetensors"
         safetensors.torch.save_file(
-            {name: local for name, (local, _) in slices.items()},
+            {name: _writable(piece.values) for name, piece in own.items()},
             path,
-            metadata={_SLICES: json.dumps(offsets), "format": "pt"},
+            metadata={_SLICES[0]: json.dumps(offsets), "format": "pt"},
         )
         written.append(path)
     if rank == 0:
@@ -63,44 +59,36 @@ def save_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, d
     return written
 
 
-def _own_slice(value: torch.Tensor, rank: int) -> tuple[torch.Tensor, list[int]] | None:
-    """The part of a tensor that this rank writes, and where it begins; None where another rank writes it."""
-    if not isinstance(value, DTensor):
-        return (value.cpu().contiguous(), [0] * value.dim()) if rank == 0 else None
-    coordinate = value.device_mesh.get_coordinate()
-    assert coordinate is not None
-    is_copy = any(
-        placement.is_replicate() and position
-        for placement, position in zip(value.placements, coordinate, strict=True)
-    )
-    local = value.to_local()
-    if is_copy or not local.numel():
-        return None
-    _, offset = compute_local_shape_and_global_offset(value.shape, value.device_mesh, value.placements)
-    return local.cpu().contiguous(), list(offset)
-
-
-def load_sharded_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """All ranks: read the slices that this rank needs, into sharded or whole parameters.
+def load_sharded_optimizer(model: nn.Module, optimizer: Any, directory: Path) -> None:
+    """All ranks: read the runs that this rank needs, into sharded or whole parameters.
 
     Raises:
         CheckpointError: If the state is damaged, or that of another optimizer.
     """
     source = directory / SHARDED_OPTIMIZER_NAME
-    tensors, values = _flat_state(model, optimizer)
     try:
-        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(source)), no_dist=True)
         found = json.loads((source / SHARDED_OPTIMIZER_VALUES).read_text(encoding="utf-8"))
-        strange = sorted(found.keys() ^ values.keys())
-        if strange:
-            raise KeyError(f"{strange[0]} is only on one side")
-        merged: Any = tensors | {name: _as(found[name], value) for name, value in values.items()}
-        set_optimizer_state_dict(model, optimizer, merged, options=_FLAT)
+        engine = zero.zero_of(optimizer)
+        if engine is not None:
+            zero_state.make_room(model, engine, _shapes(source))
+            pieces, values = zero_state.state_of(model, engine)
+            zero_state.set_values(model, engine, _filled(source, pieces, values, found))
+        else:
+            tensors, values = _flat_state(model, optimizer)
+            pieces = {name: piece_of(value) for name, value in tensors.items()}
+            merged: Any = tensors | _filled(source, pieces, values, found)
+            set_optimizer_state_dict(model, optimizer, merged, options=_FLAT)
     except Exception as error:
+        named = getattr(optimizer, "optimizer", optimizer)
         raise CheckpointError(
-            f"{source} does not fit the {type(optimizer).__name__} of this run: {error}. Use the optimizer and "
+            f"{source} does not fit the {type(named).__name__} of this run: {error}. Use the optimizer and "
             "trainable parameters that the checkpoint was saved with, or start from its weights alone."
         ) from error
+
+
+def _writable(values: torch.Tensor) -> torch.Tensor:
+    # Several parameters may share a number, which a file does not allow.
+    return values.cpu().contiguous() if values.dim() else values.cpu().clone()
 
 
 def cut_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +110,14 @@ def cut_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[s
     return {**state, "state": cut_all}
 
 
+def _state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Piece], dict[str, Any]]:
+    engine = zero.zero_of(optimizer)
+    if engine is not None:
+        return zero_state.state_of(model, engine)
+    tensors, values = _flat_state(model, optimizer)
+    return {name: piece_of(value) for name, value in tensors.items()}, values
+
+
 def _flat_state(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -129,6 +125,46 @@ def _flat_state(
     flat: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_FLAT)
     tensors = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
     return tensors, {name: value for name, value in flat.items() if name not in tensors}
+
+
+def _shapes(source: Path) -> dict[str, tuple[int, ...]]:
+    """Of one run of each tensor of the state; () for a number."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files_of(source):
+        with path.open("rb") as file:
+            shapes |= {name: stored.shape for name, stored in contents(file).items()}
+    return shapes
+
+
+def _filled(
+    source: Path, pieces: dict[str, Piece], values: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Read this rank's runs out of all files; return what is no tensor, in the types that it has now.
+
+    Raises:
+        KeyError: If a tensor is only on one side.
+        ValueError: If elements are missing.
+    """
+    _check_same(found.keys(), values.keys())
+    left = {name: piece.values.numel() for name, piece in pieces.items()}
+    names: set[str] = set()
+    for path in files_of(source):
+        with path.open("rb") as file:
+            for name, stored in contents(file, _SLICES).items():
+                names.add(name)
+                if name in pieces:
+                    left[name] -= read_into(pieces[name], file, stored)
+    _check_same(names, pieces.keys())
+    short = sorted(name for name, count in left.items() if count)
+    if short:
+        raise ValueError(f"{left[short[0]]} elements of {short[0]} are in none of the files")
+    return {name: _as(found[name], value) for name, value in values.items()}
+
+
+def _check_same(found: Any, expected: Any) -> None:
+    strange = sorted(set(found) ^ set(expected))
+    if strange:
+        raise KeyError(f"{strange[0]} is only on one side")
 
 
 def _as(found: Any, value: Any) -> Any:

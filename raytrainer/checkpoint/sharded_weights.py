@@ -1,4 +1,4 @@
-"""Weights of a model whose parameters are sharded over ranks (DTensors), in the files that everybody reads.
+"""Weights of a model whose parameters are sharded over ranks, in the files that everybody reads.
 
 Every rank writes whole tensors, each tensor one rank, so the files are those of ``from_pretrained`` (safetensors with
 an index), every byte is written once, and no rank ever holds more than its own files and one more tensor. Reading goes
@@ -8,58 +8,35 @@ the other way: each rank reads the slices that it holds, whatever number of rank
 from __future__ import annotations
 
 import json
-import math
-import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
+from raytrainer.checkpoint import zero
 from raytrainer.checkpoint.layout import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from raytrainer.checkpoint.model_match import converted_shapes, tied_names
+from raytrainer.checkpoint.pieces import contents, fill, is_in_pieces, piece_of, read_into, whole
 from raytrainer.errors import CheckpointError
-
-_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-"""Names of dtypes in safetensors files."""
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether ranks hold parts of the parameters only."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All ranks: the whole of a tensor, on its device."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return any(is_in_pieces(parameter) for parameter in model.parameters())
 
 
 def gather_weights(model: nn.Module) -> dict[str, torch.Tensor] | None:
     """All ranks: the whole ``state_dict`` on the CPU of rank 0, tensor by tensor; None on the others."""
     is_first = _rank() == 0
     gathered: dict[str, torch.Tensor] = {}
-    for name, value in model.state_dict().items():
-        tensor = whole(value.detach())
+    for name, value in _tensors(model).items():
+        tensor = whole(value)
         if is_first:
             gathered[name] = tensor.cpu()
     return gathered if is_first else None
@@ -78,7 +55,7 @@ def save_in_parts(model: Any, directory: Path) -> None:
     num_files = len(set(owners.values()))
     own: dict[str, torch.Tensor] = {}
     for name, value in tensors.items():
-        tensor = whole(value.detach())
+        tensor = whole(value)
         if owners[name] == rank:
             own[name] = tensor.cpu().contiguous()
     # Storage may fail on one rank, so it comes after the last collective.
@@ -86,7 +63,7 @@ def save_in_parts(model: Any, directory: Path) -> None:
     if own:
         safetensors.torch.save_file(own, directory / part_name(rank, num_files), metadata={"format": "pt"})
     if rank == 0:
-        _save_configuration(model, directory)
+        _save_configuration(model, directory, tensors)
         if num_files > 1:
             index = {
                 "metadata": {"total_size": sum(map(_num_bytes, tensors.values()))},
@@ -121,8 +98,6 @@ def share_out(sizes: dict[str, int], count: int) -> dict[str, int]:
 def load_sharded_weights(model: nn.Module, paths: Iterable[Path]) -> None:
     """All ranks: read each rank's rows of weights in safetensors, whose names are those of the model in memory.
 
-    The rows are read into the memory where they stay. A mapped file would count as memory of every rank.
-
     Args:
         model: Is changed.
         paths: The files of the weights.
@@ -132,14 +107,14 @@ def load_sharded_weights(model: nn.Module, paths: Iterable[Path]) -> None:
     """
     state = _tensors(model)
     left_out = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
-    wanted = {name: value.detach() for name, value in state.items() if name not in left_out}
+    wanted = {name: piece_of(value) for name, value in state.items() if name not in left_out}
     present: set[str] = set()
     for path in paths:
         try:
             with path.open("rb") as file:
-                for name, stored in _contents(file).items():
+                for name, stored in contents(file).items():
                     if name in wanted:
-                        _read_into(wanted[name], file, stored)
+                        read_into(wanted[name], file, stored)
                         present.add(name)
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
@@ -148,71 +123,15 @@ def load_sharded_weights(model: nn.Module, paths: Iterable[Path]) -> None:
     missing = sorted(wanted.keys() - present)
     if missing:
         raise CheckpointError(f"The weights of {', '.join(missing[:3])} are in none of the files.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Stored:
-    """A tensor in a file."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    """Of its first byte, from the start of the file."""
-
-
-def _contents(file: BinaryIO) -> dict[str, _Stored]:
-    """The table at the head of a safetensors file."""
-    (length,) = struct.unpack("<Q", file.read(8))
-    table = json.loads(file.read(length))
-    return {
-        name: _Stored(
-            dtype=_DTYPES[entry["dtype"]],
-            shape=tuple(entry["shape"]),
-            begin=8 + length + entry["data_offsets"][0],
-        )
-        for name, entry in table.items()
-        if name != "__metadata__"
-    }
-
-
-def _read_into(target: torch.Tensor, file: BinaryIO, stored: _Stored) -> None:
-    """Fill a tensor, or this rank's shard of it, from a file."""
-    local = target.to_local() if isinstance(target, DTensor) else target
-    if not local.numel():
-        return
-    if isinstance(target, DTensor) and any(p.is_shard() and not p.is_shard(0) for p in target.placements):
-        buffer = torch.empty(stored.shape, dtype=stored.dtype)
-        _read_bytes(buffer, file, stored.begin)
-        with torch.no_grad():
-            target.copy_(like(buffer, target))
-        return
-    first_row = 0
-    if isinstance(target, DTensor):
-        _, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
-        first_row = offset[0] if offset else 0
-    row_bytes = math.prod(stored.shape[1:]) * stored.dtype.itemsize
-    is_direct = local.device.type == "cpu" and local.dtype == stored.dtype and local.is_contiguous()
-    buffer = local.detach() if is_direct else torch.empty(local.shape, dtype=stored.dtype)
-    _read_bytes(buffer, file, stored.begin + first_row * row_bytes)
-    if not is_direct:
-        with torch.no_grad():
-            local.copy_(buffer)
-
-
-def _read_bytes(buffer: torch.Tensor, file: BinaryIO, begin: int) -> None:
-    array: Any = buffer.reshape(-1).view(torch.uint8).numpy()
-    view = memoryview(array)
-    file.seek(begin)
-    if file.readinto(view) != len(view):  # type: ignore[attr-defined]
-        raise ValueError("the file ends before its last tensor")
+    zero.publish(model)
 
 
 def spread(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """All ranks: copy a whole ``state_dict``, which every rank holds, into the shards."""
-    with torch.no_grad():
-        for name, target in model.state_dict().items():
-            if name in weights:
-                target.copy_(like(weights[name], target))
+    for name, target in _tensors(model).items():
+        if name in weights:
+            fill(piece_of(target), weights[name])
+    zero.publish(model)
 
 
 def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -234,7 +153,7 @@ def _saved_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         left_out |= {name for name in names if name != kept}
     for name, value in state.items():
         if name not in left_out:
-            yield name, value.detach()
+            yield name, value
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -242,9 +161,10 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _save_configuration(model: Any, directory: Path) -> None:
+def _save_configuration(model: Any, directory: Path, tensors: dict[str, torch.Tensor]) -> None:
     model.config.architectures = [original_class(model).__name__]
-    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    kept = [dtype for dtype in map(zero.saved_dtype, tensors.values()) if dtype.is_floating_point]
+    model.config.dtype = str(kept[0] if kept else model.dtype).removeprefix("torch.")
     model.config.save_pretrained(directory)
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(directory)
@@ -257,7 +177,7 @@ def original_class(model: nn.Module) -> type:
 
 
 def _num_bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return zero.shape_of(tensor).numel() * zero.saved_dtype(tensor).itemsize
 
 
 def _rank() -> int:

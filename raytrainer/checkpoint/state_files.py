@@ -31,6 +31,8 @@ from raytrainer.checkpoint.layout import (
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
 from raytrainer.checkpoint.sharded_optimizer import cut_state, load_sharded_optimizer
 from raytrainer.checkpoint.sharded_weights import is_sharded
+from raytrainer.checkpoint.zero import zero_of
+from raytrainer.checkpoint.zero_state import WholeState
 from raytrainer.errors import CheckpointError
 
 __all__ = [
@@ -79,7 +81,7 @@ def load_optimizer_files(
     directory: Path,
     *,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Any,
     scheduler: Stateful,
     scaler: Stateful | None = None,
     device: torch.device | None = None,
@@ -119,9 +121,10 @@ def load_optimizer_files(
     if in_shards:
         load_sharded_optimizer(model, optimizer, directory)
     else:
-        _restore(
-            directory / OPTIMIZER_NAME, optimizer, mapped=mapped, cut=cut_state if is_sharded(model) else None
-        )
+        engine = zero_of(optimizer)
+        target = optimizer if engine is None else WholeState(engine)
+        cut = cut_state if is_sharded(model) and engine is None else None
+        _restore(directory / OPTIMIZER_NAME, target, mapped=mapped, cut=cut)
     _restore(directory / SCHEDULER_NAME, scheduler)
     if scaler is not None:
         if (directory / SCALER_NAME).is_file():

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
+from raytrainer.config.accelerate_deepspeed import WORDS as DEEPSPEED_WORDS
 from raytrainer.config.accelerate_words import LAUNCH_VARIABLE, load_file, translate
 from raytrainer.errors import ConfigurationError
 
@@ -41,11 +42,9 @@ _FAMILIES = {
     "aws_": "submit the script to Ray",
     "dynamo_": "models are not compiled",
     "tpu_": "TPUs are not available",
-    "deepspeed_": "there is no DeepSpeed backend yet; fsdp shards as ZeRO-3 does",
-    "offload_": "there is no DeepSpeed backend yet; use fsdp_offload_params",
-    "zero": "there is no DeepSpeed backend yet; fsdp shards as ZeRO-3 does",
     "mpirun_": "Ray starts the workers",
 }
+_SECTIONS = {"FSDP": "fsdp_config", "DEEPSPEED": "deepspeed_config"}
 _OF_THE_SCRIPT = ("gradient_accumulation_steps", "gradient_clipping")
 
 
@@ -72,31 +71,43 @@ def words_of(given: dict[str, Any]) -> dict[str, Any]:
         given: The flags that were given, by accelerate's names.
     """
     words = dict(_file_words(given))
-    sharding = dict(words.pop("fsdp_config", None) or {})
+    sections = {name: dict(words.pop(name, None) or {}) for name in _SECTIONS.values()}
+    for name, (word, meaning) in _FLAGS.items():
+        if given.get(name):
+            words[word] = meaning
+    kind = words.setdefault("distributed_type", "NO")
     for name, value in given.items():
-        if name in _STARTING:
+        if name in _STARTING or name in _FLAGS:
             continue
-        if name in _FLAGS:
-            if value:
-                word, meaning = _FLAGS[name]
-                words[word] = meaning
-        elif name.startswith("fsdp_"):
-            sharding[name] = value
-        elif name in _OF_THE_SCRIPT:
-            raise ConfigurationError(
-                f"--{name} is an argument of the script: put it behind the script's name."
-            )
-        else:
-            family = next((why for prefix, why in _FAMILIES.items() if name.startswith(prefix)), None)
-            if family is not None:
-                raise ConfigurationError(f"--{name} is not available: {family}.")
+        section = _section_of(name, kind)
+        if section is None:
             words[name] = value
-    words.setdefault("distributed_type", "NO")
-    if sharding:
-        words["fsdp_config"] = sharding
-    if sharding and words["distributed_type"] != "FSDP" and any(name.startswith("fsdp_") for name in given):
-        raise ConfigurationError("Flags that begin with --fsdp_ need --use_fsdp.")
-    return words
+        else:
+            sections[section][name] = value
+    used = _SECTIONS.get(kind)
+    return words | ({used: sections[used]} if used is not None and sections[used] else {})
+
+
+def _section_of(name: str, kind: str) -> str | None:
+    """The section of a config file that a flag belongs to, or None for the file itself.
+
+    Raises:
+        ConfigurationError: If the flag is not available, or needs another one.
+    """
+    if name.startswith("fsdp_"):
+        if kind != "FSDP":
+            raise ConfigurationError("Flags that begin with --fsdp_ need --use_fsdp.")
+        return "fsdp_config"
+    if name in DEEPSPEED_WORDS and kind == "DEEPSPEED":
+        return "deepspeed_config"
+    if name in _OF_THE_SCRIPT:
+        raise ConfigurationError(f"--{name} is an argument of the script: put it behind the script's name.")
+    if name in DEEPSPEED_WORDS:
+        raise ConfigurationError(f"--{name} needs --use_deepspeed.")
+    family = next((why for prefix, why in _FAMILIES.items() if name.startswith(prefix)), None)
+    if family is not None:
+        raise ConfigurationError(f"--{name} is not available: {family}.")
+    return None
 
 
 def _file_words(given: dict[str, Any]) -> dict[str, Any]:

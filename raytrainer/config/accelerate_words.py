@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from raytrainer.config.accelerate_deepspeed import deepspeed_fields, words_of_environment
 from raytrainer.errors import ConfigurationError
 
 LAUNCH_VARIABLE = "RAYTRAINER_LAUNCH"
@@ -26,9 +27,9 @@ _KINDS = {
     "MULTI_CPU": {"use_cpu": True},
     "MULTI_GPU": {"use_gpu": True},
     "FSDP": {"fsdp": True},
+    "DEEPSPEED": {},
 }
 _OTHER_KINDS = {
-    "DEEPSPEED": "there is no DeepSpeed backend yet; fsdp shards as ZeRO-3 does",
     "MEGATRON_LM": "Megatron-LM is not available; use fsdp",
     "XLA": "TPUs are not available",
     "TP": "tensor parallelism is not available; use fsdp",
@@ -59,7 +60,6 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 """Values that a file of one machine has and that change nothing."""
 _NEVER = {
-    "deepspeed_config": "there is no DeepSpeed backend yet",
     "megatron_lm_config": "Megatron-LM is not available",
     "fp8_config": "fp8 is not available; use bf16",
     "parallelism_config": "workers are data parallel, or shards of fsdp",
@@ -79,6 +79,7 @@ _NEVER = {
 _READ = (
     "compute_environment",
     "debug",
+    "deepspeed_config",
     "distributed_type",
     "fsdp_config",
     "main_training_function",
@@ -143,6 +144,8 @@ def translate(words: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         found.pop("use_gpu", None)
     if kind == "FSDP" and words.get("fsdp_config"):
         found["fsdp_config"] = dict(words["fsdp_config"])
+    if kind == "DEEPSPEED":
+        found |= deepspeed_fields(words.get("deepspeed_config") or {}, source=source)
     processes = words.get("num_processes")
     if processes is not None:
         found["num_workers"] = _count("num_processes", processes, source)
@@ -183,6 +186,9 @@ def fields_from_environment(environment: Mapping[str, str]) -> list[tuple[str, d
         found.append(("raytrainer launch", json.loads(environment[LAUNCH_VARIABLE])))
     if environment.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         found.append(("accelerate launch", {"fsdp": True, "fsdp_config": _fsdp_of(environment)}))
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
+        words = words_of_environment(environment)
+        found.append(("accelerate launch", deepspeed_fields(words, source="accelerate launch")))
     return found
 
 

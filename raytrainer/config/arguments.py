@@ -24,6 +24,8 @@ from raytrainer.config.combinations import (
     check_environment,
     evaluation_has_an_interval,
 )
+from raytrainer.config.deepspeed import DeepSpeedOptions, read_deepspeed
+from raytrainer.config.deepspeed_auto import check_against
 from raytrainer.config.fields import check_accelerator_config, check_honoured
 from raytrainer.config.ray_options import RayOptions
 from raytrainer.config.sharding import ShardingOptions, canonical, read_sharding
@@ -104,6 +106,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         self.normalise_sharding()
         with self._as_if_on_cpu():
             super().__post_init__()
+        self.normalise_deepspeed()
         if self.use_cpu:
             self.dataloader_pin_memory = False
         self.check()
@@ -140,6 +143,35 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         """How parameters are sharded; None when they are not."""
         return read_sharding(self.fsdp, self.fsdp_config)
 
+    def normalise_deepspeed(self) -> None:
+        """Read DeepSpeed's JSON, if it is a file, and check it against the other arguments.
+
+        Raises:
+            ConfigurationError: For what does not exist, cannot be done, or contradicts another argument.
+        """
+        options = self.zero
+        if options is None:
+            self.deepspeed = None
+            return
+        if self.sharding is not None:
+            raise ConfigurationError(
+                "fsdp and deepspeed both shard the model. Keep one: fsdp=True, or deepspeed with ZeRO stage 3, which "
+                "does the same."
+            )
+        if self.bf16_full_eval or self.fp16_full_eval:
+            raise ConfigurationError(
+                "bf16_full_eval and fp16_full_eval convert the model, which deepspeed holds. Use bf16=True or "
+                "fp16=True: then evaluation is in that precision too."
+            )
+        self.deepspeed = options.config
+        ranks = self.num_workers if isinstance(self.num_workers, int) and self.num_workers > 0 else None
+        check_against(options, self, world_size=ranks)
+
+    @property
+    def zero(self) -> DeepSpeedOptions | None:
+        """What DeepSpeed shards; None when it is not asked for."""
+        return read_deepspeed(self.deepspeed)
+
     @property
     def _setup_devices(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.device
@@ -152,9 +184,15 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     @contextlib.contextmanager
     def _as_if_on_cpu(self) -> Iterator[None]:
         """Let the anchor normalise without looking for hardware, then put back what was wished for."""
-        looks_at_hardware = ("use_cpu", "tf32", "dataloader_pin_memory", "dataloader_multiprocessing_context")
-        kept = {name: getattr(self, name) for name in looks_at_hardware}
-        self.use_cpu, self.tf32 = True, None
+        # DeepSpeed's JSON is read here; the anchor would set up Accelerate for it.
+        looks_at_hardware = (
+            "use_cpu",
+            "tf32",
+            "dataloader_pin_memory",
+            "dataloader_multiprocessing_context",
+        )
+        kept = {name: getattr(self, name) for name in (*looks_at_hardware, "deepspeed")}
+        self.use_cpu, self.tf32, self.deepspeed = True, None, None
         try:
             yield
         except ConfigurationError:

@@ -191,7 +191,6 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     """
     values = os.environ if environment is None else environment
     for name, what in (
-        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
         ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
     ):

@@ -128,6 +128,7 @@ HONOURED: tuple[str, ...] = (
     "ddp_static_graph",
     "fsdp",
     "fsdp_config",
+    "deepspeed",
     # repetition, measurement, flags for scripts
     "seed",
     "data_seed",
@@ -156,10 +157,6 @@ _COMPILE = Refusal(
     "models are not compiled", "Pass a model that you compiled with `torch.compile`, or leave it out."
 )
 _LIGER = Refusal("Liger kernels are not patched in", "Patch the model before you pass it, or leave it out.")
-_DEEPSPEED = Refusal(
-    "there is no DeepSpeed backend yet, and plain data parallel instead would not be what you asked for",
-    "Leave it out to train data parallel with one model copy per worker.",
-)
 _TRACKIO = Refusal(
     "nothing is pushed to Spaces or Buckets", "Leave it out; report_to='trackio' logs to the local Trackio."
 )
@@ -192,7 +189,6 @@ REFUSED: dict[str, Refusal] = {
     "torch_compile_mode": _COMPILE,
     "use_liger_kernel": _LIGER,
     "liger_kernel_config": _LIGER,
-    "deepspeed": _DEEPSPEED,
     "parallelism_config": Refusal("workers are data parallel only", "Leave it out."),
     "ddp_backend": Refusal(
         "gradients are reduced by NCCL on GPUs and by gloo on CPUs",

@@ -8,12 +8,10 @@ changes nothing; what it cannot do is refused.
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from raytrainer.config.json_files import read_object
 from raytrainer.errors import ConfigurationError
 
 Wrap = Literal["transformer", "size", "none"]
@@ -99,7 +97,7 @@ def read_sharding(fsdp: Any, fsdp_config: Any) -> ShardingOptions | None:
     Raises:
         ConfigurationError: For a word, key or value that does not exist or cannot be done.
     """
-    config = _without_prefix(_load(fsdp_config))
+    config = _without_prefix(read_object(fsdp_config, "fsdp_config"))
     words = _words(fsdp)
     if not words and fsdp is not True:
         if any(value not in (None, False, 0, "", {}) for value in config.values()):
@@ -151,29 +149,6 @@ def canonical(options: ShardingOptions) -> dict[str, Any]:
     if options.hybrid_shard_size is not None:
         config["hybrid_shard_size"] = options.hybrid_shard_size
     return config
-
-
-def _load(config: Any) -> dict[str, Any]:
-    if config is None:
-        return {}
-    if isinstance(config, Mapping):
-        return dict(config)
-    if not isinstance(config, str | Path):
-        raise ConfigurationError(
-            f"fsdp_config is a {type(config).__name__}. Give a dict, or the path of a JSON file."
-        )
-    text = str(config).strip()
-    try:
-        found = json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"fsdp_config={text!r} cannot be read: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"fsdp_config={text!r} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from error
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"fsdp_config={text!r} holds a {type(found).__name__}, not an object.")
-    return found
 
 
 def _without_prefix(config: dict[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def open_run(
     plan = plan_of(trainer, loader)
     model = prepare(trainer, backend, plan)
     if checkpoint is not None:
+        if backend.rounds_weights:
+            load_model_weights(trainer.model, checkpoint)
         load_optimizer_files(
             checkpoint,
             model=trainer.model,
@@ -145,9 +147,8 @@ def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
     if traits is not None and backend.name not in traits.backends:
         entry = look_up(trainer.args.optim)
         raise ValueError(f"optim={entry.name!r} does not train under {backend.name}.")
-    raw: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    trainer.optimizer = backend.wrap_optimizer(raw)
-    return model
+    trainer.model_wrapped, trainer.optimizer = backend.wrap_optimizer(model, trainer.optimizer)
+    return trainer.model_wrapped
 
 
 def fresh_state(trainer: Any, plan: TrainPlan) -> TrainerState:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raytrainer.checkpoint.zero import shape_of
 from raytrainer.loop.run import TrainRun
 from raytrainer.optim.schedules import waits_for_metric
 
@@ -81,6 +82,7 @@ def update_weights(run: TrainRun) -> None:
     )
     trainer.control = handler.on_pre_optimizer_step(args, trainer.state, trainer.control)
     trainer.optimizer.step()
+    run.grad_norm = run.backend.norm_of_step(run.grad_norm)
     trainer.control = handler.on_optimizer_step(args, trainer.state, trainer.control)
     # The rate that is logged is the one that this update used, so it is read before the schedule moves on.
     run.learning_rate = trainer._get_learning_rate()
@@ -118,6 +120,14 @@ def count_input_tokens(run: TrainRun, inputs: Any) -> int:
     return int(run.backend.sum_over_ranks(tokens).item())
 
 
+def num_parameters(model: Any) -> int:
+    """Parameters without embeddings, also of a model of which this rank holds a part."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    others = [one for one in model.parameters() if id(one) not in embeddings]
+    hidden = sum(shape_of(one).numel() - one.numel() for one in others)
+    return model.num_parameters(exclude_embeddings=True) + hidden
+
+
 class FlopCounter:
     """Floating-point operations of a forward and backward pass: 6 x tokens x parameters without embeddings.
 
@@ -134,5 +144,5 @@ class FlopCounter:
             return 0
         if model is not self._model:
             self._model = model
-            self._num_parameters = model.num_parameters(exclude_embeddings=True)  # type: ignore[operator]
+            self._num_parameters = num_parameters(model)
         return 6 * inputs[name].numel() * self._num_parameters

@@ -32,7 +32,7 @@ class Traits:
 
     has_train_mode: bool = False
     """Must be switched to train mode before a step and to eval mode before evaluation and saving."""
-    backends: frozenset[str] = frozenset({"single", "ddp", "fsdp2"})
+    backends: frozenset[str] = frozenset({"single", "ddp", "fsdp2", "zero1", "zero2", "zero3"})
     """Backends under which it trains correctly."""
     supports_accumulation: bool = True
     """Gradients may be accumulated over several micro-batches."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from raytrainer.checkpoint.zero import groups_of, shape_of, zero_of
 from raytrainer.errors import EngagementError
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import EngagedRow
@@ -43,17 +44,28 @@ def optimizer_row(run: TrainRun) -> EngagedRow:
     """What steps the weights, and on how many of them."""
     trainer = run.trainer
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    trained = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    zero = zero_of(trainer.optimizer)
+    groups = (
+        [group["params"] for group in optimizer.param_groups]
+        if zero is None
+        else groups_of(zero)  # what it was given, and not the runs that this rank steps
+    )
+    trained = sum(shape_of(parameter).numel() for group in groups for parameter in group)
     wanted = str(getattr(run.args.optim, "value", run.args.optim))
     is_fused = bool(optimizer.defaults.get("fused"))
     name = f"{type(optimizer).__name__}{' (fused)' if is_fused else ''}"
     is_own = trainer._optimizer_traits is None  # type: ignore[attr-defined]
     return EngagedRow(
         what="optimizer",
-        requested="the user's own" if is_own else wanted,
+        requested=_own_name(run) if is_own else wanted,
         engaged=f"{name}, {trained / 1e6:.1f} M parameters",
         ok=is_own or is_fused == wanted.endswith("_fused"),
     )
+
+
+def _own_name(run: TrainRun) -> str:
+    section = run.args.zero.optimizer if run.args.zero is not None else None
+    return "the user's own" if section is None else f"deepspeed {section['type']}"
 
 
 def check_engaged(rows: list[EngagedRow]) -> None:

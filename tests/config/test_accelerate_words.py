@@ -89,7 +89,17 @@ def test_words_become_fields(words, fields):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"distributed_type": "DEEPSPEED"}, "no DeepSpeed backend yet"),
+        (
+            {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stge": 2}},
+            "Did you mean 'zero_stage'",
+        ),
+        (
+            {
+                "distributed_type": "DEEPSPEED",
+                "deepspeed_config": {"deepspeed_config_file": "ds.json", "zero_stage": 3},
+            },
+            "Keep one of the two",
+        ),
         ({"distributed_type": "MEGATRON_LM"}, "Megatron-LM is not available"),
         ({"distributed_type": "FSPD"}, "none of"),
         ({"machine_rank": 1}, r"Ray numbers the nodes itself"),

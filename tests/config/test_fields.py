@@ -56,7 +56,6 @@ ASKING = {
     "torch_compile_mode": ["default"],
     "use_liger_kernel": [True],
     "liger_kernel_config": [{"rope": True}],
-    "deepspeed": [{"zero_optimization": {"stage": 2}}, "ds.json"],
     "parallelism_config": [object()],
     "ddp_backend": ["mpi", "hccl"],
     "save_on_each_node": [True],
@@ -128,7 +127,6 @@ def test_fields_of_a_subclass_are_its_own_business():
 @pytest.mark.parametrize(
     "name",
     [
-        "ACCELERATE_USE_DEEPSPEED",
         "ACCELERATE_USE_MEGATRON_LM",
         "ACCELERATE_USE_PARALLELISM_CONFIG",
     ],

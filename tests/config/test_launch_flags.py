@@ -48,6 +48,16 @@ def test_the_guides_flags_become_arguments(started, monkeypatch, tmp_path):
     assert args.sharding == ShardingOptions(layer_classes=("BertLayer",))
 
 
+def test_deepspeed_flags_become_its_config(started):
+    flags = ["--use_deepspeed", "--zero_stage=3", "--offload_optimizer_device=cpu", "--gradient_clipping=0.5"]
+    assert main(["launch", *flags, "--num_processes=2", "script.py"]) == 0
+    assert started["fields"] == {
+        "num_workers": 2,
+        "max_grad_norm": 0.5,
+        "deepspeed": {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}},
+    }
+
+
 def test_without_flags_nothing_is_asked(started):
     assert main(["launch", "script.py"]) == 0
     assert started["fields"] == {}
@@ -65,7 +75,9 @@ def test_the_file_that_accelerate_config_left_counts_and_flags_win(started, tmp_
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--use_deepspeed"], "no DeepSpeed backend yet"),
+        (["--zero_stage", "3"], "needs --use_deepspeed"),
+        (["--use_deepspeed", "--deepspeed_hostfile", "hosts"], "Ray knows its nodes"),
+        (["--use_deepspeed", "--offload_param_nvme_path", "/disk"], "NVMe"),
         (["--machine_rank", "1"], "ray start"),
         (["--main_process_port", "29500"], "through Ray"),
         (["--gpu_ids", "0,1"], "Ray hands out GPUs"),

@@ -30,9 +30,40 @@ class Probe(transformers.TrainerCallback):
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
+        self.trainer: Any = None
+        self.was_cut_when_made = False
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.was_cut_when_made = any(hasattr(p, "ds_id") for p in kwargs["model"].parameters())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parameters = list(kwargs["model"].parameters())
+        engine = self.trainer.model_wrapped
+        if hasattr(engine, "zero_optimization_stage"):
+            self.seen = {
+                "engine": type(engine).__name__,
+                "stage": engine.zero_optimization_stage(),
+                "dtensors": 0,
+                "dtypes": [
+                    str(parameters[0].dtype),
+                    str(
+                        (
+                            getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
+                            or engine.optimizer.single_partition_of_fp32_groups
+                        )[0].dtype
+                    ),
+                ],
+                "offloads": [
+                    bool(getattr(engine.optimizer, name, False))
+                    for name in ("offload_optimizer", "offload_param")
+                ],
+                "was_cut_when_made": self.was_cut_when_made,
+                "elements": sum(getattr(p, "ds_numel", p.numel()) for p in parameters),
+                "local": sum(
+                    p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters
+                ),
+            }
+            return
         self.seen = {
             "dtensors": sum(isinstance(p, DTensor) for p in parameters),
             "parameters": len(parameters),
@@ -47,9 +78,10 @@ class Probe(transformers.TrainerCallback):
         }
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        optimizer = kwargs["optimizer"]
         moments = [
             value
-            for entries in kwargs["optimizer"].state.values()
+            for entries in optimizer.state.values()
             for name, value in entries.items()
             if name.startswith("exp_avg")
         ]
@@ -102,7 +134,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "eval_steps": 3,
         **run["options"],
     }
-    if run["model"]:
+    if run["model"] and "fsdp" in run["options"]:
         # It must never be loaded whole.
         transformers.LlamaForCausalLM.from_pretrained = None
     probe = Probe()
@@ -115,6 +147,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         eval_dataset=make_labelled(10) if run["classifies"] else make_samples(10),
         callbacks=[probe],
     )
+    probe.trainer = trainer
     trainer.train(resume_from_checkpoint=run.get("resume"))
     weights = gather_weights(trainer.model)
     model = trainer.model_wrapped

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import LlamaForCausalLM
 
 import raytrainer
 from tests.parity.twins import make_model, make_trainer, rows
@@ -24,6 +25,20 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "whole_model": {"fsdp": True, "fsdp_config": {"auto_wrap_policy": "NO_WRAP"}},
     "recomputed": {"fsdp": True, "fsdp_config": {"activation_checkpointing": True}},
     "bf16": {"fsdp": True, "bf16": True},
+    "zero1": {"deepspeed": {"zero_optimization": {"stage": 1}}},
+    "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
+    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
+    "zero3_offloaded": {
+        "deepspeed": {
+            "zero_optimization": {
+                "stage": 3,
+                "offload_optimizer": {"device": "cpu", "pin_memory": False},
+                "offload_param": {"device": "cpu", "pin_memory": False},
+            }
+        }
+    },
+    "zero3_bf16": {"deepspeed": {"zero_optimization": {"stage": 3}}, "bf16": True},
+    "classifier_zero3": {"classifies": True, "deepspeed": {"zero_optimization": {"stage": 3}}},
     "classifier_ddp": {"classifies": True},
     "classifier_full_shard": {"classifies": True, "fsdp": True},
     "classifier_bf16": {"classifies": True, "fsdp": True, "bf16": True},
@@ -70,6 +85,13 @@ def assert_sharded(run: dict[str, Any], share: int) -> None:
         assert run[what] == pytest.approx(copies * run["elements"] / share, rel=0.02), what
 
 
+def assert_zero(run: dict[str, Any], stage: int) -> None:
+    assert (run["engine"], run["stage"]) == ("DeepSpeedEngine", stage)
+    assert run["local_moments"] == pytest.approx(run["elements"], rel=0.02), "half of two moments"
+    share = 2 if stage == 3 else 1
+    assert run["local"] == pytest.approx(run["elements"] / share, rel=0.02)
+
+
 def assert_equal_runs(found: dict[str, Any], expected: dict[str, Any], tolerance: float = TOLERANCE) -> None:
     assert len(found["rows"]) == len(expected["rows"]) == 6
     for mine, other in zip(found["rows"], expected["rows"], strict=True):
@@ -113,6 +135,50 @@ def test_a_model_loaded_in_shards_trains_as_one_loaded_whole(tmp_path: Path, is_
     found = launch(2, tmp_path, {"in_shards": {**in_shards, "num_samples": 50}})["in_shards"]
     assert_sharded(found, share=2)
     whole = make_trainer(raytrainer, tmp_path / "whole", model=model, **WHOLE)
+    whole.train()
+    assert len(found["rows"]) == len(rows(whole)) == 6
+    for mine, other in zip(found["rows"][:4], rows(whole)[:4], strict=True):
+        assert mine[:4] == pytest.approx(other[:4], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_gives_the_numbers_of_ddp(results: dict[str, Any], stage: int) -> None:
+    found = results[f"zero{stage}"]
+    assert_zero(found, stage)
+    assert_equal_runs(found, results["ddp"])
+    assert_equal_weights(found, results["ddp"])
+
+
+def test_offloaded_zero_gives_the_numbers_of_ddp(results: dict[str, Any]) -> None:
+    found = results["zero3_offloaded"]
+    assert_zero(found, 3)
+    assert found["offloads"] == [True, True]
+    assert_equal_runs(found, results["ddp"])
+
+
+def test_a_classifier_trains_under_zero_3_as_under_ddp(results: dict[str, Any]) -> None:
+    assert_zero(results["classifier_zero3"], 3)
+    assert_equal_runs(results["classifier_zero3"], results["classifier_ddp"])
+
+
+def test_bf16_under_zero_computes_in_bf16_and_stays_near(results: dict[str, Any]) -> None:
+    found = results["zero3_bf16"]
+    assert_zero(found, 3)
+    assert found["dtypes"] == ["torch.bfloat16", "torch.float32"], "computed in, stepped in"
+    losses, exact = ([row[1] for row in run["rows"]] for run in (found, results["zero3"]))
+    assert losses != pytest.approx(exact, abs=1e-6), "bf16 was not on"
+    assert losses == pytest.approx(exact, abs=BF16_TOLERANCE)
+
+
+def test_a_model_that_is_cut_while_it_is_loaded_trains_as_one_loaded_whole(tmp_path: Path) -> None:
+    make_model(dropout=0.0).save_pretrained(tmp_path / "model")
+    options = {"deepspeed": {"zero_optimization": {"stage": 3}}, "model": str(tmp_path / "model")}
+    found = launch(2, tmp_path, {"cut": {**options, "num_samples": 50}})["cut"]
+    assert_zero(found, 3)
+    assert found["was_cut_when_made"]
+    whole = make_trainer(
+        raytrainer, tmp_path / "whole", model=LlamaForCausalLM.from_pretrained(tmp_path / "model"), **WHOLE
+    )
     whole.train()
     assert len(found["rows"]) == len(rows(whole)) == 6
     for mine, other in zip(found["rows"][:4], rows(whole)[:4], strict=True):

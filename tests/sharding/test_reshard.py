@@ -18,11 +18,20 @@ from tests.sharding.test_parity import TOLERANCE
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 SAVES = {"save_strategy": "steps", "save_steps": 3}
 FSDP = {"fsdp": True}
+BACKENDS: dict[str, dict[str, Any]] = {
+    "one": {},
+    "ddp": {},
+    "fsdp": FSDP,
+    "zero1": {"deepspeed": {"zero_optimization": {"stage": 1}}},
+    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
+}
 WRITERS: dict[str, tuple[int, dict[str, Any]]] = {
     "one": (1, {}),
     "ddp2": (2, {}),
     "fsdp2": (2, FSDP),
     "fsdp3": (3, FSDP),
+    "zero2": (2, {"deepspeed": {"zero_optimization": {"stage": 2}}}),
+    "zero3": (2, {"deepspeed": {"zero_optimization": {"stage": 3}}}),
 }
 
 
@@ -39,14 +48,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return directory, results
 
 
-@pytest.mark.parametrize(("num_ranks", "backends"), [(1, ["one"]), (2, ["ddp", "fsdp"]), (3, ["fsdp"])])
+@pytest.mark.parametrize(
+    ("num_ranks", "backends"), [(1, ["one"]), (2, ["ddp", "fsdp", "zero1"]), (3, ["fsdp", "zero3"])]
+)
 def test_losses_go_on_under_another_backend_and_world_size(
     written: tuple[Path, dict[str, Any]], tmp_path: Path, num_ranks: int, backends: list[str]
 ) -> None:
     directory, whole = written
     runs = {
         f"{backend}-from-{writer}": {
-            **(FSDP if backend == "fsdp" else {}),
+            **BACKENDS[backend],
             "resume": str(directory / writer / "checkpoint-3"),
         }
         for backend in backends
@@ -55,6 +66,7 @@ def test_losses_go_on_under_another_backend_and_world_size(
     results = launch(num_ranks, tmp_path, runs)
     for name, found in results.items():
         assert (found["dtensors"] > 0) == name.startswith("fsdp"), name
+        assert f"zero{found.get('stage')}" == name.partition("-")[0] or not name.startswith("zero"), name
         expected = whole[name.rpartition("-")[2]]["rows"]
         assert [row[0] for row in found["rows"]] == [1, 2, 3, 4, 5, 6], name
         for mine, other in zip(found["rows"], expected, strict=True):
