@@ -79,6 +79,10 @@ class ZeroBackend:
         self._optimizer: EngineOptimizer | None = None
         join_group()
         self._deepspeed = import_deepspeed(accelerator.device)
+        # All ranks: DeepSpeed adopts the group that exists. Before it has, it takes itself for alone.
+        self._deepspeed.init_distributed(
+            dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False, dist_init_required=False
+        )
         # from_pretrained and generate() of transformers look at it while it lives: models that are made on the ranks
         # are cut as they are made (zero.Init).
         self._for_transformers = _tell_transformers(options, args) if options.stage == 3 else None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from raytrainer.errors import RayTrainerError
 
-USAGE = """usage: raytrainer launch [flags of accelerate launch] script.py [arguments of the script]
+USAGE = """usage: raytrainer COMMAND ...
 
 commands:
-  launch   run a script whose Trainer trains on Ray, with the flags of `accelerate launch`
+  launch   run a script whose Trainer trains on Ray, with the flags of `accelerate launch`:
+           raytrainer launch [flags of accelerate launch] script.py [arguments of the script]
+  export   write the model of a checkpoint, of whatever backend, to a directory for from_pretrained:
+           raytrainer export CHECKPOINT DIRECTORY [--dtype bfloat16] [--max_shard_size 5GB]
 """
+COMMANDS = ("launch", "export")
+"""Each is a function in the module of its name."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,13 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words else 2
-    if words[0] != "launch":
-        print(f"raytrainer: {words[0]!r} is no command.\n\n{USAGE}", file=sys.stderr)
+    name = words[0]
+    if name not in COMMANDS:
+        print(f"raytrainer: {name!r} is no command.\n\n{USAGE}", file=sys.stderr)
         return 2
-    from raytrainer.cli.launch import launch
-
+    command = getattr(importlib.import_module(f"raytrainer.cli.{name}"), name)
     try:
-        return launch(words[1:])
+        return command(words[1:])
     except RayTrainerError as error:
-        print(f"raytrainer launch: {error}", file=sys.stderr)
+        print(f"raytrainer {name}: {error}", file=sys.stderr)
         return 2

@@ -65,20 +65,29 @@ def test_a_worker_killed_inside_a_save_changes_nothing(unkilled: Any, tmp_path: 
     assert names == {*(f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)), "logs"}
 
 
+SHARDING: dict[str, dict[str, Any]] = {
+    "fsdp": {"fsdp": "full_shard"},
+    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
+}
+
+
 @pytest.fixture(scope="module")
-def unkilled_in_shards(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    shards = CountShards()
-    trainer = make_trainer(tmp_path_factory.mktemp("shards"), shards, fsdp="full_shard")
-    trainer.train()
-    assert shards.num_shards == len(list(trainer.model.parameters()))
-    result = outcome(trainer)
-    trainer.end()
-    return result
+def unkilled_in_shards(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    results = {}
+    for backend, options in SHARDING.items():
+        shards = CountShards()
+        trainer = make_trainer(tmp_path_factory.mktemp("shards"), shards, **options)
+        trainer.train()
+        assert shards.num_shards == len(list(trainer.model.parameters()))
+        results[backend] = outcome(trainer)
+        trainer.end()
+    return results
 
 
-@pytest.mark.parametrize("kill", ["step_3_rank_1", "step_8_rank_0", "first_file", "before_manifest"])
-def test_a_worker_killed_under_fsdp_changes_nothing(
-    unkilled_in_shards: Any, tmp_path: Path, kill: str
+@pytest.mark.parametrize("kill", ["step_3_rank_1", "first_file"])
+@pytest.mark.parametrize("backend", SHARDING)
+def test_a_worker_killed_while_parameters_are_sharded_changes_nothing(
+    unkilled_in_shards: dict[str, Any], tmp_path: Path, backend: str, kill: str
 ) -> None:
     marker = tmp_path / "died"
     killer: Any = KillInSave(6, kill, str(marker))
@@ -86,13 +95,13 @@ def test_a_worker_killed_under_fsdp_changes_nothing(
         _, step, _, rank = kill.split("_")
         killer = KillAtStep(int(step), int(rank), str(marker))
     shards = CountShards()
-    trainer = make_trainer(tmp_path / "run", killer, shards, fsdp="full_shard")
+    trainer = make_trainer(tmp_path / "run", killer, shards, **SHARDING[backend])
     trainer.train()
     assert marker.exists()
     assert shards.num_shards == len(list(trainer.model.parameters()))
     found = outcome(trainer)
     trainer.end()
-    assert_same(found, unkilled_in_shards)
+    assert_same(found, unkilled_in_shards[backend])
 
 
 @pytest.mark.parametrize("damage", ["flipped_bit", "truncated"])

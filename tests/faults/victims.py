@@ -42,7 +42,10 @@ class CountShards(TrainerCallback):
     num_shards = -1
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.num_shards = sum(isinstance(parameter, DTensor) for parameter in kwargs["model"].parameters())
+        self.num_shards = sum(
+            isinstance(parameter, DTensor) or hasattr(parameter, "ds_tensor")
+            for parameter in kwargs["model"].parameters()
+        )
 
 
 class KillInSave(TrainerCallback):
@@ -60,7 +63,7 @@ class KillInSave(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.process_index != 0:
             return
-        if self.moment == "first_file" and args.fsdp:
+        if self.moment == "first_file" and (args.fsdp or args.deepspeed):
             self.around(safetensors.torch, "save_file", before=False)
         elif self.moment == "first_file":
             self.around(kwargs["model"], "save_pretrained", before=False)

@@ -1,0 +1,55 @@
+"""``raytrainer export``: the model of a checkpoint, in files to give away."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from raytrainer.errors import ConfigurationError
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def export(arguments: list[str]) -> int:
+    """Export a checkpoint and say what was written.
+
+    Raises:
+        ConfigurationError: For a size that is none.
+        CheckpointError: If the checkpoint has no weights or is damaged, or the target is not empty.
+    """
+    parser = argparse.ArgumentParser(
+        prog="raytrainer export",
+        description="Write the model of a checkpoint to a directory for from_pretrained.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint-N of a run, whatever backend wrote it")
+    parser.add_argument("directory", type=Path, help="where the model goes; must not exist, or be empty")
+    parser.add_argument("--dtype", choices=_DTYPES, help="of the weights; as they were saved by default")
+    parser.add_argument("--max_shard_size", default="5GB", help="of a file of weights (default: 5GB)")
+    given = parser.parse_args(arguments)
+    size = num_bytes(given.max_shard_size)
+
+    import torch
+
+    from raytrainer.checkpoint.export import export_checkpoint
+
+    dtype = getattr(torch, given.dtype) if given.dtype else None
+    exported = export_checkpoint(given.checkpoint, given.directory, dtype=dtype, max_shard_bytes=size)
+    count = len(exported.files)
+    files = exported.files[0] if count == 1 else f"{count} files"
+    print(f"{given.directory}: {exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB, in {files}")
+    return 0
+
+
+def num_bytes(text: str) -> int:
+    """Read a size such as ``5GB``.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)", text.strip().upper())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size < 1:
+        raise ConfigurationError(f"--max_shard_size {text!r} is no size. Write it as in 500MB or 5GB.")
+    return size
