@@ -238,7 +238,7 @@ def _check_keys(config: dict[str, Any], known: tuple[str, ...], prefix: str, ref
         if key in known:
             continue
         if key in _REFUSED:
-            if value not in (None, False, 0, "", {}, 1) and not _is_off(value):
+            if not _is_off(value):
                 refuse(f"{prefix}{key}", f"is not available: {_REFUSED[key]}. Leave it out.")
             continue
         near = difflib.get_close_matches(key, known, n=1)
@@ -249,7 +249,9 @@ def _check_keys(config: dict[str, Any], known: tuple[str, ...], prefix: str, ref
 
 
 def _is_off(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("enabled") in (False, None) and "enabled" in value
+    if isinstance(value, dict) and "enabled" in value:
+        return not value["enabled"]
+    return value in (None, False, "", {}) or (value == 1 and value is not True)  # a size of 1 cuts nothing
 
 
 def _stage(config: dict[str, Any]) -> Any:

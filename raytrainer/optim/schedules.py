@@ -35,6 +35,7 @@ def waits_for_metric(schedule: Any) -> bool:
 
 def current_learning_rate(schedule: Any, optimizer: torch.optim.Optimizer) -> float:
     """The learning rate of the first parameter group that the next optimizer step uses."""
-    waits = waits_for_metric(schedule)
-    rate = optimizer.param_groups[0]["lr"] if waits else schedule.get_last_lr()[0]
+    # Schedules that are not torch's do not always know their last rate, for instance after a resume.
+    knows = isinstance(schedule, LRScheduler) and not waits_for_metric(schedule)
+    rate = schedule.get_last_lr()[0] if knows else optimizer.param_groups[0]["lr"]
     return rate.item() if torch.is_tensor(rate) else rate
