@@ -2,9 +2,10 @@
 
     python benchmarks/sharding.py
 
-Bytes are counted, not timed: parameters, gradients and optimizer state of a Llama of 63 M parameters under DDP and
-FSDP2. Loading is measured as the growth of a rank's peak memory against its shard. A save in shards (weights and
-optimizer state, each rank its part) is timed against gathering all of it and writing it on rank 0.
+Bytes are counted, not timed: parameters, gradients and optimizer state of a Llama of 63 M parameters under DDP,
+ZeRO and FSDP2; ZeRO steps a copy of the weights. Loading is measured as the growth of a rank's peak memory against its
+shard. A save in shards (weights and optimizer state, each rank its part) is timed against gathering all of it and
+writing it on rank 0.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ def main() -> None:
         loads = [rank["load"] for rank in json.loads((directory / "load.json").read_text())]
     print(f"Bytes that a rank of {RANKS} holds")
     for kind, whole in ranks[0]["DDP"].items():
-        most = max(rank["FSDP2"][kind] for rank in ranks)
-        print(
-            f"  {kind:16} DDP {whole / 1e6:7.1f} MB   FSDP2 {most / 1e6:7.1f} MB   ratio {most / whole:.3f}"
-        )
+        print(f"  {kind:16} DDP {whole / 1e6:7.1f} MB", end="")
+        for backend in ("ZeRO 1", "ZeRO 2", "ZeRO 3", "FSDP2"):
+            most = max(rank[backend][kind] for rank in ranks)
+            ratio = f" ({most / whole:.3f})" if whole else ""
+            print(f"   {backend} {most / 1e6:6.1f} MB{ratio:8}", end="")
+        print()
     print("\nGrowth of peak memory when a model is loaded in shards")
     for number, load in enumerate(loads):
         print(

@@ -46,15 +46,36 @@ class Holdings(transformers.TrainerCallback):
 
     def __init__(self) -> None:
         self.num_bytes: dict[str, int] = {}
+        self.trainer: Any = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parameters = list(kwargs["model"].parameters())
-        self.num_bytes["parameters"] = local_bytes(parameters)
-        self.num_bytes["gradients"] = local_bytes([parameter.grad for parameter in parameters])
+        self.num_bytes["parameters"] = local_bytes([getattr(one, "ds_tensor", one) for one in parameters])
+        zero = getattr(self.trainer.model_wrapped, "optimizer", None)
+        self.num_bytes["master copies"] = master_weights(zero, parameters)
+        self.num_bytes["gradients"] = (
+            local_bytes([parameter.grad for parameter in parameters])
+            if zero is None
+            else zero_gradients(zero)
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         states = [value for one in kwargs["optimizer"].state.values() for value in one.values()]
         self.num_bytes["optimizer state"] = local_bytes(states)
+
+
+def zero_gradients(zero: Any) -> int:
+    """Bytes of the gradients that ZeRO has reduced to this rank's runs, before it steps."""
+    return local_bytes([one for group in zero.averaged_gradients.values() for one in group or []])
+
+
+def master_weights(zero: Any, parameters: list[Any]) -> int:
+    """Bytes of what ZeRO steps, where that is a copy of what is computed with."""
+    if zero is None:
+        return 0
+    flats = getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups
+    used = {getattr(one, "ds_tensor", one).untyped_storage().data_ptr() for one in parameters}
+    return local_bytes([flat for flat in flats if flat.untyped_storage().data_ptr() not in used])
 
 
 def local_bytes(tensors: list[Any]) -> int:
@@ -84,7 +105,9 @@ def make_trainer(directory: Path, model: Any, **options: Any) -> tuple[raytraine
         **options,
     )
     samples = [{"input_ids": torch.arange(16), "labels": torch.arange(16)} for _ in range(8)]
-    return raytrainer.Trainer(model=model, args=args, train_dataset=samples, callbacks=[holdings]), holdings
+    trainer = raytrainer.Trainer(model=model, args=args, train_dataset=samples, callbacks=[holdings])
+    holdings.trainer = trainer
+    return trainer, holdings
 
 
 def measure_loading(directory: Path) -> dict[str, int]:
@@ -148,7 +171,14 @@ def main() -> None:
     if sys.argv[2] == "load":
         found["load"] = measure_loading(directory)
     else:
-        for name, options in (("DDP", {}), ("FSDP2", {"fsdp": True})):
+        kinds: dict[str, dict[str, Any]] = {
+            "DDP": {},
+            **{
+                f"ZeRO {stage}": {"deepspeed": {"zero_optimization": {"stage": stage}}} for stage in (1, 2, 3)
+            },
+            "FSDP2": {"fsdp": True},
+        }
+        for name, options in kinds.items():
             trainer, holdings = make_trainer(directory / name, make_model(), **options)
             trainer.train()
             found[name] = holdings.num_bytes

@@ -189,7 +189,12 @@ REFUSED: dict[str, Refusal] = {
     "torch_compile_mode": _COMPILE,
     "use_liger_kernel": _LIGER,
     "liger_kernel_config": _LIGER,
-    "parallelism_config": Refusal("workers are data parallel only", "Leave it out."),
+    "parallelism_config": Refusal(
+        "tensor and context parallelism could not be tried: on CPU Accelerate takes no ParallelismConfig, and torch's "
+        "context parallel attention has no kernel",
+        "Leave it out. fsdp=True shards over all workers (dp_shard_size), and fsdp='hybrid_shard' with "
+        "hybrid_shard_size in groups of them (dp_replicate_size).",
+    ),
     "ddp_backend": Refusal(
         "gradients are reduced by NCCL on GPUs and by gloo on CPUs",
         "Leave it out, or use 'nccl' or 'gloo'.",
