@@ -463,9 +463,12 @@ class Trainer(TrainerHooks):
     def _check_sharding(self) -> None:
         from raytrainer.backends.units import check_sharding
         from raytrainer.backends.zero import check_installed
+        from raytrainer.config.deepspeed_auto import check_sizes
 
         if self.args.zero is not None:
             check_installed()
+            if isinstance(self._own_model, nn.Module):
+                check_sizes(self.args.zero, self._own_model)
 
         if self.args.sharding is not None:
             check_sharding(

@@ -27,9 +27,8 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from raytrainer.backends.group import join_group, sum_over_group
-from raytrainer.backends.units import choose_units
+from raytrainer.backends.units import check_groups, choose_units
 from raytrainer.config.sharding import ShardingOptions
-from raytrainer.errors import ConfigurationError
 from raytrainer.telemetry.events import EngagedRow
 
 _NO_CONTEXT: AbstractContextManager[None] = nullcontext()
@@ -188,12 +187,7 @@ def make_mesh(options: ShardingOptions, device_type: str) -> DeviceMesh:
     if not options.is_hybrid:
         return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
     size = options.hybrid_shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    if world_size % size or world_size == size:
-        raise ConfigurationError(
-            f"Hybrid sharding over {world_size} workers in groups of {size} (by default those of a node) leaves "
-            "nothing to replicate, or a rest. Set fsdp_config={'hybrid_shard_size': n} with n that divides the number "
-            "of workers and is smaller, or use full_shard."
-        )
+    check_groups(world_size, size)
     return init_device_mesh(device_type, (world_size // size, size), mesh_dim_names=("replicate", "shard"))
 
 

@@ -66,8 +66,25 @@ def check_sharding(
             "optimizers= holds an optimizer of the whole parameters, and fsdp replaces them by shards, which it would "
             "never step. Pass optimizer_cls_and_kwargs=(class, options), or override create_optimizer."
         )
+    size = options.hybrid_shard_size
+    if size is not None and isinstance(args.num_workers, int) and args.num_workers > 0:
+        check_groups(args.num_workers, size)
     if isinstance(model, nn.Module):
         choose_units(model, options)
+
+
+def check_groups(world_size: int, size: int) -> None:
+    """Check that ranks divide into groups that shard, of which there are several.
+
+    Raises:
+        ConfigurationError: If they do not.
+    """
+    if world_size % size or world_size == size:
+        raise ConfigurationError(
+            f"Hybrid sharding over {world_size} workers in groups of {size} (by default those of a node) leaves "
+            "nothing to replicate, or a rest. Set fsdp_config={'hybrid_shard_size': n} with n that divides the number "
+            "of workers and is smaller, or use full_shard."
+        )
 
 
 def _declared(model: nn.Module) -> set[str]:

@@ -115,6 +115,15 @@ def _from_arguments(args: Any, world_size: int | None) -> dict[str, tuple[Any, s
     }
 
 
+def check_sizes(options: DeepSpeedOptions, model: Any) -> None:
+    """Check, on a driver, that a model gives the sizes for every "auto".
+
+    Raises:
+        ConfigurationError: If it has no hidden size.
+    """
+    _fill_sizes(copy.deepcopy(options.config), model)
+
+
 def _fill_sizes(config: dict[str, Any], model: Any) -> None:
     zero = config["zero_optimization"]
     wanted = [path for path in auto_paths(config) if path.startswith("zero_optimization.")]

@@ -17,6 +17,17 @@ from raytrainer.launch import group
 from tests.parity.twins import make_model, make_samples
 
 
+class Plain(torch.nn.Module):
+    """Has no config that could give its sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> Any:
+        raise NotImplementedError
+
+
 class Stream(IterableDataset):  # type: ignore[type-arg]
     def __iter__(self) -> Any:
         yield from make_samples()
@@ -64,6 +75,27 @@ def rename(old: str, new: str) -> list[dict[str, torch.Tensor]]:
             {"train_dataset": [{"text": "a", "id": 3}] * 8},
             r"text.*input_ids",
             id="no_column_that_forward_takes",
+        ),
+        pytest.param(
+            {"deepspeed": {"zero_optimization": {"stage": 4}}}, r"stage 4 does not exist", id="no_such_stage"
+        ),
+        pytest.param(
+            {
+                "deepspeed": {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}},
+                "model": Plain(),
+            },
+            r"no hidden_size",
+            id="auto_without_a_source",
+        ),
+        pytest.param(
+            {"fsdp": "full_shard", "deepspeed": {"zero_optimization": {"stage": 3}}},
+            r"both shard",
+            id="fsdp_and_deepspeed",
+        ),
+        pytest.param(
+            {"fsdp": "hybrid_shard", "fsdp_config": {"hybrid_shard_size": 2}},
+            r"over 2 workers in groups of 2",
+            id="too_few_workers_for_the_mesh",
         ),
         pytest.param(
             {"setup": lambda trainer: setattr(trainer, "my_lock", threading.Lock())},
