@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from raytrainer.config.arguments import TrainingArguments
     from raytrainer.config.parser import HfArgumentParser
     from raytrainer.hooks import TrainerHooks
+    from raytrainer.optim.catalogue import register_optimizer
     from raytrainer.trainer import Trainer
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "TrainingFailed",
     "__version__",
     "get_last_checkpoint",
+    "register_optimizer",
     "set_seed",
 ]
 
@@ -91,6 +93,7 @@ _HOMES = {
     "SchedulerType": "transformers.trainer_utils",
     "TrainOutput": "transformers.trainer_utils",
     "Trainer": "raytrainer.trainer",
+    "register_optimizer": "raytrainer.optim.catalogue",
     "TrainerCallback": "transformers.trainer_callback",
     "TrainerControl": "transformers.trainer_callback",
     "TrainerHooks": "raytrainer.hooks",

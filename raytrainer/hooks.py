@@ -34,6 +34,7 @@ from raytrainer.optim.catalogue import build, look_up, parse_options
 from raytrainer.optim.deepspeed_family import build_configured_optimizer, build_configured_schedule
 from raytrainer.optim.groups import decay_parameter_names, parameter_groups
 from raytrainer.optim.schedules import build_schedule, current_learning_rate, waits_for_metric
+from raytrainer.optim.targets import target_parameters
 from raytrainer.optim.traits import OptimizerRequest
 from raytrainer.telemetry.events import Logged
 
@@ -257,7 +258,12 @@ class OptimizerHooks(_Attributes):
         """Build ``self.optimizer`` from the catalogue, unless it exists."""
         if self.optimizer is None:
             target = self.model if model is None else model
-            groups = parameter_groups(target, self.get_decay_parameter_names(target), self.args.weight_decay)
+            groups = parameter_groups(
+                target,
+                self.get_decay_parameter_names(target),
+                self.args.weight_decay,
+                self._target_names(target),
+            )
             zero = self.args.zero
             if zero is not None:
                 groups = [
@@ -272,6 +278,12 @@ class OptimizerHooks(_Attributes):
                 self.optimizer = self._build_from_catalogue(groups)
         return self.optimizer
 
+    def _target_names(self, model: nn.Module) -> list[str]:
+        is_own = self.optimizer_cls_and_kwargs is not None
+        if is_own or not look_up(self.args.optim).traits.takes_target_modules:
+            return []
+        return target_parameters(model, self.args.optim_target_modules)
+
     def _build_from_catalogue(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         args = self.args
         entry = look_up(args.optim)
@@ -281,6 +293,7 @@ class OptimizerHooks(_Attributes):
             adam_betas=(args.adam_beta1, args.adam_beta2),
             adam_epsilon=args.adam_epsilon,
             options=parse_options(entry, args.optim_args),
+            warmup_steps=args.warmup_steps,
         )
         self._optimizer_traits = entry.traits
         return build(entry, request)

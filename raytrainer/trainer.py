@@ -455,10 +455,10 @@ class Trainer(TrainerHooks):
             rules.check_evaluation(facts, dataset, keyword="test_dataset")
 
     def _check_optimizer(self) -> None:
-        from raytrainer.optim.catalogue import look_up, parse_options
+        from raytrainer.optim.checks import check_choice
 
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            parse_options(look_up(self.args.optim), self.args.optim_args)
+            check_choice(self.args, self._own_model)
 
     def _check_sharding(self) -> None:
         from raytrainer.backends.units import check_sharding

@@ -28,6 +28,7 @@ from raytrainer.config.deepspeed import DeepSpeedOptions, read_deepspeed
 from raytrainer.config.deepspeed_auto import check_against
 from raytrainer.config.fields import check_accelerator_config, check_honoured
 from raytrainer.config.ray_options import RayOptions
+from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.config.sharding import ShardingOptions, canonical, read_sharding
 from raytrainer.config.translation import translate_keywords
 from raytrainer.config.values import check_values, coerce_text
@@ -192,6 +193,8 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             "dataloader_multiprocessing_context",
         )
         kept = {name: getattr(self, name) for name in (*looks_at_hardware, "deepspeed")}
+        if self.optim in OPTIMIZERS:  # the anchor knows its own names only
+            kept["optim"], self.optim = self.optim, "adamw_torch"
         self.use_cpu, self.tf32, self.deepspeed = True, None, None
         try:
             yield

@@ -65,6 +65,7 @@ HONOURED: tuple[str, ...] = (
     "max_grad_norm",
     "optim",
     "optim_args",
+    "optim_target_modules",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",
@@ -174,10 +175,6 @@ REFUSED: dict[str, Refusal] = {
     "accelerator_config": Refusal(
         "the data loaders are raytrainer's own: even batches, one shard per worker, seeded order",
         "Leave it out; set the batch size with per_device_train_batch_size.",
-    ),
-    "optim_target_modules": Refusal(
-        "no optimizer of the catalogue takes target modules yet",
-        "Leave it out, or pass optimizer_cls_and_kwargs=.",
     ),
     "eval_use_gather_object": Refusal(
         "evaluation gathers tensors, nested in dicts, lists and tuples",

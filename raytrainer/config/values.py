@@ -18,6 +18,7 @@ from transformers.debug_utils import DebugOption
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
+from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
 
 _ENUMS: dict[str, type[Enum]] = {
@@ -106,7 +107,8 @@ def check_values(args: Any) -> None:
         ConfigurationError: For the first value that can never be right.
     """
     for name, kind in _ENUMS.items():
-        _check_choice(name, getattr(args, name), [member.value for member in kind])
+        if name != "optim" or args.optim not in OPTIMIZERS:
+            _check_choice(name, getattr(args, name), [member.value for member in kind])
     for field in fields(args):
         value = getattr(args, field.name)
         if value is None and isinstance(field.default, int | float) and not isinstance(field.default, bool):

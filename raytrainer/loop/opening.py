@@ -24,7 +24,7 @@ from raytrainer.loop.meter import LossMeter
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import LOOP_STATE_NAME
-from raytrainer.optim.catalogue import look_up
+from raytrainer.optim.catalogue import check_backend, look_up
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
@@ -144,9 +144,8 @@ def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
     if trainer.optimizer is None or trainer.lr_scheduler is None:
         trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
     traits = getattr(trainer, "_optimizer_traits", None)
-    if traits is not None and backend.name not in traits.backends:
-        entry = look_up(trainer.args.optim)
-        raise ValueError(f"optim={entry.name!r} does not train under {backend.name}.")
+    if traits is not None:
+        check_backend(look_up(trainer.args.optim), backend.name)
     trainer.model_wrapped, trainer.optimizer = backend.wrap_optimizer(model, trainer.optimizer)
     return trainer.model_wrapped
 

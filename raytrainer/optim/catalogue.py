@@ -1,19 +1,42 @@
 """The one table of optimizers: name -> how it is built and what it demands.
 
-A family file adds rows; nothing else in the package names an optimizer.
+A family file adds rows; nothing else in the package names an optimizer. Users add rows with ``register_optimizer``.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
+from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
-from raytrainer.optim import torch_family
-from raytrainer.optim.traits import Entry, OptimizerRequest
+from raytrainer.optim import bitsandbytes_family, galore_family, options, packaged_family, torch_family
+from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
-_CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in torch_family.ENTRIES}
+_FAMILIES = (torch_family, bitsandbytes_family, packaged_family, galore_family)
+_CATALOGUE: dict[str, Entry] = {entry.name: entry for family in _FAMILIES for entry in family.ENTRIES}
+REFUSED = {
+    "adamw_torch_xla": "TPUs are not available; adamw_torch_fused does the same on CPU and GPU",
+    "adamw_torch_npu_fused": "NPUs are not available; adamw_torch_fused does the same on CPU and GPU",
+    "adamw_anyprecision": "its package torchdistx is no longer kept; adamw_torch under bf16=True has fp32 state",
+    "apollo_adamw": "its package keeps objects in its state, from which no run resumes; galore_adamw is low rank too",
+    "grokadamw": "its package keeps its state where no run resumes from, in parameter groups; adamw_torch is its base",
+    **dict.fromkeys(
+        (
+            "galore_adamw_layerwise",
+            "galore_adafactor_layerwise",
+            "galore_adamw_8bit_layerwise",
+            "apollo_adamw_layerwise",
+            "lomo",
+            "adalomo",
+        ),
+        "updates inside the backward pass are not in this version; galore_adamw and adafactor save state memory",
+    ),
+}
+"""Names of the anchor that are not available, with the reason and what to take."""
 
 
 def names() -> list[str]:
@@ -21,15 +44,58 @@ def names() -> list[str]:
     return sorted(_CATALOGUE)
 
 
+def entries() -> list[Entry]:
+    """The rows, by name."""
+    return [_CATALOGUE[name] for name in names()]
+
+
+def register_optimizer(
+    name: str,
+    build: Callable[[OptimizerRequest], torch.optim.Optimizer],
+    *,
+    traits: Traits | None = None,
+    options: Mapping[str, type] | None = None,
+    package: str | None = None,
+) -> None:
+    """Add an optimizer to the catalogue, for ``optim=name``.
+
+    It is registered in the process that calls this. A script whose Trainer trains on Ray calls it in a module that the
+    workers import too, such as the one that holds ``build``.
+
+    Args:
+        name: The value of ``optim``.
+        build: Makes the optimizer of parameter groups and a learning rate.
+        traits: What it demands; by default it trains on whole parameters, alone and under DDP.
+        options: Keys that ``optim_args`` may hold, with their types.
+        package: The pip requirement to name when an import fails.
+
+    Raises:
+        ConfigurationError: If the name is taken.
+    """
+    if name in _CATALOGUE or name in REFUSED:
+        raise ConfigurationError(f"The optimizer catalogue has {name!r} already. Choose another name.")
+    OPTIMIZERS.add(name)
+    _CATALOGUE[name] = Entry(
+        name=name,
+        family="registered",
+        build=build,
+        traits=traits or Traits(backends=WHOLE_PARAMETERS, why_not="it was registered for whole parameters"),
+        options=dict(options or {}),
+        package=package,
+    )
+
+
 def look_up(name: str) -> Entry:
     """Return the entry of an optimizer.
 
     Raises:
-        ConfigurationError: If the catalogue has no such name.
+        ConfigurationError: If the catalogue has no such name, or refuses it.
     """
-    entry = _CATALOGUE.get(str(getattr(name, "value", name)))
+    wanted = str(getattr(name, "value", name))
+    entry = _CATALOGUE.get(wanted)
+    if entry is None and wanted in REFUSED:
+        raise ConfigurationError(f"optim={wanted!r} is not available: {REFUSED[wanted]}.")
     if entry is None:
-        wanted = str(getattr(name, "value", name))
         near = difflib.get_close_matches(wanted, names(), n=3, cutoff=0.3) or names()
         raise ConfigurationError(
             f"optim={wanted!r} is not in the optimizer catalogue of this version, which has {names()}. "
@@ -39,31 +105,26 @@ def look_up(name: str) -> Entry:
     return entry
 
 
-def parse_options(entry: Entry, optim_args: str | None) -> dict[str, str]:
-    """Parse ``optim_args`` (``"key=value, key=value"``) and check its keys against the entry.
+def check_backend(entry: Entry, backend: str) -> None:
+    """Check that an optimizer trains under a backend.
 
     Raises:
-        ConfigurationError: For a malformed string, or a key that this optimizer does not take.
+        ConfigurationError: If it does not.
     """
-    options: dict[str, str] = {}
-    for part in (optim_args or "").split(","):
-        if not part.strip():
-            continue
-        key, separator, value = part.partition("=")
-        if not separator:
-            raise ConfigurationError(
-                f"optim_args={optim_args!r} has the part {part.strip()!r}, which is no `key=value`. "
-                'Write it as in "momentum=0.9, nesterov=true".'
-            )
-        options[key.strip()] = value.strip()
-    unknown = sorted(set(options) - entry.option_names)
-    if unknown:
-        known = sorted(entry.option_names) or "no options at all"
+    if backend not in entry.traits.backends:
         raise ConfigurationError(
-            f"optim_args has {unknown}, which optim={entry.name!r} does not take; it takes {known}. "
-            "Correct the names, or remove them."
+            f"optim={entry.name!r} does not train under {backend}: {entry.traits.why_not}. It trains under "
+            f"{', '.join(sorted(entry.traits.backends))}; there, or with optim='adamw_torch', it goes on."
         )
-    return options
+
+
+def parse_options(entry: Entry, optim_args: str | None) -> dict[str, Any]:
+    """Parse ``optim_args`` in the types that an entry takes.
+
+    Raises:
+        ConfigurationError: As ``options.parse_options``.
+    """
+    return options.parse_options(entry.name, entry.options, optim_args)
 
 
 def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:

@@ -6,6 +6,7 @@ two groups, even if one of them is empty, so that an optimizer state always fits
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,15 +21,29 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
     return get_parameter_names(model, [nn.LayerNorm], _NOT_DECAYED)
 
 
-def parameter_groups(model: nn.Module, decayed_names: list[str], weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups, decayed and not decayed, of the parameters that are trained."""
-    decayed = set(decayed_names)
+def parameter_groups(
+    model: nn.Module, decayed_names: list[str], weight_decay: float, target_names: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """Parameter groups of the parameters that are trained: decayed and not decayed; targets in a group of their own.
+
+    Args:
+        model: Whose parameters.
+        decayed_names: Those that weight decay applies to.
+        weight_decay: Its rate.
+        target_names: Matrices that the optimizer treats differently; their group has ``is_target``.
+    """
+    decayed, targets = set(decayed_names), set(target_names)
     with_decay: list[torch.nn.Parameter] = []
     without_decay: list[torch.nn.Parameter] = []
+    meant: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (with_decay if name in decayed else without_decay).append(parameter)
-    return [
+            chosen = meant if name in targets else with_decay if name in decayed else without_decay
+            chosen.append(parameter)
+    groups: list[dict[str, Any]] = [
         {"params": with_decay, "weight_decay": weight_decay},
         {"params": without_decay, "weight_decay": 0.0},
     ]
+    if targets:
+        groups.append({"params": meant, "weight_decay": weight_decay, "is_target": True})
+    return groups

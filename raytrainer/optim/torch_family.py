@@ -1,12 +1,13 @@
-"""The optimizers that come with torch: AdamW (plain and fused) and SGD."""
+"""The optimizers that come with torch and transformers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from transformers.optimization import Adafactor
 
-from raytrainer.optim.traits import Entry, OptimizerRequest
+from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
 
 def _adamw(request: OptimizerRequest, **kernel: Any) -> torch.optim.Optimizer:
@@ -27,19 +28,73 @@ def build_adamw_fused(request: OptimizerRequest) -> torch.optim.Optimizer:
 
 def build_sgd(request: OptimizerRequest) -> torch.optim.Optimizer:
     """Plain stochastic gradient descent; ``optim_args`` may give ``momentum``, ``dampening`` and ``nesterov``."""
-    options: dict[str, Any] = {}
-    for name, value in request.options.items():
-        options[name] = value.lower() in {"1", "true", "yes"} if name == "nesterov" else float(value)
-    return torch.optim.SGD(request.groups, lr=request.learning_rate, **options)
+    return torch.optim.SGD(request.groups, lr=request.learning_rate, **request.options)
+
+
+def build_adagrad(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """Adagrad (Duchi et al., JMLR 12, 2011)."""
+    return torch.optim.Adagrad(request.groups, lr=request.learning_rate, **request.options)
+
+
+def build_rmsprop(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """RMSprop (Hinton, lecture notes, 2012)."""
+    return torch.optim.RMSprop(request.groups, lr=request.learning_rate, **request.options)
+
+
+def build_adafactor(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """Adafactor (Shazeer and Stern, arXiv 1804.04235) with the learning rate of the schedule, and no relative step."""
+    return Adafactor(
+        request.groups,
+        lr=request.learning_rate,
+        scale_parameter=False,
+        relative_step=False,
+        **request.options,
+    )
 
 
 ENTRIES = (
-    Entry(name="adamw_torch", family="torch", build=build_adamw),
-    Entry(name="adamw_torch_fused", family="torch", build=build_adamw_fused),
+    Entry(name="adamw_torch", family="torch", build=build_adamw, state="2 x fp32", paper="1711.05101"),
+    Entry(
+        name="adamw_torch_fused",
+        family="torch",
+        build=build_adamw_fused,
+        state="2 x fp32",
+        paper="1711.05101",
+    ),
     Entry(
         name="sgd",
         family="torch",
         build=build_sgd,
-        option_names=frozenset({"momentum", "dampening", "nesterov"}),
+        options={"momentum": float, "dampening": float, "nesterov": bool},
+        state="nothing, or 1 x fp32 with momentum",
+    ),
+    Entry(
+        name="adagrad",
+        family="torch",
+        build=build_adagrad,
+        options={"lr_decay": float, "eps": float, "initial_accumulator_value": float},
+        state="1 x fp32",
+        traits=Traits(
+            backends=WHOLE_PARAMETERS | {"fsdp2"},
+            why_not="DeepSpeed builds torch's Adagrad anew, without its parameter groups",
+        ),
+    ),
+    Entry(
+        name="rmsprop",
+        family="torch",
+        build=build_rmsprop,
+        options={"momentum": float, "alpha": float, "eps": float, "centered": bool},
+        state="1 x fp32, 2 with momentum",
+    ),
+    Entry(
+        name="adafactor",
+        family="transformers",
+        build=build_adafactor,
+        options={"clip_threshold": float, "decay_rate": float, "beta1": float},
+        state="rows + columns, fp32",
+        paper="1804.04235",
+        traits=Traits(
+            backends=WHOLE_PARAMETERS, why_not="it factors whole matrices, by their rows and columns"
+        ),
     ),
 )

@@ -6,11 +6,15 @@ entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+WHOLE_PARAMETERS = frozenset({"single", "ddp"})
+"""Backends on which every rank steps whole parameters."""
+ANY_BACKEND = WHOLE_PARAMETERS | {"fsdp2", "zero1", "zero2", "zero3"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,12 +22,15 @@ class OptimizerRequest:
     """What a family's factory gets to build an optimizer from."""
 
     groups: list[dict[str, Any]]
-    """Parameter groups: decayed and not decayed parameters."""
+    """Parameter groups: decayed and not decayed parameters; those of target modules in groups of their own, which
+    have ``is_target``."""
     learning_rate: float
     adam_betas: tuple[float, float]
     adam_epsilon: float
-    options: dict[str, str] = field(default_factory=dict)
-    """The parsed ``optim_args`` string."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The parsed ``optim_args``, in the types that the entry says."""
+    warmup_steps: float = 0
+    """As the arguments have it, for optimizers that warm up by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +39,12 @@ class Traits:
 
     has_train_mode: bool = False
     """Must be switched to train mode before a step and to eval mode before evaluation and saving."""
-    backends: frozenset[str] = frozenset({"single", "ddp", "fsdp2", "zero1", "zero2", "zero3"})
+    takes_target_modules: bool = False
+    """Treats the matrices of ``optim_target_modules`` differently, and must be told which."""
+    backends: frozenset[str] = ANY_BACKEND
     """Backends under which it trains correctly."""
+    why_not: str = "its state does not follow parameters that are cut"
+    """Why it does not train under the others."""
     supports_accumulation: bool = True
     """Gradients may be accumulated over several micro-batches."""
 
@@ -49,9 +60,13 @@ class Entry:
     build: Callable[[OptimizerRequest], torch.optim.Optimizer]
     traits: Traits = Traits()
     package: str | None = None
-    """The pip requirement to install when the import fails; None when torch has it."""
-    option_names: frozenset[str] = frozenset()
-    """Keys that ``optim_args`` may hold."""
+    """The pip requirement to install when the import fails; None when torch or transformers has it."""
+    options: Mapping[str, type] = field(default_factory=dict)
+    """Keys that ``optim_args`` may hold, with their types."""
+    state: str = ""
+    """What it keeps per parameter, for the documentation."""
+    paper: str = ""
+    """arXiv number."""
 
 
 Table = Iterable[Entry]

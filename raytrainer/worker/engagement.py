@@ -5,6 +5,8 @@ Each row is read off the objects that train, not off the arguments that asked fo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from raytrainer.checkpoint.zero import groups_of, shape_of, zero_of
@@ -53,7 +55,8 @@ def optimizer_row(run: TrainRun) -> EngagedRow:
     trained = sum(shape_of(parameter).numel() for group in groups for parameter in group)
     wanted = str(getattr(run.args.optim, "value", run.args.optim))
     is_fused = bool(optimizer.defaults.get("fused"))
-    name = f"{type(optimizer).__name__}{' (fused)' if is_fused else ''}"
+    describe: Any = getattr(optimizer, "describe", None)
+    name = f"{type(optimizer).__name__}{' (fused)' if is_fused else ''}" if describe is None else describe()
     is_own = trainer._optimizer_traits is None  # type: ignore[attr-defined]
     return EngagedRow(
         what="optimizer",

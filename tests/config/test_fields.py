@@ -48,7 +48,6 @@ ASKING = {
         {"use_configured_state": True},
         {"gradient_accumulation_kwargs": {"num_steps": 2}},
     ],
-    "optim_target_modules": ["all-linear"],
     "eval_use_gather_object": [True],
     "neftune_noise_alpha": [5.0],
     "torch_compile": [True],

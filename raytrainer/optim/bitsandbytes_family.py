@@ -1,0 +1,105 @@
+"""The optimizers of bitsandbytes: state in 8 bits (Dettmers et al., arXiv 2110.02861) or 32, also paged.
+
+State of fewer than 4,096 elements stays fp32. They run on GPUs and on CPUs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from raytrainer.errors import ConfigurationError
+from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+
+PACKAGE = "bitsandbytes>=0.50"
+_TRAITS = Traits(backends=WHOLE_PARAMETERS, why_not="bitsandbytes quantizes blocks of whole parameters")
+_ADEMAMIX = {
+    "beta1": float,
+    "beta2": float,
+    "beta3": float,
+    "alpha": float,
+    "eps": float,
+    "t_alpha": int,
+    "t_beta3": int,
+}
+_RMSPROP = {"alpha": float, "eps": float, "momentum": float, "centered": bool}
+
+
+def _module() -> Any:
+    return importlib.import_module("bitsandbytes.optim")
+
+
+def _adamw(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
+    return _module().AdamW(
+        request.groups, lr=request.learning_rate, betas=request.adam_betas, eps=request.adam_epsilon, **kind
+    )
+
+
+def _lion(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
+    return _module().Lion(request.groups, lr=request.learning_rate, betas=request.adam_betas, **kind)
+
+
+def _rmsprop(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
+    return _module().RMSprop(request.groups, lr=request.learning_rate, **request.options, **kind)
+
+
+def _ademamix(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
+    given = dict(request.options)
+    betas = (
+        given.pop("beta1", request.adam_betas[0]),
+        given.pop("beta2", request.adam_betas[1]),
+        given.pop("beta3", 0.9999),
+    )
+    eps = given.pop("eps", request.adam_epsilon)
+    return _module().AdEMAMix(request.groups, lr=request.learning_rate, betas=betas, eps=eps, **given, **kind)
+
+
+def _on_gpu(request: OptimizerRequest) -> OptimizerRequest:
+    if any(parameter.device.type == "cpu" for group in request.groups for parameter in group["params"]):
+        raise ConfigurationError(
+            "A paged optimizer moves its state between a GPU and the CPU, and these parameters are on the CPU, where "
+            "bitsandbytes would quietly not page. Leave paged_ out of the name of optim."
+        )
+    return request
+
+
+def _entry(name: str, build: Callable[..., torch.optim.Optimizer], **more: Any) -> Entry:
+    is_paged = name.startswith("paged_")
+    bits = 8 if "8bit" in name else 32
+    kind: dict[str, Any] = {"optim_bits": bits}
+    if build is not _rmsprop:
+        kind["is_paged"] = is_paged
+    moments = {_adamw: 2, _ademamix: 3, _lion: 1, _rmsprop: 1}[build]
+    state = f"{moments} x {'8 bit' if bits == 8 else 'fp32'}{', paged on a GPU' if is_paged else ''}"
+    return Entry(
+        name=name,
+        family="bitsandbytes",
+        build=lambda request: build(_on_gpu(request) if is_paged else request, **kind),
+        package=PACKAGE,
+        traits=_TRAITS,
+        state=state,
+        **more,
+    )
+
+
+ENTRIES = (
+    *(
+        _entry(name, _adamw, paper="2110.02861")
+        for name in ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
+    ),
+    *(
+        _entry(name, _ademamix, options=_ADEMAMIX, paper="2409.03137")
+        for name in ("ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit")
+    ),
+    *(
+        _entry(name, _lion, paper="2302.06675")
+        for name in ("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit")
+    ),
+    *(
+        _entry(name, _rmsprop, options=_RMSPROP)
+        for name in ("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit")
+    ),
+)

@@ -1,0 +1,49 @@
+"""What can be known of a chosen optimizer before there are any workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from raytrainer.config.arguments import TrainingArguments
+from raytrainer.errors import ConfigurationError
+from raytrainer.optim.catalogue import check_backend, look_up, parse_options
+from raytrainer.optim.targets import ALL_LINEAR, target_parameters
+
+
+def check_choice(args: TrainingArguments, model: Any) -> None:
+    """Check name, options, targets and backend.
+
+    Args:
+        args: The arguments, resolved or not.
+        model: The user's model; its name, or None, if it is made on the workers.
+
+    Raises:
+        ConfigurationError: If there is no such optimizer, or it does not do what the other arguments ask.
+    """
+    entry = look_up(args.optim)
+    parse_options(entry, args.optim_args)
+    targets = args.optim_target_modules
+    if entry.traits.takes_target_modules and not targets:
+        raise ConfigurationError(
+            f"optim={entry.name!r} works on chosen matrices, and optim_target_modules names none. Set it to "
+            f"{ALL_LINEAR!r}, or to words of module names such as ['attn', 'mlp']."
+        )
+    if targets and not entry.traits.takes_target_modules:
+        raise ConfigurationError(
+            f"optim_target_modules={targets!r} means nothing to optim={entry.name!r}, which treats all parameters "
+            "alike. Leave it out, or take a low-rank optimizer such as galore_adamw."
+        )
+    if targets and isinstance(model, nn.Module):
+        target_parameters(model, targets)
+    if args.gradient_accumulation_steps > 1 and not entry.traits.supports_accumulation:
+        raise ConfigurationError(
+            f"optim={entry.name!r} updates while gradients are computed, so it cannot add them up over "
+            f"gradient_accumulation_steps={args.gradient_accumulation_steps}. Set it to 1 and "
+            "per_device_train_batch_size higher."
+        )
+    if args.sharding is not None:
+        check_backend(entry, "fsdp2")
+    if args.zero is not None and args.zero.optimizer is None:
+        check_backend(entry, f"zero{args.zero.stage}")

@@ -1,0 +1,135 @@
+"""Optimizers that each come with a package of their own."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+
+_SCHEDULE_FREE = {"weight_lr_power": float, "r": float}
+_AVERAGING = Traits(
+    has_train_mode=True,
+    backends=WHOLE_PARAMETERS,
+    why_not="it exchanges weights for their average between training and evaluation, which was never run on parts",
+)
+
+
+def _make(module: str, name: str, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+    return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+
+def _adam(request: OptimizerRequest) -> dict[str, Any]:
+    return {"lr": request.learning_rate, "betas": request.adam_betas, "eps": request.adam_epsilon}
+
+
+def build_schedule_free_adamw(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """AdamW without a schedule (Defazio et al., arXiv 2405.15682); it warms up by itself."""
+    return _make(
+        "schedulefree",
+        "AdamWScheduleFree",
+        request.groups,
+        **_adam(request),
+        **_warmup(request),
+        **request.options,
+    )
+
+
+def build_schedule_free_sgd(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """SGD without a schedule (arXiv 2405.15682)."""
+    return _make(
+        "schedulefree",
+        "SGDScheduleFree",
+        request.groups,
+        lr=request.learning_rate,
+        **_warmup(request),
+        **request.options,
+    )
+
+
+def build_schedule_free_radam(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """RAdam without a schedule (arXiv 2405.15682), which needs no warmup."""
+    return _make("schedulefree", "RAdamScheduleFree", request.groups, **_adam(request), **request.options)
+
+
+def _warmup(request: OptimizerRequest) -> dict[str, Any]:
+    return {"warmup_steps": int(request.warmup_steps)}
+
+
+def build_stable_adamw(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """StableAdamW (Wortsman et al., arXiv 2304.13013)."""
+    return _make("optimi", "StableAdamW", request.groups, **_adam(request), **request.options)
+
+
+def build_adamw_4bit(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """AdamW with 4-bit state (Li et al., arXiv 2309.01507)."""
+    return _make("torchao.optim", "AdamW4bit", request.groups, **_adam(request), **request.options)
+
+
+def build_adamw_8bit(request: OptimizerRequest) -> torch.optim.Optimizer:
+    """AdamW with 8-bit state (arXiv 2110.02861)."""
+    return _make("torchao.optim", "AdamW8bit", request.groups, **_adam(request), **request.options)
+
+
+ENTRIES = (
+    Entry(
+        name="schedule_free_adamw",
+        family="schedulefree",
+        build=build_schedule_free_adamw,
+        package="schedulefree>=1.4",
+        options=_SCHEDULE_FREE,
+        traits=_AVERAGING,
+        state="2 x fp32",
+        paper="2405.15682",
+    ),
+    Entry(
+        name="schedule_free_sgd",
+        family="schedulefree",
+        build=build_schedule_free_sgd,
+        package="schedulefree>=1.4",
+        options=_SCHEDULE_FREE,
+        traits=_AVERAGING,
+        state="1 x fp32",
+        paper="2405.15682",
+    ),
+    Entry(
+        name="schedule_free_radam",
+        family="schedulefree",
+        build=build_schedule_free_radam,
+        package="schedulefree>=1.4",
+        options=_SCHEDULE_FREE,
+        traits=_AVERAGING,
+        state="2 x fp32",
+        paper="2405.15682",
+    ),
+    Entry(
+        name="stable_adamw",
+        family="optimi",
+        build=build_stable_adamw,
+        package="torch-optimi>=0.3",
+        options={"decouple_lr": bool, "max_lr": float, "kahan_sum": bool},
+        traits=Traits(
+            backends=WHOLE_PARAMETERS, why_not="its updates are scaled by the norm of whole parameters"
+        ),
+        state="2 x fp32",
+        paper="2304.13013",
+    ),
+    *(
+        Entry(
+            name=name,
+            family="torchao",
+            build=build,
+            package="torchao>=0.11",
+            options={"block_size": int, "bf16_stochastic_round": bool},
+            traits=Traits(backends=WHOLE_PARAMETERS, why_not="it quantizes blocks of whole parameters"),
+            state=state,
+            paper=paper,
+        )
+        for name, build, state, paper in (
+            ("adamw_torch_4bit", build_adamw_4bit, "2 x 4 bit", "2309.01507"),
+            ("adamw_torch_8bit", build_adamw_8bit, "2 x 8 bit", "2110.02861"),
+        )
+    ),
+)

@@ -1,0 +1,177 @@
+"""One test for every optimizer of the catalogue: it trains, logs the rate that it uses, decays, and resumes bitwise."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+from transformers.training_args import OptimizerNames
+
+import raytrainer
+from raytrainer.config import registered
+from raytrainer.errors import ConfigurationError
+from raytrainer.optim import catalogue
+from raytrainer.optim.traits import Entry, OptimizerRequest
+from tests.parity.twins import make_model, make_trainer, rows
+
+_MODULES = {
+    "bitsandbytes": "bitsandbytes",
+    "schedulefree": "schedulefree",
+    "optimi": "optimi",
+    "torchao": "torchao",
+}
+ON_CPU = [entry for entry in catalogue.entries() if not entry.name.startswith("paged_")]
+RATES = {"sgd": 0.1, "adagrad": 0.05, "schedule_free_sgd": 0.5}
+LION = 1e-3
+
+
+def needs(entry: Entry) -> None:
+    module = _MODULES.get(entry.family) or ("bitsandbytes" if entry.package else None)
+    if module is not None and importlib.util.find_spec(module) is None:
+        pytest.skip(f"{entry.package} is not installed")
+
+
+def options_of(entry: Entry, **changes: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "optim": entry.name,
+        "learning_rate": RATES.get(entry.name, LION if "lion" in entry.name else 1e-2),
+        "weight_decay": 0.1,
+        "max_steps": 6,
+    }
+    if entry.traits.takes_target_modules:
+        options |= {
+            "optim_target_modules": "all-linear",
+            "optim_args": "rank=8, update_proj_gap=3, scale=1.0",
+        }
+    return options | changes
+
+
+class UsedRates(TrainerCallback):
+    """Reads the rate at the moment at which the step uses it."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.rates.append(float(kwargs["optimizer"].param_groups[0]["lr"]))
+
+
+def train(directory: Path, resume: Path | None = None, **options: Any) -> tuple[Any, UsedRates]:
+    trainer = make_trainer(raytrainer, directory, model=make_model(dropout=0.0), **options)
+    used = UsedRates()
+    trainer.add_callback(used)
+    trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
+    return trainer, used
+
+
+@pytest.mark.parametrize("entry", ON_CPU, ids=lambda entry: entry.name)
+def test_an_optimizer_trains_and_resumes_bitwise(tmp_path: Path, entry: Entry) -> None:
+    needs(entry)
+    options = options_of(entry, save_strategy="steps", save_steps=2)
+    whole, used = train(tmp_path / "run", **options)
+    assert used.rates == pytest.approx([row[3] for row in rows(whole)]), "the logged rate is the used one"
+    assert len(set(used.rates)) == 6, "the schedule is obeyed"
+    resumed, _ = train(tmp_path / "run", tmp_path / "run" / "checkpoint-4", **options)
+    assert rows(resumed) == rows(whole)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("entry", ON_CPU, ids=lambda entry: entry.name)
+def test_an_optimizer_lowers_the_loss_and_its_weight_decay_has_an_effect(
+    tmp_path: Path, entry: Entry
+) -> None:
+    needs(entry)
+    samples = [{"input_ids": torch.arange(12), "labels": torch.arange(12)}] * 8
+    trainers = []
+    for decay in (0.0, 0.5):
+        trainer = make_trainer(
+            raytrainer,
+            tmp_path / str(decay),
+            model=make_model(dropout=0.0),
+            **options_of(entry, weight_decay=decay, max_steps=20, lr_scheduler_type="constant"),
+        )
+        trainer.train_dataset = samples
+        trainer.train()
+        trainers.append(trainer)
+    losses = [row[1] for row in rows(trainers[0])]
+    assert losses[-1] < losses[0] - 0.3, losses
+    matrix = "model.layers.0.mlp.up_proj.weight"
+    free, decayed = (trainer.model.state_dict()[matrix].norm() for trainer in trainers)
+    assert decayed < free
+
+
+def test_every_name_of_transformers_is_in_the_catalogue_or_refused_with_a_reason() -> None:
+    for name in OptimizerNames:
+        if name.value in catalogue.REFUSED:
+            with pytest.raises(ConfigurationError, match="is not available: "):
+                catalogue.look_up(name.value)
+        else:
+            assert catalogue.look_up(name.value).name == name.value
+
+
+@pytest.mark.parametrize("name", ["adamw_bnb_8bit", "lion_8bit", "rmsprop_bnb_8bit", "ademamix_8bit"])
+def test_state_of_large_parameters_is_in_eight_bits(tmp_path: Path, name: str) -> None:
+    needs(catalogue.look_up(name))
+    weight = torch.nn.Parameter(torch.randn(64, 64))
+    request = OptimizerRequest(
+        groups=[{"params": [weight], "weight_decay": 0.0}],
+        learning_rate=1e-3,
+        adam_betas=(0.9, 0.999),
+        adam_epsilon=1e-8,
+    )
+    optimizer = catalogue.build(catalogue.look_up(name), request)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert optimizer.state[weight]["state1"].dtype == torch.uint8
+
+
+def test_a_paged_optimizer_on_the_cpu_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(ConfigurationError, match="quietly not page"):
+        train(tmp_path, optim="paged_adamw_8bit", max_steps=1)
+
+
+def test_an_optimizer_of_the_user_is_registered_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "_CATALOGUE", dict(catalogue._CATALOGUE))
+    raytrainer.register_optimizer(
+        "mine",
+        lambda request: torch.optim.NAdam(request.groups, lr=request.learning_rate, **request.options),
+        options={"momentum_decay": float},
+    )
+    trainer, _ = train(tmp_path, optim="mine", optim_args="momentum_decay=0.01", max_steps=2)
+    assert type(trainer.optimizer) is torch.optim.NAdam
+    with pytest.raises(ConfigurationError, match="Choose another name"):
+        raytrainer.register_optimizer("mine", lambda request: torch.optim.SGD(request.groups))
+    with pytest.raises(ConfigurationError, match="registered for whole parameters"):
+        train(tmp_path, optim="mine", fsdp=True, max_steps=1)
+    registered.OPTIMIZERS.discard("mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optim": "sgd", "optim_args": "momentm=0.9"}, r"Did you mean 'momentum'"),
+        ({"optim": "sgd", "optim_args": "momentum=much"}, r"momentum=much, where an float"),
+        ({"optim": "sgd", "optim_args": "nesterov=perhaps"}, r"true or false"),
+        ({"optim": "sgd", "optim_args": "momentum"}, r"no `key=value`"),
+        ({"optim": "galore_adamw"}, r"optim_target_modules names none"),
+        ({"optim": "galore_adamw", "optim_target_modules": ["atn"]}, r"'atn', which names no module.*self_attn"),
+        ({"optim": "galore_adamw", "optim_target_modules": "model.norm"}, r"names no linear layer"),
+        ({"optim": "adamw_torch", "optim_target_modules": "all-linear"}, r"means nothing to optim='adamw_torch'"),
+        ({"optim": "galore_adamw", "optim_target_modules": "all-linear", "fsdp": True}, r"whole gradients"),
+        (
+            {"optim": "adafactor", "deepspeed": {"zero_optimization": {"stage": 2}}},
+            r"factors whole matrices",
+        ),
+    ],
+)  # fmt: skip
+def test_a_choice_that_cannot_be_done_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"(?s){words}"):
+        train(tmp_path, max_steps=1, **changes)

@@ -1,0 +1,63 @@
+"""The table backend x optimizer: each cell trains as one worker does, or is refused with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raytrainer.errors import ConfigurationError
+from raytrainer.optim import catalogue
+from raytrainer.optim.traits import Entry
+from tests.optim.test_catalogue import ON_CPU, needs, options_of
+from tests.sharding.launch import launch
+from tests.sharding.test_reshard import BACKENDS
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+NAMES = {"ddp": "ddp", "fsdp": "fsdp2", "zero2": "zero2"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "fsdp": BACKENDS["fsdp"],
+    "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
+}
+TOLERANCE = 1e-5
+QUANTIZED_TOLERANCE = 0.02
+"""Of losses near 4.6: gradients that differ in the last bit may fall into another of few values."""
+
+
+def options(entry: Entry, backend: str) -> dict[str, Any]:
+    return {**options_of(entry), **OPTIONS[backend], "max_steps": 3, "eval_strategy": "no"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("bitsandbytes")
+    directory = tmp_path_factory.mktemp("optimizers")
+    cells = {
+        f"{backend}-{entry.name}": options(entry, backend)
+        for backend in OPTIONS
+        for entry in ON_CPU
+        if NAMES[backend] in entry.traits.backends
+    }
+    alone = {f"one-{entry.name}": options(entry, "ddp") for entry in ON_CPU}
+    return {**launch(2, directory, cells), **launch(1, directory, alone)}
+
+
+@pytest.mark.parametrize("backend", OPTIONS)
+@pytest.mark.parametrize("entry", ON_CPU, ids=lambda entry: entry.name)
+def test_a_cell_trains_as_one_worker_or_is_refused(
+    results: dict[str, Any], entry: Entry, backend: str
+) -> None:
+    needs(entry)
+    if NAMES[backend] not in entry.traits.backends:
+        with pytest.raises(ConfigurationError, match="does not train under"):
+            catalogue.check_backend(entry, NAMES[backend])
+        return
+    found, expected = results[f"{backend}-{entry.name}"], results[f"one-{entry.name}"]
+    assert found["is_ddp"] == (backend == "ddp")
+    assert (found["dtensors"] > 0) == (backend == "fsdp")
+    assert found.get("stage") == (2 if backend == "zero2" else None)
+    tolerance = QUANTIZED_TOLERANCE if "bit" in entry.state else TOLERANCE
+    assert len(found["rows"]) == 3
+    for mine, other in zip(found["rows"], expected["rows"], strict=True):
+        assert mine[1] == pytest.approx(other[1], abs=tolerance)
