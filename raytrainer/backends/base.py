@@ -26,8 +26,13 @@ class Backend(Protocol):
     rounds_weights: bool
     """Joining model and optimizer made master weights of rounded ones: exact ones are to be read after it."""
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """All ranks: return the module whose forward and backward train on all ranks."""
+    def wrap(self, model: nn.Module, *, reduces: bool = True) -> nn.Module:
+        """All ranks: return the module whose forward and backward train on all ranks.
+
+        Args:
+            model: The user's module.
+            reduces: Gradients are averaged over ranks; otherwise the optimizer does it.
+        """
         ...
 
     def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:

@@ -32,9 +32,11 @@ class DataParallelBackend:
         self._parameters: list[nn.Parameter] = []
         self._optimizer: Any = None
         self._prepared: list[nn.Module] = []
+        self._reduces = True
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        wrapped = self.accelerator.prepare_model(model)
+    def wrap(self, model: nn.Module, *, reduces: bool = True) -> nn.Module:
+        self._reduces = reduces
+        wrapped = self.accelerator.prepare_model(model, evaluation_mode=not reduces)
         self._prepared.append(self.unwrap(wrapped))
         self._parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
         return wrapped
@@ -100,6 +102,8 @@ class DataParallelBackend:
         group = dist.get_backend() if dist.is_initialized() else ""
         wanted = "data parallel" if requested_workers > 1 else "one process"
         found = f"DistributedDataParallel ({group})" if is_ddp else type(model).__name__
+        if not self._reduces and workers > 1:
+            found = f"{type(model).__name__}, reduced by the optimizer ({group})"
         precision = self.accelerator.mixed_precision
         engaged_dtype = autocast_dtype(self.accelerator)
         return [
@@ -110,7 +114,12 @@ class DataParallelBackend:
                 ok=workers == requested_workers,
             ),
             # A launcher's group may have one rank, which Accelerate wraps all the same.
-            EngagedRow(what="backend", requested=wanted, engaged=found, ok=is_ddp or requested_workers == 1),
+            EngagedRow(
+                what="backend",
+                requested=wanted,
+                engaged=found,
+                ok=is_ddp == self._reduces or requested_workers == 1,
+            ),
             EngagedRow(
                 what="precision",
                 requested={"no": "fp32"}.get(precision, precision),

@@ -50,7 +50,7 @@ class FullyShardedBackend:
 
     # ---- wrapping -----------------------------------------------------------------------------------------------
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, *, reduces: bool = True) -> nn.Module:
         if not isinstance(model, FSDPModule):
             units = choose_units(model, self._options)
             self._num_units = len(units) + 1

@@ -89,7 +89,7 @@ class ZeroBackend:
 
     # ---- wrapping -----------------------------------------------------------------------------------------------
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, *, reduces: bool = True) -> nn.Module:
         return model
 
     def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:

@@ -97,6 +97,7 @@ def open_run(
         speed=SpeedMeter(),
         is_restart=is_restart,
         ignore_keys_for_eval=ignore_keys_for_eval,
+        updates_in_backward=hasattr(trainer.optimizer, "take_grad_norm"),
         rng_checkpoint=str(checkpoint) if checkpoint is not None and not args.ignore_data_skip else None,
     )
     if checkpoint is not None:
@@ -139,7 +140,7 @@ def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
         trainer._created_lr_scheduler = False
     model = trainer.model_wrapped
     if model is None or backend.unwrap(model) is model:
-        model = backend.wrap(trainer.model)
+        model = backend.wrap(trainer.model, reduces=not updates_in_backward(trainer))
         trainer.model_wrapped = model
     if trainer.optimizer is None or trainer.lr_scheduler is None:
         trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
@@ -148,6 +149,14 @@ def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
         check_backend(look_up(trainer.args.optim), backend.name)
     trainer.model_wrapped, trainer.optimizer = backend.wrap_optimizer(model, trainer.optimizer)
     return trainer.model_wrapped
+
+
+def updates_in_backward(trainer: Any) -> bool:
+    """Whether the optimizer of the arguments steps while gradients are computed."""
+    if trainer.optimizer_cls_and_kwargs is not None:
+        return False
+    own = trainer.optimizer is not None and getattr(trainer, "_optimizer_traits", None) is None
+    return not own and look_up(trainer.args.optim).traits.updates_in_backward
 
 
 def fresh_state(trainer: Any, plan: TrainPlan) -> TrainerState:

@@ -52,5 +52,6 @@ class TrainRun:
     learning_rate: float | None = None
     """Learning rate that the last optimizer step used."""
     grad_norm: Any = None
+    updates_in_backward: bool = False
     """Norm of the last step's gradient before clipping."""
     reported_bad_loss: bool = False

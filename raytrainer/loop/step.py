@@ -77,9 +77,12 @@ def takes_num_items(function: Any) -> bool:
 def update_weights(run: TrainRun) -> None:
     """All ranks: clip, update, advance the schedule, and count the step."""
     trainer, handler, args = run.trainer, run.trainer.callback_handler, run.args
-    run.grad_norm = run.backend.clip_grad_norm(
-        run.model, args.max_grad_norm if args.max_grad_norm > 0 else None
-    )
+    if run.updates_in_backward:
+        run.grad_norm = trainer.optimizer.take_grad_norm()
+    else:
+        run.grad_norm = run.backend.clip_grad_norm(
+            run.model, args.max_grad_norm if args.max_grad_norm > 0 else None
+        )
     trainer.control = handler.on_pre_optimizer_step(args, trainer.state, trainer.control)
     trainer.optimizer.step()
     run.grad_norm = run.backend.norm_of_step(run.grad_norm)

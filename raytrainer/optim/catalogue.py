@@ -13,10 +13,17 @@ import torch
 
 from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
-from raytrainer.optim import bitsandbytes_family, galore_family, options, packaged_family, torch_family
+from raytrainer.optim import (
+    bitsandbytes_family,
+    galore_family,
+    in_backward_family,
+    options,
+    packaged_family,
+    torch_family,
+)
 from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
-_FAMILIES = (torch_family, bitsandbytes_family, packaged_family, galore_family)
+_FAMILIES = (torch_family, bitsandbytes_family, packaged_family, galore_family, in_backward_family)
 _CATALOGUE: dict[str, Entry] = {entry.name: entry for family in _FAMILIES for entry in family.ENTRIES}
 REFUSED = {
     "adamw_torch_xla": "TPUs are not available; adamw_torch_fused does the same on CPU and GPU",
@@ -24,17 +31,8 @@ REFUSED = {
     "adamw_anyprecision": "its package torchdistx is no longer kept; adamw_torch under bf16=True has fp32 state",
     "apollo_adamw": "its package keeps objects in its state, from which no run resumes; galore_adamw is low rank too",
     "grokadamw": "its package keeps its state where no run resumes from, in parameter groups; adamw_torch is its base",
-    **dict.fromkeys(
-        (
-            "galore_adamw_layerwise",
-            "galore_adafactor_layerwise",
-            "galore_adamw_8bit_layerwise",
-            "apollo_adamw_layerwise",
-            "lomo",
-            "adalomo",
-        ),
-        "updates inside the backward pass are not in this version; galore_adamw and adafactor save state memory",
-    ),
+    "apollo_adamw_layerwise": "its package keeps objects in its state, from which no run resumes; "
+    "galore_adamw_layerwise is low rank too",
 }
 """Names of the anchor that are not available, with the reason and what to take."""
 

@@ -43,7 +43,28 @@ def check_choice(args: TrainingArguments, model: Any) -> None:
             f"gradient_accumulation_steps={args.gradient_accumulation_steps}. Set it to 1 and "
             "per_device_train_batch_size higher."
         )
+    if entry.traits.updates_in_backward:
+        check_in_backward(entry.name, args)
     if args.sharding is not None:
         check_backend(entry, "fsdp2")
     if args.zero is not None and args.zero.optimizer is None:
         check_backend(entry, f"zero{args.zero.stage}")
+
+
+def check_in_backward(name: str, args: TrainingArguments) -> None:
+    """Check that nothing needs all gradients at once.
+
+    Raises:
+        ConfigurationError: If something does.
+    """
+    # The default counts as not asked for: the anchor has it on for everybody, and it never did anything here.
+    if args.max_grad_norm not in (0, TrainingArguments.max_grad_norm):
+        raise ConfigurationError(
+            f"optim={name!r} updates while gradients are computed, so their norm is not known before they are used, "
+            f"and max_grad_norm={args.max_grad_norm} cannot clip it. Set it to 0; a lower learning_rate bounds the steps."
+        )
+    if args.mixed_precision == "fp16":
+        raise ConfigurationError(
+            f"optim={name!r} updates while gradients are computed, before fp16's loss scaling can look for an "
+            "overflow. Use bf16=True."
+        )

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from raytrainer.optim.composed import Composed
+
 MakeInner = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 PROJECTION = "projection"
 STEP = "projection_step"
 
 
-class GaLore(torch.optim.Optimizer):
+class GaLore(Composed):
     """An inner optimizer on projected gradients of target matrices, and on all other parameters as they are.
 
     Its state is tensors and numbers only, so a run resumes bitwise.
@@ -66,39 +68,18 @@ class GaLore(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if "rank" in group and parameter.grad is not None:
                     self._project_back(parameter, group)
-                self._adopt_state(parameter)
+                self.adopt_state(parameter)
 
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state as it was saved: in its own dtypes, which are not those of the parameters."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-        if len(parameters) != len(numbers):
-            raise ValueError(f"the state is of {len(numbers)} parameters, and there are {len(parameters)}")
-        for parameter, number in zip(parameters, numbers, strict=True):
-            saved = {
-                key: value.to(parameter.device) if isinstance(value, torch.Tensor) and value.dim() else value
-                for key, value in state_dict["state"].get(number, {}).items()
-            }
-            expected = self._shape(parameter)
-            found = saved.get(PROJECTION)
-            if found is not None and (parameter not in self._small or expected != tuple(found.shape)):
-                raise ValueError(
-                    f"a projection of shape {tuple(found.shape)} was saved, and {expected} is used"
-                )
-            key: Any = self._small.get(parameter, parameter)
-            self.inner.state[key] = saved
-            self._adopt_state(parameter)
-            if found is not None:
-                self._projections[parameter] = found
-        for group, inner_group, saved_group in zip(
-            self.param_groups, self.inner.param_groups, state_dict["param_groups"], strict=True
-        ):
-            values = {key: value for key, value in saved_group.items() if key != "params"}
-            group.update(values)
-            inner_group.update({key: value for key, value in values.items() if key in inner_group})
-            if "rank" in group:
-                inner_group["weight_decay"] = 0.0
+    def inner_of(self, parameter: torch.Tensor) -> tuple[torch.optim.Optimizer, torch.Tensor]:
+        return self.inner, self._small.get(parameter, parameter)
+
+    def restore_state(self, parameter: torch.Tensor, saved: dict[str, Any]) -> None:
+        expected, found = self._shape(parameter), saved.get(PROJECTION)
+        if found is not None and (expected is None or expected != tuple(found.shape)):
+            raise ValueError(f"a projection of shape {tuple(found.shape)} was saved, and {expected} is used")
+        super().restore_state(parameter, saved)
+        if found is not None:
+            self._projections[parameter] = found
 
     def describe(self) -> str:
         """For the table of what is engaged."""
@@ -128,12 +109,6 @@ class GaLore(torch.optim.Optimizer):
         state = self.inner.state[small]
         state[PROJECTION] = projection
         state[STEP] = int(state.get(STEP, 0)) + 1
-
-    def _adopt_state(self, parameter: torch.Tensor) -> None:
-        # One dict: what the inner optimizer changes in it is changed here.
-        found = self.inner.state.get(self._small.get(parameter, parameter))
-        if found is not None:
-            self.state[parameter] = found
 
     def _shrunk(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.nn.Parameter:
         rows, columns = parameter.shape

@@ -45,6 +45,8 @@ class Traits:
     """Backends under which it trains correctly."""
     why_not: str = "its state does not follow parameters that are cut"
     """Why it does not train under the others."""
+    updates_in_backward: bool = False
+    """Steps a parameter when its gradient is there, and reduces it over ranks by itself."""
     supports_accumulation: bool = True
     """Gradients may be accumulated over several micro-batches."""
 

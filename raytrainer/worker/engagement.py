@@ -37,6 +37,14 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
             ok=wanted == plan.global_batch_size,
         )
     )
+    if run.updates_in_backward:
+        rows.append(
+            EngagedRow(
+                what="clipping",
+                requested=f"max_grad_norm={args.max_grad_norm:g}",
+                engaged="none: updates in backward",
+            )
+        )
     threads = torch.get_num_threads()
     rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
     return rows

@@ -65,6 +65,8 @@ def train_on_rank(
         )
         trainer._run = run
         trainer._loss_scaling = run.scaling
+        if run.updates_in_backward:
+            trainer.optimizer.arm()
         announce(run, origin)
         return train(run)
     finally:
@@ -72,6 +74,8 @@ def train_on_rank(
         trainer._run = None
         if run is not None:
             run.scaling.close()
+            if run.updates_in_backward:
+                trainer.optimizer.disarm()
         trainer._loss_scaling = None
 
 
