@@ -85,6 +85,13 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         metadata={"help": "Directory of TensorBoard logs; sets TENSORBOARD_LOGGING_DIR on the workers."},
     )
 
+    rank_check_steps: int = field(
+        default=100,
+        metadata={
+            "help": "Compare, every so many steps, the weights of which each worker should have the same copy, and "
+            "stop when they differ; 0 never compares."
+        },
+    )
     accelerate_config: str | None = field(
         default=None,
         metadata={

@@ -150,6 +150,7 @@ HONOURED: tuple[str, ...] = (
     "worker_idle_timeout_s",
     "cluster_timeout_s",
     "accelerate_config",
+    "rank_check_steps",
 )
 """Fields that are honoured whatever their value; one that can never be right is refused in ``values``."""
 

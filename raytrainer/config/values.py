@@ -31,6 +31,7 @@ _ENUMS: dict[str, type[Enum]] = {
 }
 _AT_LEAST: dict[str, float] = {
     "per_device_train_batch_size": 1,
+    "rank_check_steps": 0,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0,

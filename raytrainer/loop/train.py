@@ -13,6 +13,7 @@ from raytrainer.data.position import open_epoch
 from raytrainer.loop.boundary import agree_on_control, at_boundary, call_log, emit_progress, gather_rows
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import run_directory
+from raytrainer.loop.sentinel import check_ranks_agree, is_due
 from raytrainer.loop.step import take_step
 from raytrainer.telemetry.events import TrainEnded
 
@@ -98,6 +99,8 @@ def train_on_epoch(run: TrainRun, epoch: int) -> None:
         if not group:
             break
         if take_step(run, group, num_items):
+            if is_due(run):
+                check_ranks_agree(run)
             agree_on_control(run)
             emit_progress(run)
             at_boundary(run)

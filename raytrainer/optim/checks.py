@@ -61,7 +61,7 @@ def check_in_backward(name: str, args: TrainingArguments) -> None:
     if args.max_grad_norm not in (0, TrainingArguments.max_grad_norm):
         raise ConfigurationError(
             f"optim={name!r} updates while gradients are computed, so their norm is not known before they are used, "
-            f"and max_grad_norm={args.max_grad_norm} cannot clip it. Set it to 0; a lower learning_rate bounds the steps."
+            f"and max_grad_norm={args.max_grad_norm} cannot clip it. Set it to 0, and learning_rate lower if need be."
         )
     if args.mixed_precision == "fp16":
         raise ConfigurationError(

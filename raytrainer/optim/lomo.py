@@ -45,7 +45,7 @@ class AdaLomo(torch.optim.Optimizer):
         super().__init__(groups, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Any = None) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:

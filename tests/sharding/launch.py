@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.torchrun import torchrun
 
-OF_THE_RUN = ("resume", "num_samples", "model", "classifies")
+OF_THE_RUN = ("resume", "num_samples", "model", "classifies", "drifts")
 
 
 def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
             # By default whole steps only: what fills up the last one depends on the number of ranks.
             "num_samples": options.get("num_samples", 48),
             "model": options.get("model"),
+            "drifts": options.get("drifts", False),
             "classifies": options.get("classifies", False),
             "options": {key: value for key, value in options.items() if key not in OF_THE_RUN},
         }

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import raytrainer
+from raytrainer import EngagementError
 from raytrainer.checkpoint.sharded_weights import gather_weights
 from tests.parity.twins import make_model, make_samples, rows
 
@@ -72,6 +73,7 @@ class Probe(transformers.TrainerCallback):
             "local_gradients": sum(
                 p.grad.to_local().numel() if isinstance(p.grad, DTensor) else p.grad.numel()
                 for p in parameters
+                if p.grad is not None
             ),
             "is_fsdp": isinstance(kwargs["model"], FSDPModule),
             "mesh": list(parameters[0].device_mesh.shape) if isinstance(parameters[0], DTensor) else [],
@@ -88,6 +90,16 @@ class Probe(transformers.TrainerCallback):
         self.seen["local_moments"] = sum(
             m.to_local().numel() if isinstance(m, DTensor) else m.numel() for m in moments
         )
+
+
+class Drift(transformers.TrainerCallback):
+    """Changes one weight on one rank after the second step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2 and args.process_index == 1:
+            weight = kwargs["model"].model.layers[1].mlp.up_proj.weight
+            with torch.no_grad():
+                weight.view(-1)[0] += 0.01
 
 
 def make_classifier() -> transformers.BertForSequenceClassification:
@@ -148,13 +160,29 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         callbacks=[probe],
     )
     probe.trainer = trainer
-    trainer.train(resume_from_checkpoint=run.get("resume"))
+    if run["drifts"]:
+        trainer.add_callback(Drift())
+    try:
+        trainer.train(resume_from_checkpoint=run.get("resume"))
+    except EngagementError as error:
+        return {"error": str(error), "step": trainer.state.global_step}
     weights = gather_weights(trainer.model)
+    own = torch.cat(
+        [p.detach().reshape(-1) for p in trainer.model.parameters() if not isinstance(p, DTensor)]
+        or [torch.zeros(1)]
+    )
+    first = own.clone()
+    if dist.is_initialized():
+        dist.broadcast(first, src=0)
+    are_equal = torch.tensor(int(torch.equal(own, first)))
+    if dist.is_initialized():
+        dist.all_reduce(are_equal, op=dist.ReduceOp.MIN)
     model = trainer.model_wrapped
     return {
         "rows": rows(trainer),
         "eval": [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log],
         "weights": {name: value.tolist() for name, value in (weights or {}).items()},
+        "ranks_are_equal": bool(are_equal),
         "is_ddp": isinstance(model, DistributedDataParallel),
         **probe.seen,
     }

@@ -25,8 +25,11 @@ QUANTIZED_TOLERANCE = 0.02
 """Of losses near 4.6: gradients that differ in the last bit may fall into another of few values."""
 
 
-def options(entry: Entry, backend: str) -> dict[str, Any]:
-    return {**options_of(entry), **OPTIONS[backend], "max_steps": 3, "eval_strategy": "no"}
+def options(entry: Entry, backend: str, *, is_shared: bool = True) -> dict[str, Any]:
+    options = {**options_of(entry), **OPTIONS[backend], "max_steps": 3, "eval_strategy": "no"}
+    if entry.traits.updates_in_backward:
+        options |= {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 6 if is_shared else 12}
+    return options
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for entry in ON_CPU
         if NAMES[backend] in entry.traits.backends
     }
-    alone = {f"one-{entry.name}": options(entry, "ddp") for entry in ON_CPU}
+    alone = {f"one-{entry.name}": options(entry, "ddp", is_shared=False) for entry in ON_CPU}
     return {**launch(2, directory, cells), **launch(1, directory, alone)}
 
 
@@ -54,7 +57,8 @@ def test_a_cell_trains_as_one_worker_or_is_refused(
             catalogue.check_backend(entry, NAMES[backend])
         return
     found, expected = results[f"{backend}-{entry.name}"], results[f"one-{entry.name}"]
-    assert found["is_ddp"] == (backend == "ddp")
+    assert found["is_ddp"] == (backend == "ddp" and not entry.traits.updates_in_backward)
+    assert found["ranks_are_equal"]
     assert (found["dtensors"] > 0) == (backend == "fsdp")
     assert found.get("stage") == (2 if backend == "zero2" else None)
     tolerance = QUANTIZED_TOLERANCE if "bit" in entry.state else TOLERANCE

@@ -25,6 +25,8 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "whole_model": {"fsdp": True, "fsdp_config": {"auto_wrap_policy": "NO_WRAP"}},
     "recomputed": {"fsdp": True, "fsdp_config": {"activation_checkpointing": True}},
     "bf16": {"fsdp": True, "bf16": True},
+    "drifts": {"drifts": True, "rank_check_steps": 3},
+    "drifts_unseen": {"drifts": True, "rank_check_steps": 0},
     "zero1": {"deepspeed": {"zero_optimization": {"stage": 1}}},
     "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
     "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
@@ -183,6 +185,16 @@ def test_a_model_that_is_cut_while_it_is_loaded_trains_as_one_loaded_whole(tmp_p
     assert len(found["rows"]) == len(rows(whole)) == 6
     for mine, other in zip(found["rows"][:4], rows(whole)[:4], strict=True):
         assert mine[:4] == pytest.approx(other[:4], abs=TOLERANCE)
+
+
+def test_ranks_that_drift_apart_are_noticed(results: dict[str, Any]) -> None:
+    assert results["drifts"]["step"] == 3, "the next comparison"
+    assert "model.layers.1.mlp.up_proj.weight differs" in results["drifts"]["error"]
+
+
+def test_drift_is_not_looked_for_when_the_comparison_is_off(results: dict[str, Any]) -> None:
+    assert len(results["drifts_unseen"]["rows"]) == 6
+    assert not results["drifts_unseen"]["ranks_are_equal"]
 
 
 def test_hybrid_shards_in_groups_and_replicates_between_them(results: dict[str, Any]) -> None:
