@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation.loop import PredictionLoop
 from raytrainer.loop.saving import save_checkpoint
 from raytrainer.loop.step import FlopCounter
-from raytrainer.optim.catalogue import build, look_up, parse_options
+from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
 from raytrainer.optim.deepspeed_family import build_configured_optimizer, build_configured_schedule
 from raytrainer.optim.groups import decay_parameter_names, parameter_groups
 from raytrainer.optim.schedules import build_schedule, current_learning_rate, waits_for_metric
@@ -293,6 +294,7 @@ class OptimizerHooks(_Attributes):
             adam_betas=(args.adam_beta1, args.adam_beta2),
             adam_epsilon=args.adam_epsilon,
             options=parse_options(entry, args.optim_args),
+            reduces=reduces(entry, args),
             warmup_steps=args.warmup_steps,
         )
         self._optimizer_traits = entry.traits
@@ -360,7 +362,10 @@ class StepHooks(_Attributes):
         ):
             torch.cuda.empty_cache()
         loss = scaling.scale_for_step(loss, count, self.current_gradient_accumulation_steps)
-        self._backend.backward(loss)
+        if getattr(self.optimizer, "measures", False):
+            self.optimizer.backward(partial(self._backend.backward, loss), max_norm=self.args.max_grad_norm)
+        else:
+            self._backend.backward(loss)
         return loss.detach()
 
     def compute_loss(

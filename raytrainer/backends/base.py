@@ -50,8 +50,8 @@ class Backend(Protocol):
         """Around forward and backward of one micro-batch; ranks reduce gradients in the last one of a step."""
         ...
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of a scaled loss."""
+    def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
+        """Add the gradients of a scaled loss; with ``retain_graph`` it may be done once more."""
         ...
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:

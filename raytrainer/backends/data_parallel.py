@@ -68,19 +68,22 @@ class DataParallelBackend:
             return _NO_WRAP
         return model.no_sync()
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
         if self.accelerator.scaler is not None:
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss, retain_graph=retain_graph)
         else:
-            loss.backward()
+            loss.backward(retain_graph=retain_graph)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
+        if hasattr(self._optimizer, "norm_of_step") and not self._reduces:
+            return torch.tensor(float("nan"))  # the optimizer reduces, and knows the norm then
         if self.accelerator.scaler is not None:
             self.accelerator.unscale_gradients()
         return nn.utils.clip_grad_norm_(self._parameters, float("inf") if max_norm is None else max_norm)
 
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
-        return found
+        norm_of_step = None if self._reduces else getattr(self._optimizer, "norm_of_step", None)
+        return found if norm_of_step is None else norm_of_step()
 
     def zero_grad(self, model: nn.Module) -> None:
         for parameter in self._parameters:

@@ -82,8 +82,8 @@ class FullyShardedBackend:
         self.accelerator.gradient_state._set_sync_gradients(is_last)
         return _NO_CONTEXT
 
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
+    def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
+        loss.backward(retain_graph=retain_graph)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]

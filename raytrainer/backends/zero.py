@@ -77,6 +77,7 @@ class ZeroBackend:
         self._args = args
         self._engine: Any = None
         self._optimizer: EngineOptimizer | None = None
+        self._reduces = True
         join_group()
         self._deepspeed = import_deepspeed(accelerator.device)
         # All ranks: DeepSpeed adopts the group that exists. Before it has, it takes itself for alone.
@@ -90,11 +91,17 @@ class ZeroBackend:
     # ---- wrapping -----------------------------------------------------------------------------------------------
 
     def wrap(self, model: nn.Module, *, reduces: bool = True) -> nn.Module:
+        self._reduces = reduces
         return model
 
     def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         model = self.unwrap(model)
         raw = getattr(optimizer, "optimizer", optimizer)
+        if not self._reduces:
+            # The optimizer needs none of DeepSpeed's; the module's own hooks gather and free the weights.
+            if self._engine is None or self._engine.module is not model:
+                self._open(model, None)
+            return model, raw
         if (
             self._optimizer is None
             or self._engine.module is not model
@@ -140,12 +147,16 @@ class ZeroBackend:
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         self.accelerator.gradient_state._set_sync_gradients(is_last)
-        self._engine.set_gradient_accumulation_boundary(is_last)
+        if self._reduces:
+            self._engine.set_gradient_accumulation_boundary(is_last)
         return _NO_CONTEXT
 
-    def backward(self, loss: torch.Tensor) -> None:
-        # The loop has scaled the loss by the number of micro-batches already.
-        self._engine.backward(loss, scale_wrt_gas=False)
+    def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
+        if self._reduces:
+            # The loop has scaled the loss by the number of micro-batches already.
+            self._engine.backward(loss, retain_graph=retain_graph, scale_wrt_gas=False)
+        else:
+            loss.backward(retain_graph=retain_graph)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         # The engine clips when it steps, and knows the norm then.
@@ -153,10 +164,15 @@ class ZeroBackend:
         return torch.tensor(float("nan"))
 
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
+        if not self._reduces:
+            return found
         return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
 
     def zero_grad(self, model: nn.Module) -> None:
-        """The engine has done it."""
+        if not self._reduces:
+            # All ranks. The engine frees gradients by itself; without one's step, weights that no module after them
+            # has freed are still whole.
+            self._engine.optimizer.partition_all_parameters()
 
     def step_was_skipped(self) -> bool:
         return bool(getattr(self._engine.optimizer, "overflow", False))
@@ -167,8 +183,8 @@ class ZeroBackend:
     # ---- proof --------------------------------------------------------------------------------------------------
 
     def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
-        engine: Any = model
-        is_engine = type(engine).__name__ == "DeepSpeedEngine"
+        engine: Any = model if self._reduces else self._engine
+        is_engine = type(engine).__name__ == "DeepSpeedEngine" and self.unwrap(model) is engine.module
         stage = engine.zero_optimization_stage() if is_engine else 0
         zero = engine.optimizer if is_engine else None
         compute, reduce = engine.get_data_types() if is_engine else (None, None)
@@ -198,7 +214,9 @@ class ZeroBackend:
             EngagedRow(
                 what="precision",
                 requested={"no": "fp32"}.get(precision, precision),
-                engaged=f"{_short(compute)}, reduced in {_short(reduce)}, stepped in {_short(_flats(zero)[0].dtype)}",
+                engaged=f"{_short(compute)}, reduced in {_short(reduce)}, stepped in {_short(_flats(zero)[0].dtype)}"
+                if self._reduces
+                else f"{_short(compute)}, reduced and stepped by the optimizer",
                 ok=_short(compute) == wanted_dtype,
             ),
             *self._offload_rows(zero),
@@ -285,6 +303,9 @@ def _flats(zero: Any) -> list[torch.Tensor]:
 
 def _share(zero: Any, stage: int) -> tuple[str, int, int]:
     """What is cut, how much of it this rank holds, and the whole [elements]."""
+    if type(zero).__name__ == "DeepSpeedZeRoOffload":
+        parameters = list(zero.module.parameters())
+        return "parameters", sum(p.ds_tensor.numel() for p in parameters), sum(p.ds_numel for p in parameters)
     own = sum(flat.numel() for flat in _flats(zero))
     if stage == 3:
         whole = sum(parameter.ds_numel for group in zero.fp16_groups for parameter in group)

@@ -37,6 +37,10 @@ _DTYPES = {
 """Names of dtypes in safetensors files."""
 
 
+SLICES = ("DCP_SHARDING_INFO", "saved_offsets")
+"""Where ``HuggingFaceStorageReader`` looks for the place of a slice in its tensor."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
     """What this rank holds of a tensor."""

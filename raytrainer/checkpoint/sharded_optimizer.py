@@ -21,14 +21,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from raytrainer.checkpoint import zero, zero_state
+from raytrainer.checkpoint import owned_state, zero, zero_state
 from raytrainer.checkpoint.layout import SHARDED_OPTIMIZER_NAME, SHARDED_OPTIMIZER_VALUES
-from raytrainer.checkpoint.pieces import Piece, contents, files_of, piece_of, read_into
+from raytrainer.checkpoint.pieces import SLICES, Piece, contents, files_of, piece_of, read_into
 from raytrainer.checkpoint.sharded_weights import like
 from raytrainer.errors import CheckpointError
 
-_SLICES = ("DCP_SHARDING_INFO", "saved_offsets")
-"""Where ``HuggingFaceStorageReader`` looks for the place of a slice in its tensor."""
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
@@ -44,12 +42,12 @@ def save_sharded_optimizer(model: nn.Module, optimizer: Any, directory: Path) ->
     own = {name: piece for name, piece in pieces.items() if not piece.is_copy and piece.values.numel()}
     written = []
     if own:
-        offsets = {name: {_SLICES[1]: piece.offsets} for name, piece in own.items()}
+        offsets = {name: {SLICES[1]: piece.offsets} for name, piece in own.items()}
         path = target / f"shard-{rank + 1:05d}.safetensors"
         safetensors.torch.save_file(
             {name: _writable(piece.values) for name, piece in own.items()},
             path,
-            metadata={_SLICES[0]: json.dumps(offsets), "format": "pt"},
+            metadata={SLICES[0]: json.dumps(offsets), "format": "pt"},
         )
         written.append(path)
     if rank == 0:
@@ -73,7 +71,10 @@ def load_sharded_optimizer(model: nn.Module, optimizer: Any, directory: Path) ->
             zero_state.make_room(model, engine, _shapes(source))
             pieces, values = zero_state.state_of(model, engine)
             zero_state.set_values(model, engine, _filled(source, pieces, values, found))
+        elif owned_state.keeps_by_parameter(optimizer):
+            owned_state.load_state(model, optimizer, source, found)
         else:
+            _ready_for_a_step(optimizer)
             tensors, values = _flat_state(model, optimizer)
             pieces = {name: piece_of(value) for name, value in tensors.items()}
             merged: Any = tensors | _filled(source, pieces, values, found)
@@ -86,6 +87,15 @@ def load_sharded_optimizer(model: nn.Module, optimizer: Any, directory: Path) ->
         ) from error
 
 
+def _ready_for_a_step(optimizer: Any) -> None:
+    """Have an optimizer in the mode in which it steps, since torch makes its state by a step."""
+    if callable(getattr(optimizer, "train", None)):
+        optimizer.train()
+        # Looking at state leaves empty entries, which count as state.
+        for parameter in [one for one, entries in optimizer.state.items() if not entries]:
+            del optimizer.state[parameter]
+
+
 def _writable(values: torch.Tensor) -> torch.Tensor:
     # Several parameters may share a number, which a file does not allow.
     return values.cpu().contiguous() if values.dim() else values.cpu().clone()
@@ -96,12 +106,13 @@ def cut_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[s
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     by_number = dict(zip(numbers, parameters, strict=False))
+    owner_of: Any = getattr(optimizer, "owner_of", lambda parameter: None)
 
     def cut(number: Any, value: Any) -> Any:
         parameter = by_number.get(number)
-        if isinstance(value, torch.Tensor) and parameter is not None and value.shape == parameter.shape:
-            return like(value, parameter.detach())
-        return value
+        if not isinstance(value, torch.Tensor) or parameter is None or owner_of(parameter) is not None:
+            return value
+        return like(value, parameter.detach()) if value.shape == parameter.shape else value
 
     cut_all = {
         number: {key: cut(number, value) for key, value in entries.items()}
@@ -114,6 +125,8 @@ def _state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Piece], dict[str
     engine = zero.zero_of(optimizer)
     if engine is not None:
         return zero_state.state_of(model, engine)
+    if owned_state.keeps_by_parameter(optimizer):
+        return owned_state.state_of(model, optimizer)
     tensors, values = _flat_state(model, optimizer)
     return {name: piece_of(value) for name, value in tensors.items()}, values
 
@@ -150,7 +163,7 @@ def _filled(
     names: set[str] = set()
     for path in files_of(source):
         with path.open("rb") as file:
-            for name, stored in contents(file, _SLICES).items():
+            for name, stored in contents(file, SLICES).items():
                 names.add(name)
                 if name in pieces:
                     left[name] -= read_into(pieces[name], file, stored)

@@ -24,7 +24,7 @@ from raytrainer.loop.meter import LossMeter
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import LOOP_STATE_NAME
-from raytrainer.optim.catalogue import check_backend, look_up
+from raytrainer.optim.catalogue import check_backend, look_up, reduces
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
@@ -140,7 +140,7 @@ def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
         trainer._created_lr_scheduler = False
     model = trainer.model_wrapped
     if model is None or backend.unwrap(model) is model:
-        model = backend.wrap(trainer.model, reduces=not updates_in_backward(trainer))
+        model = backend.wrap(trainer.model, reduces=not optimizer_reduces(trainer))
         trainer.model_wrapped = model
     if trainer.optimizer is None or trainer.lr_scheduler is None:
         trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
@@ -151,12 +151,12 @@ def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
     return trainer.model_wrapped
 
 
-def updates_in_backward(trainer: Any) -> bool:
-    """Whether the optimizer of the arguments steps while gradients are computed."""
+def optimizer_reduces(trainer: Any) -> bool:
+    """Whether gradients are averaged over ranks by the optimizer, and not by the backend."""
     if trainer.optimizer_cls_and_kwargs is not None:
         return False
-    own = trainer.optimizer is not None and getattr(trainer, "_optimizer_traits", None) is None
-    return not own and look_up(trainer.args.optim).traits.updates_in_backward
+    is_own = trainer.optimizer is not None and getattr(trainer, "_optimizer_traits", None) is None
+    return not is_own and reduces(look_up(trainer.args.optim), trainer.args)
 
 
 def fresh_state(trainer: Any, plan: TrainPlan) -> TrainerState:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from raytrainer.errors import ConfigurationError
-from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
 
 PACKAGE = "bitsandbytes>=0.50"
-_TRAITS = Traits(backends=WHOLE_PARAMETERS, why_not="bitsandbytes quantizes blocks of whole parameters")
+_TRAITS = Traits(
+    backends=ON_ROWS, steps_whole=True, why_not="bitsandbytes quantizes blocks of whole parameters"
+)
 _ADEMAMIX = {
     "beta1": float,
     "beta2": float,

@@ -5,12 +5,14 @@ A family file adds rows; nothing else in the package names an optimizer. Users a
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
 from raytrainer.optim import (
@@ -19,8 +21,10 @@ from raytrainer.optim import (
     in_backward_family,
     options,
     packaged_family,
+    shards,
     torch_family,
 )
+from raytrainer.optim.owned import Owned
 from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
 _FAMILIES = (torch_family, bitsandbytes_family, packaged_family, galore_family, in_backward_family)
@@ -116,6 +120,16 @@ def check_backend(entry: Entry, backend: str) -> None:
         )
 
 
+def reduces(entry: Entry, args: TrainingArguments) -> bool:
+    """Whether an optimizer averages gradients over ranks by itself.
+
+    One that updates in the backward pass always does. One that sends less than whole gradients does unless their norm
+    is clipped, for which whole ones are needed, or fp16's loss scaling looks at them.
+    """
+    is_unclipped = args.max_grad_norm <= 0 and args.mixed_precision != "fp16"
+    return entry.traits.updates_in_backward or (entry.traits.can_reduce and is_unclipped)
+
+
 def parse_options(entry: Entry, optim_args: str | None) -> dict[str, Any]:
     """Parse ``optim_args`` in the types that an entry takes.
 
@@ -132,7 +146,11 @@ def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:
         ConfigurationError: If its package is not installed.
     """
     try:
-        return entry.build(request)
+        is_cut = any(shards.is_cut(parameter) for group in request.groups for parameter in group["params"])
+        if not entry.traits.steps_whole or not is_cut:
+            return entry.build(request)
+        groups = [{"lr": request.learning_rate, **group} for group in request.groups]
+        return Owned(groups, lambda inner: entry.build(dataclasses.replace(request, groups=inner)))
     except ImportError as error:
         if entry.package is None:
             raise

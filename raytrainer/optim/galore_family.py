@@ -10,19 +10,23 @@ from transformers.optimization import Adafactor
 
 from raytrainer.errors import ConfigurationError
 from raytrainer.optim.bitsandbytes_family import PACKAGE
-from raytrainer.optim.galore import GaLore, MakeInner
-from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.composed import MakeInner
+from raytrainer.optim.galore import GaLore
+from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
 
 _SIDES = ("std", "reverse_std", "left", "right")
 _OPTIONS = {"rank": int, "update_proj_gap": int, "scale": float, "proj_type": str}
 _TRAITS = Traits(
     takes_target_modules=True,
-    backends=WHOLE_PARAMETERS,
-    why_not="the projection is found from whole gradients, which no rank has there",
+    can_reduce=True,
+    backends=ON_ROWS,
+    why_not="DeepSpeed steps flat runs of many parameters, which have no singular vectors",
 )
 
 
-def _galore(request: OptimizerRequest, make_inner: MakeInner) -> torch.optim.Optimizer:
+def _galore(
+    request: OptimizerRequest, make_inner: MakeInner, *, steps_elements: bool = False
+) -> torch.optim.Optimizer:
     """GaLore (Zhao et al., arXiv 2403.03507), with the defaults of its authors' package."""
     given = request.options
     side = given.get("proj_type", "std")
@@ -43,7 +47,7 @@ def _galore(request: OptimizerRequest, make_inner: MakeInner) -> torch.optim.Opt
         {"lr": request.learning_rate, **group, **(low_rank if group.get("is_target") else {})}
         for group in request.groups
     ]
-    return GaLore(groups, make_inner)
+    return GaLore(groups, make_inner, steps_elements=steps_elements, reduces=request.reduces)
 
 
 def build_galore_adamw(request: OptimizerRequest) -> torch.optim.Optimizer:
@@ -54,7 +58,7 @@ def build_galore_adamw(request: OptimizerRequest) -> torch.optim.Optimizer:
             groups, lr=request.learning_rate, betas=request.adam_betas, eps=request.adam_epsilon
         )
 
-    return _galore(request, make)
+    return _galore(request, make, steps_elements=True)
 
 
 def build_galore_adamw_8bit(request: OptimizerRequest) -> torch.optim.Optimizer:

@@ -9,18 +9,27 @@ import torch
 
 from raytrainer.optim import galore_family
 from raytrainer.optim.bitsandbytes_family import PACKAGE
-from raytrainer.optim.in_backward import MakeInner, UpdatesInBackward
+from raytrainer.optim.composed import MakeInner
+from raytrainer.optim.in_backward import UpdatesInBackward
 from raytrainer.optim.lomo import AdaLomo
-from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
 
+_BACKENDS = ON_ROWS | {"zero3"}
 _WHY_NOT = (
-    "a parameter's gradient is stepped in its own hook, where sharding backends have only begun to reduce it"
+    "it leaves no gradients and next to no state to cut, and weights are whole there; it trains under ZeRO 3, which cuts "
+    "them"
 )
+_GRAD_NORM = "grad_norm"
+"""Key of ``optim_args``: measure the norm of all gradients in a backward pass of its own, and clip by it."""
 
 
 def _in_backward(request: OptimizerRequest, make_inner: MakeInner) -> torch.optim.Optimizer:
     groups = [{"lr": request.learning_rate, **group} for group in request.groups]
-    return UpdatesInBackward(groups, make_inner)
+    return UpdatesInBackward(groups, make_inner, measures=bool(request.options.get(_GRAD_NORM)))
+
+
+def _own_options(request: OptimizerRequest) -> dict[str, Any]:
+    return {key: value for key, value in request.options.items() if key != _GRAD_NORM}
 
 
 def build_lomo(request: OptimizerRequest) -> torch.optim.Optimizer:
@@ -36,7 +45,7 @@ def build_adalomo(request: OptimizerRequest) -> torch.optim.Optimizer:
     """AdaLomo (Lv et al., arXiv 2310.10195)."""
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return AdaLomo(groups, lr=request.learning_rate, **request.options)
+        return AdaLomo(groups, lr=request.learning_rate, **_own_options(request))
 
     return _in_backward(request, make)
 
@@ -52,7 +61,8 @@ def _layerwise(
                     learning_rate=request.learning_rate,
                     adam_betas=request.adam_betas,
                     adam_epsilon=request.adam_epsilon,
-                    options=request.options,
+                    options=_own_options(request),
+                    reduces=True,
                 )
             )
 
@@ -66,7 +76,7 @@ def _traits(*, takes_target_modules: bool) -> Traits:
         updates_in_backward=True,
         supports_accumulation=False,
         takes_target_modules=takes_target_modules,
-        backends=WHOLE_PARAMETERS,
+        backends=_BACKENDS,
         why_not=_WHY_NOT,
     )
 
@@ -76,6 +86,7 @@ ENTRIES = (
         name="lomo",
         family="lomo",
         build=build_lomo,
+        options={_GRAD_NORM: bool},
         traits=_traits(takes_target_modules=False),
         state="nothing, and one gradient at a time",
         paper="2306.09782",
@@ -84,7 +95,7 @@ ENTRIES = (
         name="adalomo",
         family="lomo",
         build=build_adalomo,
-        options={"clip_threshold": float, "decay_rate": float},
+        options={_GRAD_NORM: bool, "clip_threshold": float, "decay_rate": float},
         traits=_traits(takes_target_modules=False),
         state="rows + columns, fp32, and one gradient at a time",
         paper="2310.10195",
@@ -95,7 +106,7 @@ ENTRIES = (
             family="galore",
             build=_layerwise(entry.build),
             package=PACKAGE if entry.package else None,
-            options=entry.options,
+            options={_GRAD_NORM: bool, **entry.options},
             traits=_traits(takes_target_modules=True),
             state=f"{entry.state}; one gradient at a time",
             paper=entry.paper,

@@ -11,6 +11,10 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from raytrainer.optim.shards import Cut, is_cut, local_of, rows_of
 
 
 class AdaLomo(torch.optim.Optimizer):
@@ -56,12 +60,13 @@ class AdaLomo(torch.optim.Optimizer):
 def _step(
     parameter: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
 ) -> None:
+    """All ranks that share a parameter: its averages are whole on each, so sums over its rows are sent."""
     is_factored = gradient.dim() > 1
     if not state:
         state["step"] = 0
         if is_factored:
-            state["row"] = gradient.new_zeros(gradient.shape[:-1])
-            state["column"] = gradient.new_zeros(gradient.shape[:-2] + gradient.shape[-1:])
+            state["row"] = local_of(gradient).new_zeros(gradient.shape[:-1])
+            state["column"] = local_of(gradient).new_zeros(gradient.shape[:-2] + gradient.shape[-1:])
         else:
             state["square"] = torch.zeros_like(gradient)
     state["step"] += 1
@@ -69,20 +74,32 @@ def _step(
     square = gradient.square() + group["eps"][0]
     if is_factored:
         row, column = state["row"], state["column"]
-        row.mul_(1 - new).add_(square.mean(dim=-1), alpha=new)
-        column.mul_(1 - new).add_(square.mean(dim=-2), alpha=new)
-        scale = (row / row.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1) * column.unsqueeze(-2).rsqrt()
-        update = scale.mul_(gradient)
+        row.mul_(1 - new).add_(_whole(square.sum(dim=-1)) / square.shape[-1], alpha=new)
+        column.mul_(1 - new).add_(_whole(square.sum(dim=-2)) / square.shape[-2], alpha=new)
+        ratio = (row / row.mean(dim=-1, keepdim=True)).rsqrt_()
+        here = rows_of(parameter)
+        scale = (ratio if here is None else ratio[here]).unsqueeze(-1) * column.unsqueeze(-2).rsqrt()
+        update = scale.mul_(local_of(gradient))
     else:
         state["square"].mul_(1 - new).add_(square, alpha=new)
-        update = state["square"].rsqrt().mul_(gradient)
-    update.div_((_rms(update) / group["clip_threshold"]).clamp_(min=1.0))
-    values = parameter.float()
-    rate = group["lr"] * max(group["eps"][1], float(_rms(values)))
+        update = local_of(state["square"]).rsqrt().mul_(local_of(gradient))
+    size = _rms(update, parameter)
+    update.div_((size / group["clip_threshold"]).clamp_(min=1.0))
+    values = local_of(parameter).float()
+    rate = group["lr"] * max(group["eps"][1], float(_rms(values, parameter)))
     if group["weight_decay"]:
         values = values.mul(1 - rate * group["weight_decay"])
-    parameter.copy_(values - rate * update)
+    local_of(parameter).copy_(values - rate * update)
 
 
-def _rms(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.norm(2) / math.sqrt(tensor.numel())
+def _whole(tensor: Any) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _rms(local: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """The root mean square of something of the shape of a parameter, of which this rank has some rows."""
+    if isinstance(parameter, DTensor) and is_cut(parameter):
+        square = local.square().sum()
+        dist.all_reduce(square, group=Cut(parameter).group)
+        return (square / parameter.numel()).sqrt()
+    return local.norm(2) / math.sqrt(local.numel())

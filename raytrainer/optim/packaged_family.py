@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.traits import ON_ROWS, WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
 _SCHEDULE_FREE = {"weight_lr_power": float, "r": float}
 _AVERAGING = Traits(
     has_train_mode=True,
-    backends=WHOLE_PARAMETERS,
-    why_not="it exchanges weights for their average between training and evaluation, which was never run on parts",
+    backends=ON_ROWS,
+    why_not="it exchanges weights for their average between training and evaluation, and DeepSpeed has copies of both",
 )
 
 
@@ -111,7 +111,9 @@ ENTRIES = (
         package="torch-optimi>=0.3",
         options={"decouple_lr": bool, "max_lr": float, "kahan_sum": bool},
         traits=Traits(
-            backends=WHOLE_PARAMETERS, why_not="its updates are scaled by the norm of whole parameters"
+            backends=ON_ROWS,
+            steps_whole=True,
+            why_not="its updates are scaled by the norm of whole parameters",
         ),
         state="2 x fp32",
         paper="2304.13013",
@@ -123,7 +125,10 @@ ENTRIES = (
             build=build,
             package="torchao>=0.11",
             options={"block_size": int, "bf16_stochastic_round": bool},
-            traits=Traits(backends=WHOLE_PARAMETERS, why_not="it quantizes blocks of whole parameters"),
+            traits=Traits(
+                backends=WHOLE_PARAMETERS,
+                why_not="its state is of a tensor class that files of shards cannot hold",
+            ),
             state=state,
             paper=paper,
         )

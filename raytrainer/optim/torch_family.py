@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers.optimization import Adafactor
 
-from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
 
 
 def _adamw(request: OptimizerRequest, **kernel: Any) -> torch.optim.Optimizer:
@@ -75,7 +75,7 @@ ENTRIES = (
         options={"lr_decay": float, "eps": float, "initial_accumulator_value": float},
         state="1 x fp32",
         traits=Traits(
-            backends=WHOLE_PARAMETERS | {"fsdp2"},
+            backends=ON_ROWS,
             why_not="DeepSpeed builds torch's Adagrad anew, without its parameter groups",
         ),
     ),
@@ -94,7 +94,7 @@ ENTRIES = (
         state="rows + columns, fp32",
         paper="1804.04235",
         traits=Traits(
-            backends=WHOLE_PARAMETERS, why_not="it factors whole matrices, by their rows and columns"
+            backends=ON_ROWS, steps_whole=True, why_not="it factors whole matrices, by their rows and columns"
         ),
     ),
 )

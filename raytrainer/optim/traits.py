@@ -14,6 +14,8 @@ import torch
 
 WHOLE_PARAMETERS = frozenset({"single", "ddp"})
 """Backends on which every rank steps whole parameters."""
+ON_ROWS = WHOLE_PARAMETERS | {"fsdp2"}
+"""Also those on which a rank has rows of each parameter."""
 ANY_BACKEND = WHOLE_PARAMETERS | {"fsdp2", "zero1", "zero2", "zero3"}
 
 
@@ -29,6 +31,8 @@ class OptimizerRequest:
     adam_epsilon: float
     options: dict[str, Any] = field(default_factory=dict)
     """The parsed ``optim_args``, in the types that the entry says."""
+    reduces: bool = False
+    """Gradients will be those of this rank alone, and are averaged over ranks by the optimizer."""
     warmup_steps: float = 0
     """As the arguments have it, for optimizers that warm up by themselves."""
 
@@ -43,8 +47,12 @@ class Traits:
     """Treats the matrices of ``optim_target_modules`` differently, and must be told which."""
     backends: frozenset[str] = ANY_BACKEND
     """Backends under which it trains correctly."""
+    steps_whole: bool = False
+    """Needs all rows of a matrix, or quantizes runs of it: one that is cut is stepped by an owner."""
     why_not: str = "its state does not follow parameters that are cut"
     """Why it does not train under the others."""
+    can_reduce: bool = False
+    """Sends less than whole gradients when it reduces them by itself, which it does where nothing is clipped."""
     updates_in_backward: bool = False
     """Steps a parameter when its gradient is there, and reduces it over ranks by itself."""
     supports_accumulation: bool = True

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from raytrainer.optim.galore import PROJECTION, GaLore, project, project_back, projection_of
+from raytrainer.optim.galore import GaLore
+from raytrainer.optim.galore_slots import PROJECTION, project, project_back, projection_of
 
 
 def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -121,7 +121,7 @@ def test_adalomo_takes_the_steps_of_lomo_optim(monkeypatch: pytest.MonkeyPatch) 
     [
         ({"gradient_accumulation_steps": 2}, "per_device_train_batch_size higher"),
         ({"max_grad_norm": 0.5}, "cannot clip it. Set it to 0"),
-        ({"fsdp": True}, "does not train under fsdp2"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "does not train under zero2"),
     ],
 )
 def test_what_needs_all_gradients_at_once_is_refused(

@@ -14,11 +14,13 @@ from tests.sharding.launch import launch
 from tests.sharding.test_reshard import BACKENDS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
-NAMES = {"ddp": "ddp", "fsdp": "fsdp2", "zero2": "zero2"}
+NAMES = {"ddp": "ddp", "fsdp": "fsdp2", "zero1": "zero1", "zero2": "zero2", "zero3": "zero3"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "fsdp": BACKENDS["fsdp"],
+    "zero1": {"deepspeed": {"zero_optimization": {"stage": 1}}},
     "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
+    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
 }
 TOLERANCE = 1e-5
 QUANTIZED_TOLERANCE = 0.02
@@ -27,6 +29,7 @@ QUANTIZED_TOLERANCE = 0.02
 
 def options(entry: Entry, backend: str, *, is_shared: bool = True) -> dict[str, Any]:
     options = {**options_of(entry), **OPTIONS[backend], "max_steps": 3, "eval_strategy": "no"}
+    options |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1} if is_shared else {}
     if entry.traits.updates_in_backward:
         options |= {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 6 if is_shared else 12}
     return options
@@ -36,12 +39,15 @@ def options(entry: Entry, backend: str, *, is_shared: bool = True) -> dict[str, 
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     pytest.importorskip("bitsandbytes")
     directory = tmp_path_factory.mktemp("optimizers")
-    cells = {
-        f"{backend}-{entry.name}": options(entry, backend)
-        for backend in OPTIONS
-        for entry in ON_CPU
-        if NAMES[backend] in entry.traits.backends
-    }
+    cells: dict[str, Any] = {}
+    for backend in OPTIONS:
+        for entry in ON_CPU:
+            if NAMES[backend] in entry.traits.backends:
+                name, cell = f"{backend}-{entry.name}", options(entry, backend)
+                cells[name] = {**cell, "save_total_limit": None}
+                cells[f"{name}-resumed"] = {**cell, "save_strategy": "no"} | {
+                    "resume": str(directory / name / "checkpoint-2")
+                }
     alone = {f"one-{entry.name}": options(entry, "ddp", is_shared=False) for entry in ON_CPU}
     return {**launch(2, directory, cells), **launch(1, directory, alone)}
 
@@ -65,3 +71,6 @@ def test_a_cell_trains_as_one_worker_or_is_refused(
     assert len(found["rows"]) == 3
     for mine, other in zip(found["rows"], expected["rows"], strict=True):
         assert mine[1] == pytest.approx(other[1], abs=tolerance)
+    resumed = results[f"{backend}-{entry.name}-resumed"]
+    assert resumed["rows"] == found["rows"], "it goes on from the second step as if nothing had happened"
+    assert resumed["weights"] == found["weights"]
