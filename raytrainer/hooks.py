@@ -280,10 +280,10 @@ class OptimizerHooks(_Attributes):
         return self.optimizer
 
     def _target_names(self, model: nn.Module) -> list[str]:
-        is_own = self.optimizer_cls_and_kwargs is not None
-        if is_own or not look_up(self.args.optim).traits.takes_target_modules:
+        is_own, traits = self.optimizer_cls_and_kwargs is not None, look_up(self.args.optim).traits
+        if is_own or not traits.takes_target_modules:
             return []
-        return target_parameters(model, self.args.optim_target_modules)
+        return target_parameters(model, self.args.optim_target_modules or traits.default_targets)
 
     def _build_from_catalogue(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         args = self.args

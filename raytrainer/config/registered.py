@@ -1,8 +1,8 @@
-"""Names of optimizers that users have registered in this process.
+"""Names of optimizers that the anchor does not have: our own, and those that users register in this process.
 
 The catalogue (``raytrainer.optim``) builds them; arguments only have to know that such a name is no mistake.
 """
 
 from __future__ import annotations
 
-OPTIMIZERS: set[str] = set()
+OPTIMIZERS: set[str] = {"muon"}

@@ -16,9 +16,12 @@ from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
 from raytrainer.optim import (
+    apollo_family,
     bitsandbytes_family,
     galore_family,
+    grok,
     in_backward_family,
+    muon,
     options,
     packaged_family,
     shards,
@@ -27,16 +30,21 @@ from raytrainer.optim import (
 from raytrainer.optim.owned import Owned
 from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
-_FAMILIES = (torch_family, bitsandbytes_family, packaged_family, galore_family, in_backward_family)
+_FAMILIES = (
+    torch_family,
+    bitsandbytes_family,
+    packaged_family,
+    galore_family,
+    in_backward_family,
+    apollo_family,
+    grok,
+    muon,
+)
 _CATALOGUE: dict[str, Entry] = {entry.name: entry for family in _FAMILIES for entry in family.ENTRIES}
 REFUSED = {
     "adamw_torch_xla": "TPUs are not available; adamw_torch_fused does the same on CPU and GPU",
     "adamw_torch_npu_fused": "NPUs are not available; adamw_torch_fused does the same on CPU and GPU",
     "adamw_anyprecision": "its package torchdistx is no longer kept; adamw_torch under bf16=True has fp32 state",
-    "apollo_adamw": "its package keeps objects in its state, from which no run resumes; galore_adamw is low rank too",
-    "grokadamw": "its package keeps its state where no run resumes from, in parameter groups; adamw_torch is its base",
-    "apollo_adamw_layerwise": "its package keeps objects in its state, from which no run resumes; "
-    "galore_adamw_layerwise is low rank too",
 }
 """Names of the anchor that are not available, with the reason and what to take."""
 

@@ -24,7 +24,7 @@ def check_choice(args: TrainingArguments, model: Any) -> None:
     """
     entry = look_up(args.optim)
     options = parse_options(entry, args.optim_args)
-    targets = args.optim_target_modules
+    targets = args.optim_target_modules or entry.traits.default_targets
     if entry.traits.takes_target_modules and not targets:
         raise ConfigurationError(
             f"optim={entry.name!r} works on chosen matrices, and optim_target_modules names none. Set it to "

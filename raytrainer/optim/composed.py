@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from raytrainer.optim.own_state import OwnState
 from raytrainer.optim.shards import assign_owners, is_cut
 from raytrainer.optim.slots import OnOwner, Slot, SquaredNorm
 
 MakeInner = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 OWNER = "owner"
 """Key of a group of one parameter: its owner, when somebody has chosen it for all parameters together."""
+POSITION = "position"
+"""Key of a group of one parameter: its number among all parameters."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,6 +28,8 @@ class Stage:
     inner: torch.optim.Optimizer | None = None
     """None where this rank owns none of the parameters."""
     inner_groups: list[dict[str, Any]] | None = None
+    position: int | None = None
+    """Of its one parameter among all, when it has one."""
 
     def slots(self) -> Iterator[tuple[dict[str, Any], Slot]]:
         """Every slot with its outer group."""
@@ -33,7 +38,7 @@ class Stage:
                 yield group, slot
 
 
-class Composed(torch.optim.Optimizer):
+class Composed(OwnState):
     """Inner optimizers that step parameters, or what stands for them, and whose state it has as its own.
 
     Parameters that are whole are stepped together. One that is cut and has an owner is stepped by itself, so what
@@ -49,26 +54,43 @@ class Composed(torch.optim.Optimizer):
         self, groups: list[dict[str, Any]], make_inner: MakeInner, *, hidden: frozenset[str] = frozenset()
     ) -> None:
         super().__init__([group for group in groups if group["params"]], {})
-        self._hidden = hidden | {"params", "is_target", OWNER}
+        self._hidden = hidden | {"params", "is_target", OWNER, POSITION}
+        self._make_inner = make_inner
         self._stages: list[Stage] = []
         self._stepped: dict[torch.Tensor, tuple[Slot, torch.optim.Optimizer | None]] = {}
         self._squares: list[SquaredNorm] | None = None
-        self._build(make_inner)
+        self._build()
 
-    def _build(self, make_inner: MakeInner) -> None:
+    def _build(self) -> None:
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         chosen = {p: group[OWNER] for group in self.param_groups if OWNER in group for p in group["params"]}
-        self._owners = chosen or assign_owners(p for group in self.param_groups for p in group["params"])
-        together = Stage(groups=[])
+        self._owners = chosen or assign_owners(parameters)
+        positions = {p: position for position, p in enumerate(parameters)}
+        together: dict[Any, Stage] = {}
         for group in self.param_groups:
             slots = [self.slot(parameter, group) for parameter in group["params"]]
-            together.groups.append((group, [slot for slot in slots if slot.owner is None]))
-            self._stages += [Stage(groups=[(group, [slot])]) for slot in slots if slot.owner is not None]
-        if any(slots for _, slots in together.groups):
-            self._stages.append(together)
+            whole = [slot for slot in slots if slot.owner is None]
+            if whole:
+                stage = together.setdefault(self.kind(group), Stage(groups=[]))
+                stage.groups.append((group, whole))
+            for slot in slots:
+                if slot.owner is not None:
+                    stage = Stage(groups=[(group, [slot])])
+                    stage.position = group.get(POSITION, positions[slot.parameter])
+                    self._stages.append(stage)
+        self._stages += together.values()
         for stage in self._stages:
-            self._make_inner(stage, make_inner)
+            self._fill(stage)
             for _, slot in stage.slots():
                 self._stepped[slot.parameter] = slot, stage.inner
+
+    def kind(self, group: dict[str, Any]) -> Any:
+        """Groups of different kinds have different inner optimizers."""
+        return None
+
+    def make_inner(self, groups: list[dict[str, Any]], kind: Any) -> torch.optim.Optimizer:
+        """Make the inner optimizer of groups of one kind."""
+        return self._make_inner(groups)
 
     def slot(self, parameter: torch.Tensor, group: dict[str, Any]) -> Slot:
         """What stands for a parameter in the inner optimizer."""
@@ -135,22 +157,6 @@ class Composed(torch.optim.Optimizer):
             inner.state[slot.inside] = saved
         self._adopt(parameter)
 
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state as it was saved: in its own dtypes, which are not those of the parameters."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-        if len(parameters) != len(numbers):
-            raise ValueError(f"the state is of {len(numbers)} parameters, and there are {len(parameters)}")
-        for parameter, number in zip(parameters, numbers, strict=True):
-            saved = {
-                key: value.to(parameter.device) if isinstance(value, torch.Tensor) and value.dim() else value
-                for key, value in state_dict["state"].get(number, {}).items()
-            }
-            self.restore_state(parameter, saved)
-        for group, saved_group in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update({key: value for key, value in saved_group.items() if key != "params"})
-
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _adopt(self, parameter: torch.Tensor) -> None:
@@ -160,11 +166,12 @@ class Composed(torch.optim.Optimizer):
         if found is not None:
             self.state[parameter] = found
 
-    def _make_inner(self, stage: Stage, make_inner: MakeInner) -> None:
-        stage.groups = [(group, slots) for group, slots in stage.groups if slots]
+    def _fill(self, stage: Stage) -> None:
         inner_groups = [self.inner_group(group, slots) for group, slots in stage.groups]
+        if stage.position is not None:
+            inner_groups = [{**group, POSITION: stage.position} for group in inner_groups]
         if any(group["params"] for group in inner_groups):
-            stage.inner = make_inner(inner_groups)
+            stage.inner = self.make_inner(inner_groups, self.kind(stage.groups[0][0]))
             stage.inner_groups = stage.inner.param_groups
         for _, slot in stage.slots():
             if isinstance(slot, OnOwner):

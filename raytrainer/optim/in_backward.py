@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raytrainer.optim.composed import OWNER, Composed, MakeInner
+from raytrainer.optim.composed import OWNER, POSITION, Composed, MakeInner
 from raytrainer.optim.shards import assign_owners, is_cut
 from raytrainer.optim.slots import Slot, SquaredNorm, norm_of, squared_norm
 from raytrainer.optim.zero_parameters import whole
@@ -44,13 +44,14 @@ class UpdatesInBackward(Composed):
         self._hooked: dict[torch.Tensor, tuple[torch.optim.Optimizer, dict[str, Any]]] = {}
         super().__init__(groups, make_inner)
 
-    def _build(self, make_inner: MakeInner) -> None:
+    def _build(self) -> None:
         owners = assign_owners(p for group in self.param_groups for p in group["params"])
         for group in self.param_groups:
             options = {key: value for key, value in group.items() if key != "params"}
             for parameter in group["params"]:
+                options[POSITION] = len(self._hooked)
                 owner = {OWNER: owners[parameter]} if parameter in owners else {}
-                inner = make_inner([{**options, **owner, "params": [parameter]}])
+                inner = self._make_inner([{**options, **owner, "params": [parameter]}])
                 self._hooked[parameter] = inner, group
                 self._stepped[parameter] = Slot(parameter), inner
 

@@ -12,24 +12,23 @@ from raytrainer.optim.bitsandbytes_family import PACKAGE
 from raytrainer.optim.composed import MakeInner
 from raytrainer.optim.in_backward import UpdatesInBackward
 from raytrainer.optim.lomo import AdaLomo
-from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
-
-_BACKENDS = ON_ROWS | {"zero3"}
-_WHY_NOT = (
-    "it leaves no gradients and next to no state to cut, and weights are whole there; it trains under ZeRO 3, which cuts "
-    "them"
+from raytrainer.optim.traits import (
+    BACKENDS_IN_BACKWARD,
+    GRAD_NORM,
+    WHY_NOT_IN_BACKWARD,
+    Entry,
+    OptimizerRequest,
+    Traits,
 )
-_GRAD_NORM = "grad_norm"
-"""Key of ``optim_args``: measure the norm of all gradients in a backward pass of its own, and clip by it."""
 
 
 def _in_backward(request: OptimizerRequest, make_inner: MakeInner) -> torch.optim.Optimizer:
     groups = [{"lr": request.learning_rate, **group} for group in request.groups]
-    return UpdatesInBackward(groups, make_inner, measures=bool(request.options.get(_GRAD_NORM)))
+    return UpdatesInBackward(groups, make_inner, measures=bool(request.options.get(GRAD_NORM)))
 
 
 def _own_options(request: OptimizerRequest) -> dict[str, Any]:
-    return {key: value for key, value in request.options.items() if key != _GRAD_NORM}
+    return {key: value for key, value in request.options.items() if key != GRAD_NORM}
 
 
 def build_lomo(request: OptimizerRequest) -> torch.optim.Optimizer:
@@ -76,8 +75,8 @@ def _traits(*, takes_target_modules: bool) -> Traits:
         updates_in_backward=True,
         supports_accumulation=False,
         takes_target_modules=takes_target_modules,
-        backends=_BACKENDS,
-        why_not=_WHY_NOT,
+        backends=BACKENDS_IN_BACKWARD,
+        why_not=WHY_NOT_IN_BACKWARD,
     )
 
 
@@ -86,7 +85,7 @@ ENTRIES = (
         name="lomo",
         family="lomo",
         build=build_lomo,
-        options={_GRAD_NORM: bool},
+        options={GRAD_NORM: bool},
         traits=_traits(takes_target_modules=False),
         state="nothing, and one gradient at a time",
         paper="2306.09782",
@@ -95,7 +94,7 @@ ENTRIES = (
         name="adalomo",
         family="lomo",
         build=build_adalomo,
-        options={_GRAD_NORM: bool, "clip_threshold": float, "decay_rate": float},
+        options={GRAD_NORM: bool, "clip_threshold": float, "decay_rate": float},
         traits=_traits(takes_target_modules=False),
         state="rows + columns, fp32, and one gradient at a time",
         paper="2310.10195",
@@ -106,7 +105,7 @@ ENTRIES = (
             family="galore",
             build=_layerwise(entry.build),
             package=PACKAGE if entry.package else None,
-            options={_GRAD_NORM: bool, **entry.options},
+            options={GRAD_NORM: bool, **entry.options},
             traits=_traits(takes_target_modules=True),
             state=f"{entry.state}; one gradient at a time",
             paper=entry.paper,

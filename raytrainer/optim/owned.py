@@ -7,11 +7,21 @@ go to its owner and the values back, in every step; so they cost what gathering 
 
 from __future__ import annotations
 
+from typing import Any
+
 from raytrainer.optim.composed import Composed
+from raytrainer.optim.slots import Slot
 
 
 class Owned(Composed):
     """An inner optimizer for each parameter that is cut, on its owner; one for all others."""
+
+    def inner_group(self, group: dict[str, Any], slots: list[Slot]) -> dict[str, Any]:
+        # The inner one is an optimizer of the catalogue, which may treat targets differently.
+        return {
+            **super().inner_group(group, slots),
+            **{key: group[key] for key in group if key == "is_target"},
+        }
 
     def describe(self) -> str:
         """For the table of what is engaged."""

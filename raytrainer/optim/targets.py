@@ -11,6 +11,7 @@ from torch import nn
 from raytrainer.errors import ConfigurationError
 
 ALL_LINEAR = "all-linear"
+HIDDEN_LINEAR = "hidden-linear"
 
 
 def target_parameters(model: nn.Module, wanted: Any) -> list[str]:
@@ -18,8 +19,9 @@ def target_parameters(model: nn.Module, wanted: Any) -> list[str]:
 
     Args:
         model: Whose layers.
-        wanted: ``"all-linear"``; a regular expression that matches the whole name of a module; or a list of words, each
-            of which is part of a module's name, or a regular expression that matches the whole of it.
+        wanted: ``"all-linear"``; ``"hidden-linear"``, which are those but for the model's heads; a regular expression
+            that matches the whole name of a module; or a list of words, each of which is part of a module's name, or a
+            regular expression that matches the whole of it.
 
     Raises:
         ConfigurationError: If a word names no module, or none of the named ones is a linear layer.
@@ -27,6 +29,9 @@ def target_parameters(model: nn.Module, wanted: Any) -> list[str]:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if isinstance(wanted, str) and wanted.replace("_", "-") == ALL_LINEAR:
         chosen = linear
+    elif isinstance(wanted, str) and wanted.replace("_", "-") == HIDDEN_LINEAR:
+        heads = _heads(model)
+        chosen = [name for name in linear if id(model.get_submodule(name).weight) not in heads]
     else:
         words = [wanted] if isinstance(wanted, str) else list(wanted or ())
         everything = [name for name, _ in model.named_modules() if name]
@@ -44,6 +49,21 @@ def target_parameters(model: nn.Module, wanted: Any) -> list[str]:
     meant = {f"{name}.weight" for name in chosen}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return sorted(meant & trained)
+
+
+def _heads(model: nn.Module) -> set[int]:
+    """Ids of the weights of input and output embeddings, and of all that lies outside the model's body."""
+    embeddings = [
+        getattr(model, name)()
+        for name in ("get_input_embeddings", "get_output_embeddings")
+        if hasattr(model, name)
+    ]
+    heads = {id(one.weight) for one in embeddings if one is not None and hasattr(one, "weight")}
+    body = getattr(model, "base_model", None)
+    if isinstance(body, nn.Module):
+        inside = {id(parameter) for parameter in body.parameters()}
+        heads |= {id(parameter) for parameter in model.parameters()} - inside
+    return heads
 
 
 def _is_meant(name: str, word: str, *, is_pattern: bool) -> bool:

@@ -19,6 +19,15 @@ ON_ROWS = WHOLE_PARAMETERS | {"fsdp2"}
 ANY_BACKEND = WHOLE_PARAMETERS | {"fsdp2", "zero1", "zero2", "zero3"}
 
 
+BACKENDS_IN_BACKWARD = ON_ROWS | {"zero3"}
+WHY_NOT_IN_BACKWARD = (
+    "it leaves no gradients and next to no state to cut, and weights are whole there; it trains under ZeRO 3, which "
+    "cuts them"
+)
+GRAD_NORM = "grad_norm"
+"""Key of ``optim_args``: measure the norm of all gradients in a backward pass of its own, and clip by it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerRequest:
     """What a family's factory gets to build an optimizer from."""
@@ -45,6 +54,8 @@ class Traits:
     """Must be switched to train mode before a step and to eval mode before evaluation and saving."""
     takes_target_modules: bool = False
     """Treats the matrices of ``optim_target_modules`` differently, and must be told which."""
+    default_targets: str | None = None
+    """What ``optim_target_modules`` is when the user names nothing; None: there must be a name."""
     backends: frozenset[str] = ANY_BACKEND
     """Backends under which it trains correctly."""
     steps_whole: bool = False

@@ -42,7 +42,7 @@ def options_of(entry: Entry, **changes: Any) -> dict[str, Any]:
         "weight_decay": 0.1,
         "max_steps": 6,
     }
-    if entry.traits.takes_target_modules:
+    if entry.traits.takes_target_modules and entry.traits.default_targets is None:
         options |= {
             "optim_target_modules": "all-linear",
             "optim_args": "rank=8, update_proj_gap=3, scale=1.0",
