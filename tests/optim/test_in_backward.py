@@ -43,7 +43,17 @@ def test_a_layerwise_optimizer_takes_the_steps_of_the_plain_one(tmp_path: Path, 
     mine = train(tmp_path / "a", optim=f"{kind}_layerwise", **options)
     plain = train(tmp_path / "b", optim=kind, **options)
     for one, other in zip(rows(mine), rows(plain), strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
+        assert one[:2] == pytest.approx(other[:2], abs=1e-5)
+        assert 0 < one[2] < other[2], "the norm is that of projected gradients"
+
+
+def test_lomo_clips_by_the_norm_that_a_first_pass_measures(tmp_path: Path) -> None:
+    clipped = {"max_grad_norm": 0.5}
+    mine = train(tmp_path / "a", optim="lomo", optim_args="grad_norm=true", **clipped)
+    plain = train(tmp_path / "b", optim="sgd", **clipped)
+    assert all(row[2] > 0.5 for row in rows(plain)), "something is clipped"
+    for one, other in zip(rows(mine), rows(plain), strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 class LiveGradients(TrainerCallback):
@@ -121,6 +131,7 @@ def test_adalomo_takes_the_steps_of_lomo_optim(monkeypatch: pytest.MonkeyPatch) 
     [
         ({"gradient_accumulation_steps": 2}, "per_device_train_batch_size higher"),
         ({"max_grad_norm": 0.5}, "cannot clip it. Set it to 0"),
+        ({"optim_args": "grad_norm=true", "max_grad_norm": 0.0}, "clips nothing"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "does not train under zero2"),
     ],
 )

@@ -11,7 +11,9 @@ from tests.torchrun import torchrun
 OF_THE_RUN = ("resume", "num_samples", "model", "classifies", "drifts")
 
 
-def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def launch(
+    num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]], *, timeout_s: int = 240
+) -> dict[str, Any]:
     """Train runs, one after the other, in one group of processes.
 
     Args:
@@ -19,6 +21,7 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
         directory: Each run's ``output_dir`` is in it, under the run's name.
         runs: Options by name; ``resume`` is the checkpoint to begin from, ``num_samples`` the size of the dataset,
             ``model`` a directory, ``classifies`` takes a classifier.
+        timeout_s: For all of them.
     """
     listed = [
         {
@@ -40,5 +43,5 @@ def launch(num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]]) -> 
         [str(target), json.dumps(listed)],
         target=target,
         num_ranks=num_ranks,
-        timeout_s=240,
+        timeout_s=timeout_s,
     )

@@ -76,6 +76,7 @@ class Probe(transformers.TrainerCallback):
                 if p.grad is not None
             ),
             "is_fsdp": isinstance(kwargs["model"], FSDPModule),
+            "cut_by_zero": sum(hasattr(p, "ds_tensor") for p in parameters),
             "mesh": list(parameters[0].device_mesh.shape) if isinstance(parameters[0], DTensor) else [],
         }
 

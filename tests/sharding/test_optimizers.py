@@ -13,7 +13,7 @@ from tests.optim.test_catalogue import ON_CPU, needs, options_of
 from tests.sharding.launch import launch
 from tests.sharding.test_reshard import BACKENDS
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 NAMES = {"ddp": "ddp", "fsdp": "fsdp2", "zero1": "zero1", "zero2": "zero2", "zero3": "zero3"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -23,13 +23,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
 }
 TOLERANCE = 1e-5
+TOLERANCES = {"muon": 1e-4}  # torch orthogonalizes in bf16
 QUANTIZED_TOLERANCE = 0.02
 """Of losses near 4.6: gradients that differ in the last bit may fall into another of few values."""
 
 
 def options(entry: Entry, backend: str, *, is_shared: bool = True) -> dict[str, Any]:
     options = {**options_of(entry), **OPTIONS[backend], "max_steps": 3, "eval_strategy": "no"}
-    options |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1} if is_shared else {}
+    options |= {"save_strategy": "steps", "save_steps": 2} if is_shared else {}
     if entry.traits.updates_in_backward:
         options |= {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 6 if is_shared else 12}
     return options
@@ -44,12 +45,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for entry in ON_CPU:
             if NAMES[backend] in entry.traits.backends:
                 name, cell = f"{backend}-{entry.name}", options(entry, backend)
-                cells[name] = {**cell, "save_total_limit": None}
+                cells[name] = cell
                 cells[f"{name}-resumed"] = {**cell, "save_strategy": "no"} | {
                     "resume": str(directory / name / "checkpoint-2")
                 }
     alone = {f"one-{entry.name}": options(entry, "ddp", is_shared=False) for entry in ON_CPU}
-    return {**launch(2, directory, cells), **launch(1, directory, alone)}
+    return {**launch(2, directory, cells, timeout_s=500), **launch(1, directory, alone)}
 
 
 @pytest.mark.parametrize("backend", OPTIONS)
@@ -66,8 +67,11 @@ def test_a_cell_trains_as_one_worker_or_is_refused(
     assert found["is_ddp"] == (backend == "ddp" and not entry.traits.updates_in_backward)
     assert found["ranks_are_equal"]
     assert (found["dtensors"] > 0) == (backend == "fsdp")
-    assert found.get("stage") == (2 if backend == "zero2" else None)
-    tolerance = QUANTIZED_TOLERANCE if "bit" in entry.state else TOLERANCE
+    if entry.traits.updates_in_backward:
+        assert (found["cut_by_zero"] > 0) == (backend == "zero3")
+    else:
+        assert found.get("stage") == {"zero1": 1, "zero2": 2, "zero3": 3}.get(backend)
+    tolerance = QUANTIZED_TOLERANCE if "bit" in entry.state else TOLERANCES.get(entry.name, TOLERANCE)
     assert len(found["rows"]) == 3
     for mine, other in zip(found["rows"], expected["rows"], strict=True):
         assert mine[1] == pytest.approx(other[1], abs=tolerance)
