@@ -40,6 +40,7 @@ from raytrainer.checkpoint.model_match import model_signature
 from raytrainer.config import rules
 from raytrainer.config.aliases import trainer_keyword
 from raytrainer.config.arguments import TrainingArguments, adopt
+from raytrainer.config.methods import RefusedMethods, check_trial, warn_of_unheard
 from raytrainer.config.ray_objects import merge_ray_objects
 from raytrainer.config.translation import unknown_argument
 from raytrainer.errors import ConfigurationError
@@ -51,6 +52,7 @@ from raytrainer.launch.entry import (
     runs_in_this_process,
     wrap_overrides,
 )
+from raytrainer.loop.answers import Answers
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ PROCESS_BOUND = frozenset(
 _GIVEN_BACK_APART = frozenset({"state", "control", "callback_handler", "args"})
 
 
-class Trainer(TrainerHooks):
+class Trainer(TrainerHooks, Answers, RefusedMethods):
     """A Trainer with the API of ``transformers.Trainer`` whose loop runs on Ray workers.
 
     Args:
@@ -127,6 +129,7 @@ class Trainer(TrainerHooks):
     ) -> None:
         if unknown:
             raise unknown_argument("Trainer", list(unknown), list(Trainer.__init__.__annotations__))
+        warn_of_unheard(type(self), Trainer)
         self._forget_process()
         processing_class = trainer_keyword(tokenizer, processing_class)
         self.args = adopt(args)
@@ -239,6 +242,7 @@ class Trainer(TrainerHooks):
         """
         from raytrainer.worker.training import train_on_rank
 
+        check_trial(trial)
         session = self._session
         with session.listening():
             output = train_on_rank(
@@ -445,6 +449,7 @@ class Trainer(TrainerHooks):
         )
         if method == "train":
             rules.check_training(facts)
+            check_trial(args[1] if len(args) > 1 else kwargs.get("trial"))
             self._check_optimizer()
             self._check_sharding()
             self._check_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))

@@ -37,6 +37,10 @@ class Alias:
     """The field whose value is the same, if it is only a new name."""
     default: Any = None
     """What a script reads that did not set it."""
+    harmless: tuple[Any, ...] | None = None
+    """The values that are accepted without effect, where others are refused."""
+    refusal: str = ""
+    """The error for other values, continuing "name=value "."""
 
 
 def warn_once(name: str, hint: str) -> None:
@@ -45,11 +49,12 @@ def warn_once(name: str, hint: str) -> None:
         return
     _warned.add(name)
     warnings.warn(
-        f"`{name}` is a name of an earlier version: {hint}.", FutureWarning, stacklevel=_callers_level()
+        f"`{name}` is a name of an earlier version: {hint}.", FutureWarning, stacklevel=callers_level()
     )
 
 
-def _callers_level() -> int:
+def callers_level() -> int:
+    """The ``stacklevel`` at which a warning of our caller points at the user's own line."""
     level, frame = 1, sys._getframe(1)
     # "<string>": the __init__ that dataclasses generate
     while frame.f_back is not None and frame.f_code.co_filename.startswith((*_OURS, "<string>")):
@@ -108,14 +113,24 @@ def _gone(
     old: str, kind: type, why: str, *, harmless: tuple[Any, ...] | None = None, do: str = "Leave it out."
 ) -> Alias:
     """An old name without an equivalent; ``harmless=None`` accepts every value."""
+    refusal = f"is an argument of an earlier version, and {why}. {do}"
 
     def refuse_or_ignore(value: Any) -> Mapping[str, Any]:
         if harmless is not None and value not in harmless:
-            raise ConfigurationError(f"{old}={value!r} is an argument of an earlier version, and {why}. {do}")
+            raise ConfigurationError(f"{old}={value!r} {refusal}")
         return {}
 
     default = harmless[0] if harmless else False if kind is bool else None
-    return Alias(old, kind, f"it has no effect, {why}", refuse_or_ignore, default=default)
+    hint = f"it has no effect, {why}"
+    return Alias(
+        old,
+        kind,
+        hint,
+        refuse_or_ignore,
+        default=default,
+        harmless=harmless,
+        refusal=refusal if harmless else "",
+    )
 
 
 def _warmup_ratio(value: Any) -> Mapping[str, Any]:

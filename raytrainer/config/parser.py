@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,10 +29,31 @@ class HfArgumentParser(transformers.HfArgumentParser):
         self._taken = {field.name for kind in self.dataclass_types for field in dataclasses.fields(kind)}
         ours = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
         self._arguments = ours[0] if ours else None
+        self._words = self._correct_options(ours)
         self._legacy: dict[str, Any] = {}
         self._aliases = [name for name in ALIASES if name not in self._taken] if ours else []
         for name in self._aliases:
             self._add_alias(name)
+
+    def _correct_options(self, kinds: list[type]) -> frozenset[str]:
+        """Let a command line say what a field's annotation allows, where argparse was told less.
+
+        Returns:
+            The options that take one word or several.
+        """
+        # Not of the fields: the parser of transformers narrows those while it reads them.
+        annotations = {name: hint for kind in kinds for name, hint in typing.get_type_hints(kind).items()}
+        words = set()
+        for action in self._actions:
+            members = set(typing.get_args(annotations.get(action.dest)))
+            if {str, list[str]} <= members:
+                action.nargs = "+"
+                words.add(action.dest)
+            elif {str, bool} <= members:
+                action.type = _text_or_flag
+            elif dict in (action.type, typing.get_origin(action.type)):
+                action.type = json.loads
+        return frozenset(words)
 
     def _add_alias(self, name: str) -> None:
         kind = ALIASES[name].kind
@@ -45,6 +68,10 @@ class HfArgumentParser(transformers.HfArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse as argparse does, and give what old names said to the fields of today."""
         parsed, rest = super().parse_known_args(args, namespace)
+        for name in self._words:
+            value = getattr(parsed, name, None)
+            if isinstance(value, list) and len(value) == 1:
+                setattr(parsed, name, value[0])
         self._translate(vars(parsed))
         return parsed, rest
 
@@ -99,3 +126,8 @@ class HfArgumentParser(transformers.HfArgumentParser):
         return {option.lstrip("-").replace("-", "_") for option in self._option_string_actions} - set(
             self._aliases
         )
+
+
+def _text_or_flag(word: str) -> str | bool:
+    """The value of an option that takes text, or true and false."""
+    return {"true": True, "false": False}.get(word.lower(), word)

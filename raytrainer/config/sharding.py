@@ -99,7 +99,7 @@ def read_sharding(fsdp: Any, fsdp_config: Any) -> ShardingOptions | None:
     """
     config = _without_prefix(read_object(fsdp_config, "fsdp_config"))
     words = _words(fsdp)
-    if not words and fsdp is not True:
+    if not words and str(fsdp).lower() != "true":  # a command line has text
         if any(value not in (None, False, 0, "", {}) for value in config.values()):
             raise ConfigurationError(
                 f"fsdp_config={config!r} was given without fsdp, and nothing would be sharded. Add fsdp=True, or leave "

@@ -1,0 +1,90 @@
+"""Where ours differs from the anchor on purpose, and no other test shows it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+
+import raytrainer
+from tests.parity.twins import make_args, make_model, make_samples, make_trainer, rows
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    """Five batches, one after the other, without a length."""
+
+    def __iter__(self) -> Any:
+        yield from make_samples(20)
+
+
+def train_on_stream(library: Any, directory: Path, resume: Path | None = None) -> Any:
+    trainer = library.Trainer(
+        model=make_model(dropout=0.0),
+        args=make_args(library, directory, max_steps=9, save_strategy="steps", save_steps=7),
+        train_dataset=Stream(),
+    )
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return trainer
+
+
+def test_a_finite_stream_resumes_in_its_second_pass(tmp_path: Path) -> None:
+    losses = {}
+    for library in (raytrainer, transformers):
+        directory = tmp_path / library.__name__
+        whole = train_on_stream(library, directory)
+        resumed = train_on_stream(library, directory, directory / "checkpoint-7")
+        losses[library] = [[row[1] for row in rows(trainer)][-2:] for trainer in (whole, resumed)]
+    ours, theirs = losses[raytrainer], losses[transformers]
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    assert ours[1] == ours[0]
+    assert theirs[1] != pytest.approx(theirs[0], abs=1e-4), "the anchor begins at the first sample again"
+
+
+def test_an_override_of_log_may_take_the_logs_alone(tmp_path: Path) -> None:
+    heard = []
+
+    class Mine(raytrainer.Trainer):
+        def log(self, logs: dict[str, float]) -> None:
+            heard.append(logs.get("loss"))
+            super().log(logs)
+
+    trainer = Mine(
+        model=make_model(), args=make_args(raytrainer, tmp_path, max_steps=2), train_dataset=make_samples()
+    )
+    trainer.train()
+    assert heard == [*(row[1] for row in rows(trainer)), None]
+
+
+def test_on_init_end_comes_with_the_model_and_not_in_the_constructor(tmp_path: Path) -> None:
+    class Notes(TrainerCallback):
+        def __init__(self) -> None:
+            self.models: list[Any] = []
+
+        def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.models.append(kwargs["model"])
+
+    notes = Notes()
+    trainer = make_trainer(raytrainer, tmp_path, max_steps=1)
+    trainer.add_callback(notes)
+    assert notes.models == []
+    trainer.train()
+    assert [type(model) for model in notes.models] == [transformers.LlamaForCausalLM]
+    assert isinstance(notes.models[0], torch.nn.Module)
+
+
+def test_the_log_level_is_set_where_the_run_is(tmp_path: Path) -> None:
+    before = transformers.utils.logging.get_verbosity()
+    try:
+        transformers.utils.logging.set_verbosity_warning()
+        trainer = make_trainer(raytrainer, tmp_path, max_steps=1, log_level="error")
+        assert transformers.utils.logging.get_verbosity() == logging.WARNING
+        trainer.train()
+        assert transformers.utils.logging.get_verbosity() == logging.ERROR
+    finally:
+        transformers.utils.logging.set_verbosity(before)
