@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import nested_detach
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, has_length, speed_metrics
 
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
 from raytrainer.checkpoint.sharded_weights import is_sharded
@@ -573,6 +573,9 @@ class SavingHooks(_Attributes):
             logs["epoch"] = self.state.epoch
         if self.args.include_num_input_tokens_seen != "no":
             logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+            if start_time is not None and self._run is not None:
+                tokens = self.state.num_input_tokens_seen - self._run.first_tokens
+                logs.update(speed_metrics("train", start_time, num_tokens=tokens))
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
         if self._runtime is not None and self._runtime.rank == 0:

@@ -53,6 +53,7 @@ from raytrainer.launch.entry import (
     wrap_overrides,
 )
 from raytrainer.loop.answers import Answers
+from raytrainer.loop.embedding_noise import check_noise
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +276,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
                     metric_key_prefix=f"{metric_key_prefix}_{name}",
                 )
             return metrics
+        self._memory_tracker.start()
         self._ready_to_predict()
         output = self._timed_loop(
             self.get_eval_dataloader(eval_dataset),
@@ -297,6 +299,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         Returns:
             Predictions and labels as numpy arrays (ragged ones padded with -100), and metrics.
         """
+        self._memory_tracker.start()
         self._ready_to_predict()
         output = self._timed_loop(
             self.get_test_dataloader(test_dataset),
@@ -312,7 +315,6 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
     def _ready_to_predict(self) -> None:
         from raytrainer.worker.binding import build_model
 
-        self._memory_tracker.start()
         if self.model is None:
             build_model(self)
 
@@ -452,6 +454,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
             check_trial(args[1] if len(args) > 1 else kwargs.get("trial"))
             self._check_optimizer()
             self._check_sharding()
+            check_noise(self.neftune_noise_alpha, self._own_model)
             self._check_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
         elif method == "evaluate":
             rules.check_evaluation(facts, args[0] if args else kwargs.get("eval_dataset"))

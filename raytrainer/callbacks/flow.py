@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["DefaultFlowCallback", "default_callbacks"]
 
 
-def default_callbacks(args: TrainingArguments) -> list[type[TrainerCallback]]:
-    """List the callback classes that come before the user's, in the anchor's order.
+def default_callbacks(args: TrainingArguments) -> list[type[TrainerCallback] | TrainerCallback]:
+    """List the callbacks that come before the user's, in the anchor's order.
 
     Args:
-        args: The training arguments; only ``report_to`` is read.
+        args: The training arguments; ``report_to`` and ``logging_dir`` are read.
 
     Returns:
-        ``DefaultFlowCallback`` and one class for each reporting integration.
-    """
-    # Imported late: the integrations probe for every tracker that is installed.
-    from transformers.integrations import get_reporting_integration_callbacks
+        ``DefaultFlowCallback`` and one reporter for each name.
 
-    return [DefaultFlowCallback, *get_reporting_integration_callbacks(args.report_to)]
+    Raises:
+        ConfigurationError: If the package of a reporter is not installed.
+    """
+    if not args.report_to:
+        return [DefaultFlowCallback]
+    # Imported late: the integrations probe for every tracker that is installed.
+    from raytrainer.callbacks.reporters import make_reporters
+
+    return [DefaultFlowCallback, *make_reporters(args)]

@@ -40,7 +40,7 @@ _FAMILIES = {
     "fp8_": "fp8 is not available; use bf16",
     "parallelism_config_": "workers are data parallel, or shards of fsdp",
     "aws_": "submit the script to Ray",
-    "dynamo_": "models are not compiled",
+    "dynamo_": "models are not compiled from here; use torch_compile_backend of the arguments",
     "tpu_": "TPUs are not available",
     "mpirun_": "Ray starts the workers",
 }

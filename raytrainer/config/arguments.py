@@ -27,9 +27,12 @@ from raytrainer.config.combinations import (
 from raytrainer.config.deepspeed import DeepSpeedOptions, read_deepspeed
 from raytrainer.config.deepspeed_auto import check_against
 from raytrainer.config.fields import check_accelerator_config, check_honoured
+from raytrainer.config.kernels import check_kernels, normalise_compilation
+from raytrainer.config.log_levels import process_log_level
 from raytrainer.config.ray_options import RayOptions
 from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.config.sharding import ShardingOptions, canonical, read_sharding
+from raytrainer.config.trackers import check_trackio
 from raytrainer.config.translation import translate_keywords
 from raytrainer.config.values import check_values, coerce_text
 from raytrainer.errors import ConfigurationError
@@ -82,7 +85,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     )
     logging_dir: str | None = field(
         default=None,
-        metadata={"help": "Directory of TensorBoard logs; sets TENSORBOARD_LOGGING_DIR on the workers."},
+        metadata={"help": "Directory of TensorBoard logs; output_dir/runs/... by default."},
     )
 
     rank_check_steps: int = field(
@@ -115,6 +118,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         with self._as_if_on_cpu():
             super().__post_init__()
         self.normalise_deepspeed()
+        normalise_compilation(self)
         if self.use_cpu:
             self.dataloader_pin_memory = False
         self.check()
@@ -130,7 +134,13 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_values(self)
         check_honoured(self)
         check_combinations(self)
+        check_kernels(self)
+        check_trackio(self)
         check_accelerator_config(self.accelerator_config)
+
+    def get_process_log_level(self) -> int:
+        """The log level of this process: by default INFO on the main one and WARNING on the others."""
+        return process_log_level(self)
 
     def normalise_sharding(self) -> None:
         """Write what was asked of FSDP, in whatever words, in those of FSDP2.
@@ -199,7 +209,9 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             "dataloader_pin_memory",
             "dataloader_multiprocessing_context",
         )
-        kept = {name: getattr(self, name) for name in (*looks_at_hardware, "deepspeed")}
+        compiles = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
+        kept = {name: getattr(self, name) for name in (*looks_at_hardware, *compiles, "deepspeed")}
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
         if self.optim in OPTIMIZERS:  # the anchor knows its own names only
             kept["optim"], self.optim = self.optim, "adamw_torch"
         self.use_cpu, self.tf32, self.deepspeed = True, None, None

@@ -63,8 +63,6 @@ class BoundToProcess:
         self.__dict__.update(bound)
         if args.tf32 is not None and is_torch_tf32_available():
             enable_tf32(args.tf32)
-        if args.logging_dir is not None:
-            os.environ["TENSORBOARD_LOGGING_DIR"] = args.logging_dir
         self.__dict__["_placement"] = placement
 
     @property

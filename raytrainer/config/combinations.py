@@ -200,6 +200,11 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
                 "version of raytrainer: the run would be plain data parallel. Unset the variable, or "
                 "launch without that option."
             )
+    if values.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise ConfigurationError(
+            f"The environment asks for a compiled model (ACCELERATE_DYNAMO_BACKEND="
+            f"{values['ACCELERATE_DYNAMO_BACKEND']!r}). Unset it, and set torch_compile_backend of the arguments."
+        )
     if values.get("ACCELERATE_MIXED_PRECISION", "no") not in ("no", "bf16", "fp16"):
         raise ConfigurationError(
             f"ACCELERATE_MIXED_PRECISION={values['ACCELERATE_MIXED_PRECISION']!r} is not available in this "

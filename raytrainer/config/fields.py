@@ -71,12 +71,18 @@ HONOURED: tuple[str, ...] = (
     "adam_epsilon",
     "label_smoothing_factor",
     "average_tokens_across_devices",
+    "neftune_noise_alpha",
     # precision and memory
     "bf16",
     "fp16",
     "bf16_full_eval",
     "fp16_full_eval",
     "tf32",
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+    "use_liger_kernel",
+    "liger_kernel_config",
     "use_cache",
     "torch_empty_cache_steps",
     "activation_checkpointing",
@@ -97,6 +103,9 @@ HONOURED: tuple[str, ...] = (
     "report_to",
     "run_name",
     "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
     # evaluation
     "eval_strategy",
     "eval_steps",
@@ -155,13 +164,6 @@ HONOURED: tuple[str, ...] = (
 """Fields that are honoured whatever their value; one that can never be right is refused in ``values``."""
 
 _HUB = Refusal("nothing is pushed to the Hub", "Call `trainer.model.push_to_hub(...)` after training.")
-_COMPILE = Refusal(
-    "models are not compiled", "Pass a model that you compiled with `torch.compile`, or leave it out."
-)
-_LIGER = Refusal("Liger kernels are not patched in", "Patch the model before you pass it, or leave it out.")
-_TRACKIO = Refusal(
-    "nothing is pushed to Spaces or Buckets", "Leave it out; report_to='trackio' logs to the local Trackio."
-)
 
 REFUSED: dict[str, Refusal] = {
     "auto_find_batch_size": Refusal(
@@ -181,12 +183,6 @@ REFUSED: dict[str, Refusal] = {
         "evaluation gathers tensors, nested in dicts, lists and tuples",
         "Return tensors from prediction_step.",
     ),
-    "neftune_noise_alpha": Refusal("no noise is added to embeddings", "Leave it out."),
-    "torch_compile": _COMPILE,
-    "torch_compile_backend": _COMPILE,
-    "torch_compile_mode": _COMPILE,
-    "use_liger_kernel": _LIGER,
-    "liger_kernel_config": _LIGER,
     "parallelism_config": Refusal(
         "tensor and context parallelism could not be tried: on CPU Accelerate takes no ParallelismConfig, and torch's "
         "context parallel attention has no kernel",
@@ -214,9 +210,6 @@ REFUSED: dict[str, Refusal] = {
     "hub_strategy": Refusal(_HUB.why, _HUB.do, allowed=("every_save",)),
     "hub_always_push": _HUB,
     "hub_revision": _HUB,
-    "trackio_space_id": _TRACKIO,
-    "trackio_bucket_id": _TRACKIO,
-    "trackio_static_space_id": _TRACKIO,
 }
 """Fields of which some values are refused."""
 

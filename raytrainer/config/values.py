@@ -35,6 +35,7 @@ _AT_LEAST: dict[str, float] = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0,
+    "neftune_noise_alpha": 0,
     "weight_decay": 0,
     "adam_epsilon": 0,
     "max_grad_norm": 0,

@@ -69,10 +69,17 @@ class ForwardWatch:
         self.model_divides: bool | None = None
         """None until a forward pass was seen."""
         self._count: WatchedCount | None = None
+        self._module = module
+        self._compiled: Any = None
         self._hooks = [
             module.register_forward_pre_hook(self._before, with_kwargs=True),
             module.register_forward_hook(self._after),
         ]
+
+    def leave_uncompiled(self) -> None:
+        """Before a forward pass: a compiler would compile the watching, and then the model once more without it."""
+        if self._hooks and self._module._compiled_call_impl is not None:
+            self._compiled, self._module._compiled_call_impl = self._module._compiled_call_impl, None
 
     def _before(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -93,6 +100,8 @@ class ForwardWatch:
     def close(self) -> None:
         """Stop watching."""
         self._count = None
+        if self._compiled is not None:
+            self._module._compiled_call_impl, self._compiled = self._compiled, None
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -74,6 +74,17 @@ class LossScaling:
         return self._watch is not None and self._watch.model_divides is not False
 
     @property
+    def seen(self) -> bool | None:
+        """What the watched forward pass showed; None before it, and where none is watched."""
+        return self._watch.model_divides if self._watch is not None else None
+
+    def remember(self, seen: bool | None) -> None:
+        """Take what an earlier part of the run saw, so that no forward pass need be watched."""
+        if self._watch is not None and seen is not None:
+            self._watch.model_divides = seen
+            self._watch.close()
+
+    @property
     def needs_count(self) -> bool:
         """Whether anybody uses ``num_items_in_batch``, so that it must be summed over ranks."""
         return self._divides_itself or self.model_divides or self._override_takes_count
@@ -88,6 +99,8 @@ class LossScaling:
     def count_for_override(self, count: torch.Tensor | None) -> torch.Tensor | None:
         """The count as it is handed to the user's ``compute_loss``."""
         self._base_ran = False
+        if self._watch is not None:
+            self._watch.leave_uncompiled()
         if self._override is None or self._override_divides is not None or count is None:
             return count
         return WatchedCount.watch(count)

@@ -96,6 +96,7 @@ def open_run(
         meter=LossMeter(first_step=trainer.state.global_step),
         speed=SpeedMeter(),
         is_restart=is_restart,
+        first_tokens=trainer.state.num_input_tokens_seen,
         ignore_keys_for_eval=ignore_keys_for_eval,
         updates_in_backward=hasattr(trainer.optimizer, "take_grad_norm"),
         rng_checkpoint=str(checkpoint) if checkpoint is not None and not args.ignore_data_skip else None,
@@ -220,6 +221,9 @@ def restore_window(run: TrainRun, checkpoint: Path) -> None:
     saved = read_loop_state(checkpoint)
     if saved is None:
         return
+    if run.args.torch_compile:
+        # The watched forward pass is not compiled: it would compute other bits than that of a run that goes on.
+        run.scaling.remember(saved.get("model_divides"))
     run.meter.restore_window(saved["window_sum"], saved["logged_step"])
     if run.is_restart:
         # The same train() call goes on: its totals are those of all of its attempts.

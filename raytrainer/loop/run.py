@@ -10,6 +10,7 @@ from torch import nn
 
 from raytrainer.backends.base import Backend
 from raytrainer.config.arguments import TrainingArguments
+from raytrainer.loop.embedding_noise import EmbeddingNoise
 from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.meter import LossMeter
 from raytrainer.loop.plan import Cursor, TrainPlan
@@ -55,3 +56,7 @@ class TrainRun:
     updates_in_backward: bool = False
     """Norm of the last step's gradient before clipping."""
     reported_bad_loss: bool = False
+    first_tokens: int = 0
+    """Input tokens that were seen before this ``train()`` call, or this attempt of it, began [tokens]."""
+    noise: EmbeddingNoise | None = None
+    """Added to embeddings, if the arguments ask for it."""

@@ -135,4 +135,5 @@ def loop_state(run: TrainRun, window: float) -> dict[str, Any]:
         "logged_total": run.meter.logged_total,
         "first_step": run.meter.first_step,
         "reported_bad_loss": run.reported_bad_loss,
+        "model_divides": run.scaling.seen,
     }

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers.trainer_utils import TrainerMemoryTracker, enable_full_determinism, set_seed
+from transformers.trainer_utils import enable_full_determinism, set_seed
 
 from raytrainer.backends.choose import open_backend
 from raytrainer.config.arguments import TrainingArguments
+from raytrainer.config.log_levels import apply_log_level
 from raytrainer.config.placement import Placement
 from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.logfile import attach_rank_log
+from raytrainer.worker.kernels import equip
+from raytrainer.worker.memory import MemoryTracker
 from raytrainer.worker.meta_loading import class_of, load_in_shards
 
 logger = logging.getLogger(__name__)
@@ -39,10 +42,10 @@ def bind(trainer: Any, runtime: Runtime) -> None:
     attach_rank_log(
         Path(args.output_dir) / "logs", runtime.rank, run_id=runtime.run_id, attempt=runtime.attempt
     )
-    transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    apply_log_level(args)
     seed(args)
     trainer._runtime = runtime
-    trainer._memory_tracker = TrainerMemoryTracker(args.skip_memory_metrics)
+    trainer._memory_tracker = MemoryTracker(args.skip_memory_metrics)
     trainer._memory_tracker.start()
     given = trainer._own_model
     is_named = isinstance(given, str | os.PathLike)
@@ -122,6 +125,7 @@ def adopt_model(trainer: Any, model: nn.Module) -> None:
     trainer._loss_shifts_labels = traits.loss_shifts_labels
     trainer.label_smoother = make_label_smoother(model, args)
     trainer._smoother_shifts = smoother_shifts(model)
+    equip(model, args)
 
 
 def build_model(trainer: Any) -> None:

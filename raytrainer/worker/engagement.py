@@ -13,6 +13,7 @@ from raytrainer.checkpoint.zero import groups_of, shape_of, zero_of
 from raytrainer.errors import EngagementError
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import EngagedRow
+from raytrainer.worker.kernels import kernel_rows
 
 
 def engaged_rows(run: TrainRun) -> list[EngagedRow]:
@@ -45,6 +46,9 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
                 engaged="none: updates in backward",
             )
         )
+    rows += kernel_rows(run.trainer.model, args)
+    if run.noise is not None:
+        rows.append(EngagedRow(what="NEFTune", requested="noise", engaged=run.noise.describe()))
     threads = torch.get_num_threads()
     rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
     return rows

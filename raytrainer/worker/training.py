@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import TrainOutput, align_special_tokens
 
+from raytrainer.callbacks.record import RunRecord, give_record
 from raytrainer.checkpoint.scan import (
     check_matches_model,
     check_resumable,
@@ -17,6 +19,7 @@ from raytrainer.checkpoint.scan import (
     sweep_leftovers,
 )
 from raytrainer.errors import CheckpointError
+from raytrainer.loop.embedding_noise import EmbeddingNoise
 from raytrainer.loop.opening import open_run
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import run_directory
@@ -67,8 +70,12 @@ def train_on_rank(
         trainer._loss_scaling = run.scaling
         if run.updates_in_backward:
             trainer.optimizer.arm()
+        if trainer.neftune_noise_alpha is not None:
+            run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
+        give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=is_restart))
         announce(run, origin)
-        return train(run)
+        with run.noise() if run.noise is not None else contextlib.nullcontext():
+            return train(run)
     finally:
         trainer.is_in_train = False
         trainer._run = None
@@ -150,6 +157,19 @@ def look_for_origin(
         check_resumable(checkpoint)
     check_matches_model(checkpoint, trainer.model)
     return Origin(checkpoint=checkpoint, is_restart=False)
+
+
+def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
+    """Under which names trackers know this run: those of before, if it goes on in the same directory."""
+    directory = run_directory(run.args)
+    return RunRecord(
+        directory,
+        run_id=run.runtime.run_id,
+        is_restart=is_restart,
+        is_resumed=origin.checkpoint is not None
+        and origin.checkpoint.resolve().parent == directory.resolve(),
+        first_step=run.trainer.state.global_step + 1,
+    )
 
 
 def announce(run: TrainRun, origin: Origin) -> None:

@@ -145,11 +145,15 @@ def test_name_without_an_equivalent_is_refused_when_it_asks_for_something(asking
 
 
 @old_names
+def test_torchdynamo_is_the_backend_of_torch_compile():
+    assert TrainingArguments(torchdynamo="aot_eager").torch_compile_backend == "aot_eager"
+
+
+@old_names
 @pytest.mark.parametrize(
     ("old", "field"),
     [
         ({"group_by_length": True}, "train_sampling_strategy"),
-        ({"torchdynamo": "inductor"}, "torch_compile_backend"),
         ({"push_to_hub_model_id": "m"}, "hub_model_id"),
         ({"split_batches": True}, "accelerator_config"),
         ({"dispatch_batches": True}, "accelerator_config"),

@@ -271,9 +271,13 @@ def test_main_process_first_is_nothing_before_resolve():
         pass
 
 
-def test_log_level_is_passive_by_default():
-    assert TrainingArguments().get_process_log_level() == transformers.utils.logging.get_verbosity()
+def test_the_main_process_is_at_info_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
+    monkeypatch.setattr(transformers.utils.logging, "get_verbosity", lambda: 30)
+    assert TrainingArguments().get_process_log_level() == 20
     assert TrainingArguments(log_level="error").get_process_log_level() == 40
+    monkeypatch.setattr(transformers.utils.logging, "get_verbosity", lambda: 10)
+    assert TrainingArguments().get_process_log_level() == 10, "a level that the user chose is changed"
 
 
 def test_class_in_place_of_an_accelerator_config_raises_as_in_the_anchor():

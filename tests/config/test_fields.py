@@ -49,12 +49,6 @@ ASKING = {
         {"gradient_accumulation_kwargs": {"num_steps": 2}},
     ],
     "eval_use_gather_object": [True],
-    "neftune_noise_alpha": [5.0],
-    "torch_compile": [True],
-    "torch_compile_backend": ["inductor"],
-    "torch_compile_mode": ["default"],
-    "use_liger_kernel": [True],
-    "liger_kernel_config": [{"rope": True}],
     "parallelism_config": [object()],
     "ddp_backend": ["mpi", "hccl"],
     "save_on_each_node": [True],
@@ -67,9 +61,6 @@ ASKING = {
     "hub_strategy": ["end", "checkpoint", "all_checkpoints"],
     "hub_always_push": [True],
     "hub_revision": ["main"],
-    "trackio_space_id": ["space"],
-    "trackio_bucket_id": ["bucket"],
-    "trackio_static_space_id": ["space"],
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import pickle
 
 import pytest
@@ -61,6 +60,19 @@ def test_replicas_have_their_own_log_level(on_cpu, second_of_two):
     assert args.get_process_log_level() == 20
     args.resolve(second_of_two)
     assert args.get_process_log_level() == 40
+
+
+def test_replicas_are_at_warning_by_default(second_of_two):
+    args = TrainingArguments()
+    args.resolve(second_of_two)
+    assert args.get_process_log_level() == 30
+
+
+@pytest.mark.parametrize(("everywhere", "level"), [(True, 20), (False, 30)])
+def test_log_on_each_node_decides_about_the_first_process_of_another_node(on_cpu, everywhere, level):
+    args = TrainingArguments(log_level="info", log_on_each_node=everywhere)
+    args.resolve(dataclasses.replace(on_cpu, rank=2, local_rank=0, world_size=4, local_world_size=2))
+    assert args.get_process_log_level() == level
 
 
 def test_resolve_twice_is_resolve_once(on_cpu):
@@ -147,14 +159,6 @@ def test_tf32_is_set_where_the_gpu_has_it(monkeypatch, wish):
     monkeypatch.setattr(binding, "enable_tf32", seen.append)
     TrainingArguments(tf32=wish).resolve(CUDA)
     assert seen == [wish]
-
-
-@pytest.mark.filterwarnings("ignore:`logging_dir`")
-def test_logging_dir_reaches_the_reporter_of_the_worker(on_cpu):
-    args = TrainingArguments(logging_dir="logs/tb")
-    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
-    args.resolve(on_cpu)
-    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "logs/tb"
 
 
 def test_main_process_first_holds_the_others_back(monkeypatch, on_cpu, second_of_two):

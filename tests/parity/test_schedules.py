@@ -1,4 +1,4 @@
-"""Every schedule of the anchor gives its learning rates."""
+"""Every schedule of transformers: the rates and losses of each step are those of ``transformers.Trainer``."""
 
 from __future__ import annotations
 
@@ -6,59 +6,115 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers.trainer_utils import SchedulerType
 
-from tests.parity.twins import LIBRARIES, make_trainer, rows
+import raytrainer
+from tests.parity.twins import LIBRARIES, assert_equal_runs, make_model, make_trainer, rows
 
-KEYWORDS: dict[str, dict[str, Any]] = {
-    "cosine_with_restarts": {"num_cycles": 2},
-    "cosine_with_min_lr": {"min_lr_rate": 0.1},
-    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
-    "warmup_stable_decay": {"num_decay_steps": 3},
-    "reduce_lr_on_plateau": {"patience": 0, "threshold": 10.0},
-    "greedy": {"patience": 0},
+STEPS = 6
+EVALUATED: dict[str, Any] = {
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "metric_for_best_model": "loss",
+    "per_device_eval_batch_size": 10,
+}
+"""All in one batch: over several, the anchor weighs each by its samples and ours by its target tokens."""
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "linear": {"warmup_steps": 2},
+    "cosine": {"warmup_steps": 2, "lr_scheduler_kwargs": {"num_cycles": 1.0}},
+    "cosine_with_restarts": {"lr_scheduler_kwargs": {"num_cycles": 2}},
+    "polynomial": {"lr_scheduler_kwargs": {"power": 2.0, "lr_end": 1e-4}},
+    "constant": {},
+    "constant_with_warmup": {"warmup_steps": 3},
+    "inverse_sqrt": {"warmup_steps": 2, "lr_scheduler_kwargs": {"timescale": 3}},
+    "reduce_lr_on_plateau": {
+        **EVALUATED,
+        "learning_rate": 0.3,
+        "lr_scheduler_kwargs": {"factor": 0.5, "patience": 0, "threshold": 0.5},
+    },
+    "cosine_with_min_lr": {"lr_scheduler_kwargs": {"min_lr": 1e-3}},
+    "cosine_warmup_with_min_lr": {
+        "warmup_steps": 2,
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.2},
+    },
+    "warmup_stable_decay": {
+        "warmup_steps": 2,
+        "lr_scheduler_kwargs": {"num_decay_steps": 2, "min_lr_ratio": 0.1},
+    },
+    "greedy": {
+        **EVALUATED,
+        "learning_rate": 0.3,
+        "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5, "min_lr": 1e-5, "smooth": False},
+    },
 }
 
 
-WAITS_FOR_METRIC = ("reduce_lr_on_plateau", "greedy")
+def rates(trainer: Any) -> list[float]:
+    return [row[3] for row in rows(trainer)]
 
 
-def rates_of(trainer: Any, schedule: str) -> list[float]:
-    """The learning rate of ten steps, where a metric that never improves is told to those that wait for one."""
-    trainer.create_optimizer_and_scheduler(num_training_steps=10)
-    rates = []
-    for _ in range(10):
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
-        trainer.optimizer.step()
-        trainer.lr_scheduler.step(*([1.0] if schedule in WAITS_FOR_METRIC else []))
-    return rates
+def test_no_schedule_is_left_out() -> None:
+    assert SCHEDULES.keys() == {kind.value for kind in SchedulerType}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("schedule", [kind.value for kind in SchedulerType])
-def test_a_schedule_gives_the_rates_of_the_anchor(tmp_path: Path, schedule: str) -> None:
-    options: dict[str, Any] = {
-        "lr_scheduler_type": schedule,
-        "lr_scheduler_kwargs": KEYWORDS.get(schedule, {}),
-        "warmup_steps": 0 if schedule in ("constant", *WAITS_FOR_METRIC) else 2,
-        "eval_strategy": "epoch" if schedule in WAITS_FOR_METRIC else "no",
-    }
-    ours, theirs = (
-        rates_of(make_trainer(library, tmp_path, **options), schedule) for library in LIBRARIES.values()
-    )
-    assert ours == theirs
-    assert (len(set(ours)) > 1) == (schedule != "constant"), ours
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_is_that_of_transformers(name: str, tmp_path: Path) -> None:
+    trainers = {}
+    for which, library in LIBRARIES.items():
+        trainers[which] = make_trainer(
+            library, tmp_path / which, max_steps=STEPS, lr_scheduler_type=name, **SCHEDULES[name]
+        )
+        trainers[which].train()
+    assert_equal_runs(trainers["ours"], trainers["theirs"])
+    if name != "constant":
+        assert len(set(rates(trainers["ours"]))) > 1, "the schedule did nothing"
 
 
-def test_a_schedule_that_waits_for_a_metric_gets_it(tmp_path: Path) -> None:
-    options = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 6}
-    options |= {
-        "lr_scheduler_type": "reduce_lr_on_plateau",
-        "lr_scheduler_kwargs": {"patience": 0, "threshold": 9.0},
-    }
-    ours, theirs = (make_trainer(library, tmp_path, **options) for library in LIBRARIES.values())
-    for trainer in (ours, theirs):
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "greedy", "warmup_stable_decay"])
+def test_a_schedule_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
+    options = {**SCHEDULES[name], "max_steps": STEPS, "save_strategy": "steps", "save_steps": 3}
+    whole = make_trainer(raytrainer, tmp_path / "whole", lr_scheduler_type=name, **options)
+    whole.train()
+    resumed = make_trainer(raytrainer, tmp_path / "resumed", lr_scheduler_type=name, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert rates(resumed) == rates(whole)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+
+
+def test_a_users_own_optimizer_and_schedule_are_stepped(tmp_path: Path) -> None:
+    trained = []
+    for which, library in LIBRARIES.items():
+        model = make_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        trainer = library.Trainer(
+            model=model,
+            args=make_trainer(library, tmp_path / which, max_steps=4).args,
+            train_dataset=make_trainer(library, tmp_path / which).train_dataset,
+            optimizers=(optimizer, schedule),
+        )
+        torch.manual_seed(42)
         trainer.train()
-    rates = [row[3] for row in rows(ours)]
-    assert rates == [row[3] for row in rows(theirs)]
-    assert len(set(rates)) > 2, rates
+        trained.append(trainer)
+    assert rates(trained[0]) == [0.5, 0.25, 0.125, 0.0625]
+    assert_equal_runs(*trained)
+
+
+def test_an_optimizer_class_is_made_of_the_models_groups(tmp_path: Path) -> None:
+    trained = []
+    for which, library in LIBRARIES.items():
+        plain = make_trainer(library, tmp_path / which, max_steps=4, weight_decay=0.1)
+        trainer = library.Trainer(
+            model=plain.model,
+            args=plain.args,
+            train_dataset=plain.train_dataset,
+            optimizer_cls_and_kwargs=(torch.optim.RAdam, {"lr": 3e-3}),
+        )
+        trainer.train()
+        raw = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        assert isinstance(raw, torch.optim.RAdam)
+        assert {group["weight_decay"] for group in raw.param_groups} == {0.0, 0.1}
+        trained.append(trainer)
+    assert_equal_runs(*trained)

@@ -185,6 +185,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "weights": {name: value.tolist() for name, value in (weights or {}).items()},
         "ranks_are_equal": bool(are_equal),
         "is_ddp": isinstance(model, DistributedDataParallel),
+        "is_compiled": trainer.model._compiled_call_impl is not None,
         **probe.seen,
     }
 

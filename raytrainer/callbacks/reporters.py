@@ -1,0 +1,319 @@
+"""The reporters that ``report_to`` names: those of ``transformers``, at home on workers.
+
+They are made where the Trainer is made and report on rank 0, which may be another machine and may be started again.
+So three of them are taught what theirs do not do: to take along where the user wants the files (a relative path means
+that of the driver), to go on with the run that an earlier attempt began, and to report an evaluation after training to
+the run that was trained, and not to a new one.
+
+Files go where the user says. Without a word, TensorBoard writes into ``output_dir``; MLflow and Trackio write to their
+own default in the user's process, and into ``output_dir`` on a worker, whose directory nobody looks into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers.integrations import integration_utils as integrations
+from transformers.trainer_callback import TrainerCallback
+
+from raytrainer.callbacks.record import RunRecord
+from raytrainer.errors import ConfigurationError
+
+_PROCESS = uuid.uuid4().hex
+"""Tells this process from any other, also on another machine."""
+
+
+class _AtHomeOnWorkers:
+    """What the three share."""
+
+    keeps_record = True
+    record: RunRecord | None = None
+    _is_training = False
+    _made_in: str
+
+    def _on_worker(self) -> bool:
+        return self._made_in != _PROCESS
+
+    def _known_as(self, reporter: str) -> str | None:
+        return self.record.name(reporter) if self.record is not None else None
+
+    def _remember(self, reporter: str, name: str) -> None:
+        if self.record is not None:
+            self.record.remember(reporter, name)
+
+
+class TensorBoardReporter(_AtHomeOnWorkers, integrations.TensorBoardCallback):
+    """TensorBoard, in one directory for all attempts of a run.
+
+    Args:
+        logging_dir: The argument of this name; ``TENSORBOARD_LOGGING_DIR`` and ``output_dir/runs/...`` otherwise.
+    """
+
+    def __init__(self, logging_dir: str | None = None) -> None:
+        super().__init__()
+        self._made_in = _PROCESS
+        wished = logging_dir or self.logging_dir
+        self._wished = None if wished is None else absolute(wished)
+        self.logging_dir = self._wished
+
+    def _init_summary_writer(self, args: Any) -> None:
+        known = self._known_as("tensorboard")
+        self.logging_dir = self.logging_dir or self._wished or known
+        # Steps after the checkpoint that are trained again hide those of the attempt that was lost.
+        purge = self.record.first_step if self.record is not None and known == self.logging_dir else None
+        self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
+        if self.logging_dir is not None:
+            self._remember("tensorboard", self.logging_dir)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._is_training = True
+        self.logging_dir = self._wished or self._known_as("tensorboard")
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.logging_dir is None:
+            self.logging_dir = os.path.join(args.output_dir, integrations.default_logdir())
+        if not self._is_training and self.record is not None:
+            self.record.first_step = state.global_step + 1  # an evaluation afterwards hides nothing
+        super().on_log(args, state, control, logs=logs, **kwargs)
+        if not self._is_training:
+            super().on_train_end(args, state, control, **kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._is_training = False
+        super().on_train_end(args, state, control, **kwargs)
+
+
+class MLflowReporter(_AtHomeOnWorkers, integrations.MLflowCallback):
+    """MLflow, as one run for all attempts."""
+
+    _auto_end_run = False  # theirs asks for it also when it could not be made
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made_in = _PROCESS
+        self._own_run: str | None = None
+        self._settings: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        state["_settings"] = self._settings_here() if not self._on_worker() else self._settings
+        return state
+
+    def _settings_here(self) -> dict[str, str]:
+        """What the user's process says about where runs go; never credentials."""
+        names = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TAGS", "MLFLOW_RUN_ID", "MLFLOW_NESTED_RUN")
+        more = ("MLFLOW_FLATTEN_PARAMS", "MLFLOW_MAX_LOG_PARAMS", "MLFLOW_ALLOW_FILE_STORE")
+        found = {
+            name: os.environ[name]
+            for name in (*names, *more, "HF_MLFLOW_LOG_ARTIFACTS")
+            if name in os.environ
+        }
+        if self._ml_flow.is_tracking_uri_set():
+            found["MLFLOW_TRACKING_URI"] = absolute_uri(self._ml_flow.get_tracking_uri())
+        return found
+
+    def setup(self, args: Any, state: Any, model: Any) -> None:
+        """Begin the run, or go on with it."""
+        if not state.is_world_process_zero:
+            self._initialized = True
+            return
+        if self._on_worker():
+            for name, value in self._settings.items():
+                os.environ.setdefault(name, value)
+            self._choose_store(Path(args.output_dir))
+        known = self._own_run or self._known_as("mlflow")
+        with _environment("MLFLOW_RUN_ID", known):
+            if self._own_run is not None:
+                self._ml_flow.start_run(run_id=known)
+                self._auto_end_run = self._initialized = True
+            else:
+                super().setup(args, state, model)
+        active = self._ml_flow.active_run()
+        if active is not None and self._is_training:
+            self._own_run = active.info.run_id
+            self._remember("mlflow", active.info.run_id)
+
+    def _choose_store(self, directory: Path) -> None:
+        if self._ml_flow.is_tracking_uri_set():
+            return
+        if importlib.util.find_spec("sqlalchemy") is not None:
+            self._ml_flow.set_tracking_uri(f"sqlite:///{directory.absolute()}/mlflow.db")
+        else:  # mlflow-skinny has files only, and asks whether they are meant
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            self._ml_flow.set_tracking_uri((directory.absolute() / "mlruns").as_uri())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._is_training, self._own_run = True, None
+        super().on_train_begin(args, state, control, model=model, **kwargs)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        super().on_log(args, state, control, logs, model=model, **kwargs)
+        if not self._is_training:
+            self._end(args, state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._is_training = False
+        self._end(args, state, control)
+
+    def _end(self, args: Any, state: Any, control: Any) -> None:
+        if self._initialized and state.is_world_process_zero and self._auto_end_run:
+            self._ml_flow.flush_async_logging()
+        super().on_train_end(args, state, control)
+        if self._auto_end_run or not state.is_world_process_zero:
+            self._initialized = self._auto_end_run = False
+
+
+class TrackioReporter(_AtHomeOnWorkers, integrations.TrackioCallback):
+    """Trackio, as one run for all attempts. The package is imported on rank 0, when it is known where files go."""
+
+    _trackio: Any
+
+    def __init__(self) -> None:
+        if not integrations.is_trackio_available():
+            super().__init__()  # raises, and says what to install
+        self._made_in = _PROCESS
+        self._trackio = None
+        self._initialized = False
+        self._space_id = self._static_space_id = None
+        self._own_name: str | None = None
+        self._settings: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self), "_trackio": None}
+        if not self._on_worker():
+            names = ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+            found = {name: os.environ[name] for name in names if os.environ.get(name)}
+            if "TRACKIO_DIR" in found:
+                found["TRACKIO_DIR"] = absolute(found["TRACKIO_DIR"])
+            state["_settings"] = found
+        return state
+
+    def _open_package(self, args: Any) -> None:
+        if self._on_worker() and "trackio" not in sys.modules:
+            for name, value in self._settings.items():
+                os.environ.setdefault(name, value)
+            os.environ.setdefault("TRACKIO_DIR", str(Path(args.output_dir).absolute() / "trackio"))
+        self._trackio = importlib.import_module("trackio")
+
+    def setup(self, args: Any, state: Any, model: Any = None, **kwargs: Any) -> None:
+        """Begin the run, or go on with it."""
+        if not state.is_world_process_zero:
+            self._initialized = True
+            return
+        if self._trackio is None:
+            self._open_package(args)
+        named = copy.copy(args)
+        named.run_name = self._own_name or self._known_as("trackio") or args.run_name
+        super().setup(named, state, model, **kwargs)
+        if self._is_training:
+            trackio: Any = self._trackio
+            self._own_name = trackio.context_vars.current_run.get().name
+            self._remember("trackio", str(self._own_name))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._is_training, self._own_name = True, None
+        super().on_train_begin(args, state, control, model=model, **kwargs)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **kwargs: Any
+    ) -> None:
+        super().on_log(args, state, control, model=model, logs=logs, **kwargs)
+        self._close_outside_training(state)
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+        if not self._initialized:
+            kwargs["model"] = kwargs.get("model")
+            self.setup(args, state, kwargs["model"])
+        super().on_predict(args, state, control, metrics, **kwargs)
+        self._close_outside_training(state)
+
+    def on_train_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._is_training = False
+        super().on_train_end(args, state, control, model=model, processing_class=processing_class, **kwargs)
+
+    def _close_outside_training(self, state: Any) -> None:
+        if not self._is_training and self._initialized:
+            if state.is_world_process_zero:
+                self._trackio.finish()
+            self._initialized = False
+
+
+def make_reporters(args: Any) -> list[TrainerCallback]:
+    """Make the reporters that ``report_to`` names.
+
+    Raises:
+        ConfigurationError: If the package of one is not installed.
+    """
+    own = {"tensorboard": TensorBoardReporter, "mlflow": MLflowReporter, "trackio": TrackioReporter}
+    names = reporter_names(args.report_to)
+    made: list[TrainerCallback] = []
+    for name, theirs in zip(names, integrations.get_reporting_integration_callbacks(names), strict=True):
+        given = {"logging_dir": getattr(args, "logging_dir", None)} if name == "tensorboard" else {}
+        try:
+            made.append(own.get(name, theirs)(**given))
+        except (RuntimeError, ImportError) as error:
+            package = {"tensorboard": "tensorboard", "comet_ml": "comet-ml"}.get(name, name)
+            raise ConfigurationError(
+                f"report_to={name!r} needs a package that is not installed ({error}). Run: pip install {package}; or "
+                "leave it out of report_to."
+            ) from error
+    return made
+
+
+def reporter_names(asked: Any) -> list[str]:
+    """The reporters that ``report_to`` asks for; ``set_logging`` leaves a word where the constructor makes a list."""
+    names = [asked] if isinstance(asked, str) else list(asked or [])
+    if "all" in names:
+        return integrations.get_available_reporting_integrations()
+    return [name for name in names if name != "none"]
+
+
+def absolute(path: str) -> str:
+    """A path of the user's process, as other processes must say it; a URI stays as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def absolute_uri(uri: str) -> str:
+    """The same for MLflow's URIs, of which ``mlruns``, ``file:mlruns`` and ``sqlite:///x.db`` are relative paths."""
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        return f"sqlite:///{absolute(uri.removeprefix('sqlite:///'))}"
+    if uri.startswith("file:") and not uri.startswith("file:/"):
+        return Path(absolute(uri.removeprefix("file:"))).as_uri()
+    return uri if ":" in uri or uri == "databricks" else absolute(uri)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable while it lasts; None leaves it as it is."""
+    if value is None:
+        yield
+        return
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

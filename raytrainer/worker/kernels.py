@@ -1,0 +1,127 @@
+"""How a model computes on this rank: Liger's kernels put into it, then compiled.
+
+Both change the user's module in place, before any backend wraps it. So the names of its weights stay what they are,
+training, evaluation and prediction use the same code, and DDP, FSDP2 and ZeRO find the module that they know.
+torch compiles when the module is first called, that is after it was sharded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations import liger
+from transformers.trainer_utils import unwrap_peft_model
+
+from raytrainer.config.arguments import TrainingArguments
+from raytrainer.errors import ConfigurationError
+from raytrainer.telemetry.events import EngagedRow
+
+
+def equip(model: nn.Module, args: TrainingArguments) -> None:
+    """Give a model the kernels that resolved arguments ask for.
+
+    Raises:
+        ConfigurationError: If this process lacks what that takes.
+    """
+    if args.use_liger_kernel:
+        put_in_liger(model, args)
+    if args.torch_compile:
+        check_compiler(str(args.torch_compile_backend), args.device)
+        model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether calling a module runs what torch compiled of it."""
+    return model._compiled_call_impl is not None
+
+
+def put_in_liger(model: nn.Module, args: TrainingArguments) -> None:
+    """Replace a model's layers by Liger's.
+
+    Raises:
+        ConfigurationError: Without a GPU, without the package, or for a model that is none of transformers.
+    """
+    if args.device.type == "cpu":
+        raise ConfigurationError(
+            f"use_liger_kernel=True, but rank {args.process_index} runs on {args.device}: Liger's kernels are written "
+            "in Triton, which runs on GPUs only. Leave use_liger_kernel out, or train on GPUs."
+        )
+    if not liger.is_liger_kernel_available():
+        raise ConfigurationError(
+            "use_liger_kernel=True needs the package liger-kernel on the workers, which is not installed or too old. "
+            "Run: pip install -U liger-kernel"
+        )
+    if not isinstance(unwrap_peft_model(model), PreTrainedModel):
+        raise ConfigurationError(
+            f"use_liger_kernel=True replaces layers of transformers' models, and {type(model).__name__} is none. Leave "
+            "use_liger_kernel out."
+        )
+    liger.apply_liger_kernel(model, args.liger_kernel_config)
+
+
+def check_compiler(backend: str, device: torch.device) -> None:
+    """Check that this process has the compiler that inductor calls.
+
+    Raises:
+        ConfigurationError: If it is missing.
+    """
+    if backend != "inductor":
+        return
+    if device.type == "cpu":
+        from torch._inductor import cpp_builder, exc
+
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler as error:
+            raise ConfigurationError(
+                "torch_compile_backend='inductor' compiles C++ on a CPU, and this machine has no compiler for it. "
+                "Install one (apt-get install g++), set CXX to one, or use torch_compile_backend='aot_eager'."
+            ) from error
+    elif device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise ConfigurationError(
+                "torch_compile_backend='inductor' compiles with Triton on a GPU, which is not installed or does not "
+                "know this GPU. Run: pip install triton; or use torch_compile_backend='aot_eager'."
+            )
+
+
+def kernel_rows(model: nn.Module, args: TrainingArguments) -> list[EngagedRow]:
+    """What of it is on, for the table of a run."""
+    rows = []
+    if args.torch_compile:
+        found = is_compiled(model)
+        mode = args.torch_compile_mode or "default"
+        rows.append(
+            EngagedRow(
+                what="compile",
+                requested=f"{args.torch_compile_backend}, mode {mode}",
+                engaged="torch.compile, in place" if found else "not compiled",
+                ok=found,
+            )
+        )
+    if args.use_liger_kernel:
+        replaced = sorted(_liger_parts(model))
+        rows.append(
+            EngagedRow(
+                what="Liger kernels",
+                requested="on",
+                engaged=", ".join(replaced[:4]) if replaced else "none",
+                ok=bool(replaced),
+            )
+        )
+    return rows
+
+
+def _liger_parts(model: Any) -> set[str]:
+    """The parts of a model whose code is Liger's: their forward passes come from its package."""
+    found = set()
+    for module in model.modules():
+        origin: Any = getattr(module.forward, "__func__", module.forward)
+        if str(getattr(origin, "__module__", "")).startswith("liger_kernel"):
+            found.add(type(module).__name__)
+    return found
