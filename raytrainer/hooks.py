@@ -459,8 +459,9 @@ class EvaluationHooks(_Attributes):
             prediction_loss_only=bool(loss_only),
             ignore_keys=ignore_keys,
         )
-        loop.run()
-        return loop.result(metric_key_prefix)
+        with contextlib.closing(loop):
+            loop.run()
+            return loop.result(metric_key_prefix)
 
     def prediction_step(
         self,

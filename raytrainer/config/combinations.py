@@ -171,6 +171,16 @@ def devices_agree(args: Any) -> None:
         )
 
 
+def fitting_needs_whole_models(args: Any) -> None:
+    """A rank without memory must not leave the others in a collective; sharded models have one in every layer."""
+    if args.auto_find_batch_size and (args.fsdp or args.deepspeed):
+        raise ConfigurationError(
+            "auto_find_batch_size=True begins again when a worker is out of memory, and with "
+            f"{'fsdp' if args.fsdp else 'deepspeed'} the others would then wait for it within the model. Set "
+            "per_device_train_batch_size and gradient_accumulation_steps to sizes that fit."
+        )
+
+
 _RULES: tuple[Callable[[Any], None], ...] = (
     intervals_are_steps,
     evaluation_has_an_interval,
@@ -179,6 +189,7 @@ _RULES: tuple[Callable[[Any], None], ...] = (
     precisions_exclude_each_other,
     schedule_sees_metrics,
     prefetching_has_processes,
+    fitting_needs_whole_models,
 )
 _DEVICE_RULES: tuple[Callable[[Any], None], ...] = (precision_fits_the_requested_device, devices_agree)
 

@@ -45,6 +45,7 @@ HONOURED: tuple[str, ...] = (
     "num_train_epochs",
     "max_steps",
     "gradient_accumulation_steps",
+    "auto_find_batch_size",
     # data
     "dataloader_drop_last",
     "dataloader_num_workers",
@@ -112,6 +113,7 @@ HONOURED: tuple[str, ...] = (
     "eval_delay",
     "eval_on_start",
     "eval_do_concat_batches",
+    "eval_use_gather_object",
     "eval_accumulation_steps",
     "prediction_loss_only",
     "include_for_metrics",
@@ -166,10 +168,6 @@ HONOURED: tuple[str, ...] = (
 _HUB = Refusal("nothing is pushed to the Hub", "Call `trainer.model.push_to_hub(...)` after training.")
 
 REFUSED: dict[str, Refusal] = {
-    "auto_find_batch_size": Refusal(
-        "a run does not change its batch size by itself, since that changes its result",
-        "Set per_device_train_batch_size lower and gradient_accumulation_steps higher.",
-    ),
     "train_sampling_strategy": Refusal(
         "samples are drawn at random or in order",
         "Use 'random' or 'sequential', or override `_get_train_sampler` in a Trainer subclass.",
@@ -178,10 +176,6 @@ REFUSED: dict[str, Refusal] = {
     "accelerator_config": Refusal(
         "the data loaders are raytrainer's own: even batches, one shard per worker, seeded order",
         "Leave it out; set the batch size with per_device_train_batch_size.",
-    ),
-    "eval_use_gather_object": Refusal(
-        "evaluation gathers tensors, nested in dicts, lists and tuples",
-        "Return tensors from prediction_step.",
     ),
     "parallelism_config": Refusal(
         "tensor and context parallelism could not be tried: on CPU Accelerate takes no ParallelismConfig, and torch's "
@@ -201,7 +195,9 @@ REFUSED: dict[str, Refusal] = {
         "a lost worker costs the steps since the last checkpoint", "Set save_steps lower to lose fewer."
     ),
     "debug": Refusal(
-        "there are no debug hooks", "Leave it out; a NaN loss is reported with its step and rank."
+        "of the debug hooks there is 'underflow_overflow'",
+        "Use debug='underflow_overflow', or leave it out.",
+        allowed=(*_NOTHING, "underflow_overflow", ["underflow_overflow"]),
     ),
     "push_to_hub": _HUB,
     "hub_token": _HUB,

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers.trainer_pt_utils import EvalLoopContainer, find_batch_size
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
 
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.targets import count_items
+from raytrainer.evaluation.nest import mark_objects, tensors_only, without_marks
+from raytrainer.evaluation.results import Results
 from raytrainer.evaluation.rows import first_rows, gather_rows
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.events import PredictionDone, PredictionStep
@@ -37,17 +39,25 @@ def with_last(batches: Any) -> Iterator[tuple[Any, bool]]:
 
 
 class LossMean:
-    """Weighted mean of batch losses over batches and ranks."""
+    """Weighted mean of batch losses over batches and ranks.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: Of the losses.
+        leaves_out_bad: Batches whose loss is NaN or infinite do not count (``logging_nan_inf_filter``).
+    """
+
+    def __init__(self, device: torch.device, *, leaves_out_bad: bool = False) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._leaves_out_bad = leaves_out_bad
         self.seen = False
 
     def add(self, loss: torch.Tensor, weight: float) -> None:
         self.seen = True
-        if weight > 0:
-            self._sums[0] += loss.detach().double().mean() * weight
-            self._sums[1] += weight
+        if weight <= 0:
+            return
+        mean = loss.detach().double().mean()
+        both = torch.stack([mean * weight, torch.full_like(mean, weight)])
+        self._sums += torch.where(mean.isfinite(), both, 0.0) if self._leaves_out_bad else both
 
     def value(self, backend: Any) -> float:
         """All ranks: the mean; NaN when no batch had a target."""
@@ -80,11 +90,11 @@ class PredictionLoop:
         self.ignore_keys = ignore_keys
         # A plain loader of the user's own gives every rank the whole dataset: nothing is gathered then.
         self.is_sharded = isinstance(dataloader, RankDataLoader) or hasattr(dataloader, "end_of_dataloader")
-        self.loss = LossMean(args.device)
-        concat = args.eval_do_concat_batches
-        self.losses, self.predictions, self.labels, self.inputs = (
-            EvalLoopContainer(concat, padding_index=-100) for _ in range(4)
-        )
+        self.loss = LossMean(args.device, leaves_out_bad=args.logging_nan_inf_filter)
+        self.kept = [
+            Results(runtime, joins=args.eval_do_concat_batches, is_shared=self.is_sharded) for _ in range(4)
+        ]
+        self.losses, self.predictions, self.labels, self.inputs = self.kept
         self.num_samples = 0
         self.metrics: dict[str, Any] | None = None
 
@@ -107,7 +117,8 @@ class PredictionLoop:
                 self.runtime.emit(PredictionStep(description=self.description, done=step + 1, total=total))
             every = args.eval_accumulation_steps
             if every is not None and (step + 1) % every == 0:
-                self.to_cpu()
+                for results in self.kept:
+                    results.to_host()
         if self.runtime.rank == 0:
             self.runtime.emit(PredictionDone(description=self.description))
 
@@ -149,18 +160,22 @@ class PredictionLoop:
             kept_inputs = self.gather(trainer._prepare_input(inputs[name]), counts)
         if labels is not None and logits is not None and trainer.preprocess_logits_for_metrics is not None:
             logits = trainer.preprocess_logits_for_metrics(logits, labels)
-        logits = self.gather(logits, counts) if logits is not None else None
-        labels = self.gather(labels, counts) if labels is not None else None
-        if args.batch_eval_metrics and self.description != "Prediction":
+        num_rows = find_batch_size(inputs) or max(num_real, 1)
+        logits = self.gather(self.checked(logits, num_rows, "predictions"), counts)
+        labels = self.gather(self.checked(labels, num_rows, "labels"), counts)
+        if args.batch_eval_metrics:
             self.batch_metrics(logits, labels, kept_losses, kept_inputs, is_last=is_last)
-            return
-        for container, part in zip(
-            (self.losses, self.predictions, self.labels, self.inputs),
-            (kept_losses, logits, labels, kept_inputs),
-            strict=True,
-        ):
+            if self.description != "Prediction":
+                return
+        for results, part in zip(self.kept, (kept_losses, logits, labels, kept_inputs), strict=True):
             if part is not None:
-                container.add(part)
+                results.add(part)
+
+    def checked(self, data: Any, num_rows: int, source: str) -> Any:
+        """A nest whose leaves can be gathered."""
+        if self.args.eval_use_gather_object:
+            return mark_objects(data, num_rows)
+        return tensors_only(data, source=source)
 
     def weight_of(self, inputs: Any) -> float:
         """How often a batch's loss counts: its target items, or its samples where labels are no class indices."""
@@ -186,24 +201,26 @@ class PredictionLoop:
     def gather(self, data: Any, counts: list[int]) -> Any:
         return gather_rows(self.trainer.accelerator, data, counts) if self.is_sharded else data
 
+    def close(self) -> None:
+        """Remove temporary files."""
+        for results in self.kept:
+            results.close()
+
     def batch_metrics(self, logits: Any, labels: Any, losses: Any, inputs: Any, *, is_last: bool) -> None:
         trainer = self.trainer
         if trainer.compute_metrics is None or logits is None or labels is None:
             return
+        logits, labels = without_marks(logits), without_marks(labels)
         self.metrics = trainer.compute_metrics(
             EvalPrediction(predictions=logits, label_ids=labels, losses=losses, inputs=inputs),
             compute_result=is_last,
         )
 
-    def to_cpu(self) -> None:
-        for container in (self.losses, self.predictions, self.labels, self.inputs):
-            container.to_cpu_and_numpy()
-
     def result(self, metric_key_prefix: str) -> EvalLoopOutput:
         """All ranks: metrics and predictions of the whole dataset."""
         trainer = self.trainer
-        predictions: Any = self.predictions.get_arrays()
-        labels: Any = self.labels.get_arrays()
+        predictions: Any = self.predictions.result()
+        labels: Any = self.labels.result()
         metrics: Any = self.metrics or {}
         if (
             trainer.compute_metrics is not None
@@ -211,12 +228,12 @@ class PredictionLoop:
             and predictions is not None
             and labels is not None
         ):
-            losses: Any = self.losses.get_arrays()
-            inputs: Any = self.inputs.get_arrays()
+            losses: Any = self.losses.result()
+            inputs: Any = self.inputs.result()
             metrics = trainer.compute_metrics(
                 EvalPrediction(predictions=predictions, label_ids=labels, losses=losses, inputs=inputs)
             )
-        metrics = denumpify_detensorize(dict(metrics))
+        metrics = denumpify_detensorize(dict(metrics or {}))
         if self.loss.seen:
             metrics[f"{metric_key_prefix}_loss"] = self.loss.value(self.backend)
         prefix = f"{metric_key_prefix}_"

@@ -109,8 +109,11 @@ def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:
         "the data of that step, or set max_grad_norm."
     )
     logger.warning(text)
-    if run.runtime.rank == 0:
-        run.runtime.emit(Note(text=text, level="warning"))
+    # All ranks: those that are not rank 0 have no way to the driver of their own.
+    origins = run.runtime.gather(run.bad_loss_origin)
+    for one in [text, *(origins or [])[1:]]:
+        if one is not None and run.runtime.rank == 0:
+            run.runtime.emit(Note(text=one, level="warning"))
 
 
 def emit_progress(run: TrainRun, *, always: bool = False) -> None:

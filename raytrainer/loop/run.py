@@ -11,6 +11,7 @@ from torch import nn
 from raytrainer.backends.base import Backend
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.loop.embedding_noise import EmbeddingNoise
+from raytrainer.loop.batch_sizes import BatchSizes
 from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.meter import LossMeter
 from raytrainer.loop.plan import Cursor, TrainPlan
@@ -54,9 +55,15 @@ class TrainRun:
     """Learning rate that the last optimizer step used."""
     grad_norm: Any = None
     updates_in_backward: bool = False
-    """Norm of the last step's gradient before clipping."""
+    """The optimizer steps while gradients are computed."""
     reported_bad_loss: bool = False
     first_tokens: int = 0
     """Input tokens that were seen before this ``train()`` call, or this attempt of it, began [tokens]."""
     noise: EmbeddingNoise | None = None
     """Added to embeddings, if the arguments ask for it."""
+    traced_bad_loss: bool = False
+    """The origin of the first bad loss on this rank was looked for."""
+    bad_loss_origin: str | None = None
+    """What was found."""
+    requested_sizes: BatchSizes | None = None
+    """What the arguments asked for, where ``auto_find_batch_size`` may take smaller ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from raytrainer.checkpoint.zero import shape_of
+from raytrainer.loop.fitting import agree_on_memory, average_gradients
+from raytrainer.loop.nonfinite import look_at_loss
 from raytrainer.loop.run import TrainRun
 from raytrainer.optim.schedules import waits_for_metric
 
@@ -16,7 +19,7 @@ from raytrainer.optim.schedules import waits_for_metric
 def take_step(run: TrainRun, group: list[Any], num_items: Any) -> bool:
     """Train on the micro-batches of one step and update the weights.
 
-    All ranks: gradients are reduced in the backward pass of the last micro-batch.
+    All ranks: gradients are reduced in the backward pass of the last micro-batch, or after it (``fitting``).
 
     Args:
         run: The run.
@@ -26,15 +29,42 @@ def take_step(run: TrainRun, group: list[Any], num_items: Any) -> bool:
     Returns:
         False when a callback stopped the step between two micro-batches, so that no update was made.
     """
+    if not add_gradients(run, group, num_items):
+        return False
+    if not run.args.auto_find_batch_size:
+        update_weights(run)
+    else:
+        average_gradients(run)
+        agree_on_memory(run, functools.partial(update_weights, run))
+    return True
+
+
+def add_gradients(run: TrainRun, group: list[Any], num_items: Any) -> bool:
+    """Forward and backward of a step's micro-batches.
+
+    Args:
+        run: The run.
+        group: This rank's micro-batches of the step.
+        num_items: Target items of the step over all ranks; None where they are not counted.
+
+    Returns:
+        False when a callback stopped the step between two micro-batches.
+    """
     trainer, handler = run.trainer, run.trainer.callback_handler
+    fits = run.args.auto_find_batch_size
     last_index = len(group) - 1
     trainer.current_gradient_accumulation_steps = len(group)
     for index, inputs in enumerate(group):
         if index == 0:
             trainer.control = handler.on_step_begin(run.args, trainer.state, trainer.control)
         is_last = index == last_index
-        with run.backend.micro_batch(run.model, is_last=is_last):
-            loss = call_training_step(run, inputs, num_items)
+        with run.backend.micro_batch(run.model, is_last=is_last and not fits):
+            if fits:
+                compute = functools.partial(call_training_step, run, inputs, num_items)
+                loss = agree_on_memory(run, compute)
+            else:
+                loss = call_training_step(run, inputs, num_items)
+        look_at_loss(run, loss, inputs, num_items)
         run.meter.add(loss, trainer.state.global_step + 1)
         run.cursor.micro_batches += 1
         track_work(run, inputs)
@@ -42,7 +72,6 @@ def take_step(run: TrainRun, group: list[Any], num_items: Any) -> bool:
             trainer.control = handler.on_substep_end(run.args, trainer.state, trainer.control)
             if handler.overrides("on_substep_end") and stops(run):
                 return False
-    update_weights(run)
     return True
 
 

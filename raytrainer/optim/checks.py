@@ -43,6 +43,11 @@ def check_choice(args: TrainingArguments, model: Any) -> None:
             f"gradient_accumulation_steps={args.gradient_accumulation_steps}. Set it to 1 and "
             "per_device_train_batch_size higher."
         )
+    if args.auto_find_batch_size and not entry.traits.supports_accumulation:
+        raise ConfigurationError(
+            f"auto_find_batch_size=True cuts a batch into more micro-batches when memory runs out, and "
+            f"optim={entry.name!r} cannot add up their gradients. Set per_device_train_batch_size to what fits."
+        )
     if entry.traits.updates_in_backward:
         check_in_backward(entry.name, args, measures=bool(options.get("grad_norm")))
     if args.sharding is not None:

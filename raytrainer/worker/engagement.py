@@ -11,6 +11,7 @@ import torch
 
 from raytrainer.checkpoint.zero import groups_of, shape_of, zero_of
 from raytrainer.errors import EngagementError
+from raytrainer.loop.batch_sizes import BatchSizes
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import EngagedRow
 from raytrainer.worker.kernels import kernel_rows
@@ -29,13 +30,15 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
             engaged=f"{type(run.trainer.lr_scheduler).__name__}, {plan.max_steps} steps",
         )
     )
-    wanted = args.per_device_train_batch_size * plan.accumulation * requested_workers
+    now = BatchSizes(per_device=args.per_device_train_batch_size, accumulation=plan.accumulation)
+    asked = run.requested_sizes or now
+    fitted = f", as {now.per_device} x {now.accumulation} x {requested_workers} to fit into memory"
     rows.append(
         EngagedRow(
             what="global batch",
-            requested=f"{args.per_device_train_batch_size} x {plan.accumulation} x {requested_workers}",
-            engaged=f"{plan.global_batch_size} samples a step",
-            ok=wanted == plan.global_batch_size,
+            requested=f"{asked.per_device} x {asked.accumulation} x {requested_workers}",
+            engaged=f"{plan.global_batch_size} samples a step{fitted if asked != now else ''}",
+            ok=asked.per_device * asked.accumulation * requested_workers == plan.global_batch_size,
         )
     )
     if run.updates_in_backward:

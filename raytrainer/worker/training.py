@@ -20,6 +20,8 @@ from raytrainer.checkpoint.scan import (
 )
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.embedding_noise import EmbeddingNoise
+from raytrainer.loop.batch_sizes import BatchSizes
+from raytrainer.loop.nonfinite import debugging
 from raytrainer.loop.opening import open_run
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import run_directory
@@ -28,6 +30,7 @@ from raytrainer.runtime import Runtime
 from raytrainer.telemetry.events import Note, TrainStarted
 from raytrainer.worker.binding import build_model
 from raytrainer.worker.engagement import check_engaged, engaged_rows
+from raytrainer.worker.fitting import take_saved_sizes, train_what_fits
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +56,50 @@ def train_on_rank(
     """All ranks: do what ``trainer.train()`` asks for."""
     trainer._memory_tracker.start()
     trainer.is_in_train = True
-    run: TrainRun | None = None
+
+    def attempt(requested: BatchSizes | None = None, is_again: bool = False) -> TrainOutput:
+        origin = choose_origin(trainer, runtime, resume_from_checkpoint, is_restart=is_restart or is_again)
+        return train_from(
+            trainer,
+            origin,
+            runtime=runtime,
+            ignore_keys_for_eval=ignore_keys_for_eval,
+            compute_loss_override=compute_loss_override,
+            requested=requested,
+        )
+
     try:
         prepare_model(trainer)
-        origin = choose_origin(trainer, runtime, resume_from_checkpoint, is_restart=is_restart)
+        if trainer.args.auto_find_batch_size:
+            return train_what_fits(trainer, runtime, attempt)
+        return attempt()
+    finally:
+        trainer.is_in_train = False
+
+
+def train_from(
+    trainer: Any,
+    origin: Origin,
+    *,
+    runtime: Runtime,
+    ignore_keys_for_eval: list[str] | None,
+    compute_loss_override: Any | None,
+    requested: BatchSizes | None,
+) -> TrainOutput:
+    """All ranks: open a run where it begins, and train it to its end.
+
+    Args:
+        trainer: With its model.
+        origin: Where it begins.
+        runtime: Where this rank runs.
+        ignore_keys_for_eval: Passed on to evaluation.
+        compute_loss_override: The user's ``compute_loss``, when it is not ours.
+        requested: What the arguments asked for, when others may fit better.
+    """
+    run: TrainRun | None = None
+    if requested is not None:
+        take_saved_sizes(trainer.args, origin.checkpoint)
+    try:
         run = open_run(
             trainer,
             runtime=runtime,
@@ -66,6 +109,9 @@ def train_on_rank(
             ignore_keys_for_eval=ignore_keys_for_eval,
             compute_loss_override=compute_loss_override,
         )
+        if requested is not None:
+            run.requested_sizes = requested
+            trainer.state.train_batch_size = trainer.args.per_device_train_batch_size
         trainer._run = run
         trainer._loss_scaling = run.scaling
         if run.updates_in_backward:
@@ -74,10 +120,9 @@ def train_on_rank(
             run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
         give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=is_restart))
         announce(run, origin)
-        with run.noise() if run.noise is not None else contextlib.nullcontext():
+        with debugging(run), run.noise() if run.noise is not None else contextlib.nullcontext():
             return train(run)
     finally:
-        trainer.is_in_train = False
         trainer._run = None
         if run is not None:
             run.scaling.close()

@@ -38,7 +38,6 @@ def test_defaults_are_never_refused():
 
 
 ASKING = {
-    "auto_find_batch_size": [True],
     "train_sampling_strategy": ["group_by_length", "batch_rebalance"],
     "accelerator_config": [
         {"split_batches": True},
@@ -48,12 +47,11 @@ ASKING = {
         {"use_configured_state": True},
         {"gradient_accumulation_kwargs": {"num_steps": 2}},
     ],
-    "eval_use_gather_object": [True],
     "parallelism_config": [object()],
     "ddp_backend": ["mpi", "hccl"],
     "save_on_each_node": [True],
     "enable_jit_checkpoint": [True],
-    "debug": ["underflow_overflow"],
+    "debug": ["tpu_metrics_debug"],
     "push_to_hub": [True],
     "hub_token": ["secret"],
     "hub_private_repo": [True],
@@ -94,6 +92,7 @@ def test_a_token_is_not_printed():
         {"fsdp": ""},
         {"fsdp": False},
         {"debug": []},
+        {"debug": "underflow_overflow"},
         {"train_sampling_strategy": "sequential"},
         {"ddp_backend": "gloo"},
         {"hub_strategy": "every_save"},

@@ -1,0 +1,139 @@
+"""Results that are too large for memory: one growing temporary file for each leaf.
+
+Batches are appended as they are. Ragged ones are padded when all are there: from the last batch to the first each is
+read, padded to the greatest width, and written to its final place. That place never lies before the batch's own
+first byte, so nothing is overwritten that is still to be read, and neither memory nor disk holds a second copy.
+
+The ranks of a node see the same rows after gathering. One of them writes, all of them map the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from raytrainer.errors import RayTrainerError
+
+PADDING = -100
+
+
+class SpillFile:
+    """The batches of one leaf, in a temporary file without a name, or with one as long as other ranks need it."""
+
+    def __init__(self, dtype: np.dtype[Any], *, is_writer: bool = True, is_shared: bool = False) -> None:
+        """Open an empty file.
+
+        Args:
+            dtype: Of all batches.
+            is_writer: This rank writes; the others only count.
+            is_shared: Other ranks of this node will map the file.
+        """
+        self.dtype = dtype
+        self.is_writer = is_writer
+        self.shapes: list[tuple[int, ...]] = []
+        self.path: Path | None = None
+        self._file: BinaryIO | None = None
+        if not is_writer:
+            return
+        number, name = tempfile.mkstemp(prefix="raytrainer-evaluation-")
+        self._file = os.fdopen(number, "r+b", buffering=0)
+        if is_shared:
+            self.path = Path(name)
+        else:
+            Path(name).unlink()  # The open file lives on, and is gone with this process, however that ends.
+
+    def append(self, batch: Any) -> None:
+        """Add a batch ``[rows, ...]``: an array, or anything with a shape on a rank that does not write.
+
+        Raises:
+            RayTrainerError: If the file system is full, or the batch is of another type than the ones before.
+        """
+        self.shapes.append(tuple(batch.shape))
+        if self._file is None:
+            return
+        if batch.dtype != self.dtype and not np.can_cast(batch.dtype, self.dtype, "same_kind"):
+            raise RayTrainerError(
+                f"A batch of an evaluation gave values of {batch.dtype}, and those before it {self.dtype}. Return one "
+                "type for all batches."
+            )
+        self._write(batch)
+
+    def batches(self, path: Path | None = None) -> list[np.ndarray[Any, Any]]:
+        """Each batch as it was, mapped into memory."""
+        everything = self._map(path, sum(map(math.prod, self.shapes)))
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
+        return [
+            part.reshape(shape)
+            for part, shape in zip(np.split(everything, ends[:-1]), self.shapes, strict=True)
+        ]
+
+    def pad(self) -> None:
+        """Writer: give all batches the greatest width, in place."""
+        if self._file is None or not self._is_ragged():
+            return
+        widest = self.row_shape()
+        row = math.prod(widest)
+        rows_before = sum(shape[0] for shape in self.shapes)
+        read_at = sum(map(math.prod, self.shapes))
+        for shape in reversed(self.shapes):
+            rows_before -= shape[0]
+            read_at -= math.prod(shape)
+            padded = np.full((shape[0], *widest), np.array(PADDING).astype(self.dtype), dtype=self.dtype)
+            self._file.seek(read_at * self.dtype.itemsize)
+            raw = self._file.read(math.prod(shape) * self.dtype.itemsize)
+            padded[tuple(slice(size) for size in shape)] = np.frombuffer(raw, self.dtype).reshape(shape)
+            self._write(padded, at=rows_before * row)
+
+    def whole(self, path: Path | None = None) -> np.ndarray[Any, Any]:
+        """All rows, mapped into memory; after ``pad``.
+
+        Writes to the array stay in this process' memory: the file never changes.
+        """
+        shape = (sum(shape[0] for shape in self.shapes), *self.row_shape())
+        return self._map(path, math.prod(shape)).reshape(shape)
+
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row that holds each row of each batch."""
+        return tuple(max(sizes) for sizes in zip(*(shape[1:] for shape in self.shapes), strict=True))
+
+    def close(self) -> None:
+        """Remove the file; arrays that map it stay as they are."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+        self.path = self._file = None
+
+    def _is_ragged(self) -> bool:
+        return len({shape[1:] for shape in self.shapes}) > 1
+
+    def _write(self, array: np.ndarray[Any, Any], at: int | None = None) -> None:
+        assert self._file is not None
+        with self._space_explained():
+            self._file.seek(0, os.SEEK_END) if at is None else self._file.seek(at * self.dtype.itemsize)
+            rest = np.ascontiguousarray(array, dtype=self.dtype).reshape(-1).view(np.uint8).data
+            while len(rest) > 0:  # one write takes 2 GB at most
+                rest = rest[self._file.write(rest) :]
+
+    def _map(self, path: Path | None, count: int) -> np.ndarray[Any, Any]:
+        source: Any = path if path is not None else self._file
+        # "c": a metric may write to what it is given, without the file, and so the other ranks, seeing it.
+        return np.memmap(source, dtype=self.dtype, mode="c", shape=(count,)).view(np.ndarray)
+
+    @contextlib.contextmanager
+    def _space_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RayTrainerError(
+                f"The results of an evaluation could not be written to {tempfile.gettempdir()}: {error}. Keep fewer: "
+                "reduce them with preprocess_logits_for_metrics=, or stream them with batch_eval_metrics=True; or "
+                "set TMPDIR to a larger file system."
+            ) from error

@@ -1,0 +1,28 @@
+"""How the samples of a step are cut into micro-batches, and how they are cut finer. Pure integer arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSizes:
+    """How the samples of a step are cut."""
+
+    per_device: int
+    """Samples of a micro-batch on one rank."""
+    accumulation: int
+    """Micro-batches of a step on one rank."""
+
+    def smaller(self) -> BatchSizes | None:
+        """The next smaller micro-batch that gives the same global batch: half, or a third of an odd one, and so on.
+
+        Returns:
+            None if it is one sample already.
+        """
+        for divisor in range(2, self.per_device + 1):
+            if self.per_device % divisor == 0:
+                return BatchSizes(
+                    per_device=self.per_device // divisor, accumulation=self.accumulation * divisor
+                )
+        return None
