@@ -17,6 +17,7 @@ from raytrainer.errors import (
     CheckpointError,
     ConfigurationError,
     EngagementError,
+    HubError,
     RayTrainerError,
     TrainingFailed,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "EvalLoopOutput",
     "EvalPrediction",
     "HfArgumentParser",
+    "HubError",
     "IntervalStrategy",
     "PredictionOutput",
     "PrinterCallback",

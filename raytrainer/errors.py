@@ -4,6 +4,7 @@ RayTrainerError
  +-- ConfigurationError   bad input that is known before any worker starts (also a ValueError)
  +-- CheckpointError      a checkpoint is missing, damaged, or belongs to something else
  +-- EngagementError      what was requested is not what runs
+ +-- HubError             an upload to the Hub failed
  +-- TrainingFailed       a run ended by a failure; leads with the user's own exception
 """
 
@@ -24,6 +25,15 @@ class CheckpointError(RayTrainerError):
 
 class EngagementError(RayTrainerError):
     """A requested feature is not engaged on the workers."""
+
+
+class HubError(RayTrainerError):
+    """Something could not be brought to the Hub. The message says what to do, and never holds a token."""
+
+    def __init__(self, message: str, *, is_lasting: bool = False) -> None:
+        super().__init__(message)
+        self.is_lasting = is_lasting
+        """The same request would fail again."""
 
 
 class TrainingFailed(RayTrainerError):

@@ -31,6 +31,7 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation.loop import PredictionLoop
 from raytrainer.loop.saving import save_checkpoint
 from raytrainer.loop.step import FlopCounter
+from raytrainer.loop.uploading import upload_checkpoint, uploads_saves
 from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
 from raytrainer.optim.deepspeed_family import build_configured_optimizer, build_configured_schedule
 from raytrainer.optim.groups import decay_parameter_names, parameter_groups
@@ -69,6 +70,7 @@ class _Attributes:
     can_return_loss: bool
     model_accepts_loss_kwargs: bool
     _runtime: Any
+    _hub: Any
     _backend: Any
     _run: Any
     _loss_scaling: Any
@@ -606,6 +608,16 @@ class SavingHooks(_Attributes):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         assert self._run is not None
         save_checkpoint(self._run)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """All ranks: hand a committed checkpoint to the upload in the background, if the strategy has one."""
+        if self._runtime.rank == 0 and uploads_saves(self.args):
+            upload_checkpoint(self, Path(checkpoint_folder))
+
+    def _finish_current_push(self) -> None:
+        """Wait for the uploads of this process."""
+        if self._hub is not None:
+            self._hub.uploads.wait()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.args.metric_for_best_model is None:

@@ -45,6 +45,7 @@ from raytrainer.config.ray_objects import merge_ray_objects
 from raytrainer.config.translation import unknown_argument
 from raytrainer.errors import ConfigurationError
 from raytrainer.hooks import TrainerHooks
+from raytrainer.hub.card import write_card
 from raytrainer.launch.entry import (
     entry_point,
     new_run_id,
@@ -54,6 +55,7 @@ from raytrainer.launch.entry import (
 )
 from raytrainer.loop.answers import Answers
 from raytrainer.loop.embedding_noise import check_noise
+from raytrainer.loop.uploading import card_facts, open_repository, push_after_save, push_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ PROCESS_BOUND = frozenset(
         "model_wrapped",
         "_weights_are_elsewhere",
         "_trained",
+        "_hub",
     }
 )
 """Attributes that belong to one process and never travel."""
@@ -176,6 +179,8 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         self.current_flos = 0.0
         self.current_gradient_accumulation_steps = 1
         self.hp_name = None
+        self.hub_model_id: str | None = None
+        self._trained_by: int | None = None
         self.label_names: list[str] = list(self.args.label_names or [])
         self.can_return_loss = False
         self.model_accepts_loss_kwargs = False
@@ -208,6 +213,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         self.model_wrapped: Any = None
         self._weights_are_elsewhere = False
         self._trained: Any = None
+        self._hub: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in PROCESS_BOUND}
@@ -336,6 +342,95 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         On a driver the weights are fetched from the workers and written here.
         """
         self._save(output_dir if output_dir is not None else str(self.args.output_dir))
+        if self.args.push_to_hub and not _internal_call:
+            push_after_save(self)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository on the Hub, unless it exists, and set ``hub_model_id`` to its whole name.
+
+        Args:
+            token: May write there; ``hub_token``, or that of this process, by default.
+            private: Who may see a new one; ``hub_private_repo`` by default.
+
+        Raises:
+            HubError: If the Hub does not answer, or refuses.
+        """
+        if self.is_world_process_zero():
+            open_repository(self, token=token, private=private)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write a draft of the model card, ``README.md`` in ``output_dir``; what is not given is found out.
+
+        It has the hyperparameters, the table of evaluations, the last evaluation, and versions.
+        """
+        if self.is_world_process_zero():
+            write_card(
+                self,
+                Path(str(self.args.output_dir)),
+                world_size=self._trained_by or self.args.world_size,
+                language=language,
+                license=license,
+                tags=tags,
+                model_name=model_name,
+                finetuned_from=finetuned_from,
+                tasks=tasks,
+                dataset_tags=dataset_tags,
+                dataset=dataset,
+                dataset_args=dataset_args,
+            )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the model in ``output_dir``, write its card, and upload the directory without its checkpoints.
+
+        All ranks call it; rank 0 uploads. On a driver the weights are fetched from the workers, and the driver
+        uploads.
+
+        Args:
+            commit_message: Of the commit.
+            blocking: Wait for the upload.
+            token: May write there; ``hub_token``, or that of this process, by default.
+            revision: The branch; ``hub_revision`` by default.
+            private: Who may see a new repository; ``hub_private_repo`` by default.
+            kwargs: For ``create_model_card``.
+
+        Returns:
+            The ``CommitInfo``, or a future of it if not blocking; None on other ranks than 0.
+
+        Raises:
+            HubError: If it failed. What was saved stays.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        repository = open_repository(self, token=token, private=private)
+        self.create_model_card(**card_facts(self, kwargs))
+        return push_output_dir(
+            self,
+            repository,
+            message=commit_message or "End of training",
+            revision=revision,
+            blocking=blocking,
+        )
 
     def end(self) -> None:
         """End the workers. Weights, state and results stay with this object."""
@@ -450,6 +545,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
             overrides=self._overrides(),
         )
         if method == "train":
+            self._finish_current_push()
             rules.check_training(facts)
             check_trial(args[1] if len(args) > 1 else kwargs.get("trial"))
             self._check_optimizer()
@@ -485,7 +581,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
 
     def _check_resume(self, requested: str | bool | None) -> None:
         from raytrainer.checkpoint.model_match import check_matches_model
-        from raytrainer.checkpoint.scan import check_resumable, newest_checkpoint
+        from raytrainer.checkpoint.scan import check_resumable, named_checkpoint, newest_checkpoint
         from raytrainer.errors import CheckpointError
 
         if requested is None or requested is False:
@@ -498,7 +594,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
                     "train() without it to start from the beginning, or pass the path of a checkpoint."
                 )
         else:
-            checkpoint = Path(requested)
+            checkpoint = named_checkpoint(Path(str(self.args.output_dir)), requested)
             check_resumable(checkpoint)
         if isinstance(self._own_model, nn.Module):
             check_matches_model(checkpoint, self._own_model)

@@ -7,6 +7,7 @@ transformers (which looks for ``checkpoint-*``) can take it for one:
     .checkpoint-{step}.writing-{token}   being written; becomes checkpoint-{step} by one rename
     .checkpoint-{step}.replaced-{token}  was checkpoint-{step} until a new one of that step took its place
     .checkpoint-{step}.deleting-{token}  being deleted
+    .checkpoint-{step}.uploading-{token} what an upload reads; links to the files of a checkpoint
 
 This file only names and lists; it never opens or changes anything.
 """
@@ -37,8 +38,11 @@ TORCH_ADAPTER_WEIGHTS_NAME = "adapter_model.bin"
 INCOMPLETE_NAME = "checkpoint-is-incomplete.txt"
 """Left by the just-in-time checkpoints of transformers while they write."""
 
+LAST_CHECKPOINT_NAME = "last-checkpoint"
+"""Directory of a repository on the Hub that holds the newest checkpoint, and of a copy of it."""
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_LEFTOVER = re.compile(r"\.checkpoint-(\d+)\.(writing|replaced|deleting)-.+")
+_LEFTOVER = re.compile(r"\.checkpoint-(\d+)\.(writing|replaced|deleting|uploading)-.+")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -49,7 +53,7 @@ class Leftover:
     path: Path
     step: int
     kind: str
-    """"writing", "replaced" or "deleting"."""
+    """"writing", "replaced", "deleting" or "uploading"."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -70,6 +74,11 @@ def replaced_name(step: int) -> str:
 def deleting_name(step: int) -> str:
     """A new name for a directory that is about to be deleted."""
     return f".checkpoint-{step}.deleting-{secrets.token_hex(4)}"
+
+
+def uploading_name(step: int) -> str:
+    """The directory that holds the files of one upload."""
+    return f".checkpoint-{step}.uploading-{secrets.token_hex(4)}"
 
 
 def rng_name(rank: int, world_size: int) -> str:

@@ -7,18 +7,21 @@ are hashed from the newest down until one is whole. Nothing here loads anything.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from raytrainer.checkpoint.durable import discard, sync_directory
 from raytrainer.checkpoint.layout import (
+    LAST_CHECKPOINT_NAME,
     MANIFEST_NAME,
     STATE_NAME,
     Leftover,
     checkpoint_name,
     list_checkpoints,
     list_leftovers,
+    step_of,
 )
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.model_match import check_matches_model
@@ -28,6 +31,7 @@ from raytrainer.errors import CheckpointError
 __all__ = [
     "check_matches_model",
     "check_resumable",
+    "named_checkpoint",
     "newest_checkpoint",
     "sweep_leftovers",
     "verify_checkpoint",
@@ -43,11 +47,13 @@ def newest_checkpoint(
 
     Args:
         run_dir: Where the checkpoints lie; need not exist.
-        run_id: Only take what this run committed. None: take any, also what transformers wrote.
+        run_id: Only take what this run committed. None: take any, also what transformers wrote, and the copy of the
+            newest checkpoint on the Hub, if somebody fetched it.
         report: Is told in one sentence about every checkpoint that is passed over because it is not whole, and about
             one that is taken although nothing proves that it is.
     """
-    for path in reversed(list_checkpoints(run_dir)):
+    found = list_checkpoints(run_dir) if run_id is not None else with_fetched(run_dir)
+    for path in reversed(found):
         try:
             if is_ours(path):
                 if run_id is not None and read_manifest(path).run_id != run_id:
@@ -66,6 +72,28 @@ def newest_checkpoint(
         )
         return path
     return None
+
+
+def with_fetched(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run directory, and ``last-checkpoint`` where its step puts it; the oldest first."""
+    found = list_checkpoints(run_dir)
+    fetched = run_dir / LAST_CHECKPOINT_NAME
+    if not fetched.is_dir():
+        return found
+    try:
+        step = int(json.loads((fetched / STATE_NAME).read_text(encoding="utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        step = -1  # damaged: it is looked at last, and passed over with a reason
+    older = [path for path in found if (step_of(path) or 0) < step]
+    return [*older, fetched, *found[len(older) :]]
+
+
+def named_checkpoint(run_dir: Path, name: str | Path) -> Path:
+    """What a user means by a path; ``last-checkpoint`` may lie in the run directory."""
+    path = Path(name)
+    if str(name) == LAST_CHECKPOINT_NAME and not path.exists():
+        return run_dir / LAST_CHECKPOINT_NAME
+    return path
 
 
 def check_resumable(path: Path) -> None:

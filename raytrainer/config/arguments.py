@@ -27,6 +27,7 @@ from raytrainer.config.combinations import (
 from raytrainer.config.deepspeed import DeepSpeedOptions, read_deepspeed
 from raytrainer.config.deepspeed_auto import check_against
 from raytrainer.config.fields import check_accelerator_config, check_honoured
+from raytrainer.config.hub import check_hub
 from raytrainer.config.kernels import check_kernels, normalise_compilation
 from raytrainer.config.log_levels import process_log_level
 from raytrainer.config.ray_options import RayOptions
@@ -83,6 +84,15 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             "help": "Leave NaN and infinite losses out of the logged average. Off by default: a NaN is reported as NaN."
         },
     )
+    hub_token: str | None = field(
+        default=None,
+        # A dataclass that derives from this one gets a __repr__ of its own, which must not show it.
+        repr=False,
+        metadata={
+            "help": "The token that may write to the Hub. Left out, the process that uploads takes its own: HF_TOKEN, "
+            "or that of `hf auth login`."
+        },
+    )
     logging_dir: str | None = field(
         default=None,
         metadata={"help": "Directory of TensorBoard logs; output_dir/runs/... by default."},
@@ -104,7 +114,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     )
 
     def __post_init__(self) -> None:
-        if self.hub_token == "<HUB_TOKEN>":  # what to_dict() writes in place of any token, also of none
+        if self.hub_token in ("<HUB_TOKEN>", ""):  # what to_dict() writes in place of any token, also of none
             self.hub_token = None
         if self.logging_dir is not None:
             warn_once("logging_dir", "today's name is the environment variable TENSORBOARD_LOGGING_DIR")
@@ -136,6 +146,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_combinations(self)
         check_kernels(self)
         check_trackio(self)
+        check_hub(self)
         check_accelerator_config(self.accelerator_config)
 
     def get_process_log_level(self) -> int:

@@ -130,6 +130,14 @@ HONOURED: tuple[str, ...] = (
     "resume_from_checkpoint",
     "ignore_data_skip",
     "restore_callback_states_from_checkpoint",
+    # the Hub
+    "push_to_hub",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
     # distribution: `local_rank` is taken from launchers, but the runtime knows better
     "use_cpu",
     "local_rank",
@@ -165,7 +173,6 @@ HONOURED: tuple[str, ...] = (
 )
 """Fields that are honoured whatever their value; one that can never be right is refused in ``values``."""
 
-_HUB = Refusal("nothing is pushed to the Hub", "Call `trainer.model.push_to_hub(...)` after training.")
 
 REFUSED: dict[str, Refusal] = {
     "train_sampling_strategy": Refusal(
@@ -199,13 +206,6 @@ REFUSED: dict[str, Refusal] = {
         "Use debug='underflow_overflow', or leave it out.",
         allowed=(*_NOTHING, "underflow_overflow", ["underflow_overflow"]),
     ),
-    "push_to_hub": _HUB,
-    "hub_token": _HUB,
-    "hub_private_repo": _HUB,
-    "hub_model_id": _HUB,
-    "hub_strategy": Refusal(_HUB.why, _HUB.do, allowed=("every_save",)),
-    "hub_always_push": _HUB,
-    "hub_revision": _HUB,
 }
 """Fields of which some values are refused."""
 

@@ -92,6 +92,8 @@ def _joined(name: str, value: Any, field: str, old: Any, new: Any) -> Any:
         and all(old.get(key, new[key]) == new[key] for key in new)
     ):
         return old | new
+    if field.endswith("_token"):
+        raise ConfigurationError(f"{name} and {field} hold different tokens. Keep {field} alone.")
     raise ConfigurationError(
         f"{name}={value!r} and {field}={plain!r} contradict each other: {name} is the old spelling of "
         f"{field}={new!r}. Keep {field} alone."

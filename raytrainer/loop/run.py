@@ -10,8 +10,8 @@ from torch import nn
 
 from raytrainer.backends.base import Backend
 from raytrainer.config.arguments import TrainingArguments
-from raytrainer.loop.embedding_noise import EmbeddingNoise
 from raytrainer.loop.batch_sizes import BatchSizes
+from raytrainer.loop.embedding_noise import EmbeddingNoise
 from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.meter import LossMeter
 from raytrainer.loop.plan import Cursor, TrainPlan

@@ -68,6 +68,9 @@ def save_checkpoint(run: TrainRun) -> Path:
         num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.monotonic() - began
         runtime.emit(CheckpointCommitted(step=step, path=str(path), num_bytes=num_bytes, seconds=seconds))
+    if args.push_to_hub:
+        trainer._push_from_checkpoint(str(path))  # before the retention, which may take its files away
+    if runtime.rank == 0:
         best = trainer.state.best_model_checkpoint
         prune(directory, limit=args.save_total_limit, keep={best} if best else set())
     return path

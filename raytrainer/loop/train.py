@@ -15,6 +15,7 @@ from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import run_directory
 from raytrainer.loop.sentinel import check_ranks_agree, is_due
 from raytrainer.loop.step import take_step
+from raytrainer.loop.uploading import finish_uploads
 from raytrainer.telemetry.events import TrainEnded
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ def close(run: TrainRun) -> TrainOutput:
     if args.should_save and state.best_model_checkpoint is not None and args.save_total_limit == 1:
         prune(run_directory(args), limit=1, keep={state.best_model_checkpoint}, keep_newest=False)
     trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
+    finish_uploads(run)
     if run.runtime.rank == 0:
         run.runtime.emit(
             TrainEnded(

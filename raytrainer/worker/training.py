@@ -15,17 +15,19 @@ from raytrainer.callbacks.record import RunRecord, give_record
 from raytrainer.checkpoint.scan import (
     check_matches_model,
     check_resumable,
+    named_checkpoint,
     newest_checkpoint,
     sweep_leftovers,
 )
 from raytrainer.errors import CheckpointError
-from raytrainer.loop.embedding_noise import EmbeddingNoise
 from raytrainer.loop.batch_sizes import BatchSizes
+from raytrainer.loop.embedding_noise import EmbeddingNoise
 from raytrainer.loop.nonfinite import debugging
 from raytrainer.loop.opening import open_run
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import run_directory
 from raytrainer.loop.train import train
+from raytrainer.loop.uploading import begin_uploads
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.events import Note, TrainStarted
 from raytrainer.worker.binding import build_model
@@ -120,6 +122,8 @@ def train_from(
             run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
         give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=is_restart))
         announce(run, origin)
+        trainer._trained_by = runtime.world_size
+        begin_uploads(run, origin.checkpoint if origin.is_restart else None)
         with debugging(run), run.noise() if run.noise is not None else contextlib.nullcontext():
             return train(run)
     finally:
@@ -183,6 +187,7 @@ def look_for_origin(
         logger.warning(text)
         runtime.emit(Note(text=text, level="warning"))
 
+    trainer._finish_current_push()  # it reads from a directory that looks like a leftover
     sweep_leftovers(directory)
     if is_restart:
         own = newest_checkpoint(directory, run_id=runtime.run_id, report=report)
@@ -198,7 +203,7 @@ def look_for_origin(
                 "it to start from the beginning, or pass the path of a checkpoint."
             )
     else:
-        checkpoint = Path(requested)
+        checkpoint = named_checkpoint(directory, requested)
         check_resumable(checkpoint)
     check_matches_model(checkpoint, trainer.model)
     return Origin(checkpoint=checkpoint, is_restart=False)

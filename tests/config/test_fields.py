@@ -52,13 +52,6 @@ ASKING = {
     "save_on_each_node": [True],
     "enable_jit_checkpoint": [True],
     "debug": ["tpu_metrics_debug"],
-    "push_to_hub": [True],
-    "hub_token": ["secret"],
-    "hub_private_repo": [True],
-    "hub_model_id": ["me/model"],
-    "hub_strategy": ["end", "checkpoint", "all_checkpoints"],
-    "hub_always_push": [True],
-    "hub_revision": ["main"],
 }
 
 
@@ -80,12 +73,6 @@ def test_refusal_says_why_and_what_to_do(name, value):
     assert str(caught.value).endswith(FIELDS[name].do)
 
 
-def test_a_token_is_not_printed():
-    with pytest.raises(ConfigurationError) as caught:
-        TrainingArguments(hub_token="secret")
-    assert "secret" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     "harmless",
     [
@@ -95,7 +82,6 @@ def test_a_token_is_not_printed():
         {"debug": "underflow_overflow"},
         {"train_sampling_strategy": "sequential"},
         {"ddp_backend": "gloo"},
-        {"hub_strategy": "every_save"},
         {"accelerator_config": {"non_blocking": True, "dispatch_batches": False}},
         {"torch_compile": False},
     ],

@@ -1,0 +1,36 @@
+"""A Hub on this machine, and trainers that know it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import raytrainer
+from tests.hub.server import TOKEN, Hub, client_points_at
+from tests.parity.twins import make_trainer
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Large files go as LFS objects; the token of this process is the right one."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    suffixes = (".safetensors", ".pt", ".pth")
+    with Hub(lfs_suffixes=suffixes) as server, client_points_at(server.url, monkeypatch):
+        yield server
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Any]:
+    """A trainer that saves every second of four steps to ``my-model``."""
+
+    def build(directory: Path | None = None, callbacks: list[Any] | None = None, **options: Any) -> Any:
+        defaults = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "push_to_hub": True}
+        trainer = make_trainer(raytrainer, directory or tmp_path / "my-model", **{**defaults, **options})
+        for callback in callbacks or []:
+            trainer.add_callback(callback)
+        return trainer
+
+    return build
