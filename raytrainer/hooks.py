@@ -24,8 +24,9 @@ from raytrainer.checkpoint.model_files import load_model_weights, save_model_wei
 from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
-from raytrainer.data.loader import RankDataLoader, build_loader, data_seed, to_device
-from raytrainer.data.samplers import SeededRandomSampler
+from raytrainer.data.kinds import adopt_dataset
+from raytrainer.data.loader import RankDataLoader, build_loader, to_device
+from raytrainer.data.strategies import train_sampler
 from raytrainer.data.targets import count_items
 from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation.loop import PredictionLoop
@@ -149,12 +150,13 @@ class DataHooks(_Attributes):
         is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> RankDataLoader:
-        collate = self.data_collator
+        collate, dataset = self.data_collator, adopt_dataset(dataset)
+        # Before columns are dropped: one of them may hold the lengths.
+        sampler = sampler_fn(dataset) if sampler_fn is not None and has_length(dataset) else None
         if is_hf_dataset(dataset) and hasattr(dataset, "remove_columns") and has_length(dataset):
             dataset = self._remove_unused_columns(dataset, description=description)
         else:
             collate = self._get_collator_with_removed_columns(collate, description=description)
-        sampler = sampler_fn(dataset) if sampler_fn is not None and has_length(dataset) else None
         return build_loader(
             dataset,  # pyright: ignore[reportArgumentType]
             args=self.args,
@@ -168,9 +170,8 @@ class DataHooks(_Attributes):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if dataset is None or not has_length(dataset):
             return None
-        if self.args.train_sampling_strategy == "sequential":
-            return SequentialSampler(dataset)
-        return SeededRandomSampler(dataset, data_seed(self.args))
+        names = getattr(self.processing_class, "model_input_names", None)
+        return train_sampler(dataset, self.args, input_name=names[0] if names else None)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None

@@ -57,6 +57,7 @@ HONOURED: tuple[str, ...] = (
     "remove_unused_columns",
     "label_names",
     "length_column_name",
+    "train_sampling_strategy",
     # optimization: the catalogue decides which names `optim` may have
     "learning_rate",
     "lr_scheduler_type",
@@ -175,11 +176,6 @@ HONOURED: tuple[str, ...] = (
 
 
 REFUSED: dict[str, Refusal] = {
-    "train_sampling_strategy": Refusal(
-        "samples are drawn at random or in order",
-        "Use 'random' or 'sequential', or override `_get_train_sampler` in a Trainer subclass.",
-        allowed=("random", "sequential"),
-    ),
     "accelerator_config": Refusal(
         "the data loaders are raytrainer's own: even batches, one shard per worker, seeded order",
         "Leave it out; set the batch size with per_device_train_batch_size.",

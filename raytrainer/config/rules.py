@@ -92,7 +92,7 @@ def check_training(facts: TrainerFacts) -> None:
     Raises:
         ConfigurationError: If a rule is broken.
     """
-    for rule in (has_train_dataset, has_an_end, train_columns_fit, eval_columns_fit):
+    for rule in (has_train_dataset, has_an_end, sampling_has_lengths, train_columns_fit, eval_columns_fit):
         rule(facts)
 
 
@@ -249,6 +249,23 @@ def has_an_end(facts: TrainerFacts) -> None:
             f"train_dataset is a {type(facts.train_dataset).__name__} without a length, so nobody knows when "
             f"num_train_epochs={args.num_train_epochs!r} are over, and the learning rate needs the number "
             "of steps. Set max_steps."
+        )
+
+
+def sampling_has_lengths(facts: TrainerFacts) -> None:
+    """Only samples that can be read by index can be put in an order."""
+    strategy = facts.args.train_sampling_strategy
+    if strategy not in ("group_by_length", "batch_rebalance"):
+        return
+    if facts.train_dataset is None or "get_train_dataloader" in facts.overrides:
+        return
+    if not has_length(facts.train_dataset) or isinstance(
+        facts.train_dataset, torch.utils.data.IterableDataset
+    ):
+        raise ConfigurationError(
+            f"train_sampling_strategy={strategy!r} orders samples by their length, and train_dataset is a "
+            f"{type(facts.train_dataset).__name__}, which is read in its own order. Set it to 'random', which leaves "
+            "that order alone, or group the samples in the dataset."
         )
 
 

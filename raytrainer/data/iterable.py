@@ -1,20 +1,48 @@
-"""A rank's share of a dataset that can only be read from its start.
+"""A rank's share of a dataset that can only be read from its start, and how to go on in the middle of one.
 
 Every rank reads the stream and keeps its slice of each round of ``world_size * batch_size`` samples, in the same
 order as the map-style shards. The last round is filled up with samples of the first, and each sample travels with a
 mark that tells whether it is such a fill-up, so that evaluation can leave fill-ups out.
+
+The last sample of a micro-batch also carries where the stream then stood: how many samples were read, and the
+dataset's own ``state_dict()`` if it has one. So the position is that of what was handed out, whatever was read ahead.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch.utils.data import IterableDataset
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from raytrainer.data.kinds import keeps_its_place
 
 
-class RankStream(IterableDataset[tuple[bool, Any]]):
-    """Yields ``(is_real, sample)`` pairs of one rank.
+class Item(NamedTuple):
+    """A sample on its way to the collator."""
+
+    is_real: bool
+    sample: Any
+    place: dict[str, Any] | None
+    """Where the stream stands behind the micro-batch, on the last sample of one."""
+
+
+class Collated(NamedTuple):
+    """A micro-batch on its way out of a loading process."""
+
+    num_real: int
+    batch: Any
+    process: int
+    """Index of the loading process."""
+    place: dict[str, Any] | None
+    """None for an empty turn, by which a process waits for the others."""
+
+
+class RankStream(IterableDataset[Item]):
+    """Yields the items of one rank.
 
     Args:
         dataset: The stream, the same on every rank.
@@ -32,47 +60,141 @@ class RankStream(IterableDataset[tuple[bool, Any]]):
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
-        self._skip_samples = 0
+        self._start: dict[str, Any] | None = None
+        self._start_turn = -1
+        self._loaded = False
+        self._initial: Any = None
+        # [epoch, turn]; shared with loading processes that stay for several epochs.
+        self._clock = torch.zeros(2, dtype=torch.int64)
+
+    @property
+    def round_size(self) -> int:
+        """Samples that all ranks together take with one micro-batch each."""
+        return self.batch_size * self.world_size
+
+    def share_clock(self) -> None:
+        """Let loading processes that stay see later epochs."""
+        self._clock.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
+        self._clock[0] = epoch
+        self._tell_epoch()
+
+    def begin_turn(self) -> None:
+        """Called in the main process before each pass."""
+        self._clock[1] += 1
+
+    def start_next_at(self, position: dict[str, Any]) -> None:
+        """Begin the next pass (and only that one) at a position that a loader gave."""
+        self._start, self._start_turn = position, int(self._clock[1]) + 1
+
+    def skip_next(self, num_samples: int, num_processes: int = 1) -> None:
+        """Begin the next pass after ``num_samples`` samples of the stream; they are read, not collated."""
+        done = num_samples // self.round_size
+        odd = num_samples % self.round_size if num_processes == 1 else 0
+        places: list[dict[str, Any] | None] = []
+        for process in range(num_processes):
+            rounds = -(-(done - process) // num_processes)  # they take turns
+            places.append({"samples": max(rounds, 0) * self.round_size + odd})
+        self.start_next_at({"processes": places, "next": done % num_processes})
+
+    def __len__(self) -> int:
+        total = len(self.dataset)  # type: ignore[arg-type]
+        if self.world_size == 1 and not self.drop_last:
+            return total
+        rounds = total // self.round_size if self.drop_last else -(-total // self.round_size)
+        return rounds * self.batch_size
+
+    def _tell_epoch(self) -> None:
         set_epoch = getattr(self.dataset, "set_epoch", None)
         if callable(set_epoch):
-            set_epoch(epoch)
+            set_epoch(int(self._clock[0]))
 
-    def skip_next(self, num_samples: int) -> None:
-        """Begin the next iteration after ``num_samples`` samples of the stream; they are read, not collated."""
-        self._skip_samples = num_samples
+    def __iter__(self) -> Iterator[Item]:
+        info = get_worker_info()
+        process = 0 if info is None else info.id
+        if info is None and self._start_turn == int(self._clock[1]) + 1:
+            self.begin_turn()  # iterated by itself, without a loader
+        start = None
+        if self._start is not None and self._start_turn == int(self._clock[1]):
+            start = self._start["processes"][process]
+            if process < self._start["next"]:
+                yield from itertools.repeat(Item(False, None, None), self.batch_size)
+        if info is None:
+            self._start = None
+        else:
+            self._tell_epoch()
+        yield from self._rounds(start or {"samples": 0})
 
-    def __iter__(self) -> Iterator[tuple[bool, Any]]:
-        skip, self._skip_samples = self._skip_samples, 0
-        round_size = self.batch_size * self.world_size
-        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        first_round: list[Any] = []
-        current: list[Any] = []
-        for index, sample in enumerate(self.dataset):
-            if len(first_round) < round_size and not self.drop_last:
-                first_round.append(sample)
-            if index < skip:
-                continue
+    def _rounds(self, start: dict[str, Any]) -> Iterator[Item]:
+        samples, first = self._open(start)
+        num_read, current = start["samples"], list[Any]()
+        for sample in samples:
             current.append(sample)
-            if len(current) == round_size:
-                yield from ((True, kept) for kept in current[mine])
-                current = []
+            if len(current) < self.round_size:
+                continue
+            num_read += len(current)
+            if not first and num_read == self.round_size and self.world_size > 1:
+                first = current
+            yield from self._share(current, len(current), self._place(num_read))
+            current = []
         if not current or self.drop_last:
             return
         num_real = len(current)
+        place = self._place(num_read + num_real)
         if self.world_size > 1:
-            while len(current) < round_size:
-                current += first_round[: round_size - len(current)]
-        for index, sample in enumerate(current[mine], start=mine.start):
-            yield index < num_real, sample
+            first = first or (current[:] if num_read == 0 else self._first_round())
+            while len(current) < self.round_size:
+                current += first[: self.round_size - len(current)]
+        yield from self._share(current, num_real, place)
+
+    def _open(self, start: dict[str, Any]) -> tuple[Iterator[Any], list[Any]]:
+        """The stream behind a place, and the first round if it was read on the way."""
+        dataset: Any = self.dataset
+        if "state" in start:
+            self._initial = copy.deepcopy(dataset.state_dict())
+            dataset.load_state_dict(copy.deepcopy(start["state"]))
+            self._loaded = True
+            return iter(dataset), []
+        self._rewind()
+        samples = iter(dataset)
+        first = list(itertools.islice(samples, min(start["samples"], self.round_size)))
+        for _ in itertools.islice(samples, start["samples"] - len(first)):
+            pass
+        return samples, first
+
+    def _rewind(self) -> None:
+        if self._loaded:
+            self.dataset.load_state_dict(self._initial)  # type: ignore[attr-defined]
+            self._loaded = False
+
+    def _first_round(self) -> list[Any]:
+        self._rewind()
+        return list(itertools.islice(iter(self.dataset), self.round_size))
+
+    def _place(self, num_read: int) -> dict[str, Any]:
+        dataset: Any = self.dataset
+        if not keeps_its_place(dataset):
+            return {"samples": num_read}
+        return {"samples": num_read, "state": copy.deepcopy(dataset.state_dict())}
+
+    def _share(self, samples: list[Any], num_real: int, place: dict[str, Any]) -> Iterator[Item]:
+        first = self.rank * self.batch_size
+        mine = samples[first : first + self.batch_size]
+        for index, sample in enumerate(mine):
+            yield Item(first + index < num_real, sample, place if index == len(mine) - 1 else None)
 
 
 class CollateReal:
-    """Collates ``(is_real, sample)`` pairs into ``(number of real samples, batch)``."""
+    """Collates the items of one micro-batch."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
 
-    def __call__(self, pairs: list[tuple[bool, Any]]) -> tuple[int, Any]:
-        return sum(is_real for is_real, _ in pairs), self.collate([sample for _, sample in pairs])
+    def __call__(self, items: list[Item]) -> Collated:
+        info = get_worker_info()
+        process, place = 0 if info is None else info.id, items[-1].place
+        if place is None:
+            return Collated(0, None, process, None)
+        batch = self.collate([item.sample for item in items])
+        return Collated(sum(item.is_real for item in items), batch, process, place)

@@ -6,17 +6,21 @@ samples, and how many samples of this micro-batch are no fill-up.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
 from raytrainer.config.arguments import TrainingArguments
+from raytrainer.data.grouped import BalancedBatches, LengthGrouped
 from raytrainer.data.iterable import CollateReal, RankStream
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
+from raytrainer.errors import CheckpointError
 
 
 def to_device(data: Any, device: torch.device, *, non_blocking: bool = False) -> Any:
@@ -43,6 +47,9 @@ class RankDataLoader(DataLoader[Any]):
         self._non_blocking = bool(kwargs.get("pin_memory")) and device.type != "cpu"
         self._last_real: int | None = None
         self._yielded = 0
+        self._first = 0
+        self._position: dict[str, Any] | None = None
+        self._positions: deque[tuple[int, dict[str, Any]]] = deque(maxlen=kwargs.pop("keep_positions", 1))
         super().__init__(*args, **kwargs)
 
     def set_epoch(self, epoch: int) -> None:
@@ -50,12 +57,47 @@ class RankDataLoader(DataLoader[Any]):
 
     def skip_next(self, num_samples: int) -> None:
         """Begin the next iteration after ``num_samples`` samples of the global order."""
-        self._shard().skip_next(num_samples)
+        shard = self._shard()
+        if isinstance(shard, RankStream):
+            shard.skip_next(num_samples, max(1, self.num_workers))
+            self._position = shard._start
+            self._first = num_samples // shard.round_size
+        else:
+            shard.skip_next(num_samples)
 
-    def _shard(self) -> RankBatchSampler | RankStream:
+    def start_next_at(self, position: dict[str, Any], micro_batches: int) -> None:
+        """Begin the next iteration of a stream where ``position_after`` said, without reading what was read.
+
+        Args:
+            position: What ``position_after`` returned, in this or another process.
+            micro_batches: Micro-batches of the epoch that were consumed before it.
+
+        Raises:
+            CheckpointError: If the position was kept by another number of loading processes.
+        """
+        assert isinstance(self.dataset, RankStream)
+        kept, here = len(position["processes"]), max(1, self.num_workers)
+        if kept != here:
+            raise CheckpointError(
+                f"The position in the stream was kept for {kept} loading process(es), of which each reads its own "
+                f"part, and dataloader_num_workers={self.num_workers} makes {here}. Set dataloader_num_workers as it "
+                "was, or set ignore_data_skip=True to begin the epoch anew."
+            )
+        self.dataset.start_next_at(position)
+        self._position, self._first = position, micro_batches
+
+    def position_after(self, micro_batches: int) -> dict[str, Any] | None:
+        """Where the stream stood when so many micro-batches of the epoch had been handed out.
+
+        Returns:
+            Plain values that JSON can hold; None if the dataset is no stream, or the moment is too long ago.
+        """
+        return next((position for count, position in self._positions if count == micro_batches), None)
+
+    def _shard(self) -> RankBatchSampler | BalancedBatches | RankStream:
         if isinstance(self.dataset, RankStream):
             return self.dataset
-        assert isinstance(self.batch_sampler, RankBatchSampler)
+        assert isinstance(self.batch_sampler, RankBatchSampler | BalancedBatches)
         return self.batch_sampler
 
     def num_real(self) -> int:
@@ -63,18 +105,30 @@ class RankDataLoader(DataLoader[Any]):
         if self._last_real is not None:
             return self._last_real
         shard = self._shard()
-        assert isinstance(shard, RankBatchSampler)
+        assert not isinstance(shard, RankStream)
         return shard.num_real(self._yielded - 1, self._rank)
 
     def __iter__(self) -> Iterator[Any]:
         self._yielded = 0
-        batches = super().__iter__()
-        if isinstance(self.dataset, RankStream):
-            batches = self._unwrap(batches)
-        return self._on_device(batches)
+        if not isinstance(self.dataset, RankStream):
+            return self._on_device(super().__iter__())
+        self.dataset.begin_turn()
+        first, self._first = self._first, 0
+        position, self._position = self._position, None
+        self._positions.clear()
+        return self._on_device(self._unwrap(super().__iter__(), position, first))
 
-    def _unwrap(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for self._last_real, batch in batches:
+    def _unwrap(self, batches: Iterator[Any], position: dict[str, Any] | None, first: int) -> Iterator[Any]:
+        num_processes = max(1, self.num_workers)
+        places = [None] * num_processes if position is None else list(position["processes"])
+        for self._last_real, batch, process, place in batches:
+            if place is None:
+                continue
+            places[process] = place
+            first += 1
+            self._positions.append(
+                (first, {"processes": list(places), "next": (process + 1) % num_processes})
+            )
             yield batch
 
     def _on_device(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -102,8 +156,8 @@ def build_loader(
         args: Resolved (on a worker) or not (on a driver, which then is rank 0 of 1).
         collate: Makes a batch of a list of samples.
         batch_size: Samples of a micro-batch on one rank.
-        sampler: Order of a map-style dataset; None is its own order. A plain ``RandomSampler`` becomes a seeded one,
-            because ranks must agree on the order.
+        sampler: Order of a map-style dataset; None is its own order. A plain ``RandomSampler`` (or
+            ``LengthGroupedSampler``) becomes a seeded one, because ranks must agree on the order.
         training: Seeds the loader's worker processes per rank.
     """
     bound = args.is_resolved
@@ -118,6 +172,7 @@ def build_loader(
         "device": args.device,
         "rank": rank,
         "world_size": world_size,
+        "keep_positions": args.gradient_accumulation_steps + 1,
     }
     if isinstance(dataset, IterableDataset):
         stream = RankStream(
@@ -127,9 +182,14 @@ def build_loader(
             rank=rank,
             world_size=world_size,
         )
+        if args.dataloader_persistent_workers:
+            stream.share_clock()
         return RankDataLoader(stream, batch_size=batch_size, collate_fn=CollateReal(collate), **options)
     if training:
         options["worker_init_fn"] = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank)
+    if isinstance(sampler, BatchRebalanceSampler):
+        balanced: Any = BalancedBatches(sampler, seed=data_seed(args))
+        return RankDataLoader(dataset, batch_sampler=balanced, collate_fn=collate, **options)
     batches = RankBatchSampler(
         seeded(sampler, dataset, args),
         batch_size=batch_size,
@@ -146,6 +206,8 @@ def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingAr
         return SequentialSampler(dataset)  # type: ignore[arg-type]
     if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:
         return SeededRandomSampler(sampler.data_source, data_seed(args))
+    if type(sampler) is LengthGroupedSampler and sampler.generator is None:
+        return LengthGrouped(sampler.lengths, batch_size=sampler.batch_size, seed=data_seed(args))
     return sampler
 
 

@@ -18,7 +18,6 @@ from raytrainer.backends.base import Backend
 from raytrainer.callbacks.states import restore_states
 from raytrainer.checkpoint.model_files import load_model_weights
 from raytrainer.checkpoint.state_files import load_optimizer_files, load_trainer_state
-from raytrainer.data.loader import RankDataLoader
 from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.meter import LossMeter
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
@@ -109,7 +108,7 @@ def open_run(
 def plan_of(trainer: Any, loader: Any) -> TrainPlan:
     """Count what the arguments and the loader give."""
     args = trainer.args
-    length = len(loader) if has_length(loader) and not is_stream(loader) else None
+    length = len(loader) if has_length(loader) else None
     return make_plan(
         max_steps=args.max_steps,
         num_train_epochs=args.num_train_epochs,
@@ -118,18 +117,6 @@ def plan_of(trainer: Any, loader: Any) -> TrainPlan:
         world_size=args.world_size,
         loader_length=length,
         num_examples=trainer.num_examples(loader) if length else None,
-    )
-
-
-def is_stream(loader: Any) -> bool:
-    """Whether our loader reads a dataset without a length."""
-    if not isinstance(loader, RankDataLoader):
-        return False
-    stream = getattr(loader.dataset, "dataset", None)
-    return (
-        stream is not None
-        and loader.batch_sampler is not None
-        and not hasattr(loader.batch_sampler, "num_real")
     )
 
 
@@ -224,6 +211,8 @@ def restore_window(run: TrainRun, checkpoint: Path) -> None:
     if run.args.torch_compile:
         # The watched forward pass is not compiled: it would compute other bits than that of a run that goes on.
         run.scaling.remember(saved.get("model_divides"))
+    if not run.args.ignore_data_skip:
+        run.stream_position = saved.get("stream")
     run.meter.restore_window(saved["window_sum"], saved["logged_step"])
     if run.is_restart:
         # The same train() call goes on: its totals are those of all of its attempts.

@@ -43,6 +43,8 @@ class TrainRun:
     ignore_keys_for_eval: list[str] | None = None
     rng_checkpoint: str | None = None
     """Checkpoint whose random state is still to be restored, at the first fetch of data."""
+    stream_position: dict[str, Any] | None = None
+    """Where the checkpoint's stream of data stood; until the first epoch is opened."""
     interrupted: bool = False
     """The driver asked to save and stop."""
     started_at: float = field(default_factory=time.time)

@@ -22,6 +22,7 @@ from raytrainer.checkpoint.sharded_optimizer import save_sharded_optimizer
 from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.checkpoint.state_files import save_optimizer_files, save_trainer_state
 from raytrainer.config.arguments import TrainingArguments
+from raytrainer.data.position import stream_position
 from raytrainer.loop.boundary import gather_rows
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import CheckpointCommitted
@@ -133,6 +134,7 @@ def loop_state(run: TrainRun, window: float) -> dict[str, Any]:
     return {
         "cursor": dataclasses.asdict(run.cursor),
         "round_size": run.plan.round_size,
+        "stream": stream_position(run.loader, run.cursor.micro_batches),
         "window_sum": window,
         "logged_step": run.meter.logged_step,
         "logged_total": run.meter.logged_total,

@@ -50,6 +50,7 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
     if not is_over(run):
         train_on_epoch(run, epoch)
     else:
+        run.stream_position = None
         restore_rng(run)
     if run.cursor.micro_batches == 0 and not trainer.control.should_training_stop:
         logger.warning(
@@ -89,7 +90,9 @@ def train_on_epoch(run: TrainRun, epoch: int) -> None:
         epoch=epoch,
         skip_samples=run.cursor.samples_in_epoch(run.plan),
         skip_micro_batches=run.cursor.micro_batches,
+        stream=run.stream_position,
     )
+    run.stream_position = None
     if not is_fresh:
         # ... or after it, in the middle of the epoch.
         restore_rng(run)

@@ -120,7 +120,7 @@ def train_from(
             trainer.optimizer.arm()
         if trainer.neftune_noise_alpha is not None:
             run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
-        give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=is_restart))
+        give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=origin.is_restart))
         announce(run, origin)
         trainer._trained_by = runtime.world_size
         begin_uploads(run, origin.checkpoint if origin.is_restart else None)

@@ -38,7 +38,6 @@ def test_defaults_are_never_refused():
 
 
 ASKING = {
-    "train_sampling_strategy": ["group_by_length", "batch_rebalance"],
     "accelerator_config": [
         {"split_batches": True},
         {"dispatch_batches": True},

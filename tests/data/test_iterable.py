@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
-from raytrainer.data.iterable import CollateReal, RankStream
+from raytrainer.data.iterable import CollateReal, Item, RankStream
 
 
 class Numbers(IterableDataset[int]):
@@ -47,20 +47,20 @@ def test_shares_equal_those_of_accelerate(
             num_processes=world_size,
             process_index=rank,
         )
-        assert [sample for _, sample in mine] == list(theirs)
+        assert [item.sample for item in mine] == list(theirs)
 
 
 @given(st.integers(0, 60), st.integers(1, 8), st.booleans())
 def test_one_rank_alone_gets_the_stream_as_it_is(count: int, batch_size: int, drop_last: bool) -> None:
     (mine,) = shares(Numbers(count), batch_size, 1, drop_last=drop_last)
     kept = count - count % batch_size if drop_last else count
-    assert list(mine) == [(True, number) for number in range(kept)]
+    assert [item[:2] for item in mine] == [(True, number) for number in range(kept)]
 
 
 @given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 5))
 def test_each_sample_is_real_on_one_rank_once(count: int, batch_size: int, world_size: int) -> None:
     ranks = shares(Numbers(count), batch_size, world_size, drop_last=False)
-    real = [sample for mine in ranks for is_real, sample in mine if is_real]
+    real = [item.sample for mine in ranks for item in mine if item.is_real]
     assert sorted(real) == list(range(count))
 
 
@@ -79,8 +79,9 @@ def test_a_stream_goes_on_at_any_round(
 def test_the_epoch_reaches_the_dataset() -> None:
     (mine,) = shares(Numbers(2), 2, 1, drop_last=False)
     mine.set_epoch(3)
-    assert [sample for _, sample in mine] == [3000, 3001]
+    assert [item.sample for item in mine] == [3000, 3001]
 
 
 def test_a_batch_says_how_many_of_its_samples_are_real() -> None:
-    assert CollateReal(sum)([(True, 1), (True, 2), (False, 4)]) == (2, 7)
+    items = [Item(True, 1, None), Item(True, 2, None), Item(False, 4, {"samples": 2})]
+    assert CollateReal(sum)(items)[:2] == (2, 7)

@@ -1,0 +1,153 @@
+"""Orders that put samples of like length together.
+
+``LengthGrouped`` draws a permutation for each epoch and sorts stretches of it by length. ``BalancedBatches`` cuts each
+global batch into micro-batches of like cost, with more of the short samples. Both are drawn from ``seed + epoch``
+alone, so that every rank and every attempt has the same order, also after the first epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
+
+from raytrainer.errors import ConfigurationError
+
+
+def sample_lengths(dataset: Any, *, column: str, input_name: str | None) -> list[int]:
+    """The length of every sample.
+
+    Args:
+        dataset: Anything with a length.
+        column: Column of a ``datasets.Dataset`` that holds the lengths; used if it is there.
+        input_name: Key of a sample whose length counts; ``input_ids`` when None.
+
+    Returns:
+        Lengths in the order of the dataset [tokens].
+
+    Raises:
+        ConfigurationError: If samples have no such key.
+    """
+    if column in (getattr(dataset, "column_names", None) or ()):
+        return [int(length) for length in dataset[column]]
+    key = input_name or "input_ids"
+    first = dataset[0]
+    if not isinstance(first, Mapping) or key not in first:
+        found = sorted(first) if isinstance(first, Mapping) else type(first).__name__
+        raise ConfigurationError(
+            f"Grouping samples by length needs their lengths: neither a column {column!r} nor samples with the key "
+            f"{key!r} were found (a sample is {found}). Name the column with length_column_name, or set "
+            "train_sampling_strategy='random'."
+        )
+    return [len(dataset[index][key]) for index in range(len(dataset))]
+
+
+class LengthGrouped(Sampler[int]):
+    """Samples in stretches of like length, the longest first of all.
+
+    The first epoch has the order of ``transformers.Trainer`` on one process. There the later ones depend on whatever
+    else drew random numbers; here they depend on the seed and the epoch.
+
+    Args:
+        lengths: Of all samples.
+        batch_size: Samples of one global batch.
+        seed: The run's data seed.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + self.epoch)
+        # A DataLoader draws the seed of its processes before the order is drawn.
+        torch.empty((), dtype=torch.int64).random_(generator=generator)
+        yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+
+
+class BalancedBatches:
+    """This rank's micro-batches of an epoch, balanced by transformers' ``BatchRebalanceSampler``.
+
+    A global batch has its full number of samples; how many of them a micro-batch has depends on their lengths.
+
+    Args:
+        balancer: Says lengths, sizes and rank.
+        seed: The run's data seed.
+    """
+
+    def __init__(self, balancer: BatchRebalanceSampler, *, seed: int) -> None:
+        self.sampler = balancer
+        self.seed = seed
+        self.epoch = 0
+        self.drop_last = balancer.drop_last
+        self._skip_samples = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a micro-batch on one rank, on average."""
+        return self.round_size // self.sampler.dp_size
+
+    @property
+    def round_size(self) -> int:
+        """Samples that all ranks together take with one micro-batch each, on average."""
+        return self.sampler.effective_batch_size // self.sampler.grad_accum
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def skip_next(self, num_samples: int) -> None:
+        """Begin the next iteration (and only that one) after ``num_samples`` samples of the global order."""
+        self._skip_samples = num_samples
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        skip, self._skip_samples = self._skip_samples, 0
+        whole = self.sampler.effective_batch_size
+        done, rest = divmod(skip, whole)
+        batches = itertools.chain.from_iterable(map(self._split, self._global_batches(done)))
+        yield from itertools.islice(batches, rest // self.round_size, None)
+
+    def _global_batches(self, first: int) -> Iterator[list[int]]:
+        generator = torch.Generator()
+        generator.manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.sampler.lengths), generator=generator).tolist()
+        whole = self.sampler.effective_batch_size
+        least = self.sampler.dp_size * self.sampler.grad_accum
+        for index in range(first, self.sampler.num_global_batches):
+            batch = order[index * whole : (index + 1) * whole]
+            # Every micro-batch of every rank has a sample, if need be one of the start.
+            batch += itertools.islice(itertools.cycle(order), max(0, least - len(batch)))
+            yield batch
+
+    def _split(self, batch: list[int]) -> Iterator[list[int]]:
+        """This rank's micro-batches of one global batch."""
+        given = self.sampler
+        one = BatchRebalanceSampler(
+            [given.lengths[index] for index in batch],
+            effective_batch_size=len(batch),
+            dp_size=given.dp_size,
+            grad_accum=given.grad_accum,
+            shuffle=False,
+            rank=given.rank,
+        )
+        for places in one:
+            yield [batch[place] for place in places]
+
+    def num_real(self, round_index: int, rank: int) -> int:
+        """Samples of a rank's micro-batch that are no fill-up, at most. Such batches are for training only."""
+        return self.sampler.effective_batch_size
