@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 
     from raytrainer.config.arguments import TrainingArguments
     from raytrainer.config.parser import HfArgumentParser
+    from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments
     from raytrainer.hooks import TrainerHooks
     from raytrainer.optim.catalogue import register_optimizer
+    from raytrainer.seq2seq import Seq2SeqTrainer
     from raytrainer.trainer import Trainer
 
 __all__ = [
@@ -67,6 +69,8 @@ __all__ = [
     "RayTrainerError",
     "SaveStrategy",
     "SchedulerType",
+    "Seq2SeqTrainer",
+    "Seq2SeqTrainingArguments",
     "TrainOutput",
     "Trainer",
     "TrainerCallback",
@@ -93,6 +97,8 @@ _HOMES = {
     "ProgressCallback": "transformers.trainer_callback",
     "SaveStrategy": "transformers.trainer_utils",
     "SchedulerType": "transformers.trainer_utils",
+    "Seq2SeqTrainer": "raytrainer.seq2seq",
+    "Seq2SeqTrainingArguments": "raytrainer.config.seq2seq_arguments",
     "TrainOutput": "transformers.trainer_utils",
     "Trainer": "raytrainer.trainer",
     "register_optimizer": "raytrainer.optim.catalogue",

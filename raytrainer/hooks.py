@@ -498,6 +498,10 @@ class EvaluationHooks(_Attributes):
             return loss, None, None
         return loss, select_logits(outputs, ignore_keys or [], has_loss), labels
 
+    def _prediction_padding(self) -> int:
+        """What fills up predictions that are shorter than those of other batches or ranks."""
+        return -100
+
     def _predict_batch(
         self, model: nn.Module, inputs: Any, has_loss: bool
     ) -> tuple[torch.Tensor | None, Any]:

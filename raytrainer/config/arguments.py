@@ -257,7 +257,8 @@ def adopt(args: transformers.TrainingArguments | None) -> TrainingArguments:
         return TrainingArguments(output_dir="tmp_trainer")
     if isinstance(args, TrainingArguments):
         return args
-    if type(args) is not transformers.TrainingArguments:
+    ours = _counterpart(type(args))
+    if ours is None:
         raise ConfigurationError(
             f"args= got a {type(args).__module__}.{type(args).__name__}, where a "
             "raytrainer.TrainingArguments was expected. Import TrainingArguments from raytrainer, and "
@@ -266,4 +267,14 @@ def adopt(args: transformers.TrainingArguments | None) -> TrainingArguments:
     values = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
     if values["logging_nan_inf_filter"] is True:
         del values["logging_nan_inf_filter"]  # the anchor's default, which hides a NaN; ours does not
-    return TrainingArguments(**values)
+    return ours(**values)
+
+
+def _counterpart(theirs: type) -> type[TrainingArguments] | None:
+    from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments  # which builds on this file
+
+    known = {
+        transformers.TrainingArguments: TrainingArguments,
+        transformers.Seq2SeqTrainingArguments: Seq2SeqTrainingArguments,
+    }
+    return known.get(theirs)

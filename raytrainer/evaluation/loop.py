@@ -19,6 +19,7 @@ from raytrainer.data.targets import count_items
 from raytrainer.evaluation.nest import mark_objects, tensors_only, without_marks
 from raytrainer.evaluation.results import Results
 from raytrainer.evaluation.rows import first_rows, gather_rows
+from raytrainer.evaluation.spill import PADDING
 from raytrainer.runtime import Runtime
 from raytrainer.telemetry.events import PredictionDone, PredictionStep
 
@@ -92,7 +93,8 @@ class PredictionLoop:
         self.is_sharded = isinstance(dataloader, RankDataLoader) or hasattr(dataloader, "end_of_dataloader")
         self.loss = LossMean(args.device, leaves_out_bad=args.logging_nan_inf_filter)
         self.kept = [
-            Results(runtime, joins=args.eval_do_concat_batches, is_shared=self.is_sharded) for _ in range(4)
+            Results(runtime, joins=args.eval_do_concat_batches, is_shared=self.is_sharded, padding=padding)
+            for padding in (PADDING, self.prediction_padding(), PADDING, PADDING)
         ]
         self.losses, self.predictions, self.labels, self.inputs = self.kept
         self.num_samples = 0
@@ -161,7 +163,9 @@ class PredictionLoop:
         if labels is not None and logits is not None and trainer.preprocess_logits_for_metrics is not None:
             logits = trainer.preprocess_logits_for_metrics(logits, labels)
         num_rows = find_batch_size(inputs) or max(num_real, 1)
-        logits = self.gather(self.checked(logits, num_rows, "predictions"), counts)
+        logits = self.gather(
+            self.checked(logits, num_rows, "predictions"), counts, padding=self.prediction_padding()
+        )
         labels = self.gather(self.checked(labels, num_rows, "labels"), counts)
         if args.batch_eval_metrics:
             self.batch_metrics(logits, labels, kept_losses, kept_inputs, is_last=is_last)
@@ -198,8 +202,13 @@ class PredictionLoop:
         counts[self.runtime.rank] = num_real
         return self.backend.sum_over_ranks(counts).tolist()
 
-    def gather(self, data: Any, counts: list[int]) -> Any:
-        return gather_rows(self.trainer.accelerator, data, counts) if self.is_sharded else data
+    def prediction_padding(self) -> int:
+        return self.trainer._prediction_padding()
+
+    def gather(self, data: Any, counts: list[int], *, padding: int = PADDING) -> Any:
+        if not self.is_sharded:
+            return data
+        return gather_rows(self.trainer.accelerator, data, counts, padding=padding)
 
     def close(self) -> None:
         """Remove temporary files."""

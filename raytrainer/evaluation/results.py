@@ -25,15 +25,17 @@ SPILL_BYTES = 16 * 2**20
 class Column:
     """One leaf over all batches: arrays ``[rows, ...]``, or objects."""
 
-    def __init__(self, runtime: Runtime, *, joins: bool, is_shared: bool) -> None:
+    def __init__(self, runtime: Runtime, *, joins: bool, is_shared: bool, padding: int = PADDING) -> None:
         """Begin empty.
 
         Args:
             runtime: Where this rank runs.
-            joins: ``eval_do_concat_batches``. Ragged batches are padded with -100 then.
+            joins: ``eval_do_concat_batches``. Ragged batches are padded then.
             is_shared: All ranks add the same rows, so that one of a node writes for all.
+            padding: What ragged batches are padded with.
         """
         self._runtime = runtime
+        self._padding = padding
         self._joins = joins
         self._is_shared = is_shared and runtime.local_world_size > 1
         self._batches: list[Any] = []
@@ -65,7 +67,7 @@ class Column:
             # Few arrays live at a time, joined like the digits of a binary counter. Many small ones would lie
             # scattered in what the large outputs of the model leave free, which so could not be used again.
             while self._joins and len(self._sizes) > 1 and self._sizes[-1] == self._sizes[-2]:
-                self._batches[-2:] = [join(self._batches[-2:])]
+                self._batches[-2:] = [join(self._batches[-2:], self._padding)]
                 self._sizes[-2:] = [2 * self._sizes[-1]]
 
     def _move_to_file(self) -> None:
@@ -86,9 +88,9 @@ class Column:
             return [item for batch in self._objects for item in batch] if joins else self._objects
         if self._spill is None:
             self.to_host()
-            return join(self._batches) if joins else self._batches
+            return join(self._batches, self._padding) if joins else self._batches
         if joins:
-            self._spill.pad()
+            self._spill.pad(self._padding)
         path = self._shared_path(self._spill)
         found = self._spill.whole(path) if joins else self._spill.batches(path)
         if self._is_shared:
@@ -113,14 +115,16 @@ class Column:
 class Results:
     """A nest of columns, made in the form of the first batch."""
 
-    def __init__(self, runtime: Runtime, *, joins: bool, is_shared: bool) -> None:
+    def __init__(self, runtime: Runtime, *, joins: bool, is_shared: bool, padding: int = PADDING) -> None:
         """Begin empty.
 
         Args:
             runtime: Where this rank runs.
             joins: Join batches on the first dimension; otherwise keep a list of batches.
             is_shared: All ranks add the same rows.
+            padding: What ragged batches are padded with.
         """
+        self._padding = padding
         self._runtime = runtime
         self._joins = joins
         self._is_shared = is_shared
@@ -138,7 +142,8 @@ class Results:
         map_leaves(lambda index, leaf: self._columns[index].add(leaf), self._form, nest)
 
     def _open(self, leaf: Any) -> int:
-        self._columns.append(Column(self._runtime, joins=self._joins, is_shared=self._is_shared))
+        options: Any = {"joins": self._joins, "is_shared": self._is_shared, "padding": self._padding}
+        self._columns.append(Column(self._runtime, **options))
         return len(self._columns) - 1
 
     def to_host(self) -> None:
@@ -177,8 +182,8 @@ def to_numpy(batch: Any) -> np.ndarray[Any, Any]:
     return batch.cpu().numpy()
 
 
-def join(batches: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any] | None:
-    """Join arrays ``[rows, ...]`` on the first dimension, those that are smaller in another one padded with -100."""
+def join(batches: list[np.ndarray[Any, Any]], padding: int = PADDING) -> np.ndarray[Any, Any] | None:
+    """Join arrays ``[rows, ...]`` on the first dimension, those that are smaller in another one padded."""
     if not batches:
         return None
     if len({batch.shape[1:] for batch in batches}) == 1:
@@ -186,7 +191,7 @@ def join(batches: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any] | None:
     widest = tuple(max(sizes) for sizes in zip(*(batch.shape[1:] for batch in batches), strict=True))
     dtype = np.result_type(*batches)
     rows = sum(len(batch) for batch in batches)
-    joined = np.full((rows, *widest), np.array(PADDING).astype(dtype), dtype=dtype)
+    joined = np.full((rows, *widest), np.array(padding).astype(dtype), dtype=dtype)
     start = 0
     for batch in batches:
         joined[(slice(start, start + len(batch)), *(slice(size) for size in batch.shape[1:]))] = batch

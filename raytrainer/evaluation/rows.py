@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from raytrainer.evaluation.nest import Objects, map_leaves
+from raytrainer.evaluation.spill import PADDING
 
 
 def first_rows(data: Any, num_rows: int, batch_size: int) -> Any:
@@ -29,13 +30,14 @@ def first_rows(data: Any, num_rows: int, batch_size: int) -> Any:
     return data
 
 
-def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int]) -> Any:
+def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int], *, padding: int = PADDING) -> Any:
     """All ranks: the real rows of a nest, of all ranks, in rank order.
 
     Args:
         accelerator: Of this rank.
         data: Tensors ``[rows, ...]``, which may differ between ranks in every dimension, and ``Objects``.
         num_real: Rows of each rank that count.
+        padding: What fills up a dimension that is shorter than another rank's.
     """
     if accelerator.num_processes == 1:
         return data
@@ -47,17 +49,19 @@ def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int]) -> Any
             mine = leaf.items[: num_real[accelerator.process_index]]
             return Objects(list(gather_object(mine)))
         if leaf.dim() == 0:
-            return _gather_tensor(accelerator, leaf.reshape(1), [min(count, 1) for count in num_real])
-        return _gather_tensor(accelerator, leaf, num_real)
+            return _gather_tensor(accelerator, leaf.reshape(1), [min(count, 1) for count in num_real], padding)
+        return _gather_tensor(accelerator, leaf, num_real, padding)
 
     return map_leaves(gather, data)
 
 
-def _gather_tensor(accelerator: Accelerator, data: torch.Tensor, num_real: list[int]) -> torch.Tensor:
+def _gather_tensor(
+    accelerator: Accelerator, data: torch.Tensor, num_real: list[int], padding: int
+) -> torch.Tensor:
     shapes: Any = accelerator.gather(torch.tensor([data.shape], device=data.device))
     widest = shapes.max(dim=0).values.tolist()
     if list(data.shape) != widest:
-        padded = data.new_full(widest, -100)
+        padded = data.new_full(widest, padding)
         padded[tuple(slice(size) for size in data.shape)] = data
         data = padded
     gathered: Any = accelerator.gather(data.contiguous())

@@ -74,7 +74,7 @@ class SpillFile:
             for part, shape in zip(np.split(everything, ends[:-1]), self.shapes, strict=True)
         ]
 
-    def pad(self) -> None:
+    def pad(self, padding: int = PADDING) -> None:
         """Writer: give all batches the greatest width, in place."""
         if self._file is None or not self._is_ragged():
             return
@@ -85,7 +85,7 @@ class SpillFile:
         for shape in reversed(self.shapes):
             rows_before -= shape[0]
             read_at -= math.prod(shape)
-            padded = np.full((shape[0], *widest), np.array(PADDING).astype(self.dtype), dtype=self.dtype)
+            padded = np.full((shape[0], *widest), np.array(padding).astype(self.dtype), dtype=self.dtype)
             self._file.seek(read_at * self.dtype.itemsize)
             raw = self._file.read(math.prod(shape) * self.dtype.itemsize)
             padded[tuple(slice(size) for size in shape)] = np.frombuffer(raw, self.dtype).reshape(shape)

@@ -322,7 +322,11 @@ def test_adopt_takes_plain_arguments_of_transformers():
     assert (args.learning_rate, args.use_cpu, args.logging_nan_inf_filter) == (1e-3, True, False)
 
 
-@pytest.mark.parametrize("foreign", ["out", {"output_dir": "x"}, transformers.Seq2SeqTrainingArguments("x")])
+class Foreign(transformers.TrainingArguments):
+    """A subclass of somebody's."""
+
+
+@pytest.mark.parametrize("foreign", ["out", {"output_dir": "x"}, Foreign("x")])
 def test_adopt_refuses_what_it_cannot_convert(foreign):
     with pytest.raises(ConfigurationError, match=r"raytrainer\.TrainingArguments"):
         adopt(foreign)
