@@ -47,9 +47,11 @@ if TYPE_CHECKING:
     from raytrainer.config.arguments import TrainingArguments
     from raytrainer.config.parser import HfArgumentParser
     from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments
+    from raytrainer.config.sft import SFTConfig
     from raytrainer.hooks import TrainerHooks
     from raytrainer.optim.catalogue import register_optimizer
     from raytrainer.seq2seq import Seq2SeqTrainer
+    from raytrainer.sft import SFTTrainer
     from raytrainer.trainer import Trainer
 
 __all__ = [
@@ -67,6 +69,8 @@ __all__ = [
     "PrinterCallback",
     "ProgressCallback",
     "RayTrainerError",
+    "SFTConfig",
+    "SFTTrainer",
     "SaveStrategy",
     "SchedulerType",
     "Seq2SeqTrainer",
@@ -95,6 +99,8 @@ _HOMES = {
     "PredictionOutput": "transformers.trainer_utils",
     "PrinterCallback": "transformers.trainer_callback",
     "ProgressCallback": "transformers.trainer_callback",
+    "SFTConfig": "raytrainer.config.sft",
+    "SFTTrainer": "raytrainer.sft",
     "SaveStrategy": "transformers.trainer_utils",
     "SchedulerType": "transformers.trainer_utils",
     "Seq2SeqTrainer": "raytrainer.seq2seq",

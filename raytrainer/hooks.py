@@ -78,6 +78,8 @@ class _Attributes:
     _loss_shifts_labels: bool
     _smoother_shifts: bool
     _eval_loaders: dict[str, Any]
+    _is_fill_up: bool = False
+    """The batch that is predicted on has no sample that counts on this rank."""
     _prepare_inputs: Callable[[Any], Any]
     _compute_loss_takes_count: Any
     compute_loss_context_manager: Callable[[], Any]
@@ -638,6 +640,13 @@ class SavingHooks(_Attributes):
         if self.args.save_strategy != "no":
             self.state.best_global_step = self.state.global_step
         return True
+
+    def _task_state(self) -> dict[str, Any]:
+        """All ranks: what a checkpoint keeps of a trainer of one task; plain JSON values."""
+        return {}
+
+    def _restore_task_state(self, state: dict[str, Any]) -> None:
+        """All ranks: begin a run with what a checkpoint kept, or with nothing."""
 
     def _load_best_model(self) -> None:
         load_model_weights(self.model, Path(self.state.best_model_checkpoint))  # pyright: ignore[reportArgumentType]

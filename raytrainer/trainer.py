@@ -489,9 +489,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         if self._session is None and self._own_model is None and self.model_init is not None:
             self._own_model = self.call_model_init()
         if self._session is None and isinstance(self._own_model, str):
-            from raytrainer.worker.binding import load_model
-
-            self._own_model = load_model(self._own_model)
+            self._own_model = self._load_named_model(self._own_model)
         return self._own_model
 
     @model.setter
@@ -505,7 +503,15 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         if weights is None:
             logger.warning("The trained weights were lost with their workers; load the last checkpoint.")
         else:
-            self.model.load_state_dict(weights)
+            self._take_weights(weights)
+
+    def _take_weights(self, weights: dict[str, Any]) -> None:
+        self.model.load_state_dict(weights)
+
+    def _load_named_model(self, name: str) -> nn.Module:
+        from raytrainer.worker.binding import load_model
+
+        return load_model(name)
 
     def _export_weights(self) -> dict[str, torch.Tensor]:
         from raytrainer.worker.session import cpu_weights

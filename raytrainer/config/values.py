@@ -113,7 +113,8 @@ def check_values(args: Any) -> None:
             _check_choice(name, getattr(args, name), [member.value for member in kind])
     for field in fields(args):
         value = getattr(args, field.name)
-        if value is None and isinstance(field.default, int | float) and not isinstance(field.default, bool):
+        wants_number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
+        if value is None and wants_number and type(None) not in typing.get_args(field.type):
             raise ConfigurationError(
                 f"{field.name}=None, where a number was expected. Leave it out for the default, {field.default}."
             )

@@ -147,9 +147,11 @@ class PredictionLoop:
             # A rank without a real sample still takes part in what the others do, with one row that counts nothing.
             inputs = first_rows(inputs, max(num_real, 1), batch_size)
         weight = self.weight_of(inputs) if num_real > 0 else 0.0
+        trainer._is_fill_up = num_real == 0
         loss, logits, labels = trainer.prediction_step(
             model, inputs, self.loss_only, ignore_keys=self.ignore_keys
         )
+        trainer._is_fill_up = False
         counts = self.real_counts(num_real)
         self.num_samples += sum(counts)
         if loss is not None:

@@ -49,7 +49,9 @@ def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int], *, pad
             mine = leaf.items[: num_real[accelerator.process_index]]
             return Objects(list(gather_object(mine)))
         if leaf.dim() == 0:
-            return _gather_tensor(accelerator, leaf.reshape(1), [min(count, 1) for count in num_real], padding)
+            return _gather_tensor(
+                accelerator, leaf.reshape(1), [min(count, 1) for count in num_real], padding
+            )
         return _gather_tensor(accelerator, leaf, num_real, padding)
 
     return map_leaves(gather, data)

@@ -100,8 +100,11 @@ def open_run(
         updates_in_backward=hasattr(trainer.optimizer, "take_grad_norm"),
         rng_checkpoint=str(checkpoint) if checkpoint is not None and not args.ignore_data_skip else None,
     )
+    saved = None
     if checkpoint is not None:
         restore_window(run, checkpoint)
+        saved = read_loop_state(checkpoint)
+    trainer._restore_task_state((saved or {}).get("task", {}))
     return run
 
 

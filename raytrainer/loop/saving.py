@@ -49,9 +49,10 @@ def save_checkpoint(run: TrainRun) -> Path:
     trainer.store_flos()
     window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / runtime.world_size
     note_best(run, directory)
+    of_task = trainer._task_state()
 
     def write_states(target: Path) -> list[Path]:
-        return write_state_files(run, target, window)
+        return write_state_files(run, target, {**loop_state(run, window), "task": of_task})
 
     parts = [
         functools.partial(write_weights, run),
@@ -102,7 +103,7 @@ def write_optimizer_shards(run: TrainRun, target: Path) -> list[Path]:
     return save_sharded_optimizer(run.trainer.model, run.trainer.optimizer, target)
 
 
-def write_state_files(run: TrainRun, target: Path, window: float) -> list[Path]:
+def write_state_files(run: TrainRun, target: Path, loops: dict[str, Any]) -> list[Path]:
     """This rank: write its random state; rank 0: also what exists once."""
     trainer, args, runtime = run.trainer, run.args, run.runtime
     written: list[Path] = []
@@ -117,7 +118,7 @@ def write_state_files(run: TrainRun, target: Path, window: float) -> list[Path]:
             scheduler=trainer.lr_scheduler,
             scaler=trainer.accelerator.scaler,
         )
-        (target / LOOP_STATE_NAME).write_text(json.dumps(loop_state(run, window), indent=2) + "\n")
+        (target / LOOP_STATE_NAME).write_text(json.dumps(loops, indent=2) + "\n")
         written.append(target / LOOP_STATE_NAME)
     written.append(
         save_trainer_state(

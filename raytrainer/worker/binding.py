@@ -53,13 +53,13 @@ def bind(trainer: Any, runtime: Runtime) -> None:
     loads_cut = is_named and args.zero is not None  # by transformers, once the backend has told it of stage 3
     model: nn.Module | None = given if not is_named else None
     if is_named and not loads_in_shards and not loads_cut:
-        model = load_model(str(given))
+        model = trainer._load_named_model(str(given))
     trainer._backend = open_backend(args, model)
     trainer.accelerator = trainer._backend.accelerator
     if loads_in_shards:
         model = load_in_shards(str(given), trainer._backend, args.device)
     elif loads_cut:
-        model = load_model(str(given))
+        model = trainer._load_named_model(str(given))
     if model is not None:
         adopt_model(trainer, model)
     state, handler = trainer.state, trainer.callback_handler

@@ -25,7 +25,14 @@ def run_of(name: str, world_size: int, **changes: Any) -> dict[str, Any]:
 
 def clipped(world_size: int, optimizer: dict[str, Any]) -> dict[str, Any]:
     batch = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 12 // world_size}
-    return {**batch, **optimizer, "learning_rate": 0.1, "max_grad_norm": 0.5, "max_steps": 3, "weight_decay": 0.0}
+    return {
+        **batch,
+        **optimizer,
+        "learning_rate": 0.1,
+        "max_grad_norm": 0.5,
+        "max_steps": 3,
+        "weight_decay": 0.0,
+    }
 
 
 @pytest.fixture(scope="module")

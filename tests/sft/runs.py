@@ -1,0 +1,34 @@
+"""One run for any number of ranks: packed, with an odd number of rows to evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.sft.words import make_trainer, texts
+
+NAMES = ("loss", "grad_norm", "mean_token_accuracy", "num_tokens", "eval_loss", "eval_mean_token_accuracy")
+
+
+def fine_tune(directory: Path, **options: Any) -> Any:
+    trainer = make_trainer(
+        directory,
+        texts(40),
+        packing=True,
+        eval_packing=False,
+        max_length=24,
+        eval_dataset=texts(7),
+        eval_strategy="steps",
+        eval_steps=2,
+        per_device_eval_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=2,
+        **options,
+    )
+    trainer.train()
+    return trainer
+
+
+def logged(trainer: Any) -> list[list[float]]:
+    found = [[log[name] for name in NAMES if name in log] for log in trainer.state.log_history]
+    return [row for row in found if row]
