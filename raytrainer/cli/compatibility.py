@@ -150,6 +150,7 @@ def private_methods() -> list[str]:
 OVERRIDABLE = (
     "_determine_best_metric",
     "_evaluate",
+    "_finish_current_push",
     "_get_collator_with_removed_columns",
     "_get_dataloader",
     "_get_eval_sampler",
@@ -159,6 +160,7 @@ OVERRIDABLE = (
     "_load_best_model",
     "_prepare_input",
     "_prepare_inputs",
+    "_push_from_checkpoint",
     "_remove_unused_columns",
     "_save",
     "_save_checkpoint",

@@ -31,7 +31,6 @@ _ONE_COMMIT = "a checkpoint is written by all workers and committed once"
 _READ = "a run goes on from a checkpoint that was checked as a whole"
 _PARALLEL = "tensor and context parallelism are not available"
 _SEARCH = "a search is a matter of Ray Tune, whose trials call `trainer.train()`"
-_HUB = "nothing is pushed to the Hub"
 _STEPS = (
     "Override `training_step` or `get_batch_samples`, or write a callback with on_step_begin and on_step_end."
 )
@@ -39,7 +38,6 @@ _SAVE = "Override `_save_checkpoint` and call super, or write a callback with on
 _LOAD = "Write a callback with on_train_begin, which comes after the checkpoint was read."
 _TUNE = "Call `trainer.train()` in the function that Ray Tune runs."
 _NORM = "Write a callback with on_pre_optimizer_step, or set max_grad_norm."
-_DO_HUB = "Call `trainer.model.push_to_hub(...)` after training."
 _SHARDS = "Set fsdp or deepspeed, which share the weights out over the workers."
 
 UNHEARD: dict[str, Unheard] = {
@@ -119,16 +117,15 @@ UNHEARD: dict[str, Unheard] = {
     "_report_to_hp_search": Unheard(_SEARCH, _TUNE),
     "_tune_save_checkpoint": Unheard(_SEARCH, _TUNE),
     "hyperparameter_search": Unheard(_SEARCH, _TUNE),
-    "init_hf_repo": Unheard(_HUB, _DO_HUB),
-    "create_model_card": Unheard(_HUB, _DO_HUB),
-    "push_to_hub": Unheard(_HUB, _DO_HUB),
-    "_push_from_checkpoint": Unheard(_HUB, _DO_HUB),
-    "_finish_current_push": Unheard(_HUB, _DO_HUB),
+    "init_hf_repo": Unheard(
+        "training opens the repository by itself", "Set hub_model_id and hub_private_repo."
+    ),
 }
 """Methods of ``transformers.Trainer`` that no code of this package calls."""
 
 ANSWERED = frozenset(
     {
+        "init_hf_repo",
         "set_initial_training_values",
         "get_total_train_batch_size",
         "get_tp_size",

@@ -7,6 +7,7 @@ What depends on a second argument is in ``combinations``.
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterable
@@ -76,6 +77,13 @@ def coerce_text(args: Any) -> None:
                 setattr(args, field.name, _to_number(field.name, value, number))
 
 
+@functools.cache
+def _taking_none(cls: type) -> frozenset[str]:
+    """Names of fields that may be None. Their own ``type`` does not say so any more once a parser has seen it."""
+    hints = typing.get_type_hints(cls)
+    return frozenset(name for name, hint in hints.items() if type(None) in typing.get_args(hint))
+
+
 def _number_type(annotation: Any) -> type[int] | type[float] | None:
     members = set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
     members.discard(type(None))
@@ -114,7 +122,7 @@ def check_values(args: Any) -> None:
     for field in fields(args):
         value = getattr(args, field.name)
         wants_number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
-        if value is None and wants_number and type(None) not in typing.get_args(field.type):
+        if value is None and wants_number and field.name not in _taking_none(type(args)):
             raise ConfigurationError(
                 f"{field.name}=None, where a number was expected. Leave it out for the default, {field.default}."
             )

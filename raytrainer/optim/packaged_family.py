@@ -111,9 +111,8 @@ ENTRIES = (
         package="torch-optimi>=0.3",
         options={"decouple_lr": bool, "max_lr": float, "kahan_sum": bool},
         traits=Traits(
-            backends=ON_ROWS,
-            steps_whole=True,
-            why_not="its updates are scaled by the norm of whole parameters",
+            backends=WHOLE_PARAMETERS,
+            why_not="it scales by norms of whole parameters, and counts its steps where files of shards keep none",
         ),
         state="2 x fp32",
         paper="2304.13013",

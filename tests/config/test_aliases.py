@@ -145,6 +145,10 @@ def test_name_without_an_equivalent_is_refused_when_it_asks_for_something(asking
 
 
 @old_names
+def test_group_by_length_is_a_sampling_strategy():
+    assert TrainingArguments(group_by_length=True).train_sampling_strategy == "group_by_length"
+
+
 def test_torchdynamo_is_the_backend_of_torch_compile():
     assert TrainingArguments(torchdynamo="aot_eager").torch_compile_backend == "aot_eager"
 
@@ -153,8 +157,6 @@ def test_torchdynamo_is_the_backend_of_torch_compile():
 @pytest.mark.parametrize(
     ("old", "field"),
     [
-        ({"group_by_length": True}, "train_sampling_strategy"),
-        ({"push_to_hub_model_id": "m"}, "hub_model_id"),
         ({"split_batches": True}, "accelerator_config"),
         ({"dispatch_batches": True}, "accelerator_config"),
     ],

@@ -71,6 +71,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "hub_private_repo": {"push_to_hub": True, "hub_model_id": "me/model"},
     "hub_token": {"push_to_hub": True, "hub_model_id": "me/model"},
     "push_to_hub": {"hub_model_id": "me/model"},
+    "liger_kernel_config": {"use_liger_kernel": True},
+    "trackio_space_id": {"report_to": ["trackio"]},
+    "trackio_bucket_id": {"report_to": ["trackio"], "trackio_space_id": "me/space"},
+    "trackio_static_space_id": {"report_to": ["trackio"], "push_to_hub": True, "hub_model_id": "me/model"},
     "train_sampling_strategy": {"length_column_name": "length"},
 }
 """What an argument needs beside it."""
@@ -128,9 +132,8 @@ def test_an_argument_says_the_same_from_everywhere(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refused_argument_is_refused_from_the_command_line(name: str, tmp_path: Path) -> None:
-    value = {"accelerator_config": {"split_batches": True}, "train_sampling_strategy": "group_by_length"}.get(
-        name, sample(name)
-    )
+    refused = {"accelerator_config": {"split_batches": True}, "debug": "tpu_metrics_debug"}
+    value = refused.get(name, sample(name))
     if name == "parallelism_config":
         pytest.skip("an object, which no command line has")
     with pytest.raises(ConfigurationError, match=f"{name}"):
@@ -139,7 +142,12 @@ def test_a_refused_argument_is_refused_from_the_command_line(name: str, tmp_path
 
 def of_alias(alias: Alias) -> Any:
     """A value that an earlier name is accepted with."""
-    known = {"warmup_ratio": 0.1, "evaluation_strategy": "steps", "xpu_backend": "gloo"}
+    known = {
+        "warmup_ratio": 0.1,
+        "evaluation_strategy": "steps",
+        "xpu_backend": "gloo",
+        "torchdynamo": "eager",
+    }
     if alias.name in known:
         return known[alias.name]
     if alias.harmless is not None:

@@ -30,6 +30,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "log_on_each_node": ("training_args.py", "if self.log_on_each_node:"),
     "run_name": ("integrations/integration_utils.py", "args.run_name"),
     "project": ("integrations/integration_utils.py", "args.project"),
+    "trackio_bucket_id": ("integrations/integration_utils.py", "args.trackio_bucket_id"),
+    "trackio_static_space_id": ("integrations/integration_utils.py", "args.trackio_static_space_id"),
     "gradient_checkpointing": ("training_args.py", '("gradient_checkpointing", "activation_checkpointing")'),
     "gradient_checkpointing_kwargs": (
         "training_args.py",
@@ -52,10 +54,8 @@ BY_NAME: dict[str, tuple[str, str]] = {
     "ddp_broadcast_buffers": ("backends/choose.py", '"broadcast_buffers"'),
     "ddp_static_graph": ("backends/choose.py", '"static_graph"'),
     "accelerate_config": ("config/arguments.py", 'keywords["accelerate_config"]'),
-    "length_column_name": ("config/fields.py", '"length_column_name"'),
 }
-"""Arguments that are read by a name that is put together, with the file and words of it; ``length_column_name`` means
-something to a sampling strategy by length alone."""
+"""Arguments that are read by a name that is put together, with the file and words of it."""
 
 
 def attributes_read(paths: list[Path]) -> set[str]:

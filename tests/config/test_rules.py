@@ -124,8 +124,8 @@ def test_metrics_that_know_the_last_batch_pass():
 
 def test_arguments_changed_after_construction_are_checked_again():
     broken = facts()
-    broken.args.push_to_hub = True
-    with pytest.raises(ConfigurationError, match="push_to_hub"):
+    broken.args.save_on_each_node = True
+    with pytest.raises(ConfigurationError, match="save_on_each_node"):
         check_trainer(broken)
 
 

@@ -74,7 +74,6 @@ BROKEN: dict[str, tuple[Setter, str]] = {
         lambda args: args.set_dataloader(persistent_workers=True),
         "dataloader_persistent_workers=True",
     ),
-    "auto_batch": (lambda args: args.set_dataloader(auto_find_batch_size=True), "auto_find_batch_size"),
 }
 
 

@@ -187,9 +187,9 @@ def test_the_generation_config_of_the_arguments_is_used_and_saved(tmp_path):
 
 def test_a_model_that_is_made_on_the_workers_gets_the_generation_config(tmp_path):
     options: dict[str, Any] = {"generation_max_length": None, "generation_config": {"max_length": 9}}
-    trainer = make_trainer(raytrainer, tmp_path, model_init=make_model, **options)
+    trainer = make_trainer(raytrainer, tmp_path, model_init=lambda: make_model(), **options)
     assert trainer.model.generation_config.max_length == 9
-    trainer = make_trainer(raytrainer, tmp_path, model_init=make_model, **options)
+    trainer = make_trainer(raytrainer, tmp_path, model_init=lambda: make_model(), **options)
     trainer.train()
     assert trainer.model.generation_config.max_length == 9
 
