@@ -108,5 +108,5 @@ $(HAS_DATA): constraints.txt | $(HAS_VENV)
 
 $(HAS_DEV): $(HAS_BASE)
 	@echo "Installing the tools for tests and checks (once) ..."
-	@$(PIP) -e ".[deepspeed,dev,optimizers]"
+	@$(PIP) -e ".[deepspeed,dev,optimizers,reports,sft]"
 	@touch $@

@@ -4,18 +4,24 @@
 
 State and gradients are counted, not timed, on a Llama of 6 M parameters with rank = hidden / 4, the ratio of the
 GaLore paper; the projections count as state. The formula is that of the paper (table 1): for W of [m, n], m <= n, AdamW
-holds 2 m n and GaLore m r + 2 n r elements. Times are of whole training steps, with and without a new projection.
+holds 2 m n and GaLore m r + 2 n r elements; over ranks of FSDP2 each holds its part of that. Times are of whole
+training steps, with and without a new projection, beside those of ``transformers.Trainer`` with galore-torch.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import transformers
 
 import raytrainer
@@ -64,12 +70,17 @@ class Counter(transformers.TrainerCallback):
         self.seconds.append(time.perf_counter() - self._began)
         held = kwargs["optimizer"].state
         self.state = sum(
-            value.numel() * value.element_size()
+            local(value).numel() * value.element_size()
             for parameter in matrices(kwargs["model"])
-            for name, value in held[parameter].items()
+            for name, value in held.get(parameter, {}).items()
             # The table of 8-bit values is one for all parameters.
             if isinstance(value, torch.Tensor) and not name.startswith("qmap")
         )
+
+
+def local(value: Any) -> torch.Tensor:
+    """What this rank holds of a tensor."""
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def matrices(model: Any) -> list[torch.nn.Parameter]:
@@ -77,7 +88,7 @@ def matrices(model: Any) -> list[torch.nn.Parameter]:
     return [p for name, p in model.named_parameters() if p.dim() == 2 and "layers" in name]
 
 
-def run(name: str, directory: Path) -> Counter:
+def run(name: str, directory: Path, library: Any = raytrainer, **options: Any) -> Counter:
     """Six steps, with a new projection at the first and the fourth."""
     counter = Counter()
     targets: dict[str, Any] = {}
@@ -86,9 +97,10 @@ def run(name: str, directory: Path) -> Counter:
             "optim_target_modules": ["attn", "mlp"],
             "optim_args": f"rank={RANK}, update_proj_gap=3",
         }
-    args = raytrainer.TrainingArguments(
+    if library is raytrainer:
+        options = {"num_workers": int(os.environ.get("WORLD_SIZE", "0")), **options}
+    args = library.TrainingArguments(
         output_dir=str(directory / name),
-        num_workers=0,
         use_cpu=True,
         disable_tqdm=True,
         optim=name,
@@ -96,11 +108,46 @@ def run(name: str, directory: Path) -> Counter:
         per_device_train_batch_size=4,
         save_strategy="no",
         logging_strategy="no",
+        report_to="none",
         **targets,
+        **options,
     )
     samples = [{"input_ids": torch.arange(64), "labels": torch.arange(64)}] * 32
-    raytrainer.Trainer(model=make_model(), args=args, train_dataset=samples, callbacks=[counter]).train()
+    library.Trainer(model=make_model(), args=args, train_dataset=samples, callbacks=[counter]).train()
     return counter
+
+
+ON_RANKS = ("adamw_torch", "galore_adamw", "galore_adamw_8bit", "galore_adamw_layerwise")
+
+
+def count_on_ranks(target: Path) -> None:
+    """All ranks: write the bytes of state of each rank, by backend and optimizer."""
+    found = {}
+    for backend, options in (("DDP", {}), ("FSDP2", {"fsdp": True})):
+        for name in ON_RANKS:
+            own = run(name, target.parent / backend, **options).state
+            everybody: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(everybody, own)
+            found[f"{backend} {name}"] = everybody
+    if dist.get_rank() == 0:
+        target.write_text(json.dumps(found))
+    dist.barrier()
+
+
+def print_ranks(formula: dict[str, float]) -> None:
+    """State of each of two ranks, against the formula: all of it under DDP, half of it under FSDP2."""
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / "found.json"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        subprocess.run([*launcher, __file__, str(target)], check=True, stdout=subprocess.DEVNULL)
+        found = json.loads(target.read_text())
+    print("\nState of the matrices on each of two ranks")
+    for name, sizes in found.items():
+        backend, optimizer = name.split()
+        wanted = formula[optimizer.removesuffix("_layerwise")] / (2 if backend == "FSDP2" else 1)
+        parts = ", ".join(f"{size / 1e6:6.2f} MB (/ formula {size / wanted:.3f})" for size in sizes)
+        less = 1 - max(sizes) / (formula["adamw_torch"] / (2 if backend == "FSDP2" else 1))
+        print(f"  {name:32} {parts}   {less:6.1%} less than AdamW")
 
 
 def main() -> None:
@@ -136,10 +183,19 @@ def main() -> None:
         )
     base = statistics.median(found["adamw_torch"].seconds[1:])
     low = found["galore_adamw"].seconds
-    print("\nTime of a training step against adamw_torch")
-    print(f"  galore_adamw between projections {statistics.median([*low[1:3], *low[4:]]) / base:.2f}")
-    print(f"  galore_adamw with a projection   {low[3] / base:.2f}")
+    with tempfile.TemporaryDirectory() as directory:
+        theirs = run("galore_adamw", Path(directory), library=transformers).seconds
+    print("\nTime of a training step")
+    for what, steps in (("between projections", (1, 2, 4, 5)), ("with a projection", (3,))):
+        mine, other = (statistics.median(seconds[step] for step in steps) for seconds in (low, theirs))
+        print(
+            f"  galore_adamw {what:20} / adamw_torch {mine / base:.2f}   / transformers' {mine / other:.2f}"
+        )
+    print_ranks(formula)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        count_on_ranks(Path(sys.argv[1]))
+    else:
+        main()
