@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 import raytrainer
 from raytrainer.config.fields import FIELDS, Refusal
 from raytrainer.config.placement import Placement
+from tests.hub.server import TOKEN, Hub, client_points_at
 
 BESIDE = Path(__file__).parents[3] / "shared" / "reference" / "guide" / "trainer-guide.ko.txt"
 GUIDE = Path(os.environ.get("RAYTRAINER_GUIDE", BESIDE))
@@ -147,7 +149,18 @@ def count_right(prediction: Any) -> dict[str, float]:
 
 
 @pytest.fixture
-def names() -> dict[str, Any]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub on this machine, where the guide's model is pushed."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with (
+        Hub(lfs_suffixes=(".safetensors", ".pt", ".pth")) as server,
+        client_points_at(server.url, monkeypatch),
+    ):
+        yield server
+
+
+@pytest.fixture
+def names(hub: Hub) -> dict[str, Any]:
     """What the guide takes as given: a model, data, a tokenizer, a collator, metrics, and its imports."""
     tokenizer = make_tokenizer()
     data = {
@@ -166,11 +179,7 @@ def names() -> dict[str, Any]:
         "sys": sys,
         "datasets": sys.modules["datasets"],
     }
-    # push_to_hub: uploading has tests of its own, with a Hub that records.
-    changes = {
-        "push_to_hub=True": "push_to_hub=False",
-        'output_dir="your-model",': f'output_dir="your-model", {HERE},',
-    }
+    changes = {'output_dir="your-model",': f'output_dir="your-model", {HERE},'}
     return run(changed(snippets()[0], changes), given)
 
 
@@ -178,11 +187,14 @@ def test_the_guide_has_twelve_snippets() -> None:
     assert len(snippets()) == 12
 
 
-def test_basic_use_trains_evaluates_each_epoch_and_loads_the_best_model(names: dict[str, Any]) -> None:
+def test_basic_use_trains_evaluates_loads_the_best_model_and_pushes_it(
+    names: dict[str, Any], hub: Hub
+) -> None:
     trainer = run(changed(snippets()[1], {}), names)["trainer"]
     assert trainer.state.global_step == 12
     assert [log["epoch"] for log in trainer.state.log_history if "eval_accuracy" in log] == [1.0, 2.0]
     assert trainer.state.best_model_checkpoint in ("your-model/checkpoint-6", "your-model/checkpoint-12")
+    assert {"config.json", "model.safetensors"} <= hub.repo("your-model").names()
 
 
 def test_checkpoints_resume_the_newest_and_one_that_is_named(names: dict[str, Any]) -> None:
