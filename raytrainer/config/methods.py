@@ -73,7 +73,8 @@ UNHEARD: dict[str, Unheard] = {
         _LOOP, "Set include_num_input_tokens_seen, or override `training_step`."
     ),
     "_update_auto_batch_size": Unheard(
-        "a run does not change its batch size by itself", "Set per_device_train_batch_size."
+        "sizes that do not fit are changed over all ranks at once",
+        "Set auto_find_batch_size, or per_device_train_batch_size.",
     ),
     "set_initial_training_values": Unheard(
         "steps and epochs are counted in one place, before the run begins",
