@@ -19,8 +19,9 @@ from transformers import GenerationConfig
 from transformers.trainer_utils import PredictionOutput, has_length
 
 from raytrainer.config import rules
+from raytrainer.config.adoption import adopt_seq2seq
 from raytrainer.config.generation import GenerationWish, check_call, check_generates, load_generation_config
-from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments, adopt_seq2seq
+from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments
 from raytrainer.data.loader import data_seed
 from raytrainer.data.sortish import SortishSampler, sample_lengths
 from raytrainer.errors import ConfigurationError

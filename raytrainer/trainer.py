@@ -38,8 +38,9 @@ from raytrainer.callbacks.dispatch import CallbackHandler
 from raytrainer.callbacks.flow import default_callbacks
 from raytrainer.checkpoint.model_match import model_signature
 from raytrainer.config import rules
+from raytrainer.config.adoption import adopt
 from raytrainer.config.aliases import trainer_keyword
-from raytrainer.config.arguments import TrainingArguments, adopt
+from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.methods import RefusedMethods, check_trial, warn_of_unheard
 from raytrainer.config.ray_objects import merge_ray_objects
 from raytrainer.config.translation import unknown_argument

@@ -242,39 +242,3 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     def __getattr__(self, name: str) -> Any:
         # Called for missing attributes only: scripts of earlier versions read the names that they set.
         return read_legacy(self, name)
-
-
-def adopt(args: transformers.TrainingArguments | None) -> TrainingArguments:
-    """Return arguments of this package for whatever was passed as ``args=`` to a Trainer.
-
-    Args:
-        args: Arguments of this package, plain ones of transformers, or None for defaults.
-
-    Raises:
-        ConfigurationError: If it is something else, or asks for what is not available here.
-    """
-    if args is None:
-        return TrainingArguments(output_dir="tmp_trainer")
-    if isinstance(args, TrainingArguments):
-        return args
-    ours = _counterpart(type(args))
-    if ours is None:
-        raise ConfigurationError(
-            f"args= got a {type(args).__module__}.{type(args).__name__}, where a "
-            "raytrainer.TrainingArguments was expected. Import TrainingArguments from raytrainer, and "
-            "derive your own arguments from it."
-        )
-    values = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
-    if values["logging_nan_inf_filter"] is True:
-        del values["logging_nan_inf_filter"]  # the anchor's default, which hides a NaN; ours does not
-    return ours(**values)
-
-
-def _counterpart(theirs: type) -> type[TrainingArguments] | None:
-    from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments  # which builds on this file
-
-    known = {
-        transformers.TrainingArguments: TrainingArguments,
-        transformers.Seq2SeqTrainingArguments: Seq2SeqTrainingArguments,
-    }
-    return known.get(theirs)

@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 
-from raytrainer.config.arguments import TrainingArguments, adopt
+from raytrainer.config.arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
 
@@ -58,23 +58,6 @@ class Seq2SeqTrainingArguments(  # pyright: ignore[reportIncompatibleVariableOve
                 f"sortish_sampler=True and train_sampling_strategy={self.train_sampling_strategy!r} both say in what "
                 "order samples come. Keep one of them."
             )
-
-
-def adopt_seq2seq(args: transformers.TrainingArguments | None) -> Seq2SeqTrainingArguments:
-    """Return arguments of this package for whatever was passed as ``args=`` to a ``Seq2SeqTrainer``.
-
-    Raises:
-        ConfigurationError: If it is something else, such as plain ``TrainingArguments``.
-    """
-    if args is None:
-        return Seq2SeqTrainingArguments(output_dir="tmp_trainer")
-    adopted = adopt(args)
-    if not isinstance(adopted, Seq2SeqTrainingArguments):
-        raise ConfigurationError(
-            f"args= got a {type(args).__name__}, which has no predict_with_generate and no other field about "
-            "generating. Pass raytrainer.Seq2SeqTrainingArguments to a Seq2SeqTrainer."
-        )
-    return adopted
 
 
 def _at_least_one(name: str, value: Any) -> None:

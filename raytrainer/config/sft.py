@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import transformers
 
+from raytrainer.config.adoption import adopt
 from raytrainer.config.aliases import warn_once
-from raytrainer.config.arguments import TrainingArguments, adopt
+from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.values import nearest
 from raytrainer.errors import ConfigurationError
 

@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 import raytrainer
 from raytrainer import ConfigurationError, TrainingArguments
-from raytrainer.config.arguments import adopt
+from raytrainer.config.adoption import adopt
 
 WISH = {"output_dir": "out", "bf16": True, "use_gpu": True, "num_workers": 4}
 

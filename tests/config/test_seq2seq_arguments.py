@@ -10,9 +10,8 @@ import transformers
 from transformers import GenerationConfig
 
 from raytrainer import ConfigurationError, HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
-from raytrainer.config.arguments import adopt
+from raytrainer.config.adoption import adopt, adopt_seq2seq
 from raytrainer.config.generation import GenerationWish, check_call, load_generation_config
-from raytrainer.config.seq2seq_arguments import adopt_seq2seq
 
 
 def test_every_field_of_transformers_is_there():
