@@ -48,6 +48,11 @@ def check_choice(args: TrainingArguments, model: Any) -> None:
             f"auto_find_batch_size=True cuts a batch into more micro-batches when memory runs out, and "
             f"optim={entry.name!r} cannot add up their gradients. Set per_device_train_batch_size to what fits."
         )
+    if args.auto_find_batch_size and entry.traits.can_reduce:
+        raise ConfigurationError(
+            f"auto_find_batch_size=True needs steps in which workers do not wait for each other, and those of "
+            f"optim={entry.name!r} send projections. Set per_device_train_batch_size to what fits."
+        )
     if entry.traits.updates_in_backward:
         check_in_backward(entry.name, args, measures=bool(options.get("grad_norm")))
     if args.sharding is not None:

@@ -171,6 +171,10 @@ def test_an_optimizer_of_the_user_is_registered_and_trains(
             r"flat runs of many parameters",
         ),
         (
+            {"optim": "galore_adamw", "optim_target_modules": "all-linear", "auto_find_batch_size": True},
+            r"send projections",
+        ),
+        (
             {"optim": "adafactor", "deepspeed": {"zero_optimization": {"stage": 2}}},
             r"factors whole matrices",
         ),
