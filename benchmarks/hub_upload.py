@@ -96,11 +96,14 @@ def run(kind: str, num_steps: int, save_steps: int) -> tuple[float, int]:
 
 
 def make_model() -> Any:
-    """A Llama with 4 M parameters: 16 MB of weights, 32 MB of optimizer state."""
+    """A Llama with 4 M parameters: 16 MB of weights, 32 MB of optimizer state.
+
+    Its weights are never those of another run, which the Hub would have already.
+    """
     import torch
     import transformers
 
-    torch.manual_seed(0)
+    torch.manual_seed(time.time_ns() % 2**31)
     config = transformers.LlamaConfig(
         vocab_size=1024, hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=4
     )
