@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="hub id or directory; the packaged SmolLM2-135M by default")
     parser.add_argument("--num_workers", type=int, default=1)
-    parser.add_argument("--max_steps", type=int, default=5)
+    parser.add_argument("--max_steps", type=int, default=24)
     parser.add_argument("--num_texts", type=int, default=40)
     parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--output_dir", default="runs/sft")
@@ -59,7 +59,7 @@ def main() -> None:
             max_steps=options.max_steps,
             per_device_train_batch_size=1,
             learning_rate=1e-3,
-            logging_steps=1,
+            logging_steps=4,
             bf16=False,  # a CPU computes faster in fp32, and has the memory
             activation_checkpointing=False,
             packing=True,
