@@ -179,7 +179,9 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     if dist.is_initialized():
         dist.all_reduce(are_equal, op=dist.ReduceOp.MIN)
     model = trainer.model_wrapped
+    optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     return {
+        "optimizer": optimizer.describe() if hasattr(optimizer, "describe") else type(optimizer).__name__,
         "rows": rows(trainer),
         "eval": [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log],
         "weights": {name: value.tolist() for name, value in (weights or {}).items()},

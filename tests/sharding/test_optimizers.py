@@ -36,6 +36,19 @@ def options(entry: Entry, backend: str, *, is_shared: bool = True) -> dict[str, 
     return options
 
 
+def said(entry: Entry, backend: str) -> dict[str, bool]:
+    """Words that the optimizer, as it was built, has for itself, and whether it should have them here."""
+    in_backward = entry.traits.updates_in_backward
+    is_low_rank = entry.traits.can_reduce and not in_backward
+    return {
+        "in the backward pass": in_backward,
+        "GaLore(": is_low_rank,
+        "at rank 8, each on its owner": is_low_rank and backend == "fsdp",
+        "this rank owns": entry.traits.steps_whole and not in_backward and backend == "fsdp",
+        "Muon for": entry.name == "muon",
+    }
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     pytest.importorskip("bitsandbytes")
@@ -66,6 +79,7 @@ def test_a_cell_trains_as_one_worker_or_is_refused(
     found, expected = results[f"{backend}-{entry.name}"], results[f"one-{entry.name}"]
     assert found["is_ddp"] == (backend == "ddp" and not entry.traits.updates_in_backward)
     assert found["ranks_are_equal"]
+    assert all((word in found["optimizer"]) == is_said for word, is_said in said(entry, backend).items())
     assert (found["dtensors"] > 0) == (backend == "fsdp")
     if entry.traits.updates_in_backward:
         assert (found["cut_by_zero"] > 0) == (backend == "zero3")
