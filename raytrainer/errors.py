@@ -5,6 +5,7 @@ RayTrainerError
  +-- CheckpointError      a checkpoint is missing, damaged, or belongs to something else
  +-- EngagementError      what was requested is not what runs
  +-- HubError             an upload to the Hub failed
+ +-- DealingError         rank 0, which reads the data for all ranks, failed; raised on the others
  +-- TrainingFailed       a run ended by a failure; leads with the user's own exception
 """
 
@@ -34,6 +35,10 @@ class HubError(RayTrainerError):
         super().__init__(message)
         self.is_lasting = is_lasting
         """The same request would fail again."""
+
+
+class DealingError(RayTrainerError):
+    """Rank 0, which reads the data for all ranks, could not go on. Rank 0 raises what it was."""
 
 
 class TrainingFailed(RayTrainerError):

@@ -22,10 +22,12 @@ from transformers.trainer_utils import EvalLoopOutput, has_length, speed_metrics
 
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
 from raytrainer.checkpoint.sharded_weights import is_sharded
+from raytrainer.config.accelerator import deals_out
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
 from raytrainer.data.kinds import adopt_dataset
 from raytrainer.data.loader import RankDataLoader, build_loader, to_device
+from raytrainer.data.rounds import without_stand_ins
 from raytrainer.data.strategies import train_sampler
 from raytrainer.data.targets import count_items
 from raytrainer.errors import ConfigurationError
@@ -103,7 +105,7 @@ class DataHooks(_Attributes):
         return self._get_dataloader(
             self.train_dataset,
             description="Training",
-            batch_size=self.args.per_device_train_batch_size,
+            batch_size=self.args.train_batch_size,
             sampler_fn=self._get_train_sampler,
             is_training=True,
         )
@@ -127,7 +129,7 @@ class DataHooks(_Attributes):
         loader = self._get_dataloader(
             dataset,
             description="Evaluation",
-            batch_size=self.args.per_device_eval_batch_size,
+            batch_size=self.args.eval_batch_size,
             sampler_fn=self._get_eval_sampler,
         )
         if self.args.dataloader_persistent_workers:
@@ -139,7 +141,7 @@ class DataHooks(_Attributes):
         return self._get_dataloader(
             test_dataset,
             description="test",
-            batch_size=self.args.per_device_eval_batch_size,
+            batch_size=self.args.eval_batch_size,
             sampler_fn=self._get_eval_sampler,
         )
 
@@ -153,6 +155,8 @@ class DataHooks(_Attributes):
         dataloader_key: str | None = None,
     ) -> RankDataLoader:
         collate, dataset = self.data_collator, adopt_dataset(dataset)
+        # On a driver there is nobody to deal out to.
+        scatter = self._runtime.scatter if self._runtime is not None and deals_out(self.args) else None
         # Before columns are dropped: one of them may hold the lengths.
         sampler = sampler_fn(dataset) if sampler_fn is not None and has_length(dataset) else None
         if is_hf_dataset(dataset) and hasattr(dataset, "remove_columns") and has_length(dataset):
@@ -166,6 +170,7 @@ class DataHooks(_Attributes):
             batch_size=batch_size,
             sampler=sampler,
             training=is_training,
+            scatter=scatter,
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
@@ -207,7 +212,7 @@ class DataHooks(_Attributes):
         inner = getattr(dataset, "dataset", dataset)
         if inner is not None and has_length(inner):
             return len(inner)
-        return len(dataloader) * self.args.per_device_train_batch_size
+        return len(dataloader) * self.args.train_batch_size
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -232,9 +237,12 @@ class DataHooks(_Attributes):
             return None
         if not isinstance(batch_samples[0], Mapping) or "labels" not in batch_samples[0]:
             return None
-        count = count_items(batch_samples, loss_shifts_labels=self._loss_shifts_labels)
+        own = without_stand_ins(self.callback_handler.train_dataloader, batch_samples)
+        count = count_items(own or batch_samples[:1], loss_shifts_labels=self._loss_shifts_labels)
         if count is None:
             return None
+        if not own:
+            count = torch.zeros_like(count)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             return self._backend.sum_over_ranks(count.to(device))
         return count.to(device)

@@ -50,6 +50,10 @@ class Runtime(Protocol):
         """All ranks: the values of all ranks in rank order on rank 0, None elsewhere."""
         ...
 
+    def scatter(self, values: Sequence[T] | None) -> T:
+        """All ranks: return this rank's element of what rank 0 passes, one for each rank; others pass None."""
+        ...
+
     def agree(self, flags: Sequence[int]) -> list[int]:
         """All ranks: the element-wise maximum of small non-negative ints over ranks. Cheap; called every step."""
         ...

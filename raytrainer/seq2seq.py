@@ -174,7 +174,7 @@ class Seq2SeqTrainer(Trainer):
             column=args.length_column_name,
             main_input=getattr(self.model, "main_input_name", "input_ids"),
         )
-        step = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         return SortishSampler(lengths, batch_size=step, seed=data_seed(args))
 
     # ---- the model ----------------------------------------------------------------------------------------------

@@ -328,7 +328,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
     def _timed_loop(self, dataloader: Any, *, metric_key_prefix: str, **options: Any) -> Any:
         began = time.time()
         output = self.evaluation_loop(dataloader, metric_key_prefix=metric_key_prefix, **options)
-        per_step = self.args.per_device_eval_batch_size * self.args.world_size
+        per_step = self.args.eval_batch_size * self.args.world_size
         assert output.num_samples is not None
         assert output.metrics is not None
         num_steps = math.ceil(output.num_samples / per_step)

@@ -122,6 +122,9 @@ class FakeRuntime:
         values = self._world.exchange(self.rank, value)
         return copy.deepcopy(values) if self.rank == 0 else None
 
+    def scatter(self, values: Sequence[T] | None) -> T:
+        return copy.deepcopy(self._world.exchange(self.rank, values)[0][self.rank])
+
     def agree(self, flags: Sequence[int]) -> list[int]:
         return [max(column) for column in zip(*self._world.exchange(self.rank, list(flags)), strict=True)]
 

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from raytrainer.config.accelerate_words import fields_from_environment, fields_from_file, merge
+from raytrainer.config.accelerator import check_accelerator_config, normalise_accelerator_config
 from raytrainer.config.aliases import read_legacy, warn_once
 from raytrainer.config.binding import BoundToProcess
 from raytrainer.config.combinations import (
@@ -26,7 +27,7 @@ from raytrainer.config.combinations import (
 )
 from raytrainer.config.deepspeed import DeepSpeedOptions, read_deepspeed
 from raytrainer.config.deepspeed_auto import check_against
-from raytrainer.config.fields import check_accelerator_config, check_honoured
+from raytrainer.config.fields import check_honoured
 from raytrainer.config.hub import check_hub
 from raytrainer.config.kernels import check_kernels, normalise_compilation
 from raytrainer.config.log_levels import process_log_level
@@ -127,6 +128,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         self.normalise_sharding()
         with self._as_if_on_cpu():
             super().__post_init__()
+        normalise_accelerator_config(self)
         self.normalise_deepspeed()
         normalise_compilation(self)
         if self.use_cpu:
@@ -141,13 +143,14 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         """
         coerce_text(self)
         self.normalise_ray_options()
+        normalise_accelerator_config(self)
         check_values(self)
         check_honoured(self)
         check_combinations(self)
         check_kernels(self)
         check_trackio(self)
         check_hub(self)
-        check_accelerator_config(self.accelerator_config)
+        check_accelerator_config(self)
 
     def get_process_log_level(self) -> int:
         """The log level of this process: by default INFO on the main one and WARNING on the others."""

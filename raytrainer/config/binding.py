@@ -19,6 +19,7 @@ from transformers.training_args import ParallelMode
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 from transformers.utils.import_utils import enable_tf32
 
+from raytrainer.config.accelerator import check_split
 from raytrainer.config.placement import Placement
 from raytrainer.errors import ConfigurationError
 
@@ -48,6 +49,7 @@ class BoundToProcess:
         if self.placement == placement:
             return
         check_device(args, placement)
+        check_split(args, placement.world_size)
         self._put_back()
         kind = placement.device.type
         bound: dict[str, Any] = {}
@@ -128,12 +130,17 @@ class BoundToProcess:
     @property
     def train_batch_size(self) -> int:
         """Samples of a micro-batch in one process."""
-        return self.per_device_train_batch_size  # type: ignore[attr-defined]
+        return self._part(self.per_device_train_batch_size)  # type: ignore[attr-defined]
 
     @property
     def eval_batch_size(self) -> int:
         """Samples of an evaluation batch in one process."""
-        return self.per_device_eval_batch_size  # type: ignore[attr-defined]
+        return self._part(self.per_device_eval_batch_size)  # type: ignore[attr-defined]
+
+    def _part(self, batch_size: int) -> int:
+        """A process's part of a batch that ``split_batches`` cuts for all of them."""
+        splits = self.accelerator_config.split_batches  # type: ignore[attr-defined]
+        return batch_size // self.world_size if splits else batch_size
 
     @contextlib.contextmanager
     def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:

@@ -96,7 +96,7 @@ def section_params(section: dict[str, Any], args: Any, *, max_steps: int | None 
 
 def _from_arguments(args: Any, world_size: int | None) -> dict[str, tuple[Any, str]]:
     """Values by path, and the argument that gives each."""
-    micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    micro, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     return {
         "train_micro_batch_size_per_gpu": (micro, "per_device_train_batch_size"),
         "gradient_accumulation_steps": (accumulation, "gradient_accumulation_steps"),

@@ -68,6 +68,13 @@ DIFFERENCES: dict[str, Difference] = {
         "Changes no loss, also where `compute_loss` or the model ignores `num_items_in_batch`.",
         "tests/loop/test_loss_scaling.py::test_an_override_that_takes_the_count_and_ignores_it",
     ),
+    "accelerator_config": Difference(
+        "With `even_batches=False` two ranks have the losses of one, also when one of them has no sample left; those "
+        "of `transformers` then differ. `dispatch_batches` deals out ragged batches, and is off by default, for "
+        "streams too; the batch that `split_batches` cuts is the one that is reported. `use_seedable_sampler=False` "
+        "and `use_configured_state=True` are refused.",
+        "tests/data/test_two_ranks.py::test_without_fill_ups_two_ranks_have_the_losses_of_one",
+    ),
     "optim": Difference(
         "Every name that is not refused below resumes bitwise, and says under which backends it trains; see "
         "[optimizers](optimizers.md).",

@@ -170,16 +170,13 @@ HONOURED: tuple[str, ...] = (
     "worker_idle_timeout_s",
     "cluster_timeout_s",
     "accelerate_config",
+    "accelerator_config",
     "rank_check_steps",
 )
 """Fields that are honoured whatever their value; one that can never be right is refused in ``values``."""
 
 
 REFUSED: dict[str, Refusal] = {
-    "accelerator_config": Refusal(
-        "the data loaders are raytrainer's own: even batches, one shard per worker, seeded order",
-        "Leave it out; set the batch size with per_device_train_batch_size.",
-    ),
     "parallelism_config": Refusal(
         "tensor and context parallelism could not be tried: on CPU Accelerate takes no ParallelismConfig, and torch's "
         "context parallel attention has no kernel",
@@ -208,17 +205,6 @@ REFUSED: dict[str, Refusal] = {
 FIELDS: dict[str, Honoured | Refusal] = {**dict.fromkeys(HONOURED, Honoured()), **REFUSED}
 """Every field of ``TrainingArguments``."""
 
-_ACCELERATOR_DEFAULTS = {
-    "split_batches": (False, None),
-    "dispatch_batches": (False, None),
-    "even_batches": (True, None),
-    "use_seedable_sampler": (True, None),
-    "gradient_accumulation_kwargs": (None, {}),
-    "use_configured_state": (False, None),
-}
-"""Keys of ``accelerator_config`` with the values that are what happens anyway; ``non_blocking`` may be anything,
-because pinned batches are always copied that way."""
-
 
 def check_honoured(args: Any) -> None:
     """Refuse arguments that this version does not honour.
@@ -232,26 +218,10 @@ def check_honoured(args: Any) -> None:
     for field in fields(args):
         rule = FIELDS.get(field.name)
         value = getattr(args, field.name)
-        if not isinstance(rule, Refusal) or field.name == "accelerator_config" or rule.allows(value):
+        if not isinstance(rule, Refusal) or rule.allows(value):
             continue
         found = "a token" if field.name.endswith("_token") else repr(value)
         raise ConfigurationError(
             f"`{field.name}` is not available in this version of raytrainer: {rule.why} (found "
             f"{found}). {rule.do}"
         )
-
-
-def check_accelerator_config(config: Any) -> None:
-    """Refuse settings of Accelerate's data loaders that change the batches.
-
-    Args:
-        config: The ``AcceleratorConfig`` that ``TrainingArguments`` made.
-    """
-    rule = REFUSED["accelerator_config"]
-    for key, harmless in _ACCELERATOR_DEFAULTS.items():
-        value = getattr(config, key, None)
-        if value not in harmless:
-            raise ConfigurationError(
-                f"`accelerator_config` with {key}={value!r} is not available in this version of "
-                f"raytrainer: {rule.why}. {rule.do}"
-            )

@@ -284,6 +284,7 @@ def eval_columns_fit(facts: TrainerFacts) -> None:
 
 
 def _check_fit(facts: TrainerFacts, name: str, dataset: Any) -> None:
+    _check_whole(facts, name, dataset)
     if not isinstance(facts.model, torch.nn.Module) or facts.overrides & _MAKES_BATCHES:
         return
     check_columns(
@@ -293,6 +294,17 @@ def _check_fit(facts: TrainerFacts, name: str, dataset: Any) -> None:
         remove_unused=facts.args.remove_unused_columns,
         passes_through=passes_columns_through(facts.data_collator) and not facts.overrides & _USES_INPUTS,
     )
+
+
+def _check_whole(facts: TrainerFacts, name: str, dataset: Any) -> None:
+    """Ranks take their parts of the same stream, so that a part of a part would be trained on."""
+    split = getattr(dataset, "_distributed", None)
+    if split is not None and facts.args.world_size > 1 and not facts.overrides & _MAKES_BATCHES:
+        raise ConfigurationError(
+            f"{name} was split by node (rank {split.rank} of {split.world_size}), and workers are dealt their parts "
+            "of the whole by raytrainer: most of the data would never be seen. Pass it as it was before the split; "
+            "accelerator_config={'dispatch_batches': True} lets one worker read for all."
+        )
 
 
 def _check_not_empty(name: str, dataset: Any) -> None:

@@ -148,6 +148,16 @@ class BalancedBatches:
         for places in one:
             yield [batch[place] for place in places]
 
-    def num_real(self, round_index: int, rank: int) -> int:
-        """Samples of a rank's micro-batch that are no fill-up, at most. Such batches are for training only."""
-        return self.sampler.effective_batch_size
+    @property
+    def rank(self) -> int:
+        """Whose micro-batches these are."""
+        return self.sampler.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.sampler.dp_size
+
+    def real_samples(self, first: int = 0) -> Iterator[int]:
+        """As many in every round: its micro-batches count the same, whatever they hold; for training only."""
+        return itertools.repeat(self.round_size)

@@ -6,6 +6,7 @@ mark that tells whether it is such a fill-up, so that evaluation can leave fill-
 
 The last sample of a micro-batch also carries where the stream then stood: how many samples were read, and the
 dataset's own ``state_dict()`` if it has one. So the position is that of what was handed out, whatever was read ahead.
+It says as well how many samples of its round are real, on all ranks.
 """
 
 from __future__ import annotations
@@ -19,25 +20,33 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from raytrainer.data.kinds import keeps_its_place
+from raytrainer.data.rounds import part_of
+
+
+class Turn(NamedTuple):
+    """What the last sample of a micro-batch tells."""
+
+    num_round: int
+    """Real samples of the round."""
+    place: dict[str, Any]
+    """Where the stream stands behind it."""
 
 
 class Item(NamedTuple):
     """A sample on its way to the collator."""
 
-    is_real: bool
     sample: Any
-    place: dict[str, Any] | None
-    """Where the stream stands behind the micro-batch, on the last sample of one."""
+    turn: Turn | None
+    """On the last sample of a micro-batch."""
 
 
 class Collated(NamedTuple):
     """A micro-batch on its way out of a loading process."""
 
-    num_real: int
     batch: Any
     process: int
     """Index of the loading process."""
-    place: dict[str, Any] | None
+    turn: Turn | None
     """None for an empty turn, by which a process waits for the others."""
 
 
@@ -50,16 +59,28 @@ class RankStream(IterableDataset[Item]):
         drop_last: Drop an incomplete last round.
         rank: This rank.
         world_size: Number of ranks.
+        fills_up: Fill up the last round; otherwise ranks get what there is, or a stand-in (``rounds``).
+        whole_rounds: Yield what all ranks take, one after the other, and not only this rank's part.
     """
 
     def __init__(
-        self, dataset: Iterable[Any], *, batch_size: int, drop_last: bool, rank: int, world_size: int
+        self,
+        dataset: Iterable[Any],
+        *,
+        batch_size: int,
+        drop_last: bool,
+        rank: int,
+        world_size: int,
+        fills_up: bool = True,
+        whole_rounds: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
+        self.fills_up = fills_up and world_size > 1
+        self.whole_rounds = whole_rounds
         self._start: dict[str, Any] | None = None
         self._start_turn = -1
         self._loaded = False
@@ -71,6 +92,11 @@ class RankStream(IterableDataset[Item]):
     def round_size(self) -> int:
         """Samples that all ranks together take with one micro-batch each."""
         return self.batch_size * self.world_size
+
+    @property
+    def yield_size(self) -> int:
+        """Items that make a batch of the loader."""
+        return self.round_size if self.whole_rounds else self.batch_size
 
     def share_clock(self) -> None:
         """Let loading processes that stay see later epochs."""
@@ -103,7 +129,7 @@ class RankStream(IterableDataset[Item]):
         if self.world_size == 1 and not self.drop_last:
             return total
         rounds = total // self.round_size if self.drop_last else -(-total // self.round_size)
-        return rounds * self.batch_size
+        return rounds * self.yield_size
 
     def _tell_epoch(self) -> None:
         set_epoch = getattr(self.dataset, "set_epoch", None)
@@ -119,7 +145,7 @@ class RankStream(IterableDataset[Item]):
         if self._start is not None and self._start_turn == int(self._clock[1]):
             start = self._start["processes"][process]
             if process < self._start["next"]:
-                yield from itertools.repeat(Item(False, None, None), self.batch_size)
+                yield from itertools.repeat(Item(None, None), self.yield_size)
         if info is None:
             self._start = None
         else:
@@ -134,7 +160,7 @@ class RankStream(IterableDataset[Item]):
             if len(current) < self.round_size:
                 continue
             num_read += len(current)
-            if not first and num_read == self.round_size and self.world_size > 1:
+            if not first and num_read == self.round_size and self.fills_up:
                 first = current
             yield from self._share(current, len(current), self._place(num_read))
             current = []
@@ -142,7 +168,7 @@ class RankStream(IterableDataset[Item]):
             return
         num_real = len(current)
         place = self._place(num_read + num_real)
-        if self.world_size > 1:
+        if self.fills_up:
             first = first or (current[:] if num_read == 0 else self._first_round())
             while len(current) < self.round_size:
                 current += first[: self.round_size - len(current)]
@@ -179,22 +205,21 @@ class RankStream(IterableDataset[Item]):
         return {"samples": num_read, "state": copy.deepcopy(dataset.state_dict())}
 
     def _share(self, samples: list[Any], num_real: int, place: dict[str, Any]) -> Iterator[Item]:
-        first = self.rank * self.batch_size
-        mine = samples[first : first + self.batch_size]
-        for index, sample in enumerate(mine):
-            yield Item(first + index < num_real, sample, place if index == len(mine) - 1 else None)
+        if not self.whole_rounds:
+            samples = part_of(samples, rank=self.rank, batch_size=self.batch_size)
+        for sample in samples[:-1]:
+            yield Item(sample, None)
+        yield Item(samples[-1], Turn(num_real, place))
 
 
-class CollateReal:
-    """Collates the items of one micro-batch."""
+class CollateItems:
+    """Collates the items of one micro-batch, or of one round."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
 
     def __call__(self, items: list[Item]) -> Collated:
         info = get_worker_info()
-        process, place = 0 if info is None else info.id, items[-1].place
-        if place is None:
-            return Collated(0, None, process, None)
-        batch = self.collate([item.sample for item in items])
-        return Collated(sum(item.is_real for item in items), batch, process, place)
+        process, turn = 0 if info is None else info.id, items[-1].turn
+        batch = None if turn is None else self.collate([item.sample for item in items])
+        return Collated(batch, process, turn)

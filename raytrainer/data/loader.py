@@ -1,7 +1,8 @@
 """The data loader of one rank: torch's own, with a start position and batches on the rank's device.
 
 Besides batches it answers two questions that the loop and the evaluation have: begin this epoch after so many
-samples, and how many samples of this micro-batch are no fill-up.
+samples, and how many samples of this micro-batch are no fill-up. Where rank 0 deals out what it reads (``dispatch``),
+it is rank 0 alone whose loader reads.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
+from raytrainer.config.accelerator import fills_up
 from raytrainer.config.arguments import TrainingArguments
+from raytrainer.data.dispatch import CollateRound, Scatter, deal, receive
 from raytrainer.data.grouped import BalancedBatches, LengthGrouped
-from raytrainer.data.iterable import CollateReal, RankStream
+from raytrainer.data.iterable import CollateItems, RankStream
+from raytrainer.data.rounds import Share, share_of
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 from raytrainer.errors import CheckpointError
 
@@ -38,18 +42,27 @@ def to_device(data: Any, device: torch.device, *, non_blocking: bool = False) ->
 
 
 class RankDataLoader(DataLoader[Any]):
-    """A ``DataLoader`` that yields this rank's micro-batches on this rank's device."""
+    """A ``DataLoader`` that yields this rank's micro-batches on this rank's device.
 
-    def __init__(self, *args: Any, device: torch.device, world_size: int, rank: int, **kwargs: Any) -> None:
+    Args:
+        *args: Of torch's loader.
+        device: Of this rank.
+        keep: Micro-batches that are yielded at once, whose shares and positions are kept.
+        scatter: Rank 0 reads, and hands out with this; None where each rank reads for itself.
+        **kwargs: Of torch's loader.
+    """
+
+    def __init__(
+        self, *args: Any, device: torch.device, keep: int = 1, scatter: Scatter | None = None, **kwargs: Any
+    ) -> None:
         self._device = device
-        self._rank = rank
-        self._world_size = world_size
         self._non_blocking = bool(kwargs.get("pin_memory")) and device.type != "cpu"
-        self._last_real: int | None = None
-        self._yielded = 0
+        self._scatter = scatter
+        self._skipped = 0
         self._first = 0
         self._position: dict[str, Any] | None = None
-        self._positions: deque[tuple[int, dict[str, Any]]] = deque(maxlen=kwargs.pop("keep_positions", 1))
+        self._shares: deque[Share] = deque(maxlen=keep)
+        self._positions: deque[tuple[int, dict[str, Any]]] = deque(maxlen=keep)
         super().__init__(*args, **kwargs)
 
     def set_epoch(self, epoch: int) -> None:
@@ -63,6 +76,7 @@ class RankDataLoader(DataLoader[Any]):
             self._position = shard._start
             self._first = num_samples // shard.round_size
         else:
+            self._skipped = num_samples
             shard.skip_next(num_samples)
 
     def start_next_at(self, position: dict[str, Any], micro_batches: int) -> None:
@@ -102,42 +116,65 @@ class RankDataLoader(DataLoader[Any]):
 
     def num_real(self) -> int:
         """Samples of the micro-batch that was yielded last which are no fill-up."""
-        if self._last_real is not None:
-            return self._last_real
+        return self._shares[-1].num_real
+
+    def weights(self, count: int) -> list[float]:
+        """What the micro-batches that were yielded last count in a mean over ranks; samples that fill up do count."""
         shard = self._shard()
-        assert not isinstance(shard, RankStream)
-        return shard.num_real(self._yielded - 1, self._rank)
+        if isinstance(shard, BalancedBatches) or shard.fills_up:
+            return [1.0] * count
+        return [share.weight(shard.world_size) for share in list(self._shares)[-count:]]
 
     def __iter__(self) -> Iterator[Any]:
-        self._yielded = 0
-        if not isinstance(self.dataset, RankStream):
-            return self._on_device(super().__iter__())
-        self.dataset.begin_turn()
-        first, self._first = self._first, 0
-        position, self._position = self._position, None
-        self._positions.clear()
-        return self._on_device(self._unwrap(super().__iter__(), position, first))
+        # Now and not at the first batch: torch's loader draws its seed here, and the loop counts on that.
+        return self._hand_out(self._shared())
 
-    def _unwrap(self, batches: Iterator[Any], position: dict[str, Any] | None, first: int) -> Iterator[Any]:
+    def _hand_out(self, shared: Iterator[tuple[Any, Share]]) -> Iterator[Any]:
+        self._shares.clear()
+        for batch, share in shared:
+            self._shares.append(share)
+            on_cpu = self._device.type == "cpu"
+            yield batch if on_cpu else to_device(batch, self._device, non_blocking=self._non_blocking)
+
+    def _shared(self) -> Iterator[tuple[Any, Share]]:
+        """This rank's micro-batches and their shares."""
+        shard = self._shard()
+        rank, batch_size, world_size = shard.rank, shard.batch_size, shard.world_size
+        if self._scatter is not None:
+            if rank > 0:
+                return receive(self._scatter)
+            return deal(self._read(), self._scatter, batch_size=batch_size, world_size=world_size)
+        return (
+            (batch, share_of(num_round, rank=rank, batch_size=batch_size))
+            for batch, num_round in self._read()
+        )
+
+    def _read(self) -> Iterator[tuple[Any, int]]:
+        """What torch's loader yields, and the real samples of each round."""
+        shard = self._shard()
+        if isinstance(shard, RankStream):
+            shard.begin_turn()
+            first, self._first = self._first, 0
+            position, self._position = self._position, None
+            self._positions.clear()
+            return self._read_stream(super().__iter__(), position, first)
+        skipped, self._skipped = self._skipped, 0
+        return zip(super().__iter__(), shard.real_samples(skipped), strict=False)
+
+    def _read_stream(
+        self, batches: Iterator[Any], position: dict[str, Any] | None, first: int
+    ) -> Iterator[tuple[Any, int]]:
         num_processes = max(1, self.num_workers)
         places = [None] * num_processes if position is None else list(position["processes"])
-        for self._last_real, batch, process, place in batches:
-            if place is None:
+        for batch, process, turn in batches:
+            if turn is None:
                 continue
-            places[process] = place
+            places[process] = turn.place
             first += 1
             self._positions.append(
                 (first, {"processes": list(places), "next": (process + 1) % num_processes})
             )
-            yield batch
-
-    def _on_device(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self._yielded += 1
-            if self._device.type == "cpu":
-                yield batch
-            else:
-                yield to_device(batch, self._device, non_blocking=self._non_blocking)
+            yield batch, turn.num_round
 
 
 def build_loader(
@@ -148,6 +185,7 @@ def build_loader(
     batch_size: int,
     sampler: Sampler[int] | None,
     training: bool,
+    scatter: Scatter | None = None,
 ) -> RankDataLoader:
     """Build this rank's loader.
 
@@ -159,44 +197,46 @@ def build_loader(
         sampler: Order of a map-style dataset; None is its own order. A plain ``RandomSampler`` (or
             ``LengthGroupedSampler``) becomes a seeded one, because ranks must agree on the order.
         training: Seeds the loader's worker processes per rank.
+        scatter: With it rank 0 reads for all ranks, and hands out; without it each rank reads for itself.
     """
     bound = args.is_resolved
     rank, world_size = (args.process_index, args.world_size) if bound else (0, 1)
+    deals = scatter is not None and world_size > 1
+    cut: dict[str, Any] = {
+        "batch_size": batch_size,
+        "drop_last": args.dataloader_drop_last,
+        "rank": rank,
+        "world_size": world_size,
+        "fills_up": fills_up(args),
+        "whole_rounds": deals,
+    }
     options: dict[str, Any] = {
         "num_workers": args.dataloader_num_workers,
         "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
         "persistent_workers": args.dataloader_persistent_workers,
         "multiprocessing_context": args.dataloader_multiprocessing_context,
         "prefetch_factor": args.dataloader_prefetch_factor,
-        "in_order": args.dataloader_in_order,
+        # Predictions belong to the samples at their places, so the order of an evaluation is that of the data.
+        "in_order": args.dataloader_in_order or not training,
         "device": args.device,
-        "rank": rank,
-        "world_size": world_size,
-        "keep_positions": args.gradient_accumulation_steps + 1,
+        "keep": args.gradient_accumulation_steps + 1,
+        "scatter": scatter if deals else None,
     }
+    if deals:
+        collate = CollateRound(collate, batch_size=batch_size, world_size=world_size)
     if isinstance(dataset, IterableDataset):
-        stream = RankStream(
-            dataset,
-            batch_size=batch_size,
-            drop_last=args.dataloader_drop_last,
-            rank=rank,
-            world_size=world_size,
-        )
+        stream = RankStream(dataset, **cut)
         if args.dataloader_persistent_workers:
             stream.share_clock()
-        return RankDataLoader(stream, batch_size=batch_size, collate_fn=CollateReal(collate), **options)
+        return RankDataLoader(
+            stream, batch_size=stream.yield_size, collate_fn=CollateItems(collate), **options
+        )
     if training:
         options["worker_init_fn"] = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank)
     if isinstance(sampler, BatchRebalanceSampler):
-        balanced: Any = BalancedBatches(sampler, seed=data_seed(args))
-        return RankDataLoader(dataset, batch_sampler=balanced, collate_fn=collate, **options)
-    batches = RankBatchSampler(
-        seeded(sampler, dataset, args),
-        batch_size=batch_size,
-        drop_last=args.dataloader_drop_last,
-        rank=rank,
-        world_size=world_size,
-    )
+        batches: Any = BalancedBatches(sampler, seed=data_seed(args))
+    else:
+        batches = RankBatchSampler(seeded(sampler, dataset, args), **cut)
     return RankDataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
 
 

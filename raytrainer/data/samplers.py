@@ -10,10 +10,13 @@ Pure index arithmetic: no process group, no dataset access.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sized
 
 import torch
 from torch.utils.data import Sampler
+
+from raytrainer.data.rounds import part_of
 
 
 class SeededRandomSampler(Sampler[int]):
@@ -45,8 +48,8 @@ class RankBatchSampler:
     """This rank's micro-batches of an epoch.
 
     The samples are cut into micro-batches of ``batch_size``; rank ``r`` of ``W`` takes micro-batches ``r, r + W,
-    r + 2W, ...``. With several ranks the order is filled up from its own start to a multiple of ``W * batch_size``
-    (``even``), so that every rank has the same number of full micro-batches; one rank alone gets a short last one.
+    r + 2W, ...``. With several ranks the order is filled up from its own start to a multiple of ``W * batch_size``,
+    so that every rank has the same number of full micro-batches; one rank alone gets a short last one.
 
     Args:
         sampler: Yields the sample indices of an epoch, the same on every rank.
@@ -54,16 +57,28 @@ class RankBatchSampler:
         drop_last: Drop what does not fill a global batch instead of filling it up.
         rank: This rank.
         world_size: Number of ranks.
+        fills_up: Fill up the last round; otherwise ranks get what there is, or a stand-in (``rounds``).
+        whole_rounds: Yield what all ranks take, one after the other, and not only this rank's part.
     """
 
     def __init__(
-        self, sampler: Sampler[int], *, batch_size: int, drop_last: bool, rank: int, world_size: int
+        self,
+        sampler: Sampler[int],
+        *,
+        batch_size: int,
+        drop_last: bool,
+        rank: int,
+        world_size: int,
+        fills_up: bool = True,
+        whole_rounds: bool = False,
     ) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
+        self.fills_up = fills_up
+        self.whole_rounds = whole_rounds
         self._skip_samples = 0
 
     @property
@@ -85,7 +100,7 @@ class RankBatchSampler:
         total = len(self.sampler)  # type: ignore[arg-type]
         if self.drop_last:
             return total - total % self.round_size
-        if self.world_size == 1:
+        if self.world_size == 1 or not self.fills_up:
             return total
         return -(-total // self.round_size) * self.round_size
 
@@ -96,23 +111,22 @@ class RankBatchSampler:
         skip, self._skip_samples = self._skip_samples, 0
         order = list(self.sampler)
         total = self.num_samples()
-        first = skip + self.rank * self.batch_size
-        for start in range(first, total, self.round_size):
-            stop = min(start + self.batch_size, total)
-            if stop <= len(order):
-                yield order[start:stop]
-            else:
-                yield [order[index % len(order)] for index in range(start, stop)]
+        for start in range(skip, total, self.round_size):
+            samples = order[start : min(start + self.round_size, total)]
+            missing = min(self.round_size, total - start) - len(samples)
+            if missing > 0:
+                samples += itertools.islice(itertools.cycle(order), missing)
+            yield samples if self.whole_rounds else self._part(samples)
 
-    def num_real(self, round_index: int, rank: int) -> int:
-        """Samples of a rank's micro-batch that are no fill-up.
+    def _part(self, samples: list[int]) -> list[int]:
+        return part_of(samples, rank=self.rank, batch_size=self.batch_size)
+
+    def real_samples(self, first: int = 0) -> Iterator[int]:
+        """Samples that are no fill-up, of each round that an iteration yields.
 
         Args:
-            round_index: Index of the micro-batch in the epoch.
-            rank: Whose micro-batch.
-
-        Returns:
-            A count in ``[0, batch_size]``.
+            first: Samples of the global order before it.
         """
-        start = round_index * self.round_size + rank * self.batch_size
-        return max(0, min(self.batch_size, len(self.sampler) - start))  # type: ignore[arg-type]
+        num_samples = len(self.sampler)  # type: ignore[arg-type]
+        for start in range(first, self.num_samples(), self.round_size):
+            yield max(0, min(self.round_size, num_samples - start))

@@ -27,7 +27,7 @@ def train_sampler(dataset: Any, args: TrainingArguments, *, input_name: str | No
     if strategy == "random":
         return SeededRandomSampler(dataset, seed)
     lengths = sample_lengths(dataset, column=args.length_column_name, input_name=input_name)
-    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if strategy == "group_by_length":
         return LengthGrouped(lengths, batch_size=step, seed=seed)
     return BatchRebalanceSampler(

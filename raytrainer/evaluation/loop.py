@@ -127,7 +127,7 @@ class PredictionLoop:
     def batches(self) -> Iterator[tuple[Any, int]]:
         """Batches, and how many of their rows are real samples."""
         for inputs in self.loader:
-            batch_size = find_batch_size(inputs) or self.args.per_device_eval_batch_size
+            batch_size = find_batch_size(inputs) or self.args.eval_batch_size
             yield inputs, self.count_real(batch_size)
 
     def count_real(self, batch_size: int) -> int:

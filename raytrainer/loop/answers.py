@@ -23,7 +23,7 @@ class Answers:
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Samples of one optimizer step over all ranks."""
-        return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def get_tp_size(self) -> int:
         """Ranks that share a tensor; always 1."""

@@ -67,6 +67,9 @@ class LossScaling:
         self._override_handles_ranks = override is not None and names_world_size(override)
         self._watch = ForwardWatch(model) if model_accepts_count and not divides_itself else None
         self._base_ran = False
+        self.weight = 1.0
+        """What the next micro-batch counts in a mean over ranks; 0 for a stand-in. Not 1 only where the last round of
+        the data is not filled up."""
 
     @property
     def model_divides(self) -> bool:
@@ -127,13 +130,13 @@ class LossScaling:
             count: What it was given as ``num_items_in_batch``.
             num_micro_batches: Micro-batches of this step on this rank.
         """
-        if self._declared is not None:
-            return loss if self._declared else loss / num_micro_batches
-        if not self._is_divided(count):
-            return loss / num_micro_batches
-        if self._override is not None and not self._base_ran and not self._override_handles_ranks:
-            return loss * self._ranks_factor
-        return loss
+        is_divided = self._is_divided(count) if self._declared is None else self._declared
+        if not is_divided:
+            return loss / num_micro_batches * self.weight
+        if self.weight == 0:
+            return loss * 0.0  # its items were not counted
+        handles_ranks = self._base_ran or self._override_handles_ranks or self._declared is not None
+        return loss if self._override is None or handles_ranks else loss * self._ranks_factor
 
     def _is_divided(self, count: torch.Tensor | None) -> bool:
         if self._divides_itself and (self._override is None or self._base_ran):

@@ -116,7 +116,7 @@ def plan_of(trainer: Any, loader: Any) -> TrainPlan:
         max_steps=args.max_steps,
         num_train_epochs=args.num_train_epochs,
         accumulation=args.gradient_accumulation_steps,
-        per_device_batch_size=args.per_device_train_batch_size,
+        per_device_batch_size=args.train_batch_size,
         world_size=args.world_size,
         loader_length=length,
         num_examples=trainer.num_examples(loader) if length else None,

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from raytrainer.checkpoint.zero import shape_of
+from raytrainer.config.accelerator import syncs_each_batch
+from raytrainer.data.rounds import weights_of
 from raytrainer.loop.fitting import agree_on_memory, average_gradients
 from raytrainer.loop.nonfinite import look_at_loss
 from raytrainer.loop.run import TrainRun
@@ -53,12 +55,15 @@ def add_gradients(run: TrainRun, group: list[Any], num_items: Any) -> bool:
     trainer, handler = run.trainer, run.trainer.callback_handler
     fits = run.args.auto_find_batch_size
     last_index = len(group) - 1
+    reduces_each = syncs_each_batch(run.args)
+    weights = weights_of(run.loader, len(group))
     trainer.current_gradient_accumulation_steps = len(group)
     for index, inputs in enumerate(group):
         if index == 0:
             trainer.control = handler.on_step_begin(run.args, trainer.state, trainer.control)
         is_last = index == last_index
-        with run.backend.micro_batch(run.model, is_last=is_last and not fits):
+        run.scaling.weight = weights[index]
+        with run.backend.micro_batch(run.model, is_last=(is_last or reduces_each) and not fits):
             if fits:
                 compute = functools.partial(call_training_step, run, inputs, num_items)
                 loss = agree_on_memory(run, compute)
@@ -128,7 +133,7 @@ def update_weights(run: TrainRun) -> None:
 
 def track_work(run: TrainRun, inputs: Any) -> None:
     """Count samples, tokens and floating-point operations of a micro-batch."""
-    run.speed.add(run.args.per_device_train_batch_size)
+    run.speed.add(run.args.train_batch_size)
     trainer = run.trainer
     trainer.current_flos += float(trainer.floating_point_ops(inputs))  # type: ignore[attr-defined]
     if run.args.include_num_input_tokens_seen != "no":

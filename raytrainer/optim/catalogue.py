@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from raytrainer.config.accelerator import syncs_each_batch
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.registered import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
@@ -132,10 +133,12 @@ def reduces(entry: Entry, args: TrainingArguments) -> bool:
     """Whether an optimizer averages gradients over ranks by itself.
 
     One that updates in the backward pass always does. One that sends less than whole gradients does unless their norm
-    is clipped, for which whole ones are needed, or fp16's loss scaling looks at them.
+    is clipped, for which whole ones are needed, or fp16's loss scaling looks at them, or they are asked for after each
+    micro-batch.
     """
     is_unclipped = args.max_grad_norm <= 0 and args.mixed_precision != "fp16"
-    return entry.traits.updates_in_backward or (entry.traits.can_reduce and is_unclipped)
+    keeps_own = is_unclipped and not syncs_each_batch(args)
+    return entry.traits.updates_in_backward or (entry.traits.can_reduce and keeps_own)
 
 
 def parse_options(entry: Entry, optim_args: str | None) -> dict[str, Any]:

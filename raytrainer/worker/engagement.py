@@ -30,7 +30,7 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
             engaged=f"{type(run.trainer.lr_scheduler).__name__}, {plan.max_steps} steps",
         )
     )
-    now = BatchSizes(per_device=args.per_device_train_batch_size, accumulation=plan.accumulation)
+    now = BatchSizes(per_device=args.train_batch_size, accumulation=plan.accumulation)
     asked = run.requested_sizes or now
     fitted = f", as {now.per_device} x {now.accumulation} x {requested_workers} to fit into memory"
     rows.append(

@@ -80,6 +80,7 @@ _COLLATERAL_TYPES = {
     "DistStoreError",
     "ActorDiedError",
     "RayActorError",
+    "DealingError",
 }
 _COLLATERAL_TEXT = re.compile(
     r"connection (closed|reset|refused)|broken pipe|closed by peer|peer closed|gloo/transport|"

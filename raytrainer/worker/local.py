@@ -41,6 +41,10 @@ class LocalRuntime:
     def gather(self, value: T) -> list[T] | None:
         return [value]
 
+    def scatter(self, values: Sequence[T] | None) -> T:
+        assert values is not None
+        return values[0]
+
     def agree(self, flags: Sequence[int]) -> list[int]:
         return list(flags)
 

@@ -63,6 +63,14 @@ class CollectiveRuntime:
         dist.gather_object(value, values, dst=0, group=self._group)
         return values
 
+    def scatter(self, values: Sequence[T] | None) -> T:
+        if self.world_size == 1:
+            assert values is not None
+            return values[0]
+        box: list[Any] = [None]
+        dist.scatter_object_list(box, None if values is None else list(values), src=0, group=self._group)
+        return box[0]
+
     def agree(self, flags: Sequence[int]) -> list[int]:
         if self.world_size == 1:
             return list(flags)

@@ -154,16 +154,9 @@ def test_torchdynamo_is_the_backend_of_torch_compile():
 
 
 @old_names
-@pytest.mark.parametrize(
-    ("old", "field"),
-    [
-        ({"split_batches": True}, "accelerator_config"),
-        ({"dispatch_batches": True}, "accelerator_config"),
-    ],
-)
-def test_old_name_of_what_is_not_available_is_refused_as_todays_field(old, field):
-    with pytest.raises(ConfigurationError, match=f"`{field}` .*not available in this version"):
-        TrainingArguments(**old)
+@pytest.mark.parametrize("key", ["split_batches", "dispatch_batches"])
+def test_old_name_of_a_key_is_the_key(key):
+    assert getattr(TrainingArguments(**{key: True}).accelerator_config, key) is True
 
 
 @old_names

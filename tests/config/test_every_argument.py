@@ -132,8 +132,7 @@ def test_an_argument_says_the_same_from_everywhere(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refused_argument_is_refused_from_the_command_line(name: str, tmp_path: Path) -> None:
-    refused = {"accelerator_config": {"split_batches": True}, "debug": "tpu_metrics_debug"}
-    value = refused.get(name, sample(name))
+    value = {"debug": "tpu_metrics_debug"}.get(name, sample(name))
     if name == "parallelism_config":
         pytest.skip("an object, which no command line has")
     with pytest.raises(ConfigurationError, match=f"{name}"):

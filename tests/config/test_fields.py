@@ -30,22 +30,12 @@ def test_defaults_are_never_refused():
     refused = [
         name
         for name, rule in FIELDS.items()
-        if isinstance(rule, Refusal)
-        and name != "accelerator_config"
-        and not rule.allows(getattr(defaults, name))
+        if isinstance(rule, Refusal) and not rule.allows(getattr(defaults, name))
     ]
     assert refused == []
 
 
 ASKING = {
-    "accelerator_config": [
-        {"split_batches": True},
-        {"dispatch_batches": True},
-        {"even_batches": False},
-        {"use_seedable_sampler": False},
-        {"use_configured_state": True},
-        {"gradient_accumulation_kwargs": {"num_steps": 2}},
-    ],
     "parallelism_config": [object()],
     "ddp_backend": ["mpi", "hccl"],
     "save_on_each_node": [True],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from datasets.distributed import split_dataset_by_node
 from torch import nn
 
 from raytrainer import ConfigurationError, TrainingArguments
@@ -140,6 +141,14 @@ def test_arguments_changed_after_construction_are_checked_again():
 def test_broken_training_is_refused(options, given, words):
     with pytest.raises(ConfigurationError, match=words):
         check_training(facts(options, **given))
+
+
+def test_a_stream_that_was_split_by_node_is_refused_on_several_workers():
+    rows = [{"input_ids": [1], "labels": [1]}] * 4
+    split = split_dataset_by_node(Dataset.from_list(rows).to_iterable_dataset(2), rank=1, world_size=2)
+    check_training(facts({"max_steps": 1}, train_dataset=split))
+    with pytest.raises(ConfigurationError, match=r"train_dataset was split by node \(rank 1 of 2\)"):
+        check_training(facts({"max_steps": 1, "num_workers": 2}, train_dataset=split))
 
 
 def test_a_stream_with_max_steps_passes_unread():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
-from raytrainer.data.iterable import CollateReal, Item, RankStream
+from raytrainer.data.iterable import CollateItems, Item, RankStream, Turn
+from raytrainer.data.rounds import part_of, share_of
 
 
 class Numbers(IterableDataset[int]):
@@ -27,12 +28,35 @@ class Numbers(IterableDataset[int]):
 
 
 def shares(
-    dataset: IterableDataset[int], batch_size: int, world_size: int, *, drop_last: bool
+    dataset: IterableDataset[int], batch_size: int, world_size: int, *, drop_last: bool, **options: bool
 ) -> list[RankStream]:
     return [
-        RankStream(dataset, batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size)
+        RankStream(
+            dataset, batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options
+        )
         for rank in range(world_size)
     ]
+
+
+def micro_batches(mine: RankStream) -> list[tuple[list[int], int]]:
+    """Samples of each turn, and how many of its round are real."""
+    found: list[tuple[list[int], int]] = []
+    current: list[int] = []
+    for item in mine:
+        current.append(item.sample)
+        if item.turn is not None:
+            found.append((current, item.turn.num_round))
+            current = []
+    assert not current, "the last sample of a turn says so"
+    return found
+
+
+def real_samples(mine: RankStream) -> list[int]:
+    """Those that are no fill-ups and no stand-ins."""
+    real: list[int] = []
+    for samples, num_round in micro_batches(mine):
+        real += samples[: share_of(num_round, rank=mine.rank, batch_size=mine.batch_size).num_real]
+    return real
 
 
 @given(st.integers(0, 60), st.integers(1, 8), st.integers(2, 5), st.booleans())
@@ -54,14 +78,38 @@ def test_shares_equal_those_of_accelerate(
 def test_one_rank_alone_gets_the_stream_as_it_is(count: int, batch_size: int, drop_last: bool) -> None:
     (mine,) = shares(Numbers(count), batch_size, 1, drop_last=drop_last)
     kept = count - count % batch_size if drop_last else count
-    assert [item[:2] for item in mine] == [(True, number) for number in range(kept)]
+    assert [item.sample for item in mine] == list(range(kept))
 
 
 @given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 5))
 def test_each_sample_is_real_on_one_rank_once(count: int, batch_size: int, world_size: int) -> None:
     ranks = shares(Numbers(count), batch_size, world_size, drop_last=False)
-    real = [item.sample for mine in ranks for item in mine if item.is_real]
+    real = [sample for mine in ranks for sample in real_samples(mine)]
     assert sorted(real) == list(range(count))
+
+
+@given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 5))
+def test_without_fill_ups_no_sample_comes_twice(count: int, batch_size: int, world_size: int) -> None:
+    ranks = shares(Numbers(count), batch_size, world_size, drop_last=False, fills_up=False)
+    yielded = [[item.sample for item in mine] for mine in ranks]
+    assert sorted(sample for mine in ranks for sample in real_samples(mine)) == list(range(count))
+    turns = {sum(item.turn is not None for item in mine) for mine in ranks}
+    assert turns == {-(-count // (batch_size * world_size))}, "all ranks take part in all rounds"
+    assert sum(map(len, yielded)) - count <= world_size - 1, "beyond the samples there are stand-ins"
+
+
+@given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 5), st.booleans(), st.booleans())
+def test_a_whole_round_is_what_the_ranks_take(
+    count: int, batch_size: int, world_size: int, drop_last: bool, fills_up: bool
+) -> None:
+    (whole, *_) = shares(
+        Numbers(count), batch_size, world_size, drop_last=drop_last, fills_up=fills_up, whole_rounds=True
+    )
+    ranks = shares(Numbers(count), batch_size, world_size, drop_last=drop_last, fills_up=fills_up)
+    rounds = micro_batches(whole)
+    for rank, mine in enumerate(ranks):
+        parts = [part_of(samples, rank=rank, batch_size=batch_size) for samples, _ in rounds]
+        assert parts == [samples for samples, _ in micro_batches(mine)]
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 5), st.booleans(), st.data())
@@ -83,5 +131,5 @@ def test_the_epoch_reaches_the_dataset() -> None:
 
 
 def test_a_batch_says_how_many_of_its_samples_are_real() -> None:
-    items = [Item(True, 1, None), Item(True, 2, None), Item(False, 4, {"samples": 2})]
-    assert CollateReal(sum)(items)[:2] == (2, 7)
+    turn = Turn(num_round=2, place={"samples": 2})
+    assert CollateItems(sum)([Item(1, None), Item(2, None), Item(4, turn)]) == (7, 0, turn)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, Sampler, SequentialSampler
 
+from raytrainer.data.rounds import part_of, share_of
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 
 SIZES = st.integers(1, 60)
@@ -15,11 +16,11 @@ WORLDS = st.integers(1, 6)
 
 
 def shares(
-    sampler: Sampler[int], batch_size: int, world_size: int, *, drop_last: bool
+    sampler: Sampler[int], batch_size: int, world_size: int, *, drop_last: bool, **options: bool
 ) -> list[RankBatchSampler]:
     return [
         RankBatchSampler(
-            sampler, batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size
+            sampler, batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options
         )
         for rank in range(world_size)
     ]
@@ -46,12 +47,51 @@ def test_every_sample_is_seen_once_and_fill_ups_are_counted(
     ranks = shares(sampler, batch_size, world_size, drop_last=drop_last)
     ranks[0].set_epoch(epoch)
     real: list[int] = []
-    for index, micro_batches in enumerate(zip(*ranks, strict=True)):
+    for num_round, *micro_batches in zip(ranks[0].real_samples(), *ranks, strict=True):
         for rank, batch in enumerate(micro_batches):
-            real += batch[: ranks[rank].num_real(index, rank)]
+            real += batch[: share_of(num_round, rank=rank, batch_size=batch_size).num_real]
     kept = num_samples - num_samples % (batch_size * world_size) if drop_last else num_samples
     assert real == list(sampler)[:kept]
     assert sorted(sampler) == list(range(num_samples))
+
+
+@given(SIZES, BATCHES, st.integers(2, 6), st.booleans())
+def test_without_fill_ups_shares_equal_those_of_accelerate_but_for_stand_ins(
+    num_samples: int, batch_size: int, world_size: int, drop_last: bool
+) -> None:
+    sampler = SequentialSampler(range(num_samples))
+    batches = BatchSampler(sampler, batch_size, drop_last)
+    ranks = shares(sampler, batch_size, world_size, drop_last=drop_last, fills_up=False)
+    assert len({len(list(mine)) for mine in ranks}) == 1, "all ranks take part in all rounds"
+    for rank, mine in enumerate(ranks):
+        theirs = BatchSamplerShard(batches, world_size, rank, even_batches=False)
+        reals = [share_of(n, rank=rank, batch_size=batch_size).num_real for n in mine.real_samples()]
+        own = [batch for batch, num_real in zip(mine, reals, strict=True) if num_real > 0]
+        assert own == list(theirs)
+        assert len(mine) == len(list(mine))
+
+
+@given(SIZES, BATCHES, st.integers(2, 6))
+def test_a_split_batch_is_cut_like_accelerates(num_samples: int, part: int, world_size: int) -> None:
+    sampler = SequentialSampler(range(num_samples))
+    batches = BatchSampler(sampler, part * world_size, drop_last=False)
+    for rank, mine in enumerate(shares(sampler, part, world_size, drop_last=False)):
+        assert list(mine) == list(BatchSamplerShard(batches, world_size, rank, split_batches=True))
+
+
+@given(SIZES, BATCHES, WORLDS, st.booleans(), st.booleans(), st.data())
+def test_a_whole_round_is_what_the_ranks_take(
+    num_samples: int, batch_size: int, world_size: int, drop_last: bool, fills_up: bool, data: st.DataObject
+) -> None:
+    sampler = SeededRandomSampler(range(num_samples), 5)
+    options = {"drop_last": drop_last, "fills_up": fills_up}
+    whole, *_ = shares(sampler, batch_size, world_size, whole_rounds=True, **options)
+    done = data.draw(st.integers(0, len(whole)))
+    whole.skip_next(done * whole.round_size)
+    rounds = list(whole)
+    for rank, mine in enumerate(shares(sampler, batch_size, world_size, **options)):
+        parts = [part_of(samples, rank=rank, batch_size=batch_size) for samples in rounds]
+        assert parts == list(mine)[done:]
 
 
 @given(SIZES, BATCHES, WORLDS, st.booleans(), st.data())

@@ -1,0 +1,189 @@
+"""Runs of one small model whose data are cut into batches in different ways, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import IterableDataset
+
+import raytrainer
+
+GLOBAL_BATCH = 4
+STEPS = 8
+SAVED = 5
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """Token sequences of different lengths, and classes."""
+    return [
+        {"input_ids": [(i * 7 + j) % 20 for j in range(4 + i * 5 % 6)], "labels": i * 3 % 4}
+        for i in range(count)
+    ]
+
+
+class Stream(IterableDataset[dict[str, Any]]):
+    """Counts what is read of it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.num_read = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in rows(self.count):
+            self.num_read += 1
+            yield row
+
+
+def shards(count: int) -> datasets.IterableDataset:
+    return datasets.Dataset.from_list(rows(count)).to_iterable_dataset(num_shards=4)
+
+
+def for_language(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pads to the longest sample of the batch: ranks get different lengths."""
+    tokens = [torch.tensor(sample["input_ids"]) for sample in samples]
+    return {
+        "input_ids": pad_sequence(tokens, batch_first=True),
+        "labels": pad_sequence(tokens, batch_first=True, padding_value=-100),
+    }
+
+
+def for_classes(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    batch = for_language(samples)
+    batch["attention_mask"] = batch["labels"].ne(-100).long()
+    return {**batch, "labels": torch.tensor([sample["labels"] for sample in samples])}
+
+
+def language_model() -> Any:
+    """Divides its loss by the number of targets of the step."""
+    torch.manual_seed(7)
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+
+
+def classifier() -> Any:
+    """Takes the mean over its batch."""
+    torch.manual_seed(7)
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(
+            vocab_size=20,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_labels=4,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run."""
+
+    dataset: Callable[[int], Any] = rows
+    count: int = 19
+    """4 rounds of 4 and one of 3: on two ranks one of them is filled up."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """``accelerator_config``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    classifies: bool = False
+    resumes: str = ""
+    """Name of the case whose checkpoint it begins from."""
+
+
+IN_ORDER = {"train_sampling_strategy": "sequential"}
+UNEVEN = {"even_batches": False}
+DEALT = {"dispatch_batches": True}
+CASES: dict[str, Case] = {
+    "map": Case(),
+    "filled up by 1": Case(options=IN_ORDER),
+    "filled up by 3": Case(count=17, options=IN_ORDER),
+    "written out with 1": Case(lambda n: [*rows(n), *rows(20 - n)], options=IN_ORDER),
+    "written out with 3": Case(lambda n: [*rows(n), *rows(20 - n)], count=17, options=IN_ORDER),
+    "stream": Case(Stream),
+    "shards": Case(shards, config=UNEVEN, options={"save_strategy": "steps"}),
+    "shards by processes": Case(shards, options={"dataloader_num_workers": 2}),
+    "split": Case(
+        config={"split_batches": True},
+        options={
+            "per_device_train_batch_size": GLOBAL_BATCH,
+            "per_device_eval_batch_size": GLOBAL_BATCH,
+        },
+    ),
+    "reduced each time": Case(config={"gradient_accumulation_kwargs": {"sync_each_batch": True}}),
+    "dealt map": Case(config=DEALT),
+    "dealt stream": Case(Stream, config=DEALT),
+    "dealt shards": Case(shards, config={**DEALT, **UNEVEN}, options={"save_strategy": "steps"}),
+    "dealt shards by processes": Case(shards, config=DEALT, options={"dataloader_num_workers": 2}),
+    "dealt uneven": Case(count=17, config={**DEALT, **UNEVEN}),
+    # The last round has 3, or 1: then rank 1 has nothing.
+    "uneven 3": Case(config=UNEVEN),
+    "uneven 1": Case(count=17, config=UNEVEN),
+    "uneven stream 1": Case(Stream, count=17, config=UNEVEN),
+    "uneven classes 3": Case(config=UNEVEN, classifies=True),
+    "uneven classes 1": Case(count=17, config=UNEVEN, classifies=True),
+    "shards resumed": Case(shards, config=UNEVEN, resumes="shards"),
+    "dealt shards resumed": Case(shards, config={**DEALT, **UNEVEN}, resumes="dealt shards"),
+    "shards of one rank resumed": Case(shards, config=UNEVEN, resumes="alone"),
+}
+
+
+def run_case(
+    name: str, directory: Path, *, num_ranks: int, resumes_from: Path | None = None
+) -> dict[str, Any]:
+    """Train, and say what this rank saw.
+
+    Args:
+        name: Of the case.
+        directory: The run's; the checkpoints of other cases lie beside it.
+        num_ranks: Ranks that share the global batch; 1 trains in this process.
+        resumes_from: Begin from there.
+    """
+    case = CASES[name]
+    if case.resumes:
+        resumes_from = directory.parent / case.resumes / f"checkpoint-{SAVED}"
+    dataset = case.dataset(case.count)
+    args = raytrainer.TrainingArguments(
+        **{
+            "output_dir": str(directory),
+            "num_workers": num_ranks if num_ranks > 1 else 0,
+            "per_device_train_batch_size": GLOBAL_BATCH // num_ranks,
+            "per_device_eval_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_steps": STEPS,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "save_steps": SAVED,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "accelerator_config": case.config if num_ranks > 1 else None,
+            **case.options,
+        }
+    )
+    trainer = raytrainer.Trainer(
+        model=classifier() if case.classifies else language_model(),
+        args=args,
+        train_dataset=dataset,
+        eval_dataset=rows(7),
+        data_collator=for_classes if case.classifies else for_language,
+    )
+    trainer.train(resume_from_checkpoint=str(resumes_from) if resumes_from else None)
+    return {
+        "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+        "norms": [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log],
+        "eval_loss": trainer.evaluate()["eval_loss"],
+        "wrapper": type(trainer.model_wrapped).__name__,
+        "num_read": getattr(dataset, "num_read", None),
+    }

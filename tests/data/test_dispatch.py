@@ -1,0 +1,42 @@
+"""Rank 0 deals out what it reads; and what happens when it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from raytrainer.data.dispatch import deal, receive
+from raytrainer.data.rounds import Share
+from raytrainer.errors import DealingError
+from raytrainer.worker.failure_record import Verdict, judge
+from tests.fakes import FakeRuntime, FakeWorld
+
+
+def rounds() -> Iterator[tuple[list[Any], int]]:
+    yield ["a", "b"], 4
+    yield ["c", "d"], 3
+    raise KeyError("lost")
+
+
+def take(runtime: FakeRuntime) -> Iterator[tuple[Any, Share]]:
+    if runtime.rank == 0:
+        return deal(rounds(), runtime.scatter, batch_size=2, world_size=2)
+    return receive(runtime.scatter)
+
+
+def test_a_rank_gets_its_part_and_what_it_counts() -> None:
+    def two(runtime: FakeRuntime) -> list[Any]:
+        taken = take(runtime)
+        return [next(taken), next(taken)]
+
+    first, second = FakeWorld(2).outcomes(two)
+    assert first == [("a", Share(2, 4)), ("c", Share(2, 3))]
+    assert second == [("b", Share(2, 4)), ("d", Share(1, 3))]
+
+
+def test_a_failure_of_rank_0_ends_all_ranks_and_is_collateral_on_the_others() -> None:
+    first, second = FakeWorld(2).outcomes(lambda runtime: list(take(runtime)))
+    assert isinstance(first, KeyError)
+    assert isinstance(second, DealingError)
+    assert str(second) == "Rank 0, which reads the data for all ranks, failed: KeyError: 'lost'"
+    assert judge(second) is Verdict.COLLATERAL
