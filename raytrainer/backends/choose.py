@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
 
 from accelerate import Accelerator
@@ -20,6 +21,13 @@ from raytrainer.backends.data_parallel import DataParallelBackend
 from raytrainer.backends.fsdp2 import FullyShardedBackend
 from raytrainer.backends.zero import ZeroBackend
 from raytrainer.config.arguments import TrainingArguments
+
+
+def forget_zero(args: TrainingArguments) -> None:
+    """Take back what an earlier trainer of this process told transformers: that models are cut as they are made."""
+    told = sys.modules.get("transformers.integrations.deepspeed")
+    if told is not None and args.zero is None:
+        told.unset_hf_deepspeed_config()
 
 
 def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:

@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 from transformers.trainer_utils import enable_full_determinism, set_seed
 
-from raytrainer.backends.choose import open_backend
+from raytrainer.backends.choose import forget_zero, open_backend
 from raytrainer.config.arguments import TrainingArguments
 from raytrainer.config.log_levels import apply_log_level
 from raytrainer.config.placement import Placement
@@ -44,6 +44,7 @@ def bind(trainer: Any, runtime: Runtime) -> None:
     )
     apply_log_level(args)
     seed(args)
+    forget_zero(args)
     trainer._runtime = runtime
     trainer._memory_tracker = MemoryTracker(args.skip_memory_metrics)
     trainer._memory_tracker.start()

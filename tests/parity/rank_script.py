@@ -39,34 +39,38 @@ def digest(model: torch.nn.Module) -> str:
     return total.hexdigest()
 
 
-def main() -> None:
-    """Train, and write steps and weights of every rank."""
-    library, target, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    torch.set_num_threads(1)
-    trainer = make_trainer(LIBRARIES[library], target.parent / f"{library}_output", num_ranks=2, **options)
+def train(library: str, directory: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Train, and tell steps, and weights of every rank."""
+    trainer = make_trainer(LIBRARIES[library], directory, num_ranks=2, **options)
     probe = Probe(trainer)
     trainer.add_callback(probe)
     trainer.train()
     digests: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(digests, digest(trainer.model))
-    if trainer.is_world_process_zero():
-        body = {
-            "rows": rows(trainer),
-            "eval_losses": eval_losses(trainer),
-            "weights": {name: value.tolist() for name, value in trainer.model.state_dict().items()},
-            "digests": digests,
-            "is_ddp": probe.is_ddp,
-            "wrappers": sorted(probe.wrappers),
-            "group_size": probe.group_size,
-            "world_size": trainer.args.world_size,
-        }
-        target.write_text(json.dumps(body))
-    if library == "ours":
-        trainer.end()
-    else:
-        # A rank that leaves while the other is still at work makes gloo abort the other.
-        dist.barrier()
-        dist.destroy_process_group()
+    return {
+        "rows": rows(trainer),
+        "eval_losses": eval_losses(trainer),
+        "weights": {name: value.tolist() for name, value in trainer.model.state_dict().items()},
+        "digests": digests,
+        "is_ddp": probe.is_ddp,
+        "wrappers": sorted(probe.wrappers),
+        "group_size": probe.group_size,
+        "world_size": trainer.args.world_size,
+    }
+
+
+def main() -> None:
+    """All runs of one library."""
+    library, target, runs = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    torch.set_num_threads(1)
+    results = {
+        name: train(library, target.parent / f"{library}_{name}", options) for name, options in runs.items()
+    }
+    if dist.get_rank() == 0:
+        target.write_text(json.dumps(results))
+    # A rank that leaves while the other is still at work makes gloo abort the other.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.parity.twins import TOLERANCE, make_model
+from tests.parity.twins import LIBRARIES, TOLERANCE, make_model
 from tests.torchrun import torchrun
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -21,15 +20,22 @@ RUNS: dict[str, dict[str, Any]] = {
 STEPS = {"accumulation": 6, "smoothing": 5, "mean_of_ranks": 5}
 
 
-def train(library: str, directory: Path, options: dict[str, Any]) -> dict[str, Any]:
-    target = directory / f"{library}.json"
-    return torchrun("parity/rank_script.py", [library, str(target), json.dumps(options)], target=target)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Library -> run -> what its ranks saw."""
+    directory = tmp_path_factory.mktemp("parity")
+    found = {}
+    for library in LIBRARIES:
+        target = directory / f"{library}.json"
+        arguments = [library, str(target), json.dumps(RUNS)]
+        found[library] = torchrun("parity/rank_script.py", arguments, target=target)
+    return found
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("run", RUNS)
-def test_two_ranks_train_like_transformers(run: str, tmp_path: Path) -> None:
-    theirs, ours = (train(library, tmp_path, RUNS[run]) for library in ("theirs", "ours"))
+def test_two_ranks_train_like_transformers(results: dict[str, dict[str, Any]], run: str) -> None:
+    ours, theirs = results["ours"][run], results["theirs"][run]
     for one in (ours, theirs):
         assert one["is_ddp"], one["wrappers"]
         assert one["wrappers"] == ["DistributedDataParallel"]

@@ -7,20 +7,24 @@ from typing import Any
 
 import pytest
 
-from tests.runtimes.trainers import make_trainer, numbers
+from tests.runtimes.trainers import KINDS, make_trainer, numbers
 from tests.torchrun import torchrun
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
 
 
-def under_torchrun(kind: str, directory: Path) -> dict[str, Any]:
-    target = directory / "numbers.json"
-    return torchrun("runtimes/rank.py", [kind, str(target)], target=target)
+@pytest.fixture(scope="module")
+def under_torchrun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Kind of trainer -> what rank 0 of two saw."""
+    target = tmp_path_factory.mktemp("launched") / "numbers.json"
+    return torchrun("runtimes/rank.py", [str(target)], target=target)
 
 
-@pytest.mark.parametrize("kind", ["plain", "own_loss", "stream"])
-def test_ray_torchrun_and_one_process_give_the_same_losses(kind: str, tmp_path: Path) -> None:
-    launched = under_torchrun(kind, tmp_path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ray_torchrun_and_one_process_give_the_same_losses(
+    under_torchrun: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    launched = under_torchrun[kind]
     assert launched["world_size"] == 2
     assert launched["wrapper"] == "DistributedDataParallel"
 

@@ -1,4 +1,4 @@
-"""Starts ``rank.py`` under torchrun and reads what it wrote."""
+"""Trains on ranks of torchrun, or on one that is alone, and tells what was seen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tests.sharding.rank import train
 from tests.torchrun import torchrun
 
 OF_THE_RUN = ("resume", "num_samples", "model", "classifies", "drifts")
@@ -14,10 +17,10 @@ OF_THE_RUN = ("resume", "num_samples", "model", "classifies", "drifts")
 def launch(
     num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]], *, timeout_s: int = 240
 ) -> dict[str, Any]:
-    """Train runs, one after the other, in one group of processes.
+    """Train runs, one after the other, in one group of processes; one rank that shards nothing is this process.
 
     Args:
-        num_ranks: Processes.
+        num_ranks: Ranks.
         directory: Each run's ``output_dir`` is in it, under the run's name.
         runs: Options by name; ``resume`` is the checkpoint to begin from, ``num_samples`` the size of the dataset,
             ``model`` a directory, ``classifies`` takes a classifier.
@@ -37,6 +40,13 @@ def launch(
         }
         for name, options in runs.items()
     ]
+    if num_ranks == 1 and not any({"fsdp", "deepspeed"} & set(run) for run in runs.values()):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return {run["name"]: train(run, num_workers=0) for run in listed}
+        finally:
+            torch.set_num_threads(threads)
     target = directory / f"results-{num_ranks}.json"
     return torchrun(
         "sharding/rank.py",

@@ -5,11 +5,13 @@ Usage: rank.py TARGET JSON, where JSON is a list of what launch.py makes of each
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -128,12 +130,17 @@ def make_labelled(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def train(run: dict[str, Any]) -> dict[str, Any]:
-    """One configuration."""
-    world_size = dist.get_world_size() if dist.is_initialized() else int(os.environ["WORLD_SIZE"])
+def train(run: dict[str, Any], *, num_workers: int) -> dict[str, Any]:
+    """One configuration.
+
+    Args:
+        run: What ``launch.py`` makes of it.
+        num_workers: Ranks of the launcher, or 0 for this process alone.
+    """
+    world_size = max(1, num_workers)
     options = {
         "output_dir": run["output_dir"],
-        "num_workers": world_size,
+        "num_workers": num_workers,
         "per_device_train_batch_size": GLOBAL_BATCH // world_size // 2,
         "gradient_accumulation_steps": 2,
         "logging_steps": 1,
@@ -147,9 +154,6 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "eval_steps": 3,
         **run["options"],
     }
-    if run["model"] and "fsdp" in run["options"]:
-        # It must never be loaded whole.
-        transformers.LlamaForCausalLM.from_pretrained = None
     probe = Probe()
     trainer = raytrainer.Trainer(
         model=run["model"] or (make_classifier() if run["classifies"] else make_model(dropout=0.0)),
@@ -163,8 +167,12 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     probe.trainer = trainer
     if run["drifts"]:
         trainer.add_callback(Drift())
+    # A model that is cut must never be loaded whole.
+    is_cut = run["model"] and "fsdp" in run["options"]
+    forbids = patch.object(transformers.LlamaForCausalLM, "from_pretrained", None)
     try:
-        trainer.train(resume_from_checkpoint=run.get("resume"))
+        with forbids if is_cut else contextlib.nullcontext():
+            trainer.train(resume_from_checkpoint=run.get("resume"))
     except EngagementError as error:
         return {"error": str(error), "step": trainer.state.global_step}
     weights = gather_weights(trainer.model)
@@ -195,7 +203,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """All configurations."""
     torch.set_num_threads(1)
-    results = {run["name"]: train(run) for run in json.loads(sys.argv[2])}
+    num_ranks = int(os.environ["WORLD_SIZE"])
+    results = {run["name"]: train(run, num_workers=num_ranks) for run in json.loads(sys.argv[2])}
     if not dist.is_initialized() or dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(results))
     if dist.is_initialized():

@@ -55,13 +55,33 @@ WHOLE: dict[str, Any] = {
 """In one process, the first four steps of 50 samples are those of two ranks."""
 
 
+LOADED: dict[str, dict[str, Any]] = {
+    "in_shards": {"fsdp": True, "fsdp_config": {"cpu_ram_efficient_loading": True}},
+    "in_shards_tied": {"fsdp": True, "fsdp_config": {"cpu_ram_efficient_loading": True}},
+    "cut": {"deepspeed": {"zero_optimization": {"stage": 3}}},
+}
+"""Models that workers load in parts, from a directory of the run's name."""
+
+
+def model_of(name: str) -> LlamaForCausalLM:
+    """What the directory of a run holds."""
+    model = make_model(dropout=0.0)
+    model.config.tie_word_embeddings = name.endswith("tied")
+    model.tie_weights()
+    return model
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = tmp_path_factory.mktemp("sharding")
+    two = dict(TWO_RANKS)
+    for name, options in LOADED.items():
+        model_of(name).save_pretrained(directory / "models" / name)
+        two[name] = {**options, "model": str(directory / "models" / name)}
     return {
         # 50 samples: the last window of an epoch is partial, and filled up.
         **launch(
-            2, directory, {name: {**run, "num_samples": 50} for name, run in TWO_RANKS.items()} | {"even": {}}
+            2, directory, {name: {**run, "num_samples": 50} for name, run in two.items()} | {"even": {}}
         ),
         **launch(
             4,
@@ -123,24 +143,20 @@ def test_two_shards_give_the_numbers_of_ddp(results: dict[str, Any], name: str) 
     assert_equal_weights(results[name], results["ddp"])
 
 
-@pytest.mark.parametrize("is_tied", [False, True])
-def test_a_model_loaded_in_shards_trains_as_one_loaded_whole(tmp_path: Path, is_tied: bool) -> None:
-    model = make_model(dropout=0.0)
-    model.config.tie_word_embeddings = is_tied
-    model.tie_weights()
-    model.save_pretrained(tmp_path / "model")
-    in_shards = {
-        "fsdp": True,
-        "fsdp_config": {"cpu_ram_efficient_loading": True},
-        "model": str(tmp_path / "model"),
-    }
-    found = launch(2, tmp_path, {"in_shards": {**in_shards, "num_samples": 50}})["in_shards"]
-    assert_sharded(found, share=2)
-    whole = make_trainer(raytrainer, tmp_path / "whole", model=model, **WHOLE)
+def assert_trains_as_loaded_whole(found: dict[str, Any], name: str, directory: Path) -> None:
+    whole = make_trainer(raytrainer, directory, model=model_of(name), **WHOLE)
     whole.train()
     assert len(found["rows"]) == len(rows(whole)) == 6
     for mine, other in zip(found["rows"][:4], rows(whole)[:4], strict=True):
         assert mine[:4] == pytest.approx(other[:4], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["in_shards", "in_shards_tied"])
+def test_a_model_loaded_in_shards_trains_as_one_loaded_whole(
+    results: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    assert_sharded(results[name], share=2)
+    assert_trains_as_loaded_whole(results[name], name, tmp_path)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -172,19 +188,12 @@ def test_bf16_under_zero_computes_in_bf16_and_stays_near(results: dict[str, Any]
     assert losses == pytest.approx(exact, abs=BF16_TOLERANCE)
 
 
-def test_a_model_that_is_cut_while_it_is_loaded_trains_as_one_loaded_whole(tmp_path: Path) -> None:
-    make_model(dropout=0.0).save_pretrained(tmp_path / "model")
-    options = {"deepspeed": {"zero_optimization": {"stage": 3}}, "model": str(tmp_path / "model")}
-    found = launch(2, tmp_path, {"cut": {**options, "num_samples": 50}})["cut"]
-    assert_zero(found, 3)
-    assert found["was_cut_when_made"]
-    whole = make_trainer(
-        raytrainer, tmp_path / "whole", model=LlamaForCausalLM.from_pretrained(tmp_path / "model"), **WHOLE
-    )
-    whole.train()
-    assert len(found["rows"]) == len(rows(whole)) == 6
-    for mine, other in zip(found["rows"][:4], rows(whole)[:4], strict=True):
-        assert mine[:4] == pytest.approx(other[:4], abs=TOLERANCE)
+def test_a_model_that_is_cut_while_it_is_loaded_trains_as_one_loaded_whole(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    assert_zero(results["cut"], 3)
+    assert results["cut"]["was_cut_when_made"]
+    assert_trains_as_loaded_whole(results["cut"], "cut", tmp_path)
 
 
 def test_ranks_that_drift_apart_are_noticed(results: dict[str, Any]) -> None:
