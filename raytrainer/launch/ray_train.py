@@ -99,13 +99,22 @@ class Fit(TorchTrainer):
         return ray.get(self._controller.get_result.remote())
 
 
+_DETERMINISTIC = {
+    "CUDA_LAUNCH_BLOCKING": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":16:8",
+    "FLASH_ATTENTION_DETERMINISTIC": "1",
+}
+"""What ``full_determinism`` needs in the environment of a worker before it touches its GPU, which Ray Train lets it do
+before the training function is called."""
+
+
 def make_fit(
     args: Any, cluster: Cluster, allocation: Allocation, storage_path: str, config: WorkerConfig
 ) -> Fit:
     """The run that keeps a group of workers, not yet started.
 
     Args:
-        args: ``placement_strategy``, ``accelerator_type``, ``label_selector``, ``max_failures``.
+        args: ``placement_strategy``, ``accelerator_type``, ``label_selector``, ``max_failures``, ``full_determinism``.
         cluster: The Ray that it runs on.
         allocation: Number of workers, and what each one gets.
         storage_path: A directory that Ray Train may have; nothing is stored there.
@@ -128,6 +137,7 @@ def make_fit(
             name=f"raytrainer-{uuid.uuid4().hex[:8]}",
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=args.max_failures),
+            worker_runtime_env={"env_vars": _DETERMINISTIC} if args.full_determinism else None,
             # Ray Train's own words about failures would only repeat ours.
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),

@@ -38,12 +38,12 @@ def bind(trainer: Any, runtime: Runtime) -> None:
         runtime: Where this rank runs.
     """
     args = trainer.args
+    seed(args)  # before a device is chosen, because CUDA reads the variables of full_determinism then
     args.resolve(placement_of(args, runtime))
     attach_rank_log(
         Path(args.output_dir) / "logs", runtime.rank, run_id=runtime.run_id, attempt=runtime.attempt
     )
     apply_log_level(args)
-    seed(args)
     forget_zero(args)
     trainer._runtime = runtime
     trainer._memory_tracker = MemoryTracker(args.skip_memory_metrics)

@@ -36,6 +36,7 @@ def test_ray_torchrun_and_one_process_give_the_same_losses(
     counter = on_ray.callback_handler.callbacks[-1]
     assert type(counter).__name__ == "Counter"
     assert counter.world_sizes == [2, 2, 2], "two ranks took part, and the callback's state came back"
+    assert counter.is_deterministic == counter.had_variables_at_its_start == (kind == "stream")
     if kind == "own_loss":
         assert on_ray.num_calls > 0, "what rank 0 did to the trainer came back"
 

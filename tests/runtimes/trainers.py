@@ -44,15 +44,20 @@ class OwnLoss(raytrainer.Trainer):
 
 
 class Counter(TrainerCallback):
-    """Counts steps, and notes in how many processes."""
+    """Counts steps, and notes in how many processes, and whether these are deterministic."""
 
     def __init__(self) -> None:
         self.num_steps = 0
         self.world_sizes: list[int] = []
+        self.is_deterministic = False
+        self.had_variables_at_its_start = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.num_steps += 1
         self.world_sizes.append(args.world_size)
+        self.is_deterministic = torch.are_deterministic_algorithms_enabled()
+        at_its_start = Path("/proc/self/environ").read_bytes()
+        self.had_variables_at_its_start = b"CUBLAS_WORKSPACE_CONFIG=:16:8" in at_its_start
 
 
 KINDS: dict[str, type[raytrainer.Trainer]] = {
@@ -78,6 +83,8 @@ def make_trainer(kind: str, directory: Path, num_workers: int) -> raytrainer.Tra
         save_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
+        # It stays on in a process.
+        full_determinism=kind == "stream" and num_workers > 0,
     )
     return KINDS[kind](
         model=make_model(dropout=0.0),
