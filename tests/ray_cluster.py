@@ -32,8 +32,9 @@ def ray_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(ray_directory: Path) -> Iterator[None]:
+def ray_cluster(ray_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A running Ray with room for two workers, joined by this process."""
+    tmp_path_factory.getbasetemp()  # pytest makes its own directory now, and not among those of groups
     import ray
 
     from raytrainer.launch.cluster import ENVIRONMENT as DEFAULTS

@@ -18,7 +18,8 @@ class GroupOptions:
     """How a group is started and kept."""
 
     args: Any
-    """Arguments with the fields of ``RayOptions``, and ``output_dir``, ``ddp_backend``, ``ddp_timeout``."""
+    """Arguments with the fields of ``RayOptions``, and ``output_dir``, ``ddp_backend``, ``ddp_timeout``,
+    ``full_determinism``."""
     open_session: str = DEFAULT_SESSION
     """``module:function`` that binds the trainer on a worker."""
 

@@ -29,6 +29,7 @@ def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
         "placement_strategy": "PACK",
         "accelerator_type": None,
         "label_selector": None,
+        "full_determinism": False,
         "max_failures": 3,
         "ray_address": None,
         "worker_idle_timeout_s": 300.0,
