@@ -7,8 +7,9 @@ reads the runs that it needs; and a sharded run reads the ``optimizer.pt`` of a 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def load_sharded_optimizer(model: nn.Module, optimizer: Any, directory: Path) ->
             tensors, values = _flat_state(model, optimizer)
             pieces = {name: piece_of(value) for name, value in tensors.items()}
             merged: Any = tensors | _filled(source, pieces, values, found)
-            set_optimizer_state_dict(model, optimizer, merged, options=_FLAT)
+            with _without_empty_groups(optimizer):
+                set_optimizer_state_dict(model, optimizer, merged, options=_FLAT)
     except Exception as error:
         named = getattr(optimizer, "optimizer", optimizer)
         raise CheckpointError(
@@ -95,6 +97,18 @@ def _ready_for_a_step(optimizer: Any) -> None:
         # Looking at state leaves empty entries, which count as state.
         for parameter in [one for one, entries in optimizer.state.items() if not entries]:
             del optimizer.state[parameter]
+
+
+@contextlib.contextmanager
+def _without_empty_groups(optimizer: Any) -> Iterator[None]:
+    """Take groups of no parameter away for a while: torch finds the options of a group by its parameters."""
+    empty = [(place, group) for place, group in enumerate(optimizer.param_groups) if not group["params"]]
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    try:
+        yield
+    finally:
+        for place, group in empty:
+            optimizer.param_groups.insert(place, group)
 
 
 def _writable(values: torch.Tensor) -> torch.Tensor:
