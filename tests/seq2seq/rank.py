@@ -39,6 +39,7 @@ def main() -> None:
             **options,
         )
         trainer.train()
+        trainer.save_model(str(target.parent / name / "model"))
         evaluated = trainer.evaluate(num_beams=2, max_new_tokens=3)
         # Ranks get prompts of their own, so they end at different times.
         output = trainer.predict(Pairs(11), **LIVELY)

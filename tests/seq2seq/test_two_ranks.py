@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import T5ForConditionalGeneration
 
-from tests.seq2seq.reversal import EOS, Pairs
+import raytrainer
+from tests.seq2seq.reversal import EOS, LIVELY, Pairs, make_trainer
 from tests.torchrun import torchrun
 
 pytestmark = pytest.mark.distributed
@@ -19,8 +22,13 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    target = tmp_path_factory.mktemp("ranks") / "results.json"
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def results(directory: Path) -> dict[str, Any]:
+    target = directory / "results.json"
     return torchrun("seq2seq/rank.py", [str(target), json.dumps(RUNS)], target=target, timeout_s=240)
 
 
@@ -39,3 +47,13 @@ def test_cut_parameters_write_what_whole_ones_do(results: dict[str, Any], backen
     assert len(lengths) > 2, "ranks end at different times"
     assert results[backend]["predictions"] == predictions
     assert results[backend]["loss"] == pytest.approx(results["ddp"]["loss"], abs=1e-5)
+
+
+def test_one_process_writes_with_the_same_weights_what_two_ranks_do(
+    results: dict[str, Any], directory: Path, tmp_path: Path
+) -> None:
+    model = T5ForConditionalGeneration.from_pretrained(directory / "ddp" / "model")
+    alone = make_trainer(raytrainer, tmp_path, model=model, per_device_eval_batch_size=8)
+    output = alone.predict(Pairs(11), **LIVELY)
+    assert output.predictions.tolist() == results["ddp"]["predictions"]
+    assert output.metrics["test_loss"] == pytest.approx(results["ddp"]["loss"], abs=1e-5)
