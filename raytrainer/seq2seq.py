@@ -43,6 +43,7 @@ class Seq2SeqTrainer(Trainer):
     """
 
     args: Seq2SeqTrainingArguments
+    _heeds = frozenset({"predict_with_generate", "sortish_sampler"})
 
     def __init__(
         self,

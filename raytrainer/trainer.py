@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -112,6 +112,9 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
     loss_is_scaled_for_ga: bool | None = None
     """Set by a subclass whose ``compute_loss`` scales by itself: True divided, False a batch's mean."""
 
+    _heeds: ClassVar[frozenset[str]] = frozenset()
+    """Arguments about sequences that this class does something with."""
+
     def __init__(
         self,
         model: nn.Module | str | None = None,
@@ -151,6 +154,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
                 optimizers=optimizers,
                 optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
                 overrides=self._overrides(),
+                heeds=self._heeds,
             )
         )
         self._own_model = model

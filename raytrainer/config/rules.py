@@ -42,7 +42,7 @@ _USES_INPUTS = frozenset(
     }
 )
 """Hooks whose override may take columns out of a batch before the model sees it."""
-OVERRIDES_OF_INTEREST = _MAKES_BATCHES | _USES_INPUTS
+OVERRIDES_OF_INTEREST = _MAKES_BATCHES | _USES_INPUTS | {"_get_train_sampler"}
 """Methods of which the rules want to know whether a subclass overrides them."""
 
 
@@ -64,6 +64,8 @@ class TrainerFacts:
     optimizer_cls_and_kwargs: Any = None
     overrides: frozenset[str] = frozenset()
     """Those of ``OVERRIDES_OF_INTEREST`` that the user's subclass overrides."""
+    heeds: frozenset[str] = frozenset()
+    """Arguments of ``Seq2SeqTrainingArguments`` that the class of the trainer does something with."""
 
 
 def check_trainer(facts: TrainerFacts) -> None:
@@ -81,6 +83,7 @@ def check_trainer(facts: TrainerFacts) -> None:
         batch_metrics_know_the_last_batch,
         collator_is_callable,
         datasets_are_not_empty,
+        sequences_have_their_trainer,
     ):
         rule(facts)
     check_output_dir(str(facts.args.output_dir))
@@ -223,6 +226,19 @@ def datasets_are_not_empty(facts: TrainerFacts) -> None:
         *_named(facts.eval_dataset, "eval_dataset"),
     ):
         _check_not_empty(name, dataset)
+
+
+def sequences_have_their_trainer(facts: TrainerFacts) -> None:
+    """What ``Seq2SeqTrainingArguments`` ask for is done by the ``Seq2SeqTrainer``, or by an override."""
+    for name, hook in (
+        ("predict_with_generate", "prediction_step"),
+        ("sortish_sampler", "_get_train_sampler"),
+    ):
+        if getattr(facts.args, name, False) and name not in facts.heeds and hook not in facts.overrides:
+            raise ConfigurationError(
+                f"{name}=True asks for what the Seq2SeqTrainer does, and this is another Trainer, which would leave it "
+                f"out. Use raytrainer.Seq2SeqTrainer, override {hook}, or set {name}=False."
+            )
 
 
 def has_train_dataset(facts: TrainerFacts) -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from datasets.distributed import split_dataset_by_node
 from torch import nn
 
-from raytrainer import ConfigurationError, TrainingArguments
+from raytrainer import ConfigurationError, Seq2SeqTrainingArguments, TrainingArguments
 from raytrainer.config.rules import (
     TrainerFacts,
     check_evaluation,
@@ -113,6 +113,19 @@ def test_model_may_come_from_a_function():
 def test_broken_trainer_is_refused(options, given, words):
     with pytest.raises(ConfigurationError, match=words):
         check_trainer(facts(options, **given))
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [("predict_with_generate", "prediction_step"), ("sortish_sampler", "_get_train_sampler")],
+)
+def test_what_only_the_seq2seq_trainer_does_is_refused_elsewhere(name, hook):
+    args = Seq2SeqTrainingArguments(**{name: True})
+    given = {"args": args, "model": Model(), "train_dataset": GOOD}
+    with pytest.raises(ConfigurationError, match=f"{name}=True asks for what the Seq2SeqTrainer does"):
+        check_trainer(TrainerFacts(**given))
+    check_trainer(TrainerFacts(**given, heeds=frozenset({name})))
+    check_trainer(TrainerFacts(**given, overrides=frozenset({hook})))
 
 
 def test_metrics_that_know_the_last_batch_pass():
