@@ -1,0 +1,196 @@
+"""Hooks about data: loaders, samplers, columns, and the micro-batches of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers.trainer_utils import has_length
+
+from raytrainer.config.accelerator import deals_out
+from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
+from raytrainer.data.kinds import adopt_dataset
+from raytrainer.data.loader import RankDataLoader, build_loader, to_device
+from raytrainer.data.rounds import without_stand_ins
+from raytrainer.data.strategies import train_sampler
+from raytrainer.data.targets import count_items
+from raytrainer.errors import ConfigurationError
+from raytrainer.hooks.attributes import Attributes
+
+
+def is_hf_dataset(dataset: Any) -> bool:
+    """Whether a dataset is a ``datasets.Dataset``, found without importing the library."""
+    return type(dataset).__module__.startswith("datasets.") and hasattr(dataset, "column_names")
+
+
+class DataHooks(Attributes):
+    """Loaders, samplers and columns."""
+
+    def get_train_dataloader(self) -> Any:
+        """Return this rank's loader of the training data.
+
+        An override returns any iterable of batches; one that is sharded over ranks must be so by itself, for instance
+        by ``self.accelerator.prepare(loader)``.
+        """
+        if self.train_dataset is None:
+            raise ConfigurationError(
+                "Training needs a train_dataset, and the Trainer was given none. Pass train_dataset=."
+            )
+        return self._get_dataloader(
+            self.train_dataset,
+            description="Training",
+            batch_size=self.args.train_batch_size,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return this rank's loader of the evaluation data.
+
+        Args:
+            eval_dataset: A dataset, the name of one in the trainer's dict of datasets, or None for the trainer's own.
+        """
+        if eval_dataset is None and self.eval_dataset is None:
+            raise ConfigurationError(
+                "Evaluation needs an eval_dataset, and none was given. Pass eval_dataset=."
+            )
+        key = eval_dataset if isinstance(eval_dataset, str) else "eval"
+        if self.args.dataloader_persistent_workers and key in self._eval_loaders:
+            return self._eval_loaders[key]
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, str):
+            dataset = self.eval_dataset[eval_dataset]
+        loader = self._get_dataloader(
+            dataset,
+            description="Evaluation",
+            batch_size=self.args.eval_batch_size,
+            sampler_fn=self._get_eval_sampler,
+        )
+        if self.args.dataloader_persistent_workers:
+            self._eval_loaders[key] = loader
+        return loader
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Return this rank's loader of a dataset to predict on."""
+        return self._get_dataloader(
+            test_dataset,
+            description="test",
+            batch_size=self.args.eval_batch_size,
+            sampler_fn=self._get_eval_sampler,
+        )
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Sampler[int] | None] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> RankDataLoader:
+        collate, dataset = self.data_collator, adopt_dataset(dataset)
+        # On a driver there is nobody to deal out to.
+        scatter = self._runtime.scatter if self._runtime is not None and deals_out(self.args) else None
+        # Before columns are dropped: one of them may hold the lengths.
+        sampler = sampler_fn(dataset) if sampler_fn is not None and has_length(dataset) else None
+        if is_hf_dataset(dataset) and hasattr(dataset, "remove_columns") and has_length(dataset):
+            dataset = self._remove_unused_columns(dataset, description=description)
+        else:
+            collate = self._get_collator_with_removed_columns(collate, description=description)
+        return build_loader(
+            dataset,  # pyright: ignore[reportArgumentType]
+            args=self.args,
+            collate=collate,
+            batch_size=batch_size,
+            sampler=sampler,
+            training=is_training,
+            scatter=scatter,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if dataset is None or not has_length(dataset):
+            return None
+        names = getattr(self.processing_class, "model_input_names", None)
+        return train_sampler(dataset, self.args, input_name=names[0] if names else None)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+        return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            self._signature_columns = signature_columns(self.model, self.label_names)
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        if not self.args.remove_unused_columns:
+            return dataset
+        self._set_signature_columns_if_needed()
+        return drop_unused_columns(
+            dataset, self._signature_columns, description=description, model_name=type(self.model).__name__
+        )
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        if not self.args.remove_unused_columns:
+            return data_collator
+        self._set_signature_columns_if_needed()
+        return strip_in_collator(
+            data_collator,
+            self._signature_columns,
+            description=description,
+            model_name=type(self.model).__name__,
+        )
+
+    def num_examples(self, dataloader: Any) -> int:
+        """Samples of a loader's dataset; estimated from its length where the dataset has none."""
+        dataset = getattr(dataloader, "dataset", None)
+        inner = getattr(dataset, "dataset", dataset)
+        if inner is not None and has_length(inner):
+            return len(inner)
+        return len(dataloader) * self.args.train_batch_size
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Fetch the micro-batches of one step, and count their target items over all ranks.
+
+        Returns:
+            The micro-batches (fewer than asked for at the end of the data), and the number of items as a scalar
+            tensor; None where nobody divides by it.
+        """
+        batches = []
+        for _ in range(num_batches):
+            try:
+                batches.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        scaling = self._loss_scaling
+        if not batch_samples or scaling is None or not scaling.needs_count:
+            return None
+        if not isinstance(batch_samples[0], Mapping) or "labels" not in batch_samples[0]:
+            return None
+        own = without_stand_ins(self.callback_handler.train_dataloader, batch_samples)
+        count = count_items(own or batch_samples[:1], loss_shifts_labels=self._loss_shifts_labels)
+        if count is None:
+            return None
+        if not own:
+            count = torch.zeros_like(count)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            return self._backend.sum_over_ranks(count.to(device))
+        return count.to(device)
+
+    def _prepare_input(self, data: Any) -> Any:
+        return to_device(data, self.args.device)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        prepared = self._prepare_input(inputs)
+        if len(prepared) == 0:
+            raise ConfigurationError(
+                f"A batch is empty: none of the dataset's keys is taken by {type(self.model).__name__}.forward, which "
+                f"takes {self._signature_columns}. Rename the keys, or set remove_unused_columns=False."
+            )
+        return prepared

@@ -1,0 +1,96 @@
+"""Hooks about the optimizer and its schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from raytrainer.hooks.attributes import Attributes
+from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
+from raytrainer.optim.deepspeed_family import build_configured_optimizer, build_configured_schedule
+from raytrainer.optim.groups import decay_parameter_names, parameter_groups
+from raytrainer.optim.schedules import build_schedule, current_learning_rate
+from raytrainer.optim.targets import target_parameters
+from raytrainer.optim.traits import OptimizerRequest
+
+
+class OptimizerHooks(Attributes):
+    """Optimizer and schedule."""
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Build both, unless they exist. An override may build either one."""
+        self.create_optimizer()
+        self.create_scheduler(num_training_steps=num_training_steps)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build ``self.optimizer`` from the catalogue, unless it exists."""
+        if self.optimizer is None:
+            target = self.model if model is None else model
+            groups = parameter_groups(
+                target,
+                self.get_decay_parameter_names(target),
+                self.args.weight_decay,
+                self._target_names(target),
+            )
+            zero = self.args.zero
+            if zero is not None:
+                groups = [
+                    group for group in groups if group["params"]
+                ]  # DeepSpeed takes empty ones out, later
+            if self.optimizer_cls_and_kwargs is not None:
+                optimizer_class, options = self.optimizer_cls_and_kwargs
+                self.optimizer = optimizer_class(groups, **options)
+            elif zero is not None and zero.optimizer is not None:
+                self.optimizer = build_configured_optimizer(zero, self.args, groups)
+            else:
+                self.optimizer = self._build_from_catalogue(groups)
+        return self.optimizer
+
+    def _target_names(self, model: nn.Module) -> list[str]:
+        is_own, traits = self.optimizer_cls_and_kwargs is not None, look_up(self.args.optim).traits
+        if is_own or not traits.takes_target_modules:
+            return []
+        return target_parameters(model, self.args.optim_target_modules or traits.default_targets)
+
+    def _build_from_catalogue(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        args = self.args
+        entry = look_up(args.optim)
+        request = OptimizerRequest(
+            groups=groups,
+            learning_rate=args.learning_rate,
+            adam_betas=(args.adam_beta1, args.adam_beta2),
+            adam_epsilon=args.adam_epsilon,
+            options=parse_options(entry, args.optim_args),
+            reduces=reduces(entry, args),
+            warmup_steps=args.warmup_steps,
+        )
+        self._optimizer_traits = entry.traits
+        return build(entry, request)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """Build ``self.lr_scheduler``, unless it exists.
+
+        Args:
+            num_training_steps: Optimizer steps of the whole run.
+            optimizer: Whose learning rate is scheduled; the trainer's own when not given.
+        """
+        if self.lr_scheduler is None:
+            target = self.optimizer if optimizer is None else optimizer
+            raw, zero = getattr(target, "optimizer", target), self.args.zero
+            if zero is not None and zero.scheduler is not None:
+                self.lr_scheduler = build_configured_schedule(zero, self.args, raw, num_training_steps)
+            else:
+                self.lr_scheduler = build_schedule(self.args, raw, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that weight decay applies to."""
+        return decay_parameter_names(model)
+
+    def _get_learning_rate(self) -> float:
+        return current_learning_rate(self.lr_scheduler, self.optimizer)

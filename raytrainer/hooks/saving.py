@@ -1,0 +1,97 @@
+"""Hooks about what is logged and saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.trainer_utils import speed_metrics
+
+from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
+from raytrainer.checkpoint.sharded_weights import is_sharded
+from raytrainer.hooks.attributes import Attributes
+from raytrainer.hooks.metric import metric_of
+from raytrainer.loop.saving import save_checkpoint
+from raytrainer.loop.uploading import upload_checkpoint, uploads_saves
+from raytrainer.telemetry.events import Logged
+
+
+class SavingHooks(Attributes):
+    """Logs, checkpoints and the best model."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Record logs in the state, tell the callbacks and the driver."""
+        if self.state.epoch is not None:
+            logs["epoch"] = self.state.epoch
+        if self.args.include_num_input_tokens_seen != "no":
+            logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+            if start_time is not None and self._run is not None:
+                tokens = self.state.num_input_tokens_seen - self._run.first_tokens
+                logs.update(speed_metrics("train", start_time, num_tokens=tokens))
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+        if self._runtime is not None and self._runtime.rank == 0:
+            self._runtime.emit(
+                Logged(step=self.state.global_step, max_steps=self.state.max_steps, logs=dict(logs))
+            )
+
+    def store_flos(self) -> None:
+        """All ranks: add what the ranks computed since the last time to the state."""
+        flos = torch.tensor(float(self.current_flos), dtype=torch.float64, device=self.args.device)
+        self.state.total_flos += self._backend.sum_over_ranks(flos).item()
+        self.current_flos = 0.0
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        is_in_shards = state_dict is None and is_sharded(self.model)  # then all ranks take part
+        if not self.args.should_save and not is_in_shards:
+            return
+        target = Path(output_dir if output_dir is not None else str(self.args.output_dir))
+        processor = self.processing_class
+        if processor is None:
+            processor = getattr(self.data_collator, "tokenizer", None)
+        if is_in_shards:
+            save_sharded_model(self.model, target, processing_class=processor)
+        else:
+            save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        assert self._run is not None
+        save_checkpoint(self._run)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """All ranks: hand a committed checkpoint to the upload in the background, if the strategy has one."""
+        if self._runtime.rank == 0 and uploads_saves(self.args):
+            upload_checkpoint(self, Path(checkpoint_folder))
+
+    def _finish_current_push(self) -> None:
+        """Wait for the uploads of this process."""
+        if self._hub is not None:
+            self._hub.uploads.wait()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        if self.args.metric_for_best_model is None:
+            return False
+        value = metric_of(self.args, metrics)
+        best = self.state.best_metric
+        is_better = np.greater if self.args.greater_is_better else np.less
+        if best is not None and not is_better(value, best):
+            return False
+        if best is None and np.isnan(value):
+            return False
+        self.state.best_metric = value
+        if self.args.save_strategy != "no":
+            self.state.best_global_step = self.state.global_step
+        return True
+
+    def _task_state(self) -> dict[str, Any]:
+        """All ranks: what a checkpoint keeps of a trainer of one task; plain JSON values."""
+        return {}
+
+    def _restore_task_state(self, state: dict[str, Any]) -> None:
+        """All ranks: begin a run with what a checkpoint kept, or with nothing."""
+
+    def _load_best_model(self) -> None:
+        load_model_weights(self.model, Path(self.state.best_model_checkpoint))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,125 @@
+"""Hooks about one micro-batch: its loss and its backward pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from raytrainer.errors import ConfigurationError
+from raytrainer.hooks.attributes import Attributes
+from raytrainer.loop.step import FlopCounter
+
+
+class StepHooks(Attributes):
+    """Forward, loss and backward of a micro-batch."""
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch.
+
+        Args:
+            model: The wrapped model.
+            inputs: The batch.
+            num_items_in_batch: Target items of the step over all ranks [items].
+
+        Returns:
+            The micro-batch's detached share of the step's loss, a scalar.
+        """
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        inputs = self._prepare_inputs(inputs)
+        scaling = self._loss_scaling
+        count = scaling.count_for_override(num_items_in_batch)
+        with self.compute_loss_context_manager():
+            if scaling.takes_count:
+                loss = self.compute_loss(model, inputs, num_items_in_batch=count)
+            else:
+                loss = self.compute_loss(model, inputs)
+        del inputs
+        if (
+            self.args.torch_empty_cache_steps is not None
+            and self.state.global_step % self.args.torch_empty_cache_steps == 0
+            and torch.cuda.is_available()
+        ):
+            torch.cuda.empty_cache()
+        loss = scaling.scale_for_step(loss, count, self.current_gradient_accumulation_steps)
+        if getattr(self.optimizer, "measures", False):
+            self.optimizer.backward(partial(self._backend.backward, loss), max_norm=self.args.max_grad_norm)
+        else:
+            self._backend.backward(loss)
+        return loss.detach()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss of a micro-batch.
+
+        An override may leave ``num_items_in_batch`` out of its signature, or ignore it, and return the mean of its
+        batch; or divide the sum of its losses by it. Both are scaled right for any number of micro-batches and ranks.
+
+        Args:
+            model: The wrapped model.
+            inputs: The batch, on the rank's device.
+            return_outputs: Return ``(loss, outputs)``.
+            num_items_in_batch: Target items of the step over all ranks [items].
+        """
+        takes_labels = self.label_smoother is not None or self.compute_loss_func is not None
+        labels = inputs.pop("labels") if takes_labels and "labels" in inputs else None
+        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
+            inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
+        outputs = model(**inputs)
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+        elif labels is not None:
+            loss = self._smoothed_loss(outputs, labels, num_items_in_batch)
+        else:
+            loss = loss_of(outputs, inputs)
+        if model.training and self._loss_scaling is not None:
+            count = num_items_in_batch if torch.is_tensor(num_items_in_batch) else None
+            loss = self._loss_scaling.scale_base_loss(loss, count)
+        return (loss, outputs) if return_outputs else loss
+
+    def _smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+        # The smoother shifts labels by itself, where the model's own loss would.
+        return self.label_smoother(
+            outputs, labels, shift_labels=self._smoother_shifts, num_items_in_batch=num_items_in_batch
+        )
+
+    def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
+        """Around ``compute_loss``. Autocast lies in the wrapped model already."""
+        return self.autocast_smart_context_manager()
+
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> contextlib.AbstractContextManager[Any]:
+        """A further context for the forward pass; none by default."""
+        return contextlib.nullcontext()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Floating-point operations of a forward and backward pass of a batch."""
+        if self._flop_counter is None:
+            self._flop_counter = FlopCounter()
+        return self._flop_counter(self.model, inputs)
+
+
+def loss_of(outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """The loss in a model's outputs."""
+    if isinstance(outputs, Mapping):
+        if "loss" not in outputs:
+            raise ConfigurationError(
+                f"The model returned {list(outputs)} and no loss from the inputs {list(inputs)}. Give it labels under "
+                "the name that its forward takes, or override compute_loss."
+            )
+        return outputs["loss"]
+    return outputs[0]
