@@ -22,8 +22,9 @@ from raytrainer.config import rules
 from raytrainer.config.adoption import adopt_seq2seq
 from raytrainer.config.generation import GenerationWish, check_call, check_generates, load_generation_config
 from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments
+from raytrainer.data.lengths import sample_lengths
 from raytrainer.data.loader import data_seed
-from raytrainer.data.sortish import SortishSampler, sample_lengths
+from raytrainer.data.sortish import SortishSampler
 from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation.generation import fill_up, generate, prompt_length
 from raytrainer.trainer import Trainer
@@ -173,7 +174,8 @@ class Seq2SeqTrainer(Trainer):
         lengths = sample_lengths(
             self.train_dataset if has_length(self.train_dataset) else dataset,
             column=args.length_column_name,
-            main_input=getattr(self.model, "main_input_name", "input_ids"),
+            input_name=getattr(self.model, "main_input_name", None),
+            wish="sortish_sampler=True",
         )
         step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         return SortishSampler(lengths, batch_size=step, seed=data_seed(args))

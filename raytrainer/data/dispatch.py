@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from raytrainer.data.rounds import Share, part_of, share_of
+from raytrainer.data.rounds import Cut, Share
 from raytrainer.errors import DealingError
 
 Scatter = Callable[[list[Any] | None], Any]
@@ -28,21 +28,15 @@ class Dealt(NamedTuple):
 class CollateRound:
     """Collates a round into one micro-batch for each rank."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any], *, batch_size: int, world_size: int) -> None:
+    def __init__(self, collate: Callable[[list[Any]], Any], cut: Cut) -> None:
         self.collate = collate
-        self.batch_size = batch_size
-        self.world_size = world_size
+        self.cut = cut
 
     def __call__(self, samples: list[Any]) -> list[Any]:
-        return [
-            self.collate(part_of(samples, rank=rank, batch_size=self.batch_size))
-            for rank in range(self.world_size)
-        ]
+        return [self.collate(self.cut.part_of(samples, rank)) for rank in range(self.cut.world_size)]
 
 
-def deal(
-    rounds: Iterator[tuple[list[Any], int]], scatter: Scatter, *, batch_size: int, world_size: int
-) -> Iterator[tuple[Any, Share]]:
+def deal(rounds: Iterator[tuple[list[Any], int]], scatter: Scatter, cut: Cut) -> Iterator[tuple[Any, Share]]:
     """Rank 0: hand each rank its micro-batch of each round, and yield its own.
 
     All ranks: the others are in ``receive``, and ask for as many rounds.
@@ -50,21 +44,20 @@ def deal(
     Args:
         rounds: The micro-batches of each round, and the number of its real samples.
         scatter: Hands each rank its part.
-        batch_size: Samples of a full micro-batch on one rank.
-        world_size: Number of ranks.
+        cut: Says whose the samples are.
     """
     while True:
         try:
             found = next(rounds, None)
         except Exception as error:
             failed = Dealt(None, Share(0, 0), f"{type(error).__name__}: {error}")
-            scatter([failed] * world_size)
+            scatter([failed] * cut.world_size)
             raise
         if found is None:
-            scatter([None] * world_size)
+            scatter([None] * cut.world_size)
             return
         batches, num_round = found
-        shares = [share_of(num_round, rank=rank, batch_size=batch_size) for rank in range(world_size)]
+        shares = [cut.share_of(num_round, rank) for rank in range(cut.world_size)]
         mine = scatter([Dealt(batch, share) for batch, share in zip(batches, shares, strict=True)])
         yield mine.batch, mine.share
 

@@ -8,45 +8,16 @@ alone, so that every rank and every attempt has the same order, also after the f
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
-from raytrainer.errors import ConfigurationError
+from raytrainer.data.rounds import Cut
+from raytrainer.data.samplers import EpochSampler
 
 
-def sample_lengths(dataset: Any, *, column: str, input_name: str | None) -> list[int]:
-    """The length of every sample.
-
-    Args:
-        dataset: Anything with a length.
-        column: Column of a ``datasets.Dataset`` that holds the lengths; used if it is there.
-        input_name: Key of a sample whose length counts; ``input_ids`` when None.
-
-    Returns:
-        Lengths in the order of the dataset [tokens].
-
-    Raises:
-        ConfigurationError: If samples have no such key.
-    """
-    if column in (getattr(dataset, "column_names", None) or ()):
-        return [int(length) for length in dataset[column]]
-    key = input_name or "input_ids"
-    first = dataset[0]
-    if not isinstance(first, Mapping) or key not in first:
-        found = sorted(first) if isinstance(first, Mapping) else type(first).__name__
-        raise ConfigurationError(
-            f"Grouping samples by length needs their lengths: neither a column {column!r} nor samples with the key "
-            f"{key!r} were found (a sample is {found}). Name the column with length_column_name, or set "
-            "train_sampling_strategy='random'."
-        )
-    return [len(dataset[index][key]) for index in range(len(dataset))]
-
-
-class LengthGrouped(Sampler[int]):
+class LengthGrouped(EpochSampler):
     """Samples in stretches of like length, the longest first of all.
 
     The first epoch has the order of ``transformers.Trainer`` on one process. There the later ones depend on whatever
@@ -59,20 +30,12 @@ class LengthGrouped(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        super().__init__(len(lengths), seed)
         self.lengths = list(lengths)
         self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self.seed + self.epoch)
+        generator = self.generator()
         # A DataLoader draws the seed of its processes before the order is drawn.
         torch.empty((), dtype=torch.int64).random_(generator=generator)
         yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
@@ -92,18 +55,14 @@ class BalancedBatches:
         self.sampler = balancer
         self.seed = seed
         self.epoch = 0
-        self.drop_last = balancer.drop_last
         self._skip_samples = 0
 
     @property
-    def batch_size(self) -> int:
-        """Samples of a micro-batch on one rank, on average."""
-        return self.round_size // self.sampler.dp_size
-
-    @property
-    def round_size(self) -> int:
-        """Samples that all ranks together take with one micro-batch each, on average."""
-        return self.sampler.effective_batch_size // self.sampler.grad_accum
+    def cut(self) -> Cut:
+        """As if all micro-batches had the average number of samples."""
+        given = self.sampler
+        round_size = given.effective_batch_size // given.grad_accum
+        return Cut(batch_size=round_size // given.dp_size, rank=given.rank, world_size=given.dp_size)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -120,7 +79,7 @@ class BalancedBatches:
         whole = self.sampler.effective_batch_size
         done, rest = divmod(skip, whole)
         batches = itertools.chain.from_iterable(map(self._split, self._global_batches(done)))
-        yield from itertools.islice(batches, rest // self.round_size, None)
+        yield from itertools.islice(batches, rest // self.cut.round_size, None)
 
     def _global_batches(self, first: int) -> Iterator[list[int]]:
         generator = torch.Generator()
@@ -148,16 +107,6 @@ class BalancedBatches:
         for places in one:
             yield [batch[place] for place in places]
 
-    @property
-    def rank(self) -> int:
-        """Whose micro-batches these are."""
-        return self.sampler.rank
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self.sampler.dp_size
-
     def real_samples(self, first: int = 0) -> Iterator[int]:
         """As many in every round: its micro-batches count the same, whatever they hold; for training only."""
-        return itertools.repeat(self.round_size)
+        return itertools.repeat(self.cut.round_size)

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from raytrainer.data.kinds import keeps_its_place
-from raytrainer.data.rounds import part_of
+from raytrainer.data.rounds import Cut
 
 
 class Turn(NamedTuple):
@@ -55,48 +55,18 @@ class RankStream(IterableDataset[Item]):
 
     Args:
         dataset: The stream, the same on every rank.
-        batch_size: Samples of one micro-batch on one rank.
-        drop_last: Drop an incomplete last round.
-        rank: This rank.
-        world_size: Number of ranks.
-        fills_up: Fill up the last round; otherwise ranks get what there is, or a stand-in (``rounds``).
-        whole_rounds: Yield what all ranks take, one after the other, and not only this rank's part.
+        cut: Says which samples this rank takes.
     """
 
-    def __init__(
-        self,
-        dataset: Iterable[Any],
-        *,
-        batch_size: int,
-        drop_last: bool,
-        rank: int,
-        world_size: int,
-        fills_up: bool = True,
-        whole_rounds: bool = False,
-    ) -> None:
+    def __init__(self, dataset: Iterable[Any], cut: Cut) -> None:
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.drop_last = drop_last
-        self.rank = rank
-        self.world_size = world_size
-        self.fills_up = fills_up and world_size > 1
-        self.whole_rounds = whole_rounds
+        self.cut = cut
         self._start: dict[str, Any] | None = None
         self._start_turn = -1
         self._loaded = False
         self._initial: Any = None
         # [epoch, turn]; shared with loading processes that stay for several epochs.
         self._clock = torch.zeros(2, dtype=torch.int64)
-
-    @property
-    def round_size(self) -> int:
-        """Samples that all ranks together take with one micro-batch each."""
-        return self.batch_size * self.world_size
-
-    @property
-    def yield_size(self) -> int:
-        """Items that make a batch of the loader."""
-        return self.round_size if self.whole_rounds else self.batch_size
 
     def share_clock(self) -> None:
         """Let loading processes that stay see later epochs."""
@@ -116,20 +86,20 @@ class RankStream(IterableDataset[Item]):
 
     def skip_next(self, num_samples: int, num_processes: int = 1) -> None:
         """Begin the next pass after ``num_samples`` samples of the stream; they are read, not collated."""
-        done = num_samples // self.round_size
-        odd = num_samples % self.round_size if num_processes == 1 else 0
+        done = num_samples // self.cut.round_size
+        odd = num_samples % self.cut.round_size if num_processes == 1 else 0
         places: list[dict[str, Any] | None] = []
         for process in range(num_processes):
             rounds = -(-(done - process) // num_processes)  # they take turns
-            places.append({"samples": max(rounds, 0) * self.round_size + odd})
+            places.append({"samples": max(rounds, 0) * self.cut.round_size + odd})
         self.start_next_at({"processes": places, "next": done % num_processes})
 
     def __len__(self) -> int:
         total = len(self.dataset)  # type: ignore[arg-type]
-        if self.world_size == 1 and not self.drop_last:
+        if self.cut.world_size == 1 and not self.cut.drop_last:
             return total
-        rounds = total // self.round_size if self.drop_last else -(-total // self.round_size)
-        return rounds * self.yield_size
+        rounds = total // self.cut.round_size if self.cut.drop_last else -(-total // self.cut.round_size)
+        return rounds * self.cut.taken_size
 
     def _tell_epoch(self) -> None:
         set_epoch = getattr(self.dataset, "set_epoch", None)
@@ -145,7 +115,7 @@ class RankStream(IterableDataset[Item]):
         if self._start is not None and self._start_turn == int(self._clock[1]):
             start = self._start["processes"][process]
             if process < self._start["next"]:
-                yield from itertools.repeat(Item(None, None), self.yield_size)
+                yield from itertools.repeat(Item(None, None), self.cut.taken_size)
         if info is None:
             self._start = None
         else:
@@ -157,21 +127,21 @@ class RankStream(IterableDataset[Item]):
         num_read, current = start["samples"], list[Any]()
         for sample in samples:
             current.append(sample)
-            if len(current) < self.round_size:
+            if len(current) < self.cut.round_size:
                 continue
             num_read += len(current)
-            if not first and num_read == self.round_size and self.fills_up:
+            if not first and num_read == self.cut.round_size and self.cut.has_fill_ups:
                 first = current
             yield from self._share(current, len(current), self._place(num_read))
             current = []
-        if not current or self.drop_last:
+        if not current or self.cut.drop_last:
             return
         num_real = len(current)
         place = self._place(num_read + num_real)
-        if self.fills_up:
+        if self.cut.has_fill_ups:
             first = first or (current[:] if num_read == 0 else self._first_round())
-            while len(current) < self.round_size:
-                current += first[: self.round_size - len(current)]
+            while len(current) < self.cut.round_size:
+                current += first[: self.cut.round_size - len(current)]
         yield from self._share(current, num_real, place)
 
     def _open(self, start: dict[str, Any]) -> tuple[Iterator[Any], list[Any]]:
@@ -184,7 +154,7 @@ class RankStream(IterableDataset[Item]):
             return iter(dataset), []
         self._rewind()
         samples = iter(dataset)
-        first = list(itertools.islice(samples, min(start["samples"], self.round_size)))
+        first = list(itertools.islice(samples, min(start["samples"], self.cut.round_size)))
         for _ in itertools.islice(samples, start["samples"] - len(first)):
             pass
         return samples, first
@@ -196,7 +166,7 @@ class RankStream(IterableDataset[Item]):
 
     def _first_round(self) -> list[Any]:
         self._rewind()
-        return list(itertools.islice(iter(self.dataset), self.round_size))
+        return list(itertools.islice(iter(self.dataset), self.cut.round_size))
 
     def _place(self, num_read: int) -> dict[str, Any]:
         dataset: Any = self.dataset
@@ -205,11 +175,10 @@ class RankStream(IterableDataset[Item]):
         return {"samples": num_read, "state": copy.deepcopy(dataset.state_dict())}
 
     def _share(self, samples: list[Any], num_real: int, place: dict[str, Any]) -> Iterator[Item]:
-        if not self.whole_rounds:
-            samples = part_of(samples, rank=self.rank, batch_size=self.batch_size)
-        for sample in samples[:-1]:
+        *before, last = self.cut.taken_of(samples)
+        for sample in before:
             yield Item(sample, None)
-        yield Item(samples[-1], Turn(num_real, place))
+        yield Item(last, Turn(num_real, place))
 
 
 class CollateItems:

@@ -22,7 +22,7 @@ from raytrainer.config.arguments import TrainingArguments
 from raytrainer.data.dispatch import CollateRound, Scatter, deal, receive
 from raytrainer.data.grouped import BalancedBatches, LengthGrouped
 from raytrainer.data.iterable import CollateItems, RankStream
-from raytrainer.data.rounds import Share, share_of
+from raytrainer.data.rounds import Cut, Share
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 from raytrainer.errors import CheckpointError
 
@@ -74,7 +74,7 @@ class RankDataLoader(DataLoader[Any]):
         if isinstance(shard, RankStream):
             shard.skip_next(num_samples, max(1, self.num_workers))
             self._position = shard._start
-            self._first = num_samples // shard.round_size
+            self._first = num_samples // shard.cut.round_size
         else:
             self._skipped = num_samples
             shard.skip_next(num_samples)
@@ -120,10 +120,10 @@ class RankDataLoader(DataLoader[Any]):
 
     def weights(self, count: int) -> list[float]:
         """What the micro-batches that were yielded last count in a mean over ranks; samples that fill up do count."""
-        shard = self._shard()
-        if isinstance(shard, BalancedBatches) or shard.fills_up:
+        cut = self._shard().cut
+        if cut.fills_up:
             return [1.0] * count
-        return [share.weight(shard.world_size) for share in list(self._shares)[-count:]]
+        return [share.weight(cut.world_size) for share in list(self._shares)[-count:]]
 
     def __iter__(self) -> Iterator[Any]:
         # Now and not at the first batch: torch's loader draws its seed here, and the loop counts on that.
@@ -138,16 +138,10 @@ class RankDataLoader(DataLoader[Any]):
 
     def _shared(self) -> Iterator[tuple[Any, Share]]:
         """This rank's micro-batches and their shares."""
-        shard = self._shard()
-        rank, batch_size, world_size = shard.rank, shard.batch_size, shard.world_size
-        if self._scatter is not None:
-            if rank > 0:
-                return receive(self._scatter)
-            return deal(self._read(), self._scatter, batch_size=batch_size, world_size=world_size)
-        return (
-            (batch, share_of(num_round, rank=rank, batch_size=batch_size))
-            for batch, num_round in self._read()
-        )
+        cut = self._shard().cut
+        if self._scatter is None:
+            return ((batch, cut.share_of(num_round, cut.rank)) for batch, num_round in self._read())
+        return deal(self._read(), self._scatter, cut) if cut.rank == 0 else receive(self._scatter)
 
     def _read(self) -> Iterator[tuple[Any, int]]:
         """What torch's loader yields, and the real samples of each round."""
@@ -202,14 +196,14 @@ def build_loader(
     bound = args.is_resolved
     rank, world_size = (args.process_index, args.world_size) if bound else (0, 1)
     deals = scatter is not None and world_size > 1
-    cut: dict[str, Any] = {
-        "batch_size": batch_size,
-        "drop_last": args.dataloader_drop_last,
-        "rank": rank,
-        "world_size": world_size,
-        "fills_up": fills_up(args),
-        "whole_rounds": deals,
-    }
+    cut = Cut(
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        drop_last=args.dataloader_drop_last,
+        fills_up=fills_up(args),
+        takes_rounds=deals,
+    )
     options: dict[str, Any] = {
         "num_workers": args.dataloader_num_workers,
         "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
@@ -223,20 +217,18 @@ def build_loader(
         "scatter": scatter if deals else None,
     }
     if deals:
-        collate = CollateRound(collate, batch_size=batch_size, world_size=world_size)
+        collate = CollateRound(collate, cut)
     if isinstance(dataset, IterableDataset):
-        stream = RankStream(dataset, **cut)
+        stream = RankStream(dataset, cut)
         if args.dataloader_persistent_workers:
             stream.share_clock()
-        return RankDataLoader(
-            stream, batch_size=stream.yield_size, collate_fn=CollateItems(collate), **options
-        )
+        return RankDataLoader(stream, batch_size=cut.taken_size, collate_fn=CollateItems(collate), **options)
     if training:
         options["worker_init_fn"] = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank)
     if isinstance(sampler, BatchRebalanceSampler):
         batches: Any = BalancedBatches(sampler, seed=data_seed(args))
     else:
-        batches = RankBatchSampler(seeded(sampler, dataset, args), **cut)
+        batches = RankBatchSampler(seeded(sampler, dataset, args), cut)
     return RankDataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
 
 

@@ -1,12 +1,13 @@
-"""A round: the samples that all ranks together take with one micro-batch each, and whose they are.
+"""How the samples are cut into rounds and micro-batches, and whose these are.
 
-Pure arithmetic. The last round of the data may be short of samples. Then some ranks' micro-batches are, or, where
-nothing fills them up, one has no sample of its own at all and computes on a stand-in that counts nothing, because
-every rank takes part in every collective.
+A round is the samples that all ranks together take with one micro-batch each. The last round of the data may be short
+of samples. Then some ranks' micro-batches are, or, where nothing fills them up, one has no sample of its own at all and
+computes on a stand-in that counts nothing, because every rank takes part in every collective. Pure arithmetic.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
@@ -23,15 +24,48 @@ class Share(NamedTuple):
         return self.num_real * world_size / self.num_round if self.num_round else 0.0
 
 
-def share_of(num_round: int, *, rank: int, batch_size: int) -> Share:
-    """A rank's share of a round with so many real samples, which come first."""
-    return Share(max(0, min(batch_size, num_round - rank * batch_size)), num_round)
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How samples become the micro-batches of a rank."""
 
+    batch_size: int
+    """Samples of a full micro-batch on one rank."""
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+    """Drop a last round that is short of samples."""
+    fills_up: bool = True
+    """Fill it up with samples of the start; one rank alone takes a short micro-batch in any case."""
+    takes_rounds: bool = False
+    """This rank takes what all ranks take, one after the other, and hands it out."""
 
-def part_of(samples: list[Any], *, rank: int, batch_size: int) -> list[Any]:
-    """A rank's samples of a round; the first of the round as a stand-in where it has none."""
-    first = rank * batch_size
-    return samples[first : first + batch_size] or samples[:1]
+    @property
+    def round_size(self) -> int:
+        """Samples of a round."""
+        return self.batch_size * self.world_size
+
+    @property
+    def taken_size(self) -> int:
+        """Samples of a round that this rank takes."""
+        return self.round_size if self.takes_rounds else self.batch_size
+
+    @property
+    def has_fill_ups(self) -> bool:
+        """Whether a round may have samples that were there before."""
+        return self.fills_up and not self.drop_last and self.world_size > 1
+
+    def taken_of(self, samples: list[Any]) -> list[Any]:
+        """What this rank takes of a round."""
+        return samples if self.takes_rounds else self.part_of(samples, self.rank)
+
+    def part_of(self, samples: list[Any], rank: int) -> list[Any]:
+        """A rank's samples of a round; the first of the round as a stand-in where it has none."""
+        first = rank * self.batch_size
+        return samples[first : first + self.batch_size] or samples[:1]
+
+    def share_of(self, num_round: int, rank: int) -> Share:
+        """A rank's share of a round with so many real samples, which come first."""
+        return Share(max(0, min(self.batch_size, num_round - rank * self.batch_size)), num_round)
 
 
 def weights_of(loader: Any, count: int) -> list[float]:

@@ -6,18 +6,16 @@ Pure index arithmetic on lengths: one order per epoch, drawn from ``seed + epoch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from torch.utils.data import Sampler
 
-from raytrainer.errors import ConfigurationError
+from raytrainer.data.samplers import EpochSampler
 
 POOL_BATCHES = 50
 """Batches whose samples are sorted together: more of them pad less and mix less."""
 
 
-class SortishSampler(Sampler[int]):
+class SortishSampler(EpochSampler):
     """Random pools of samples, sorted by length within a pool and cut into batches, the batches in random order.
 
     The batch with the longest sample comes first, so that a run that lacks memory fails in its first step. The
@@ -30,20 +28,12 @@ class SortishSampler(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        super().__init__(len(lengths), seed)
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self.seed + self.epoch)
+        generator = self.generator()
         order = torch.randperm(len(self), generator=generator)
         pools = order.split(self.batch_size * POOL_BATCHES)
         by_length = [pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools]
@@ -56,29 +46,3 @@ class SortishSampler(Sampler[int]):
         for index in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[index].tolist()
         yield from short.tolist()
-
-
-def sample_lengths(dataset: Any, *, column: str, main_input: str) -> list[int]:
-    """The length of every sample: what a column says, else the length of the model's main input [tokens].
-
-    Args:
-        dataset: Sized, of mappings. A ``datasets.Dataset`` is read column by column.
-        column: Holds lengths, if it is there.
-        main_input: For instance ``input_ids``.
-
-    Raises:
-        ConfigurationError: If samples have neither.
-    """
-    names = getattr(dataset, "column_names", None)
-    if names is not None and column in names:
-        return list(dataset[column])
-    if names is not None and main_input in names:
-        return [len(row) for row in dataset[main_input]]
-    try:
-        rows = (dataset[index] for index in range(len(dataset)))
-        return [int(row[column]) if column in row else len(row[main_input]) for row in rows]
-    except KeyError as error:
-        raise ConfigurationError(
-            f"sortish_sampler=True needs the length of each sample, and a sample has neither {column!r} "
-            f"(length_column_name) nor {main_input!r}. Add such a column, or leave sortish_sampler out."
-        ) from error

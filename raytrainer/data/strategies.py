@@ -8,7 +8,8 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from raytrainer.config.arguments import TrainingArguments
-from raytrainer.data.grouped import LengthGrouped, sample_lengths
+from raytrainer.data.grouped import LengthGrouped
+from raytrainer.data.lengths import sample_lengths
 from raytrainer.data.loader import data_seed
 from raytrainer.data.samplers import SeededRandomSampler
 
@@ -26,7 +27,8 @@ def train_sampler(dataset: Any, args: TrainingArguments, *, input_name: str | No
         return SequentialSampler(dataset)
     if strategy == "random":
         return SeededRandomSampler(dataset, seed)
-    lengths = sample_lengths(dataset, column=args.length_column_name, input_name=input_name)
+    wish = f"train_sampling_strategy={strategy!r}"
+    lengths = sample_lengths(dataset, column=args.length_column_name, input_name=input_name, wish=wish)
     step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if strategy == "group_by_length":
         return LengthGrouped(lengths, batch_size=step, seed=seed)

@@ -150,7 +150,7 @@ class WorkerGroup:
         storage = tempfile.mkdtemp(prefix="raytrainer-")
         config = self._options.for_workers(cluster, control.actor, trainer, allocation)
         try:
-            fit = make_fit(args, cluster, allocation, storage, config)
+            fit = make_fit(args, allocation, storage, config, is_private_cluster=cluster.is_private)
         except BaseException:
             shutil.rmtree(storage, ignore_errors=True)
             raise

@@ -25,7 +25,6 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytrainer.launch.capacity import Allocation
-from raytrainer.launch.cluster import Cluster
 from raytrainer.launch.rendezvous import Rendezvous
 from raytrainer.worker.main import WorkerConfig, work
 
@@ -109,20 +108,20 @@ before the training function is called."""
 
 
 def make_fit(
-    args: Any, cluster: Cluster, allocation: Allocation, storage_path: str, config: WorkerConfig
+    args: Any, allocation: Allocation, storage_path: str, config: WorkerConfig, *, is_private_cluster: bool
 ) -> Fit:
     """The run that keeps a group of workers, not yet started.
 
     Args:
         args: ``placement_strategy``, ``accelerator_type``, ``label_selector``, ``max_failures``, ``full_determinism``.
-        cluster: The Ray that it runs on.
         allocation: Number of workers, and what each one gets.
         storage_path: A directory that Ray Train may have; nothing is stored there.
         config: For the workers.
+        is_private_cluster: The cluster lives only for this process.
     """
     rendezvous: Any = Rendezvous(config.backend)
     return Fit(
-        is_private_cluster=cluster.is_private,
+        is_private_cluster=is_private_cluster,
         train_loop_per_worker=work,
         train_loop_config={"worker": config},
         scaling_config=ScalingConfig(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrainer.data.dispatch import deal, receive
-from raytrainer.data.rounds import Share
+from raytrainer.data.rounds import Cut, Share
 from raytrainer.errors import DealingError
 from raytrainer.worker.failure_record import Verdict, judge
 from tests.fakes import FakeRuntime, FakeWorld
@@ -20,7 +20,7 @@ def rounds() -> Iterator[tuple[list[Any], int]]:
 
 def take(runtime: FakeRuntime) -> Iterator[tuple[Any, Share]]:
     if runtime.rank == 0:
-        return deal(rounds(), runtime.scatter, batch_size=2, world_size=2)
+        return deal(rounds(), runtime.scatter, Cut(batch_size=2, world_size=2))
     return receive(runtime.scatter)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
 from raytrainer.data.iterable import CollateItems, Item, RankStream, Turn
-from raytrainer.data.rounds import part_of, share_of
+from raytrainer.data.rounds import Cut
 
 
 class Numbers(IterableDataset[int]):
@@ -32,7 +32,8 @@ def shares(
 ) -> list[RankStream]:
     return [
         RankStream(
-            dataset, batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options
+            dataset,
+            Cut(batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options),
         )
         for rank in range(world_size)
     ]
@@ -55,7 +56,7 @@ def real_samples(mine: RankStream) -> list[int]:
     """Those that are no fill-ups and no stand-ins."""
     real: list[int] = []
     for samples, num_round in micro_batches(mine):
-        real += samples[: share_of(num_round, rank=mine.rank, batch_size=mine.batch_size).num_real]
+        real += samples[: mine.cut.share_of(num_round, mine.cut.rank).num_real]
     return real
 
 
@@ -103,12 +104,12 @@ def test_a_whole_round_is_what_the_ranks_take(
     count: int, batch_size: int, world_size: int, drop_last: bool, fills_up: bool
 ) -> None:
     (whole, *_) = shares(
-        Numbers(count), batch_size, world_size, drop_last=drop_last, fills_up=fills_up, whole_rounds=True
+        Numbers(count), batch_size, world_size, drop_last=drop_last, fills_up=fills_up, takes_rounds=True
     )
     ranks = shares(Numbers(count), batch_size, world_size, drop_last=drop_last, fills_up=fills_up)
     rounds = micro_batches(whole)
     for rank, mine in enumerate(ranks):
-        parts = [part_of(samples, rank=rank, batch_size=batch_size) for samples, _ in rounds]
+        parts = [mine.cut.part_of(samples, rank) for samples, _ in rounds]
         assert parts == [samples for samples, _ in micro_batches(mine)]
 
 

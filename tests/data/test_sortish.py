@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from raytrainer import ConfigurationError
-from raytrainer.data.sortish import SortishSampler, sample_lengths
+from raytrainer.data.lengths import sample_lengths
+from raytrainer.data.sortish import SortishSampler
 
 LENGTHS = torch.randint(1, 100, (1003,), generator=torch.Generator().manual_seed(3)).tolist()
 
@@ -50,7 +51,11 @@ def test_less_than_a_batch_is_a_batch(count):
 def test_lengths_come_from_the_column_else_from_the_main_input():
     rows = [{"input_ids": [1] * size, "length": size + 5} for size in (3, 1, 2)]
     for data in (rows, datasets.Dataset.from_list(rows)):
-        assert sample_lengths(data, column="length", main_input="input_ids") == [8, 6, 7]
-        assert sample_lengths(data, column="none", main_input="input_ids") == [3, 1, 2]
+        assert sample_lengths(data, column="length", input_name=None, wish="sortish_sampler=True") == [
+            8,
+            6,
+            7,
+        ]
+        assert sample_lengths(data, column="none", input_name=None, wish="sortish_sampler=True") == [3, 1, 2]
         with pytest.raises(ConfigurationError, match=r"neither 'none' \(length_column_name\) nor 'pixels'"):
-            sample_lengths(data, column="none", main_input="pixels")
+            sample_lengths(data, column="none", input_name="pixels", wish="sortish_sampler=True")
