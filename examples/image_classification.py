@@ -50,13 +50,14 @@ def small_vit() -> ViTForImageClassification:
 def read_hub(data: str, model: str) -> tuple[Dataset, int]:
     """Rows of a hub dataset with an ``image`` and a ``labels`` or ``label`` column, prepared as they are read."""
     rows, processor = load_dataset(data, split="train"), AutoImageProcessor.from_pretrained(model)
-    label = "labels" if "labels" in rows.column_names else "label"
+    if "label" in rows.column_names:
+        rows = rows.rename_column("label", "labels")
 
     def prepare(batch: dict[str, Any]) -> dict[str, Any]:
         images = [image.convert("RGB") for image in batch["image"]]
-        return {**processor(images, return_tensors="pt"), "labels": torch.tensor(batch[label])}
+        return {**processor(images, return_tensors="pt"), "labels": torch.tensor(batch["labels"])}
 
-    return rows.with_transform(prepare), rows.features[label].num_classes
+    return rows.with_transform(prepare), rows.features["labels"].num_classes
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -82,7 +83,9 @@ def main() -> None:
 
     if options.data:
         rows, num_labels = read_hub(options.data, options.model)
-        model = AutoModelForImageClassification.from_pretrained(options.model, num_labels=num_labels)
+        model = AutoModelForImageClassification.from_pretrained(
+            options.model, num_labels=num_labels, ignore_mismatched_sizes=True
+        )
     else:
         rows, model = read_digits(), small_vit()
     split = rows.train_test_split(test_size=0.2, seed=0)
