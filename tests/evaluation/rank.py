@@ -98,6 +98,9 @@ def main() -> None:
     dist.all_gather_object(every, found)
     if dist.get_rank() == 0:
         target.write_text(json.dumps(every))
+    # A rank that leaves while the other is still at work makes gloo abort the other.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
