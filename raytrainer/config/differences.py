@@ -36,6 +36,10 @@ _LOMO = Difference(
     "tests/sharding/test_optimizers.py::test_a_cell_trains_as_one_worker_or_is_refused",
 )
 
+_SEQUENCES = Difference(
+    "A Trainer that is no `Seq2SeqTrainer` refuses it, where `transformers.Trainer` leaves it out without a word.",
+    "tests/config/test_rules.py::test_what_only_the_seq2seq_trainer_does_is_refused_elsewhere",
+)
 _PAGED = Difference(
     "Refused on a CPU, where it would quietly not page.",
     "tests/optim/test_catalogue.py::test_a_paged_optimizer_on_the_cpu_is_refused",
@@ -67,6 +71,12 @@ DIFFERENCES: dict[str, Difference] = {
     "gradient_accumulation_steps": Difference(
         "Changes no loss, also where `compute_loss` or the model ignores `num_items_in_batch`.",
         "tests/loop/test_loss_scaling.py::test_an_override_that_takes_the_count_and_ignores_it",
+    ),
+    "predict_with_generate": _SEQUENCES,
+    "sortish_sampler": _SEQUENCES,
+    "full_determinism": Difference(
+        "The variables that CUDA reads for it are in the environment of a Ray worker when its process starts.",
+        "tests/runtimes/test_same_losses.py::test_ray_torchrun_and_one_process_give_the_same_losses",
     ),
     "accelerator_config": Difference(
         "With `even_batches=False` two ranks have the losses of one, also when one of them has no sample left; those "

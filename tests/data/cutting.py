@@ -176,7 +176,7 @@ def run_case(
         model=classifier() if case.classifies else language_model(),
         args=args,
         train_dataset=dataset,
-        eval_dataset=rows(7),
+        eval_dataset=rows(5),  # in the last round of an evaluation rank 1 has none
         data_collator=for_classes if case.classifies else for_language,
     )
     trainer.train(resume_from_checkpoint=str(resumes_from) if resumes_from else None)
