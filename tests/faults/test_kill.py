@@ -18,10 +18,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 NUM_STEPS = 12
 _SEEDED = random.Random(2026)
 NUM_KILLS = int(os.environ.get("RAYTRAINER_KILLS", "2"))
-"""Each takes half a minute; before a release set it to 12."""
-KILLS = [
+"""A run of two takes half a minute; before a release set it to 12."""
+_KILLS = [
     (step, number % 2) for number, step in enumerate(_SEEDED.sample(range(1, NUM_STEPS + 1), NUM_STEPS))
 ][:NUM_KILLS]
+KILLS = [_KILLS[first : first + 2] for first in range(0, NUM_KILLS, 2)]
+"""Step and rank of the deaths in one run."""
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +46,29 @@ def assert_same(found: Any, expected: Any) -> None:
         assert torch.equal(weights[name], value), name
 
 
-@pytest.mark.parametrize(("step", "rank"), KILLS)
-def test_a_worker_killed_at_a_step_changes_nothing(
-    unkilled: Any, tmp_path: Path, step: int, rank: int
+@pytest.mark.parametrize("kills", KILLS, ids=str)
+def test_workers_killed_at_steps_change_nothing(
+    unkilled: Any, tmp_path: Path, kills: list[tuple[int, int]]
 ) -> None:
-    marker = tmp_path / "died"
-    trainer = make_trainer(tmp_path / "run", KillAtStep(step, rank, str(marker)))
+    markers = {
+        tmp_path / f"died-{step}": KillAtStep(step, rank, str(tmp_path / f"died-{step}"))
+        for step, rank in kills
+    }
+    trainer = make_trainer(tmp_path / "run", *markers.values())
     trainer.train()
-    assert marker.exists()
+    assert all(marker.exists() for marker in markers)
     found = outcome(trainer)
     trainer.end()
     assert_same(found, unkilled)
 
 
-@pytest.mark.parametrize("moment", ["first_file", "before_manifest", "after_manifest"])
-def test_a_worker_killed_inside_a_save_changes_nothing(unkilled: Any, tmp_path: Path, moment: str) -> None:
-    marker = tmp_path / "died"
-    trainer = make_trainer(tmp_path / "run", KillInSave(6, moment, str(marker)))
+def test_workers_killed_at_each_moment_of_a_save_change_nothing(unkilled: Any, tmp_path: Path) -> None:
+    moments = {2: "first_file", 6: "before_manifest", 10: "after_manifest"}
+    markers = {step: tmp_path / moment for step, moment in moments.items()}
+    kills = [KillInSave(step, moment, str(markers[step])) for step, moment in moments.items()]
+    trainer = make_trainer(tmp_path / "run", *kills)
     trainer.train()
-    assert marker.exists()
+    assert all(marker.exists() for marker in markers.values())
     found = outcome(trainer)
     trainer.end()
     assert_same(found, unkilled)

@@ -112,7 +112,7 @@ def test_the_example_trains_as_a_job_with_a_token(head: Head, tmp_path: Path) ->
     refused = head.submit("true", RAY_AUTH_MODE="disabled")
     assert refused.returncode != 0, "the cluster must ask for its token"
 
-    flags = ["--num_workers", "2", "--max_steps", "20", "--output_dir", str(tmp_path / "out")]
+    flags = ["--num_workers", "2", "--max_steps", "12", "--output_dir", str(tmp_path / "out")]
     done = head.submit("python", "examples/text_classification.py", *flags)
 
     output = done.stdout + done.stderr
@@ -122,5 +122,5 @@ def test_the_example_trains_as_a_job_with_a_token(head: Head, tmp_path: Path) ->
     found = re.search(r"^accuracy (0\.\d+)", output, re.MULTILINE)
     assert found, output[-4000:]
     assert float(found[1]) > MAJORITY + 0.05
-    assert (tmp_path / "out" / "checkpoint-20" / "manifest.json").exists()
+    assert (tmp_path / "out" / "checkpoint-12" / "manifest.json").exists()
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()

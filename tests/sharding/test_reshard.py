@@ -35,38 +35,46 @@ WRITERS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Each writer's directory, with a checkpoint of step 3 and the whole run."""
-    directory = tmp_path_factory.mktemp("writers")
-    results: dict[str, Any] = {}
-    for num_ranks in (1, 2, 3):
-        runs = {
-            name: {**SAVES, **options} for name, (ranks, options) in WRITERS.items() if ranks == num_ranks
-        }
-        results |= launch(num_ranks, directory, runs)
-    return directory, results
+READERS = {1: ["one"], 2: ["ddp", "fsdp", "zero1"], 3: ["fsdp", "zero3"]}
 
 
-@pytest.mark.parametrize(
-    ("num_ranks", "backends"), [(1, ["one"]), (2, ["ddp", "fsdp", "zero1"]), (3, ["fsdp", "zero3"])]
-)
-def test_losses_go_on_under_another_backend_and_world_size(
-    written: tuple[Path, dict[str, Any]], tmp_path: Path, num_ranks: int, backends: list[str]
-) -> None:
-    directory, whole = written
-    runs = {
-        f"{backend}-from-{writer}": {
+def readers(num_ranks: int, directory: Path) -> dict[str, dict[str, Any]]:
+    """Runs that go on from each writer's checkpoint."""
+    return {
+        f"{backend}{num_ranks}-from-{writer}": {
             **BACKENDS[backend],
             "resume": str(directory / writer / "checkpoint-3"),
         }
-        for backend in backends
+        for backend in READERS[num_ranks]
         for writer in WRITERS
     }
-    results = launch(num_ranks, tmp_path, runs)
-    for name, found in results.items():
-        assert (found["dtensors"] > 0) == name.startswith("fsdp"), name
-        assert f"zero{found.get('stage')}" == name.partition("-")[0] or not name.startswith("zero"), name
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Each writer's directory, with a checkpoint of step 3 and the whole run; and the runs of two ranks that go on."""
+    directory = tmp_path_factory.mktemp("writers")
+    results: dict[str, Any] = {}
+    for num_ranks in (1, 3, 2):
+        runs = {
+            name: {**SAVES, **options} for name, (ranks, options) in WRITERS.items() if ranks == num_ranks
+        }
+        # The last ones read what all have written, in the same processes.
+        results |= launch(num_ranks, directory, runs | (readers(2, directory) if num_ranks == 2 else {}))
+    return directory, results
+
+
+@pytest.mark.parametrize("num_ranks", READERS)
+def test_losses_go_on_under_another_backend_and_world_size(
+    written: tuple[Path, dict[str, Any]], tmp_path: Path, num_ranks: int
+) -> None:
+    directory, whole = written
+    runs = readers(num_ranks, directory)
+    results = whole if num_ranks == 2 else launch(num_ranks, tmp_path, runs)
+    for name in runs:
+        found, backend = results[name], name.partition(f"{num_ranks}-from-")[0]
+        assert (found["dtensors"] > 0) == (backend == "fsdp"), name
+        assert f"zero{found.get('stage')}" == backend or not backend.startswith("zero"), name
         expected = whole[name.rpartition("-")[2]]["rows"]
         assert [row[0] for row in found["rows"]] == [1, 2, 3, 4, 5, 6], name
         for mine, other in zip(found["rows"], expected, strict=True):
