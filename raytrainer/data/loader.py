@@ -65,6 +65,16 @@ class RankDataLoader(DataLoader[Any]):
         self._positions: deque[tuple[int, dict[str, Any]]] = deque(maxlen=keep)
         super().__init__(*args, **kwargs)
 
+    @property
+    def cut(self) -> Cut:
+        """Which samples this rank takes."""
+        return self._shard().cut
+
+    @property
+    def is_dealt(self) -> bool:
+        """Whether rank 0 reads for all ranks."""
+        return self._scatter is not None
+
     def set_epoch(self, epoch: int) -> None:
         self._shard().set_epoch(epoch)
 
@@ -120,7 +130,7 @@ class RankDataLoader(DataLoader[Any]):
 
     def weights(self, count: int) -> list[float]:
         """What the micro-batches that were yielded last count in a mean over ranks; samples that fill up do count."""
-        cut = self._shard().cut
+        cut = self.cut
         if cut.fills_up:
             return [1.0] * count
         return [share.weight(cut.world_size) for share in list(self._shares)[-count:]]
@@ -138,7 +148,7 @@ class RankDataLoader(DataLoader[Any]):
 
     def _shared(self) -> Iterator[tuple[Any, Share]]:
         """This rank's micro-batches and their shares."""
-        cut = self._shard().cut
+        cut = self.cut
         if self._scatter is None:
             return ((batch, cut.share_of(num_round, cut.rank)) for batch, num_round in self._read())
         return deal(self._read(), self._scatter, cut) if cut.rank == 0 else receive(self._scatter)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from raytrainer.checkpoint.zero import groups_of, shape_of, zero_of
+from raytrainer.config.accelerator import deals_out, fills_up
+from raytrainer.data.loader import RankDataLoader
 from raytrainer.errors import EngagementError
 from raytrainer.loop.batch_sizes import BatchSizes
 from raytrainer.loop.run import TrainRun
@@ -41,6 +43,7 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
             ok=asked.per_device * asked.accumulation * requested_workers == plan.global_batch_size,
         )
     )
+    rows += data_rows(run)
     if run.updates_in_backward:
         rows.append(
             EngagedRow(
@@ -54,6 +57,38 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
         rows.append(EngagedRow(what="NEFTune", requested="noise", engaged=run.noise.describe()))
     threads = torch.get_num_threads()
     rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
+    return rows
+
+
+def data_rows(run: TrainRun) -> list[EngagedRow]:
+    """How samples reach the ranks, where that is not each rank reading its part of filled-up rounds."""
+    args, loader = run.args, run.loader
+    if run.runtime.world_size == 1:
+        return []
+    if not isinstance(loader, RankDataLoader):
+        asked = deals_out(args) or not fills_up(args)
+        return (
+            [EngagedRow(what="batches", requested="data", engaged="the user's own loader")] if asked else []
+        )
+    rows = []
+    if deals_out(args) or loader.is_dealt:
+        rows.append(
+            EngagedRow(
+                what="batches",
+                requested="dispatched" if deals_out(args) else "read by each",
+                engaged="rank 0 reads for all" if loader.is_dealt else "each rank reads",
+                ok=loader.is_dealt == deals_out(args),
+            )
+        )
+    if not (fills_up(args) and loader.cut.fills_up):
+        rows.append(
+            EngagedRow(
+                what="last round",
+                requested="filled up" if fills_up(args) else "uneven",
+                engaged="filled up" if loader.cut.fills_up else "each sample once",
+                ok=loader.cut.fills_up == fills_up(args),
+            )
+        )
     return rows
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import datasets
 import torch
@@ -14,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 
 import raytrainer
+from raytrainer.worker import engagement
 
 GLOBAL_BATCH = 4
 STEPS = 8
@@ -179,8 +181,10 @@ def run_case(
         eval_dataset=rows(5),  # in the last round of an evaluation rank 1 has none
         data_collator=for_classes if case.classifies else for_language,
     )
-    trainer.train(resume_from_checkpoint=str(resumes_from) if resumes_from else None)
+    with patch.object(engagement, "data_rows", wraps=engagement.data_rows) as told:
+        trainer.train(resume_from_checkpoint=str(resumes_from) if resumes_from else None)
     return {
+        "table": [row.engaged for row in engagement.data_rows(told.call_args.args[0])],
         "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
         "norms": [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log],
         "eval_loss": trainer.evaluate()["eval_loss"],

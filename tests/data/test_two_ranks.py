@@ -59,6 +59,13 @@ def test_the_same_batches_give_the_same_bits(on_two: dict[str, Any], name: str, 
     assert numbers(on_two[name][0]) == numbers(on_two[same][0])
 
 
+def test_the_table_of_a_run_tells_how_samples_reach_the_ranks(on_two: dict[str, Any]) -> None:
+    assert on_two["stream"][0]["table"] == []
+    assert on_two["uneven 1"][0]["table"] == ["each sample once"]
+    for seen in on_two["dealt uneven"]:
+        assert seen["table"] == ["rank 0 reads for all", "each sample once"]
+
+
 def test_reducing_after_each_micro_batch_changes_no_loss(on_two: dict[str, Any]) -> None:
     assert numbers(on_two["reduced each time"][0]) == pytest.approx(numbers(on_two["map"][0]), abs=1e-5)
 
