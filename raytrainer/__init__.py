@@ -44,14 +44,14 @@ if TYPE_CHECKING:
         set_seed,
     )
 
-    from raytrainer.config.arguments import TrainingArguments
-    from raytrainer.config.parser import HfArgumentParser
-    from raytrainer.config.seq2seq_arguments import Seq2SeqTrainingArguments
-    from raytrainer.config.sft import SFTConfig
+    from raytrainer.arguments.parser import HfArgumentParser
+    from raytrainer.arguments.training_arguments import TrainingArguments
     from raytrainer.hooks import TrainerHooks
     from raytrainer.optim.catalogue import register_optimizer
-    from raytrainer.seq2seq import Seq2SeqTrainer
-    from raytrainer.sft import SFTTrainer
+    from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments
+    from raytrainer.seq2seq.trainer import Seq2SeqTrainer
+    from raytrainer.sft.config import SFTConfig
+    from raytrainer.sft.trainer import SFTTrainer
     from raytrainer.trainer import Trainer
 
 __all__ = [
@@ -94,17 +94,17 @@ _HOMES = {
     "EarlyStoppingCallback": "transformers.trainer_callback",
     "EvalLoopOutput": "transformers.trainer_utils",
     "EvalPrediction": "transformers.trainer_utils",
-    "HfArgumentParser": "raytrainer.config.parser",
+    "HfArgumentParser": "raytrainer.arguments.parser",
     "IntervalStrategy": "transformers.trainer_utils",
     "PredictionOutput": "transformers.trainer_utils",
     "PrinterCallback": "transformers.trainer_callback",
     "ProgressCallback": "transformers.trainer_callback",
-    "SFTConfig": "raytrainer.config.sft",
-    "SFTTrainer": "raytrainer.sft",
+    "SFTConfig": "raytrainer.sft.config",
+    "SFTTrainer": "raytrainer.sft.trainer",
     "SaveStrategy": "transformers.trainer_utils",
     "SchedulerType": "transformers.trainer_utils",
-    "Seq2SeqTrainer": "raytrainer.seq2seq",
-    "Seq2SeqTrainingArguments": "raytrainer.config.seq2seq_arguments",
+    "Seq2SeqTrainer": "raytrainer.seq2seq.trainer",
+    "Seq2SeqTrainingArguments": "raytrainer.seq2seq.arguments",
     "TrainOutput": "transformers.trainer_utils",
     "Trainer": "raytrainer.trainer",
     "register_optimizer": "raytrainer.optim.catalogue",
@@ -112,7 +112,7 @@ _HOMES = {
     "TrainerControl": "transformers.trainer_callback",
     "TrainerHooks": "raytrainer.hooks",
     "TrainerState": "transformers.trainer_callback",
-    "TrainingArguments": "raytrainer.config.arguments",
+    "TrainingArguments": "raytrainer.arguments.training_arguments",
     "get_last_checkpoint": "transformers.trainer_utils",
     "set_seed": "transformers.trainer_utils",
 }

@@ -1,7 +1,7 @@
 """The Trainer: what a user calls.
 
 Constructing one stores and checks; it touches no device and starts nothing. The methods that need the model run on
-workers (``launch.entry``); what they change comes back to the object that the user holds.
+workers (``driver.entry_points``); what they change comes back to the object that the user holds.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from transformers.trainer_pt_utils import (
 )
 from transformers.trainer_utils import PredictionOutput, TrainOutput, number_of_arguments, speed_metrics
 
-from raytrainer.callbacks.dispatch import CallbackHandler
-from raytrainer.callbacks.flow import default_callbacks
+from raytrainer.arguments.aliases import trainer_keyword
+from raytrainer.arguments.convert import adopt
+from raytrainer.arguments.keywords import unknown_argument
+from raytrainer.arguments.ray_objects import merge_ray_objects
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.callbacks.defaults import default_callbacks
+from raytrainer.callbacks.handler import CallbackHandler
 from raytrainer.checkpoint.model_match import model_signature
-from raytrainer.config import rules
-from raytrainer.config.adoption import adopt
-from raytrainer.config.aliases import trainer_keyword
-from raytrainer.config.arguments import TrainingArguments
-from raytrainer.config.methods import RefusedMethods, check_trial, warn_of_unheard
-from raytrainer.config.ray_objects import merge_ray_objects
-from raytrainer.config.translation import unknown_argument
-from raytrainer.errors import ConfigurationError
-from raytrainer.hooks import TrainerHooks
-from raytrainer.hub.card import write_card
-from raytrainer.launch.entry import (
+from raytrainer.driver.entry_points import (
     entry_point,
     new_run_id,
     open_local_session,
     runs_in_this_process,
     wrap_overrides,
 )
-from raytrainer.loop.answers import Answers
-from raytrainer.loop.embedding_noise import check_noise
-from raytrainer.loop.uploading import card_facts, open_repository, push_after_save, push_output_dir
+from raytrainer.errors import ConfigurationError
+from raytrainer.hooks import TrainerHooks
+from raytrainer.hub.card import write_card
+from raytrainer.hub.run_uploads import card_facts, open_repository, push_after_save, push_output_dir
+from raytrainer.loop.neftune import check_noise
+from raytrainer.loop.queries import Answers
+from raytrainer.preflight import rules
+from raytrainer.preflight.unsupported_methods import RefusedMethods, check_trial, warn_of_unheard
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +252,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
             CheckpointError: If there is nothing to resume from.
             TrainingFailed: If workers failed for good; leads with the user's exception.
         """
-        from raytrainer.worker.training import train_on_rank
+        from raytrainer.worker.train_task import train_on_rank
 
         check_trial(trial)
         session = self._session
@@ -324,7 +324,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         return PredictionOutput(output.predictions, output.label_ids, output.metrics)
 
     def _ready_to_predict(self) -> None:
-        from raytrainer.worker.binding import build_model
+        from raytrainer.worker.setup import build_model
 
         if self.model is None:
             build_model(self)
@@ -514,7 +514,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         self.model.load_state_dict(weights)
 
     def _load_named_model(self, name: str) -> nn.Module:
-        from raytrainer.worker.binding import load_model
+        from raytrainer.worker.setup import load_model
 
         return load_model(name)
 
@@ -537,7 +537,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
             session.runtime.run_id = session.runtime.broadcast(new_run_id())
             return getattr(self, method)(*args, **kwargs)
         if self._workers is None:
-            from raytrainer.launch.workers import Workers
+            from raytrainer.driver.workers import Workers
 
             self._workers = Workers()
         return self._workers.call(self, method, args, kwargs)
@@ -570,15 +570,15 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
             rules.check_evaluation(facts, dataset, keyword="test_dataset")
 
     def _check_optimizer(self) -> None:
-        from raytrainer.optim.checks import check_choice
+        from raytrainer.preflight.optimizer_choice import check_choice
 
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
             check_choice(self.args, self._own_model)
 
     def _check_sharding(self) -> None:
-        from raytrainer.backends.units import check_sharding
-        from raytrainer.backends.zero import check_installed
-        from raytrainer.config.deepspeed_auto import check_sizes
+        from raytrainer.backends.deepspeed import check_installed
+        from raytrainer.backends.sharding_units import check_sharding
+        from raytrainer.dialects.deepspeed_auto import check_sizes
 
         if self.args.zero is not None:
             check_installed()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from raytrainer.runtime import Command
+from raytrainer.runtimes.base import Command
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ def ray_cluster(ray_directory: Path, tmp_path_factory: pytest.TempPathFactory) -
     tmp_path_factory.getbasetemp()  # pytest makes its own directory now, and not among those of groups
     import ray
 
-    from raytrainer.launch.cluster import ENVIRONMENT as DEFAULTS
+    from raytrainer.driver.cluster import ENVIRONMENT as DEFAULTS
 
     before = dict(os.environ)
     # Groups give Ray Train a temporary directory each. Here, so that other runs on this machine do not count.

@@ -47,7 +47,7 @@ def imported_distributions(folder: str) -> dict[str, str]:
     """Distribution -> one file that imports it, for every third-party import below ``folder``."""
     found: dict[str, str] = {}
     distributions = packages_distributions()
-    own = {"raytrainer", "tests", "benchmarks", "examples", *sys.stdlib_module_names}
+    own = {"raytrainer", "tests", "benchmarks", "examples", "docs", *sys.stdlib_module_names}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):

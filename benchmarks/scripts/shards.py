@@ -21,8 +21,8 @@ from raytrainer.backends.fsdp2 import FullyShardedBackend
 from raytrainer.checkpoint.model_files import save_model_weights
 from raytrainer.checkpoint.sharded_optimizer import save_sharded_optimizer
 from raytrainer.checkpoint.sharded_weights import gather_weights, save_in_parts
-from raytrainer.config.sharding import ShardingOptions
-from raytrainer.worker.meta_loading import load_in_shards
+from raytrainer.dialects.fsdp import ShardingOptions
+from raytrainer.worker.sharded_loading import load_in_shards
 
 ROUNDS = 5
 

@@ -16,11 +16,11 @@ from accelerate.utils import (
 from torch import nn
 from transformers import PreTrainedModel
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
 from raytrainer.backends.data_parallel import DataParallelBackend
+from raytrainer.backends.deepspeed import ZeroBackend
 from raytrainer.backends.fsdp2 import FullyShardedBackend
-from raytrainer.backends.zero import ZeroBackend
-from raytrainer.config.arguments import TrainingArguments
 
 
 def forget_zero(args: TrainingArguments) -> None:

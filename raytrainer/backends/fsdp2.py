@@ -26,9 +26,9 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from raytrainer.backends.group import join_group, sum_over_group
-from raytrainer.backends.units import check_groups, choose_units
-from raytrainer.config.sharding import ShardingOptions
+from raytrainer.backends.sharding_units import check_groups, choose_units
+from raytrainer.dialects.fsdp import ShardingOptions
+from raytrainer.layout.ranks import join_group, sum_over_group
 from raytrainer.telemetry.events import EngagedRow
 
 _NO_CONTEXT: AbstractContextManager[None] = nullcontext()

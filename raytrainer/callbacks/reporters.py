@@ -25,7 +25,7 @@ from typing import Any
 from transformers.integrations import integration_utils as integrations
 from transformers.trainer_callback import TrainerCallback
 
-from raytrainer.callbacks.record import RunRecord
+from raytrainer.callbacks.tracker_runs import RunRecord
 from raytrainer.errors import ConfigurationError
 
 _PROCESS = uuid.uuid4().hex

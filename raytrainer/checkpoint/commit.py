@@ -21,8 +21,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from raytrainer.checkpoint.agreement import Agreement
-from raytrainer.checkpoint.durable import (
+from raytrainer.checkpoint.durable_writes import (
     discard,
     free_space,
     is_storage_error,
@@ -31,10 +30,11 @@ from raytrainer.checkpoint.durable import (
     sync_tree,
     write_synced,
 )
-from raytrainer.checkpoint.layout import MANIFEST_NAME, checkpoint_name, replaced_name, writing_name
 from raytrainer.checkpoint.manifest import CheckpointFacts, FileRecord, Manifest, current_versions
+from raytrainer.checkpoint.names import MANIFEST_NAME, checkpoint_name, replaced_name, writing_name
+from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.errors import CheckpointError
-from raytrainer.runtime import Runtime
+from raytrainer.runtimes.base import Runtime
 
 __all__ = ["CheckpointFacts", "WritePart", "commit_checkpoint"]
 

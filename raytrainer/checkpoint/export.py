@@ -16,12 +16,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from raytrainer.checkpoint.layout import MANIFEST_NAME, WEIGHTS_INDEX_NAME
-from raytrainer.checkpoint.pieces import contents
+from raytrainer.checkpoint.names import MANIFEST_NAME, WEIGHTS_INDEX_NAME
 from raytrainer.checkpoint.sharded_weights import part_name
 from raytrainer.checkpoint.verify import verify_checkpoint
 from raytrainer.checkpoint.weight_files import find_adapter, find_weights
 from raytrainer.errors import CheckpointError
+from raytrainer.layout.pieces import contents
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _OF_TRAINING = (

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raytrainer._version import __version__
-from raytrainer.checkpoint.layout import MANIFEST_NAME
+from raytrainer.checkpoint.names import MANIFEST_NAME
 from raytrainer.errors import CheckpointError
 
 FORMAT = 1

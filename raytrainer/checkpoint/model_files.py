@@ -22,8 +22,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import is_peft_available
 
-from raytrainer.checkpoint.layout import WEIGHTS_NAME
 from raytrainer.checkpoint.model_match import Layout, match_layout
+from raytrainer.checkpoint.names import WEIGHTS_NAME
 from raytrainer.checkpoint.sharded_weights import (
     gather_weights,
     is_saved_in_parts,
@@ -34,8 +34,8 @@ from raytrainer.checkpoint.sharded_weights import (
     spread,
 )
 from raytrainer.checkpoint.weight_files import WeightFiles, find_adapter, find_weights, read_shapes
-from raytrainer.checkpoint.zero import made_whole
 from raytrainer.errors import CheckpointError
+from raytrainer.layout.flat_runs import made_whole
 
 logger = logging.getLogger(__name__)
 

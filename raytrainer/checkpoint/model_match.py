@@ -61,7 +61,7 @@ def model_tensors(model: nn.Module) -> ModelTensors:
     """Look up the names, shapes and ties of a model's tensors, without copying any."""
     import torch
 
-    from raytrainer.checkpoint.zero import shape_of
+    from raytrainer.layout.flat_runs import shape_of
 
     state = model.state_dict(keep_vars=True)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -145,7 +145,7 @@ def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import revert_weight_conversion
 
-    from raytrainer.checkpoint.zero import shape_of
+    from raytrainer.layout.flat_runs import shape_of
 
     if not isinstance(model, PreTrainedModel):
         return None

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from raytrainer.checkpoint.pieces import SLICES, Piece, Stored, contents, files_of, piece_of, read_into
+from raytrainer.layout.pieces import SLICES, Piece, Stored, contents, files_of, piece_of, read_into
 
 _STATE = "state."
 _GROUPS = "param_groups."

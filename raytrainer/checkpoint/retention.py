@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from raytrainer.checkpoint.durable import discard
-from raytrainer.checkpoint.layout import MANIFEST_NAME, STATE_NAME, list_checkpoints, step_of
+from raytrainer.checkpoint.durable_writes import discard
 from raytrainer.checkpoint.manifest import read_manifest
+from raytrainer.checkpoint.names import MANIFEST_NAME, STATE_NAME, list_checkpoints, step_of
 from raytrainer.errors import CheckpointError
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
-from raytrainer.checkpoint.layout import rng_name
+from raytrainer.checkpoint.names import rng_name
 from raytrainer.errors import CheckpointError
 
 logger = logging.getLogger(__name__)

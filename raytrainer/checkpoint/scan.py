@@ -12,8 +12,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from raytrainer.checkpoint.durable import discard, sync_directory
-from raytrainer.checkpoint.layout import (
+from raytrainer.checkpoint.durable_writes import discard, sync_directory
+from raytrainer.checkpoint.manifest import read_manifest
+from raytrainer.checkpoint.model_match import check_matches_model
+from raytrainer.checkpoint.names import (
     LAST_CHECKPOINT_NAME,
     MANIFEST_NAME,
     STATE_NAME,
@@ -23,8 +25,6 @@ from raytrainer.checkpoint.layout import (
     list_leftovers,
     step_of,
 )
-from raytrainer.checkpoint.manifest import read_manifest
-from raytrainer.checkpoint.model_match import check_matches_model
 from raytrainer.checkpoint.verify import check_complete, is_ours, verify_checkpoint
 from raytrainer.errors import CheckpointError
 

@@ -23,11 +23,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from raytrainer.checkpoint import owned_state, zero, zero_state
-from raytrainer.checkpoint.layout import SHARDED_OPTIMIZER_NAME, SHARDED_OPTIMIZER_VALUES
-from raytrainer.checkpoint.pieces import SLICES, Piece, contents, files_of, piece_of, read_into
+from raytrainer.checkpoint import owned_state, zero_state
+from raytrainer.checkpoint.names import SHARDED_OPTIMIZER_NAME, SHARDED_OPTIMIZER_VALUES
 from raytrainer.checkpoint.sharded_weights import like
 from raytrainer.errors import CheckpointError
+from raytrainer.layout import flat_runs as zero
+from raytrainer.layout.pieces import SLICES, Piece, contents, files_of, piece_of, read_into
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 

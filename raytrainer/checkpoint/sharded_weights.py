@@ -19,11 +19,11 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from raytrainer.checkpoint import zero
-from raytrainer.checkpoint.layout import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from raytrainer.checkpoint.model_match import converted_shapes, tied_names
-from raytrainer.checkpoint.pieces import contents, fill, is_in_pieces, piece_of, read_into, whole
+from raytrainer.checkpoint.names import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from raytrainer.errors import CheckpointError
+from raytrainer.layout import flat_runs as zero
+from raytrainer.layout.pieces import contents, fill, is_in_pieces, piece_of, read_into, whole
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -17,8 +17,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from raytrainer.checkpoint.durable import discard
-from raytrainer.checkpoint.layout import (
+from raytrainer.checkpoint.durable_writes import discard
+from raytrainer.checkpoint.names import (
     MANIFEST_NAME,
     OPTIMIZER_NAME,
     SCALER_NAME,

@@ -21,19 +21,19 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from raytrainer.checkpoint.layout import (
+from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
+from raytrainer.checkpoint.names import (
     OPTIMIZER_NAME,
     SCALER_NAME,
     SCHEDULER_NAME,
     SHARDED_OPTIMIZER_NAME,
     STATE_NAME,
 )
-from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
 from raytrainer.checkpoint.sharded_optimizer import cut_state, load_sharded_optimizer
 from raytrainer.checkpoint.sharded_weights import is_sharded
-from raytrainer.checkpoint.zero import zero_of
 from raytrainer.checkpoint.zero_state import WholeState
 from raytrainer.errors import CheckpointError
+from raytrainer.layout.flat_runs import zero_of
 
 __all__ = [
     "load_model_weights",

@@ -12,14 +12,14 @@ import json
 import zipfile
 from pathlib import Path
 
-from raytrainer.checkpoint.layout import (
+from raytrainer.checkpoint.manifest import FileRecord, Manifest, read_manifest
+from raytrainer.checkpoint.names import (
     INCOMPLETE_NAME,
     MANIFEST_NAME,
     OPTIMIZER_NAME,
     SCHEDULER_NAME,
     STATE_NAME,
 )
-from raytrainer.checkpoint.manifest import FileRecord, Manifest, read_manifest
 from raytrainer.checkpoint.weight_files import find_adapter, find_weights, read_shapes
 from raytrainer.errors import CheckpointError
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from raytrainer.checkpoint.layout import (
+from raytrainer.checkpoint.names import (
     ADAPTER_WEIGHTS_NAME,
     TORCH_ADAPTER_WEIGHTS_NAME,
     TORCH_WEIGHTS_INDEX_NAME,

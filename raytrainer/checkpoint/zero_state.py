@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.checkpoint.pieces import Piece
-from raytrainer.checkpoint.zero import Home, groups_of, home_of
+from raytrainer.layout.flat_runs import Home, groups_of, home_of
+from raytrainer.layout.pieces import Piece
 
 
 def state_of(model: nn.Module, zero: Any) -> tuple[dict[str, Piece], dict[str, Any]]:

@@ -13,8 +13,8 @@ import subprocess
 import sys
 from typing import Any
 
-from raytrainer.config.accelerate_deepspeed import WORDS as DEEPSPEED_WORDS
-from raytrainer.config.accelerate_words import LAUNCH_VARIABLE, load_file, translate
+from raytrainer.dialects.accelerate import LAUNCH_VARIABLE, load_file, translate
+from raytrainer.dialects.accelerate_deepspeed import WORDS as DEEPSPEED_WORDS
 from raytrainer.errors import ConfigurationError
 
 _STARTING = (

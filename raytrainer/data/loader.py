@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import seed_worker
 
-from raytrainer.config.accelerator import fills_up
-from raytrainer.config.arguments import TrainingArguments
+from raytrainer.arguments.accelerator_config import fills_up
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.data.dispatch import CollateRound, Scatter, deal, receive
-from raytrainer.data.grouped import BalancedBatches, LengthGrouped
-from raytrainer.data.iterable import CollateItems, RankStream
+from raytrainer.data.length_samplers import BalancedBatches, LengthGrouped
 from raytrainer.data.rounds import Cut, Share
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
+from raytrainer.data.streams import CollateItems, RankStream
 from raytrainer.errors import CheckpointError
 
 

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from raytrainer.data.iterable import RankStream
 from raytrainer.data.loader import RankDataLoader
+from raytrainer.data.streams import RankStream
 from raytrainer.errors import CheckpointError
 
 logger = logging.getLogger(__name__)

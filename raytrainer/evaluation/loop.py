@@ -15,12 +15,12 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
 
 from raytrainer.data.loader import RankDataLoader
-from raytrainer.data.targets import count_items
+from raytrainer.data.target_count import count_items
 from raytrainer.evaluation.nest import mark_objects, tensors_only, without_marks
 from raytrainer.evaluation.results import Results
 from raytrainer.evaluation.rows import first_rows, gather_rows
 from raytrainer.evaluation.spill import PADDING
-from raytrainer.runtime import Runtime
+from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import PredictionDone, PredictionStep
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import torch
 
 from raytrainer.evaluation.nest import Objects, map_leaves
 from raytrainer.evaluation.spill import PADDING, SpillFile
-from raytrainer.runtime import Runtime
+from raytrainer.runtimes.base import Runtime
 
 SPILL_BYTES = 16 * 2**20
 """Size of a column beyond which it lies in a file [bytes]."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerControl, TrainerState
 
-from raytrainer.config.arguments import TrainingArguments
+from raytrainer.arguments.training_arguments import TrainingArguments
 
 
 class Attributes:

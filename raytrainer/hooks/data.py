@@ -9,13 +9,13 @@ import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers.trainer_utils import has_length
 
-from raytrainer.config.accelerator import deals_out
+from raytrainer.arguments.accelerator_config import deals_out
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
-from raytrainer.data.kinds import adopt_dataset
+from raytrainer.data.dataset_kinds import adopt_dataset
 from raytrainer.data.loader import RankDataLoader, build_loader, to_device
 from raytrainer.data.rounds import without_stand_ins
-from raytrainer.data.strategies import train_sampler
-from raytrainer.data.targets import count_items
+from raytrainer.data.sampling_strategies import train_sampler
+from raytrainer.data.target_count import count_items
 from raytrainer.errors import ConfigurationError
 from raytrainer.hooks.attributes import Attributes
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
-from raytrainer.data.targets import count_items
+from raytrainer.data.target_count import count_items
 from raytrainer.evaluation.loop import PredictionLoop
 from raytrainer.hooks.attributes import Attributes
 from raytrainer.hooks.metric import metric_of

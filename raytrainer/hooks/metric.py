@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrainer.config.arguments import TrainingArguments
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
 

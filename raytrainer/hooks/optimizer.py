@@ -9,10 +9,10 @@ from torch import nn
 
 from raytrainer.hooks.attributes import Attributes
 from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
-from raytrainer.optim.deepspeed_family import build_configured_optimizer, build_configured_schedule
-from raytrainer.optim.groups import decay_parameter_names, parameter_groups
+from raytrainer.optim.families.deepspeed import build_configured_optimizer, build_configured_schedule
+from raytrainer.optim.parameter_groups import decay_parameter_names, parameter_groups
 from raytrainer.optim.schedules import build_schedule, current_learning_rate
-from raytrainer.optim.targets import target_parameters
+from raytrainer.optim.target_modules import target_parameters
 from raytrainer.optim.traits import OptimizerRequest
 
 

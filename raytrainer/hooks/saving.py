@@ -14,8 +14,8 @@ from raytrainer.checkpoint.model_files import load_model_weights, save_model_wei
 from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.hooks.attributes import Attributes
 from raytrainer.hooks.metric import metric_of
+from raytrainer.hub.run_uploads import upload_checkpoint, uploads_saves
 from raytrainer.loop.saving import save_checkpoint
-from raytrainer.loop.uploading import upload_checkpoint, uploads_saves
 from raytrainer.telemetry.events import Logged
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.loop.run import TrainRun
-from raytrainer.runtime import Command
+from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import Note, StepDone
 
 logger = logging.getLogger(__name__)

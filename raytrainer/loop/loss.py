@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.loop.item_count import ForwardWatch, WatchedCount
+from raytrainer.loop.loss_division import ForwardWatch, WatchedCount
 
 
 def takes_count(function: Any) -> bool:

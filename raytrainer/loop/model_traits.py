@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import can_return_loss, find_labels
 
-from raytrainer.config.arguments import TrainingArguments
+from raytrainer.arguments.training_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState
 
-from raytrainer.config.arguments import TrainingArguments
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.loop.loss import LossScaling
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
-from raytrainer.config.arguments import TrainingArguments
-from raytrainer.loop.batch_sizes import BatchSizes
-from raytrainer.loop.embedding_noise import EmbeddingNoise
 from raytrainer.loop.loss import LossScaling
-from raytrainer.loop.meter import LossMeter
+from raytrainer.loop.loss_meter import LossMeter
+from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.plan import Cursor, TrainPlan
-from raytrainer.runtime import Runtime
+from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
 if TYPE_CHECKING:

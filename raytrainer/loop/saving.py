@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raytrainer.callbacks.states import export_states
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.callbacks.saved_states import export_states
 from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import save_rng
 from raytrainer.checkpoint.sharded_optimizer import save_sharded_optimizer
 from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.checkpoint.state_files import save_optimizer_files, save_trainer_state
-from raytrainer.config.arguments import TrainingArguments
 from raytrainer.data.position import stream_position
 from raytrainer.loop.boundary import gather_rows
 from raytrainer.loop.run import TrainRun

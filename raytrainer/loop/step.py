@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.checkpoint.zero import shape_of
-from raytrainer.config.accelerator import syncs_each_batch
+from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.data.rounds import weights_of
-from raytrainer.loop.fitting import agree_on_memory, average_gradients
+from raytrainer.layout.flat_runs import shape_of
 from raytrainer.loop.nonfinite import look_at_loss
+from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
 from raytrainer.optim.schedules import waits_for_metric
 

@@ -12,32 +12,25 @@ from typing import Any
 
 import torch
 
-from raytrainer.config.accelerator import syncs_each_batch
-from raytrainer.config.arguments import TrainingArguments
-from raytrainer.config.registered import OPTIMIZERS
+from raytrainer.arguments.accelerator_config import syncs_each_batch
+from raytrainer.arguments.optimizer_names import OPTIMIZERS
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
-from raytrainer.optim import (
-    apollo_family,
-    bitsandbytes_family,
-    galore_family,
-    grok,
-    in_backward_family,
-    muon,
-    options,
-    packaged_family,
-    shards,
-    torch_family,
-)
-from raytrainer.optim.owned import Owned
+from raytrainer.layout import rows
+from raytrainer.optim.algorithms import grok, muon
+from raytrainer.optim.composition.stepped_by_owner import Owned
+from raytrainer.optim.families import apollo, bitsandbytes, galore, in_backward, packaged
+from raytrainer.optim.families import torch as torch_family
+from raytrainer.optim.optim_args import parse_options as parse_text
 from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
 _FAMILIES = (
     torch_family,
-    bitsandbytes_family,
-    packaged_family,
-    galore_family,
-    in_backward_family,
-    apollo_family,
+    bitsandbytes,
+    packaged,
+    galore,
+    in_backward,
+    apollo,
     grok,
     muon,
 )
@@ -145,9 +138,9 @@ def parse_options(entry: Entry, optim_args: str | None) -> dict[str, Any]:
     """Parse ``optim_args`` in the types that an entry takes.
 
     Raises:
-        ConfigurationError: As ``options.parse_options``.
+        ConfigurationError: As ``optim_args.parse_options``.
     """
-    return options.parse_options(entry.name, entry.options, optim_args)
+    return parse_text(entry.name, entry.options, optim_args)
 
 
 def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:
@@ -157,7 +150,7 @@ def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:
         ConfigurationError: If its package is not installed.
     """
     try:
-        is_cut = any(shards.is_cut(parameter) for group in request.groups for parameter in group["params"])
+        is_cut = any(rows.is_cut(parameter) for group in request.groups for parameter in group["params"])
         if not entry.traits.steps_whole or not is_cut:
             return entry.build(request)
         groups = [{"lr": request.learning_rate, **group} for group in request.groups]

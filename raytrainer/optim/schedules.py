@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers.optimization import GreedyLR, get_scheduler
 
-from raytrainer.config.arguments import TrainingArguments
+from raytrainer.arguments.training_arguments import TrainingArguments
 
 
 def build_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer, max_steps: int) -> LRScheduler:

@@ -31,7 +31,15 @@ from raytrainer.telemetry.events import (
     TrainEnded,
     TrainStarted,
 )
-from raytrainer.telemetry.live import LiveLine
+from raytrainer.telemetry.formatting import (
+    UNICODE,
+    Paint,
+    format_bytes,
+    format_duration,
+    glyphs_for,
+    wants_colour,
+)
+from raytrainer.telemetry.live_line import LiveLine
 from raytrainer.telemetry.loglines import LogLines
 from raytrainer.telemetry.progress import (
     LineStyle,
@@ -41,9 +49,8 @@ from raytrainer.telemetry.progress import (
     prediction_line,
     train_line,
 )
+from raytrainer.telemetry.settings_table import MAX_WIDTH, engaged_table
 from raytrainer.telemetry.summary import RunFacts, is_evaluation, run_summary
-from raytrainer.telemetry.table import MAX_WIDTH, engaged_table
-from raytrainer.telemetry.text import UNICODE, Paint, format_bytes, format_duration, glyphs_for, wants_colour
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Mapping
 
-from raytrainer.telemetry.text import Paint, display_width, format_value
+from raytrainer.telemetry.formatting import Paint, display_width, format_value
 
 _HIDDEN = frozenset({"total_flos"})
 

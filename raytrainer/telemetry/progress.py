@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from raytrainer.telemetry.text import Glyphs, Paint, cut, display_width, format_time_left, without_colour
+from raytrainer.telemetry.formatting import (
+    Glyphs,
+    Paint,
+    cut,
+    display_width,
+    format_time_left,
+    without_colour,
+)
 
 BAR_CELLS = 10
 MAX_WORKERS_LISTED = 4

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from raytrainer.telemetry.text import (
+from raytrainer.telemetry.formatting import (
     ASCII,
     UNICODE,
     Paint,

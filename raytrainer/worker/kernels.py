@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import liger
 from transformers.trainer_utils import unwrap_peft_model
 
-from raytrainer.config.arguments import TrainingArguments
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 from raytrainer.telemetry.events import EngagedRow
 
@@ -26,11 +26,27 @@ def equip(model: nn.Module, args: TrainingArguments) -> None:
     Raises:
         ConfigurationError: If this process lacks what that takes.
     """
+    keep_differentiable(model)
     if args.use_liger_kernel:
         put_in_liger(model, args)
     if args.torch_compile:
         check_compiler(str(args.torch_compile_backend), args.device)
         model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+
+
+def keep_differentiable(model: nn.Module) -> None:
+    """Keep bitsandbytes' 4-bit layers in the format that has a backward pass.
+
+    On a CPU with AVX512-BF16, the first forward pass in eval mode repacks their weights for a kernel without gradients,
+    and nothing undoes it when training goes on: the loss looks right and every gradient below is zero.
+    """
+    for module in model.modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        module.support_avx512bf16_for_cpu = False
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            module.state_dict()  # unpacks them
 
 
 def is_compiled(model: nn.Module) -> bool:

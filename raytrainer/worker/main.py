@@ -24,8 +24,8 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from raytrainer.worker.failure_record import record_failure
-from raytrainer.worker.protocol import Answer, Task, TaskResult
+from raytrainer.wire.failure_record import record_failure
+from raytrainer.wire.messages import Answer, Task, TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class _Worker:
         )
 
     def _join(self) -> bool:
-        from raytrainer.worker.ray_runtime import RayRuntime
+        from raytrainer.runtimes.ray_worker import RayRuntime
 
         self._runtime = RayRuntime(self._control, timeout_s=self._config.timeout_s)
         joined = _ask(self._control.join.remote()) if self._rank == 0 else None
@@ -172,7 +172,7 @@ class _Worker:
         return True
 
     def _open(self) -> None:
-        from raytrainer.worker.shipping import unpack
+        from raytrainer.wire.pickling import unpack
 
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
@@ -193,7 +193,7 @@ class _Worker:
         return False
 
     def _run(self, task: Task) -> None:
-        from raytrainer.worker.shipping import pack, unpack
+        from raytrainer.wire.pickling import pack, unpack
 
         self._method = task.method
         args, kwargs, context = unpack(_fetch(task.payload[0]))

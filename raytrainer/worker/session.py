@@ -21,9 +21,9 @@ from raytrainer.checkpoint.scan import newest_checkpoint
 from raytrainer.checkpoint.sharded_weights import gather_weights, is_sharded
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
-from raytrainer.runtime import Runtime
-from raytrainer.worker.binding import bind, build_model
-from raytrainer.worker.shipping import pack
+from raytrainer.runtimes.base import Runtime
+from raytrainer.wire.pickling import pack
+from raytrainer.worker.setup import bind, build_model
 
 logger = logging.getLogger(__name__)
 

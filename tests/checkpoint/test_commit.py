@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from raytrainer.checkpoint import commit, durable
+from raytrainer.checkpoint import commit
+from raytrainer.checkpoint import durable_writes as durable
 from raytrainer.checkpoint.commit import commit_checkpoint
 from raytrainer.checkpoint.scan import verify_checkpoint
 from raytrainer.errors import CheckpointError

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from raytrainer.checkpoint.layout import list_leftovers
 from raytrainer.checkpoint.manifest import read_manifest
+from raytrainer.checkpoint.names import list_leftovers
 from raytrainer.checkpoint.scan import newest_checkpoint, sweep_leftovers, verify_checkpoint
 from tests.checkpoint import crash
 from tests.checkpoint.saving import save_small, tree

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.trainer_utils import rotate_checkpoints
 
-from raytrainer.checkpoint import durable
+from raytrainer.checkpoint import durable_writes as durable
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.scan import newest_checkpoint
 from tests.checkpoint.saving import names, save_small

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from raytrainer.callbacks.states import export_states
+from raytrainer.callbacks.saved_states import export_states
 from raytrainer.checkpoint.commit import commit_checkpoint
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
 from raytrainer.checkpoint.model_match import check_matches_model

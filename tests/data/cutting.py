@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 
 import raytrainer
-from raytrainer.worker import engagement
+from raytrainer.worker import applied_settings as engagement
 
 GLOBAL_BATCH = 4
 STEPS = 8

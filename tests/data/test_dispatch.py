@@ -8,7 +8,7 @@ from typing import Any
 from raytrainer.data.dispatch import deal, receive
 from raytrainer.data.rounds import Cut, Share
 from raytrainer.errors import DealingError
-from raytrainer.worker.failure_record import Verdict, judge
+from raytrainer.wire.failure_record import Verdict, judge
 from tests.fakes import FakeRuntime, FakeWorld
 
 

@@ -13,7 +13,7 @@ import transformers
 from torch.utils.data import Dataset, IterableDataset
 
 import raytrainer
-from raytrainer.data.kinds import keeps_its_place
+from raytrainer.data.dataset_kinds import keeps_its_place
 
 STEPS = 12
 ROWS = [

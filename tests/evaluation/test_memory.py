@@ -16,7 +16,7 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation import results
 from raytrainer.evaluation.nest import Objects, mark_objects
 from raytrainer.evaluation.results import Results
-from raytrainer.worker.local import LocalRuntime
+from raytrainer.runtimes.in_process import LocalRuntime
 from tests.parity.twins import make_args, make_model, make_samples
 
 

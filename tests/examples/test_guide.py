@@ -24,8 +24,8 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
 import raytrainer
-from raytrainer.config.fields import FIELDS, Refusal
-from raytrainer.config.placement import Placement
+from raytrainer.arguments.placement import Placement
+from raytrainer.arguments.supported_fields import FIELDS, Refusal
 from tests.hub.server import TOKEN, Hub, client_points_at
 
 BESIDE = Path(__file__).parents[3] / "shared" / "reference" / "guide" / "trainer-guide.ko.txt"

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from raytrainer.checkpoint.verify import verify_checkpoint
 from raytrainer.hub.uploads import Uploads
-from raytrainer.runtime import Command
+from raytrainer.runtimes.base import Command
 from tests.hub.server import Hub
 
 

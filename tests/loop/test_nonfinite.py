@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import raytrainer
-from raytrainer.launch.entry import open_local_session
+from raytrainer.driver.entry_points import open_local_session
 from tests.parity.twins import make_args
 
 BAD = 17

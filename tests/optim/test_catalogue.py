@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.training_args import OptimizerNames
 
 import raytrainer
-from raytrainer.config import registered
+from raytrainer.arguments import optimizer_names as registered
 from raytrainer.errors import ConfigurationError
 from raytrainer.optim import catalogue
 from raytrainer.optim.traits import Entry, OptimizerRequest

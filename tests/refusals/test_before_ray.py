@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import raytrainer
+from raytrainer.driver import worker_group as group
 from raytrainer.errors import CheckpointError, ConfigurationError
-from raytrainer.launch import group
 from tests.parity.twins import make_model, make_samples
 
 

@@ -172,7 +172,7 @@ def test_keywords_hold_for_each_of_several_datasets(tmp_path, monkeypatch):
 
 
 def test_keywords_without_generation_are_said_to_do_nothing(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="raytrainer.seq2seq"):
+    with caplog.at_level(logging.WARNING, logger="raytrainer.seq2seq.trainer"):
         make_trainer(raytrainer, tmp_path, predict_with_generate=False).evaluate(num_beams=3)
     assert "num_beams say how to generate, and with predict_with_generate=False nothing is" in caplog.text
 

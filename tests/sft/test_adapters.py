@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from raytrainer import ConfigurationError
-from raytrainer.worker.shipping import pack, unpack
+from raytrainer.wire.pickling import pack, unpack
 from tests.sft.words import losses, make_model, make_tokenizer, make_trainer, texts
 
 peft = pytest.importorskip("peft")
@@ -73,6 +73,32 @@ def test_a_resumed_run_is_bitwise_the_same_as_one_that_was_not_interrupted(
     )
     assert wanted == found
     assert wanted[-1]["num_tokens"] > 0
+
+
+def test_a_4_bit_model_has_gradients_from_the_first_step_and_after_an_evaluation(
+    by_name: str, tmp_path: Path
+):
+    # on a CPU with AVX512-BF16, bitsandbytes repacks weights in eval mode, for a kernel without gradients
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    quantization = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
+    trainer = make_trainer(
+        tmp_path / "run",
+        model=by_name,
+        peft_config=lora(),
+        packing=True,
+        max_length=24,
+        model_init_kwargs=quantization,
+        eval_dataset=texts(4),
+        eval_strategy="steps",
+        eval_steps=2,
+        logging_steps=1,
+    )
+    trainer.train()
+    norms = [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log]
+    assert len(norms) == 4
+    assert min(norms) > 0
 
 
 def test_a_model_by_name_begins_like_the_same_model_as_an_instance(by_name: str, tmp_path: Path):

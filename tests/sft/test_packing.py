@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raytrainer import ConfigurationError, EngagementError, Trainer, TrainingArguments
-from raytrainer.data.causal_batches import CausalCollator
-from raytrainer.data.packed_stream import PackedStream
-from raytrainer.data.packing import STRATEGIES, plan_packing
-from raytrainer.worker.isolation import check_isolation
+from raytrainer.sft.block_isolation import check_isolation
+from raytrainer.sft.collator import CausalCollator
+from raytrainer.sft.packed_stream import PackedStream
+from raytrainer.sft.packing import STRATEGIES, plan_packing
 from tests.sft.words import losses, make_args, make_model, make_tokenizer, make_trainer, samples, texts
 
 SHARED = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from raytrainer.telemetry.text import without_colour
+from raytrainer.telemetry.formatting import without_colour
 
 
 class Stream(io.StringIO):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from raytrainer.telemetry.formatting import Paint, display_width, without_colour
 from raytrainer.telemetry.loglines import LogLines
-from raytrainer.telemetry.text import Paint, display_width, without_colour
 
 PLAIN = Paint(on=False)
 LOGS = {"loss": 0.5812, "grad_norm": 12.31, "learning_rate": 4.3333e-05, "epoch": 0.4}

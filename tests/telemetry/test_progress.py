@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raytrainer.telemetry.formatting import ASCII, UNICODE, Paint, display_width
 from raytrainer.telemetry.progress import (
     LineStyle,
     PredictionProgress,
@@ -11,7 +12,6 @@ from raytrainer.telemetry.progress import (
     prediction_line,
     train_line,
 )
-from raytrainer.telemetry.text import ASCII, UNICODE, Paint, display_width
 
 STYLE = LineStyle(UNICODE, Paint(on=False))
 HALFWAY = TrainProgress(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from raytrainer.telemetry.formatting import Paint
 from raytrainer.telemetry.summary import RunFacts, is_evaluation, run_status, run_summary
-from raytrainer.telemetry.text import Paint
 
 METRICS = {
     "train_runtime": 118.2,
@@ -77,7 +77,7 @@ def test_without_utf8_the_summary_is_ascii():
 
 
 def test_colour_changes_no_text():
-    from raytrainer.telemetry.text import without_colour
+    from raytrainer.telemetry.formatting import without_colour
 
     assert without_colour(run_summary(facts(), utf8=True, paint=Paint(on=True))) == run_summary(
         facts(), utf8=True

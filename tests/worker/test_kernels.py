@@ -51,7 +51,7 @@ def test_a_compiled_run_has_the_numbers_and_files_of_a_plain_one(tmp_path: Path,
     seen: list[list[EngagedRow]] = []
     real = kernels.kernel_rows
     monkeypatch.setattr(
-        "raytrainer.worker.engagement.kernel_rows", lambda *a: seen.append(real(*a)) or seen[-1]
+        "raytrainer.worker.applied_settings.kernel_rows", lambda *a: seen.append(real(*a)) or seen[-1]
     )
     options: dict[str, Any] = {
         "max_steps": 3,

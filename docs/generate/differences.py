@@ -1,0 +1,193 @@
+"""What is better than in ``transformers``: each difference once, with the test that shows it.
+
+Keys are those of the compatibility page: the name of an argument, ``Trainer(name)`` for one of the constructor,
+``Trainer.name`` for a method, ``on_*`` for an event, ``optim=name`` for an optimizer. A test holds that every proof
+exists. This file decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What ours does, where ``transformers`` does something else."""
+
+    what: str
+    """A sentence."""
+    proof: str
+    """``path::test`` of the test that shows it."""
+
+
+_LOW_RANK = Difference(
+    "Its state is tensors and numbers, so a run resumes bitwise; `transformers` pickles the projector and cannot "
+    "resume. On CPUs too, in 8 bits too.",
+    "tests/optim/test_catalogue.py::test_an_optimizer_trains_and_resumes_bitwise",
+)
+_LAYERWISE = Difference(
+    "Obeys the schedule and resumes bitwise, and trains on several workers; `transformers` trains it at a constant "
+    "rate, on one GPU, and forgets its state.",
+    "tests/optim/test_catalogue.py::test_an_optimizer_trains_and_resumes_bitwise",
+)
+_LOMO = Difference(
+    "On several workers gradients are averaged before each update, so weights stay equal; those of `transformers` "
+    "drift apart. On CPUs too.",
+    "tests/sharding/test_optimizers.py::test_a_cell_trains_as_one_worker_or_is_refused",
+)
+
+_SEQUENCES = Difference(
+    "A Trainer that is no `Seq2SeqTrainer` refuses it, where `transformers.Trainer` leaves it out without a word.",
+    "tests/preflight/test_rules.py::test_what_only_the_seq2seq_trainer_does_is_refused_elsewhere",
+)
+_PAGED = Difference(
+    "Refused on a CPU, where it would quietly not page.",
+    "tests/optim/test_catalogue.py::test_a_paged_optimizer_on_the_cpu_is_refused",
+)
+
+DIFFERENCES: dict[str, Difference] = {
+    # arguments
+    "logging_nan_inf_filter": Difference(
+        "Off by default: a NaN loss is logged as NaN, with its step and rank; `transformers` logs 0.0.",
+        "tests/loop/test_events.py::test_a_nan_loss_is_logged_as_nan_and_its_step_and_rank_are_said",
+    ),
+    "fp16": Difference(
+        "Refused on a worker without a GPU, where `transformers` trains in fp32 and says nothing.",
+        "tests/arguments/test_process.py::test_fp16_on_cpu_is_refused",
+    ),
+    "tf32": Difference(
+        "Wished for on the driver, checked on the worker that needs it.",
+        "tests/arguments/test_process.py::test_tf32_without_such_a_gpu_is_refused",
+    ),
+    "bf16": Difference(
+        "Wished for on the driver, checked on the worker: a laptop may ask it of GPUs in a cluster.",
+        "tests/arguments/test_training_arguments.py::test_gpu_arguments_are_constructed_on_a_driver_without_a_gpu",
+    ),
+    "per_device_eval_batch_size": Difference(
+        "The loss of an evaluation is the mean over target items, so it does not depend on this; in `transformers` it "
+        "does.",
+        "tests/evaluation/test_numbers.py::test_the_loss_is_the_mean_over_tokens_at_any_batch_size",
+    ),
+    "gradient_accumulation_steps": Difference(
+        "Changes no loss, also where `compute_loss` or the model ignores `num_items_in_batch`.",
+        "tests/loop/test_loss_scaling.py::test_an_override_that_takes_the_count_and_ignores_it",
+    ),
+    "predict_with_generate": _SEQUENCES,
+    "sortish_sampler": _SEQUENCES,
+    "full_determinism": Difference(
+        "The variables that CUDA reads for it are in the environment of a Ray worker when its process starts.",
+        "tests/runtimes/test_same_losses.py::test_ray_torchrun_and_one_process_give_the_same_losses",
+    ),
+    "accelerator_config": Difference(
+        "With `even_batches=False` two ranks have the losses of one, also when one of them has no sample left; those "
+        "of `transformers` then differ. `dispatch_batches` deals out ragged batches, and is off by default, for "
+        "streams too; the batch that `split_batches` cuts is the one that is reported. `use_seedable_sampler=False` "
+        "and `use_configured_state=True` are refused.",
+        "tests/data/test_two_ranks.py::test_without_fill_ups_two_ranks_have_the_losses_of_one",
+    ),
+    "optim": Difference(
+        "Every name that is not refused below resumes bitwise, and says under which backends it trains; see "
+        "[optimizers](optimizers.md).",
+        "tests/optim/test_catalogue.py::test_an_optimizer_trains_and_resumes_bitwise",
+    ),
+    "optim_args": Difference(
+        "Checked by name and type: a key that the optimizer does not take is an error with the nearest one.",
+        "tests/optim/test_catalogue.py::test_a_choice_that_cannot_be_done_is_refused",
+    ),
+    "optim_target_modules": Difference(
+        "A word that names no module is an error.",
+        "tests/optim/test_catalogue.py::test_a_choice_that_cannot_be_done_is_refused",
+    ),
+    "weight_decay": Difference(
+        "Reaches GaLore too, whose groups `transformers` builds without it.",
+        "tests/optim/test_catalogue.py::test_an_optimizer_lowers_the_loss_and_its_weight_decay_has_an_effect",
+    ),
+    "fsdp": Difference(
+        "Shards on CPUs too, and a run says what is engaged; `transformers` trains plain DDP there and says nothing.",
+        "tests/sharding/test_parity.py::test_two_shards_give_the_numbers_of_ddp",
+    ),
+    "deepspeed": Difference(
+        "A key that DeepSpeed would ignore is an error.",
+        "tests/dialects/test_deepspeed.py::test_what_deepspeed_would_ignore_or_cannot_do_is_an_error",
+    ),
+    "save_strategy": Difference(
+        "A checkpoint is committed as a whole: killed at any moment of a save, it is there or it is not.",
+        "tests/checkpoint/test_crash.py::"
+        "test_after_a_kill_anywhere_in_a_save_the_checkpoint_is_there_wholly_or_not_at_all",
+    ),
+    "output_dir": Difference(
+        "Tried for writing before anything starts.",
+        "tests/refusals/test_before_ray.py::test_an_output_dir_that_cannot_be_written_is_refused",
+    ),
+    # constructor
+    "Trainer(args)": Difference(
+        "An unknown argument is an error with the nearest names.",
+        "tests/arguments/test_aliases.py::test_unknown_argument_is_named_with_the_nearest",
+    ),
+    "Trainer(model)": Difference(
+        "May be a hub id or a path, which the workers load.",
+        "tests/sharding/test_parity.py::test_a_model_loaded_in_shards_trains_as_one_loaded_whole",
+    ),
+    "Trainer(callbacks)": Difference(
+        'May answer with a dict of control flags, such as `{"should_training_stop": True}`.',
+        "tests/callbacks/test_handler.py::test_the_guides_callback_stops_at_its_step",
+    ),
+    "Trainer(train_dataset)": Difference(
+        "A stream that ends goes on in its next pass after a resume, with the losses of a run that was not cut.",
+        "tests/hooks/test_differences.py::test_a_finite_stream_resumes_in_its_second_pass",
+    ),
+    # methods
+    "Trainer.train": Difference(
+        "`resume_from_checkpoint=True` takes the newest checkpoint that verifies, and names those that do not.",
+        "tests/checkpoint/test_scan.py::test_a_damaged_newest_is_passed_over_with_a_message_and_the_one_before_is_used",
+    ),
+    "Trainer.compute_loss": Difference(
+        "An override may leave `num_items_in_batch` out of its signature, as the guide's does.",
+        "tests/loop/test_loss_scaling.py::test_the_guides_custom_trainer",
+    ),
+    "Trainer.log": Difference(
+        "An override may take the logs alone.",
+        "tests/hooks/test_differences.py::test_an_override_of_log_may_take_the_logs_alone",
+    ),
+    "Trainer.evaluate": Difference(
+        "The loss is the mean over target items, at any batch size and on any number of workers.",
+        "tests/evaluation/test_numbers.py::test_the_loss_is_the_mean_over_tokens_at_any_batch_size",
+    ),
+    # optimizers
+    **dict.fromkeys(("optim=galore_adamw", "optim=galore_adamw_8bit", "optim=galore_adafactor"), _LOW_RANK),
+    **dict.fromkeys(
+        (
+            "optim=galore_adamw_layerwise",
+            "optim=galore_adamw_8bit_layerwise",
+            "optim=galore_adafactor_layerwise",
+        ),
+        _LAYERWISE,
+    ),
+    **dict.fromkeys(("optim=lomo", "optim=adalomo"), _LOMO),
+    **{
+        f"optim=paged_{kind}_{bits}": _PAGED
+        for kind in ("adamw", "ademamix", "lion")
+        for bits in ("8bit", "32bit")
+    },
+}
+"""Key of the compatibility page -> what is better."""
+
+ELSEWHERE: dict[str, Difference] = {
+    "on_init_end": Difference(
+        "Comes on every worker, when its model is there; a driver's constructor starts nothing.",
+        "tests/hooks/test_differences.py::test_on_init_end_comes_with_the_model_and_not_in_the_constructor",
+    ),
+    "disable_tqdm": Difference(
+        "The driver shows one line for all workers instead of a bar; logs are printed either way.",
+        "tests/telemetry/test_console.py::test_disable_switches_the_bar_off_and_keeps_the_log_lines",
+    ),
+    "log_level": Difference(
+        "Set on each worker when a task begins, not in the constructor.",
+        "tests/hooks/test_differences.py::test_the_log_level_is_set_where_the_run_is",
+    ),
+    "local_rank": Difference(
+        "Read from launchers; on Ray, rank and device come from Ray.",
+        "tests/arguments/test_process.py::test_answers_come_from_the_placement",
+    ),
+}
+"""What happens at another place or moment than in ``transformers``, with the same effect."""

@@ -1,0 +1,178 @@
+"""Whether the value of one argument can be right at all: its type, its range, its choices.
+
+Strings from YAML files and command lines become numbers here (PyYAML reads ``5e-5`` as text and ``no`` as False).
+What depends on a second argument is in ``combinations``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+from transformers.debug_utils import DebugOption
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
+
+from raytrainer.arguments.optimizer_names import OPTIMIZERS
+from raytrainer.errors import ConfigurationError
+
+_ENUMS: dict[str, type[Enum]] = {
+    "eval_strategy": IntervalStrategy,
+    "logging_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+    "hub_strategy": HubStrategy,
+    "lr_scheduler_type": SchedulerType,
+    "optim": OptimizerNames,
+}
+_AT_LEAST: dict[str, float] = {
+    "per_device_train_batch_size": 1,
+    "rank_check_steps": 0,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "neftune_noise_alpha": 0,
+    "weight_decay": 0,
+    "adam_epsilon": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+    "eval_delay": 0,
+    "eval_accumulation_steps": 1,
+    "torch_empty_cache_steps": 1,
+    "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
+    "ddp_timeout": 1,
+    "ddp_bucket_cap_mb": 1,
+    "save_total_limit": 0,
+    "seed": 0,
+    "data_seed": 0,
+    "logging_steps": 0,
+    "save_steps": 0,
+    "eval_steps": 0,
+}
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known words that look most like ``word``, best first; maybe none."""
+    return difflib.get_close_matches(str(word), [str(name) for name in known], n=count, cutoff=0.6)
+
+
+def coerce_text(args: Any) -> None:
+    """Turn text into the number that its field wants, and YAML's False into ``no``."""
+    for field in fields(args):
+        value = getattr(args, field.name)
+        if field.name.endswith("_strategy") and value is False:
+            setattr(args, field.name, "no")
+        elif field.name == "eval_delay" and value is None:
+            setattr(args, field.name, 0)  # what set_evaluate() of transformers 5.23 leaves behind
+        elif isinstance(value, str) and not isinstance(value, Enum):
+            number = _number_type(field.type)
+            if number is not None:
+                setattr(args, field.name, _to_number(field.name, value, number))
+
+
+@functools.cache
+def _taking_none(cls: type) -> frozenset[str]:
+    """Names of fields that may be None. Their own ``type`` does not say so any more once a parser has seen it."""
+    hints = typing.get_type_hints(cls)
+    return frozenset(name for name, hint in hints.items() if type(None) in typing.get_args(hint))
+
+
+def _number_type(annotation: Any) -> type[int] | type[float] | None:
+    members = set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
+    members.discard(type(None))
+    if members == {float}:
+        return float
+    if members == {int}:
+        return int
+    return None
+
+
+def _to_number(name: str, value: str, number: type[int] | type[float]) -> int | float:
+    try:
+        parsed = float(value)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name}={value!r} is text, where a number was expected. Give a number, for instance {name}=1."
+        ) from error
+    if number is int or (parsed.is_integer() and "." not in value and "e" not in value.lower()):
+        if not parsed.is_integer():
+            raise ConfigurationError(
+                f"{name}={value!r} is not a whole number, and one was expected. Round it."
+            )
+        return int(parsed)
+    return parsed
+
+
+def check_values(args: Any) -> None:
+    """Check every argument by itself.
+
+    Raises:
+        ConfigurationError: For the first value that can never be right.
+    """
+    for name, kind in _ENUMS.items():
+        if name != "optim" or args.optim not in OPTIMIZERS:
+            _check_choice(name, getattr(args, name), [member.value for member in kind])
+    for field in fields(args):
+        value = getattr(args, field.name)
+        wants_number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
+        if value is None and wants_number and field.name not in _taking_none(type(args)):
+            raise ConfigurationError(
+                f"{field.name}=None, where a number was expected. Leave it out for the default, {field.default}."
+            )
+        if "choices" in field.metadata and value is not None:
+            _check_choice(field.name, value, list(field.metadata["choices"]))
+    for name, minimum in _AT_LEAST.items():
+        _check_number(name, getattr(args, name), minimum, None)
+    for name in _BELOW_ONE:
+        _check_number(name, getattr(args, name), 0, 1)
+    _check_tokens_seen(args.include_num_input_tokens_seen)
+    _check_debug(args.debug)
+    _check_reporters(args.report_to)
+
+
+def _check_choice(name: str, value: Any, choices: list[Any]) -> None:
+    plain = value.value if isinstance(value, Enum) else value
+    if plain in choices:
+        return
+    near = nearest(str(plain), choices)
+    hint = f"Did you mean {near[0]!r}?" if near else "Take one of them."
+    raise ConfigurationError(f"{name}={plain!r} is none of {choices}. {hint}")
+
+
+def _check_number(name: str, value: Any, minimum: float, below: float | None) -> None:
+    if value is None:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and value >= minimum and (below is None or value < below):
+        return
+    wanted = f"a number of {minimum:g} or more" + (f" and less than {below:g}" if below is not None else "")
+    raise ConfigurationError(f"{name}={value!r} is not {wanted}. Change it, or leave it out for the default.")
+
+
+def _check_tokens_seen(value: Any) -> None:
+    if not isinstance(value, bool):
+        _check_choice("include_num_input_tokens_seen", value, ["all", "non_padding", "no"])
+
+
+def _check_debug(value: Any) -> None:
+    words = value.split() if isinstance(value, str) else value or []
+    for word in words:
+        _check_choice("debug", word, [option.value for option in DebugOption])
+
+
+def _check_reporters(value: Any) -> None:
+    names = [value] if isinstance(value, str) else value or []
+    named = [name for name in names if name not in ("all", "none")]
+    if not named:
+        return
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in named:
+        _check_choice("report_to", name, sorted(INTEGRATION_TO_CALLBACK))

@@ -1,0 +1,117 @@
+"""Which modules of a model are units of sharding: gathered whole before their forward pass, and freed after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.dialects.fsdp import ShardingOptions
+from raytrainer.errors import ConfigurationError
+
+DEFAULT_MIN_NUM_PARAMS = 100_000_000
+"""Accelerate's size of a unit, when units are chosen by size and none is given."""
+
+
+def choose_units(model: nn.Module, options: ShardingOptions) -> list[nn.Module]:
+    """Choose the units below the model itself, innermost first.
+
+    Raises:
+        ConfigurationError: If a class is asked for that the model does not have, or it declares none.
+    """
+    if options.wrap == "none":
+        return []
+    if options.wrap == "size":
+        return _by_size(model, options.min_num_params or DEFAULT_MIN_NUM_PARAMS)
+    wanted = set(options.layer_classes) or _declared(model)
+    present = Counter(type(module).__name__ for module in model.modules() if module is not model)
+    if not wanted:
+        raise ConfigurationError(
+            f"fsdp wraps transformer blocks, but {type(model).__name__} declares none. Name their classes with "
+            f"fsdp_config={{'transformer_layer_cls_to_wrap': [...]}}; it has {_shown(present)}. Or choose "
+            "auto_wrap_policy='SIZE_BASED_WRAP' with min_num_params, or 'NO_WRAP'."
+        )
+    missing = wanted - present.keys() if options.layer_classes else set()
+    if missing or not wanted & present.keys():
+        raise ConfigurationError(
+            f"fsdp_config transformer_layer_cls_to_wrap: {type(model).__name__} has no module of class "
+            f"{', '.join(sorted(missing or wanted))}. It has {_shown(present)}."
+        )
+    return [module for module in _innermost_first(model) if type(module).__name__ in wanted]
+
+
+def check_sharding(
+    args: TrainingArguments, options: ShardingOptions, model: Any, *, has_optimizer: bool
+) -> None:
+    """Check, before there are any workers, what can be known of sharding a model.
+
+    Args:
+        args: The arguments, resolved or not.
+        options: What they ask of FSDP.
+        model: The user's model; its name, or None, if it is made on the workers.
+        has_optimizer: The user passed an optimizer instance.
+
+    Raises:
+        ConfigurationError: If the model has no such units, or something excludes sharding.
+    """
+    if args.mixed_precision == "fp16":
+        raise ConfigurationError(
+            "fsdp with fp16 is not available: its loss scaling was never run on sharded gradients. Use bf16=True."
+        )
+    if has_optimizer:
+        raise ConfigurationError(
+            "optimizers= holds an optimizer of the whole parameters, and fsdp replaces them by shards, which it would "
+            "never step. Pass optimizer_cls_and_kwargs=(class, options), or override create_optimizer."
+        )
+    size = options.hybrid_shard_size
+    if size is not None and isinstance(args.num_workers, int) and args.num_workers > 0:
+        check_groups(args.num_workers, size)
+    if isinstance(model, nn.Module):
+        choose_units(model, options)
+
+
+def check_groups(world_size: int, size: int) -> None:
+    """Check that ranks divide into groups that shard, of which there are several.
+
+    Raises:
+        ConfigurationError: If they do not.
+    """
+    if world_size % size or world_size == size:
+        raise ConfigurationError(
+            f"Hybrid sharding over {world_size} workers in groups of {size} (by default those of a node) leaves "
+            "nothing to replicate, or a rest. Set fsdp_config={'hybrid_shard_size': n} with n that divides the number "
+            "of workers and is smaller, or use full_shard."
+        )
+
+
+def _declared(model: nn.Module) -> set[str]:
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return set(getattr(base, "_no_split_modules", None) or ())
+
+
+def _by_size(model: nn.Module, smallest: int) -> list[nn.Module]:
+    """Greedy from the leaves: a module is a unit when what no unit below it holds is large enough."""
+    units: list[nn.Module] = []
+
+    def visit(module: nn.Module) -> int:
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        rest = own + sum(visit(child) for child in module.children())
+        # Containers have no forward pass of their own, before which they could be gathered.
+        if module is not model and rest >= smallest and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+            units.append(module)
+            return 0
+        return rest
+
+    visit(model)
+    return units
+
+
+def _innermost_first(model: nn.Module) -> Iterable[nn.Module]:
+    return reversed([module for module in model.modules() if module is not model])
+
+
+def _shown(present: Counter[str]) -> str:
+    return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in present.most_common(12))

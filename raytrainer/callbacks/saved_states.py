@@ -1,0 +1,125 @@
+"""What callbacks leave in ``trainer_state.json``, and how they get it back.
+
+The format is the anchor's: class name -> ``{"args": ..., "attributes": ...}``, or a list of those in order when
+several callbacks have one class. It is rebuilt from scratch for every checkpoint. (The anchor appends to the list
+of an earlier save, so that two early stoppings come back with what they knew when training began.)
+
+A restored callback keeps its identity and its place in the list: the order of callbacks is what users chose, and
+references that others hold to it stay valid.
+
+Nothing here decides whether to restore. A user's resume does so if ``restore_callback_states_from_checkpoint``
+is set; a restart after a failure always does, else a kill would change the result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers.trainer_callback import ExportableState, TrainerControl
+
+from raytrainer.callbacks.handler import CONTROL_FLAGS, CallbackHandler
+from raytrainer.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+CONTROL_NAME = TrainerControl.__name__
+
+CallbackStates = dict[str, Any]
+"""``TrainerState.stateful_callbacks``: class name -> one state, or a list of states."""
+
+
+def export_states(callbacks: Sequence[object], control: TrainerControl) -> CallbackStates:
+    """Collect the states of all callbacks that are ``ExportableState``, and of the control.
+
+    Args:
+        callbacks: The callbacks in their order.
+        control: The control as it is right now.
+
+    Returns:
+        Plain JSON values, shared with nobody, for ``TrainerState.stateful_callbacks``.
+
+    Raises:
+        TypeError: If a state cannot be written as JSON; names the callback.
+    """
+    states: CallbackStates = {}
+    for exportable in (*callbacks, control):
+        if not isinstance(exportable, ExportableState):
+            continue
+        name = type(exportable).__name__
+        state = _plain(exportable.state(), name)
+        if name not in states:
+            states[name] = state
+        elif isinstance(states[name], list):
+            states[name].append(state)
+        else:
+            states[name] = [states[name], state]
+    return states
+
+
+def restore_states(
+    handler: CallbackHandler, control: TrainerControl, states: Mapping[str, Any] | None
+) -> TrainerControl:
+    """Give callbacks and control the states that ``export_states`` (or the anchor) wrote.
+
+    Callbacks are matched by class name, several of one class in order. Those without a saved state stay as they
+    are; saved states without a callback are reported in one warning.
+
+    Args:
+        handler: Holds the callbacks of this run; they are changed in place.
+        control: The control of this run, changed in place.
+        states: ``TrainerState.stateful_callbacks`` of the checkpoint.
+
+    Returns:
+        ``control`` with the flags that were saved. ``on_train_begin`` and ``on_epoch_begin`` reset two of them;
+        who restarts an attempt, and must not train on after a stop, sets them again.
+
+    Raises:
+        CheckpointError: If a callback cannot be rebuilt from its saved state.
+    """
+    without_callback = []
+    for name, saved in (states or {}).items():
+        if name == CONTROL_NAME:
+            continue
+        matching = [
+            cb for cb in handler.callbacks if isinstance(cb, ExportableState) and type(cb).__name__ == name
+        ]
+        if not matching:
+            without_callback.append(name)
+        for callback, state in zip(matching, saved if isinstance(saved, list) else [saved], strict=False):
+            _restore(callback, state)
+    if without_callback:
+        logger.warning(
+            "The checkpoint has states of callbacks that this run does not have; they are ignored: %s.",
+            ", ".join(without_callback),
+        )
+    for flag, value in (states or {}).get(CONTROL_NAME, {}).get("args", {}).items():
+        if flag in CONTROL_FLAGS:
+            setattr(control, flag, bool(value))
+    return control
+
+
+def _restore(callback: ExportableState, state: Mapping[str, Any]) -> None:
+    """Rebuild a callback through its own ``from_state``, then take over what the rebuilt one holds."""
+    complete = {"args": state.get("args", {}), "attributes": state.get("attributes", {})}
+    try:
+        rebuilt = type(callback).from_state(complete)
+    except Exception as error:
+        raise CheckpointError(
+            f"The callback {type(callback).__qualname__} cannot be rebuilt from its state in the checkpoint "
+            f"({type(error).__name__}: {error}). Expected that its constructor takes {sorted(complete['args'])}. "
+            "Make its `state()` and `__init__` agree, or resume without restore_callback_states_from_checkpoint."
+        ) from error
+    vars(callback).update(vars(rebuilt))
+
+
+def _plain(state: object, name: str) -> Any:
+    try:
+        return json.loads(json.dumps(state))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"The state of the callback {name} cannot be written as JSON ({error}). Return only str, int, float, "
+            "bool, None, lists and dicts of them from `state()`; convert tensors and numpy values with `.item()`."
+        ) from error

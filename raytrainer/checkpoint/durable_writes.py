@@ -1,0 +1,115 @@
+"""Changes on disk that hold after a power cut: fsync of files and directories, and deletion that is never half done.
+
+Only order makes a commit: the data of a file before the name that leads to it. On file systems that cannot sync a
+directory (some network and FUSE mounts) that one call is skipped; they order renames themselves. This file decides
+nothing about what a checkpoint is.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from raytrainer.checkpoint.names import deleting_name
+
+logger = logging.getLogger(__name__)
+
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
+_STORAGE_ERRORS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+}
+_STORAGE_TEXTS = (
+    "no space left on device",
+    "disk quota exceeded",
+    "file too large",
+    "read-only file system",
+    "permission denied",
+    "input/output error",
+    "pytorchstreamwriter failed",
+    "unexpected pos",
+)
+"""How safetensors and torch.save, which raise errors of their own, say that storage failed."""
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file's data to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to the disk, where the file system can do that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Bring the names in a directory and in all directories below it to the disk."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        sync_directory(Path(folder))
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file and bring its data to the disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def discard(path: Path, step: int) -> None:
+    """Delete a directory; its name is gone at once, so nobody ever sees half of it.
+
+    What cannot be deleted stays under a dot-name for the next sweep, with a warning: a checkpoint that is too many
+    is no reason to stop training.
+    """
+    doomed = path if path.name.startswith(".") else path.with_name(deleting_name(step))
+    try:
+        if doomed != path:
+            path.rename(doomed)
+        shutil.rmtree(doomed)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning(
+            "%s could not be deleted and takes space: %s", doomed if doomed.exists() else path, error
+        )
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether an exception says that the disk is full, not writable, or broken."""
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        return True
+    if error.__cause__ is not None and is_storage_error(error.__cause__):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _STORAGE_TEXTS)
+
+
+def free_space(path: Path) -> str:
+    """The space that is left where a path lies or would lie, in words."""
+    for place in (path, *path.parents):
+        try:
+            return f"{shutil.disk_usage(place).free / 1e9:,.2f} GB free"
+        except OSError:
+            continue
+    return "unknown free space"

@@ -1,0 +1,81 @@
+"""How the ranks agree that a phase of a save is over, or that it failed.
+
+A failure on one rank is a failure on all: its own rank raises the exception itself, the others an error that names
+the rank and the exception. Every call makes the same collectives on every rank whatever happens, so nobody hangs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from raytrainer.errors import CheckpointError
+from raytrainer.runtimes.base import Runtime
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    """What the other ranks are told about an exception."""
+
+    rank: int
+    error: str
+
+
+class Agreement:
+    """Runs actions on ranks and makes their failures common."""
+
+    def __init__(self, runtime: Runtime, consequence: str) -> None:
+        """Store who takes part.
+
+        Args:
+            runtime: This rank.
+            consequence: What a failure means, as the beginning of a sentence.
+        """
+        self._runtime = runtime
+        self._consequence = consequence
+
+    def on_rank_0(self, action: Callable[[], None]) -> None:
+        """All ranks: rank 0 acts, the others wait for it; if it fails, all raise."""
+        error: Exception | None = None
+        if self._runtime.rank == 0:
+            try:
+                action()
+            except Exception as caught:  # noqa: BLE001 - raised when the other ranks know
+                error = caught
+        self._raise(error, self._runtime.broadcast(self._describe(error)))
+
+    def on_all(self, action: Callable[[], T]) -> list[T] | None:
+        """All ranks: each acts; rank 0 gets all results in rank order; if one rank fails, all raise."""
+        error: Exception | None = None
+        result: list[T] = []
+        try:
+            result.append(action())
+        except Exception as caught:
+            error = caught
+            # Before the other ranks are told, in case telling them fails.
+            logger.warning("%s: %s: %s", self._consequence, type(error).__name__, error, exc_info=True)
+        outcomes = self._runtime.gather((result, self._describe(error)))
+        failures = [failure for _, failure in outcomes or [] if failure is not None]
+        self._raise(error, self._runtime.broadcast(failures[0] if failures else None))
+        return None if outcomes is None else [value for values, _ in outcomes for value in values]
+
+    def _describe(self, error: Exception | None) -> _Failure | None:
+        if error is None:
+            return None
+        return _Failure(rank=self._runtime.rank, error=f"{type(error).__name__}: {error}")
+
+    def _raise(self, own: Exception | None, first: _Failure | None) -> None:
+        if own is not None:
+            own.add_note(f"{self._consequence}; earlier checkpoints are untouched.")
+            raise own
+        if first is not None:
+            raise CheckpointError(
+                f"{self._consequence}, because rank {first.rank} failed with {first.error}. Earlier checkpoints are "
+                "untouched."
+            )

@@ -1,0 +1,254 @@
+"""What an accelerate config file, ``raytrainer launch`` or the environment of ``accelerate launch`` say, as arguments.
+
+All three use the same words (``num_processes``, ``mixed_precision``, ``fsdp_sharding_strategy``, ...). Here they become
+fields of ``TrainingArguments``: processes are workers, machines are a placement. What has no meaning on Ray, or is not
+available, is refused with Ray's way of saying it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raytrainer.dialects.accelerate_deepspeed import deepspeed_fields, words_of_environment
+from raytrainer.errors import ConfigurationError
+
+LAUNCH_VARIABLE = "RAYTRAINER_LAUNCH"
+"""Fields that ``raytrainer launch`` found, as JSON, for the arguments that its script makes."""
+
+_KINDS = {
+    "NO": {},
+    "MULTI_CPU": {"use_cpu": True},
+    "MULTI_GPU": {"use_gpu": True},
+    "FSDP": {"fsdp": True},
+    "DEEPSPEED": {},
+}
+_OTHER_KINDS = {
+    "MEGATRON_LM": "Megatron-LM is not available; use fsdp",
+    "XLA": "TPUs are not available",
+    "TP": "tensor parallelism is not available; use fsdp",
+}
+_ON_RAY = {
+    "machine_rank": "Ray numbers the nodes itself: join them with `ray start --address HEAD:6379`",
+    "main_process_ip": "workers find each other through Ray: name a cluster with ray_address or RAY_ADDRESS",
+    "main_process_port": "workers find each other through Ray",
+    "gpu_ids": "Ray hands out GPUs: use accelerator_type or label_selector, or CUDA_VISIBLE_DEVICES on the node",
+    "rdzv_backend": "workers find each other through Ray",
+    "rdzv_conf": "workers find each other through Ray",
+    "same_network": "workers find each other through Ray",
+    "monitor_interval": "Ray watches the workers",
+    "tee": "every rank has its log in output_dir/logs",
+    "log_dir": "every rank has its log in output_dir/logs",
+    "role": "workers have no roles",
+    "num_cpu_threads_per_process": "cores are reserved per worker: resources_per_worker='{\"CPU\": 4}'",
+    "enable_cpu_affinity": "Ray places the workers: use resources_per_worker",
+}
+"""Words about starting processes, and what takes their place."""
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "machine_rank": (0, "0"),
+    "gpu_ids": ("all",),
+    "rdzv_backend": ("static",),
+    "same_network": (True, False),
+    "enable_cpu_affinity": (False,),
+    "main_process_ip": ("127.0.0.1", "localhost"),
+}
+"""Values that a file of one machine has and that change nothing."""
+_NEVER = {
+    "megatron_lm_config": "Megatron-LM is not available",
+    "fp8_config": "fp8 is not available; use bf16",
+    "parallelism_config": "workers are data parallel, or shards of fsdp",
+    "mpirun_config": "Ray starts the workers",
+    "dynamo_config": "models are not compiled from here; use torch_compile_backend of the arguments",
+    "dynamo_backend": "models are not compiled from here; use torch_compile_backend of the arguments",
+    "tpu_name": "TPUs are not available",
+    "tpu_zone": "TPUs are not available",
+    "tpu_use_cluster": "TPUs are not available",
+    "tpu_use_sudo": "TPUs are not available",
+    "tpu_env": "TPUs are not available",
+    "tpu_vm": "TPUs are not available",
+    "commands": "TPUs are not available",
+    "command_file": "TPUs are not available",
+    "downcast_bf16": "TPUs are not available",
+}
+_READ = (
+    "compute_environment",
+    "debug",
+    "deepspeed_config",
+    "distributed_type",
+    "fsdp_config",
+    "main_training_function",
+    "max_restarts",
+    "mixed_precision",
+    "num_machines",
+    "num_processes",
+    "use_cpu",
+)
+
+
+def fields_from_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a file that ``accelerate config`` wrote, YAML or JSON.
+
+    Raises:
+        ConfigurationError: For a file that cannot be read (with line and column), or asks for what cannot be done.
+    """
+    return translate(load_file(path), source=str(path))
+
+
+def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The words of a file.
+
+    Raises:
+        ConfigurationError: If it is not a mapping in YAML or JSON.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+    except OSError as error:
+        raise ConfigurationError(f"The accelerate config {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        what = getattr(error, "problem", None) or error
+        raise ConfigurationError(f"The accelerate config {path} is no YAML: {where}{what}.") from error
+    if not isinstance(found, dict) or "distributed_type" not in found:
+        raise ConfigurationError(
+            f"{path} is no accelerate config: it has no distributed_type. `accelerate config` writes one."
+        )
+    return found
+
+
+def translate(words: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Make fields of ``TrainingArguments`` of accelerate's words.
+
+    Args:
+        words: As in a config file.
+        source: Where they come from, for errors.
+
+    Raises:
+        ConfigurationError: For what is unknown, makes no sense on Ray, or is not available.
+    """
+    for word, value in words.items():
+        _check_word(word, value, source)
+    kind = str(words.get("distributed_type", "NO")).upper()
+    if kind not in _KINDS:
+        why = _OTHER_KINDS.get(kind, f"it is none of {', '.join(_KINDS)}")
+        raise ConfigurationError(f"{source}: distributed_type={kind} is not available: {why}.")
+    found: dict[str, Any] = dict(_KINDS[kind])
+    if words.get("use_cpu"):
+        found = {**found, "use_cpu": True}
+        found.pop("use_gpu", None)
+    if kind == "FSDP" and words.get("fsdp_config"):
+        found["fsdp_config"] = dict(words["fsdp_config"])
+    if kind == "DEEPSPEED":
+        found |= deepspeed_fields(words.get("deepspeed_config") or {}, source=source)
+    processes = words.get("num_processes")
+    if processes is not None:
+        found["num_workers"] = _count("num_processes", processes, source)
+    if _count("num_machines", words.get("num_machines") or 1, source) > 1:
+        found["placement_strategy"] = "SPREAD"
+    if words.get("max_restarts"):
+        found["max_failures"] = _count("max_restarts", words["max_restarts"], source)
+    return found | _precision(words.get("mixed_precision"), source)
+
+
+def merge(
+    given: dict[str, Any], found: Mapping[str, Any], *, source: str, defaults: Mapping[str, Any]
+) -> None:
+    """Add fields to those that a user gave.
+
+    Args:
+        given: Keywords of ``TrainingArguments``; is changed.
+        found: Fields from elsewhere.
+        source: Where, for errors.
+        defaults: A keyword with its default counts as not given: parsers give all of them.
+
+    Raises:
+        ConfigurationError: If the two contradict each other.
+    """
+    for name, value in found.items():
+        mine = given.get(name)
+        if mine is not None and mine != value and mine != defaults.get(name):
+            raise ConfigurationError(
+                f"{name}={mine!r}, but {source} says {name}={value!r}. Keep one of the two."
+            )
+        given[name] = value
+
+
+def fields_from_environment(environment: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    """What ``raytrainer launch`` and ``accelerate launch`` left for the script: where it stands, and the fields."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    if environment.get(LAUNCH_VARIABLE):
+        found.append(("raytrainer launch", json.loads(environment[LAUNCH_VARIABLE])))
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        found.append(("accelerate launch", {"fsdp": True, "fsdp_config": _fsdp_of(environment)}))
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
+        words = words_of_environment(environment)
+        found.append(("accelerate launch", deepspeed_fields(words, source="accelerate launch")))
+    return found
+
+
+def _fsdp_of(environment: Mapping[str, str]) -> dict[str, Any]:
+    names = {
+        "FSDP_SHARDING_STRATEGY": "sharding_strategy",
+        "FSDP_RESHARD_AFTER_FORWARD": "reshard_after_forward",
+        "FSDP_OFFLOAD_PARAMS": "offload_params",
+        "FSDP_AUTO_WRAP_POLICY": "auto_wrap_policy",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "transformer_layer_cls_to_wrap",
+        "FSDP_STATE_DICT_TYPE": "state_dict_type",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "cpu_ram_efficient_loading",
+        "FSDP_ACTIVATION_CHECKPOINTING": "activation_checkpointing",
+    }
+    # The launcher writes both vocabularies, with defaults in the one that does not count.
+    unused = (
+        "FSDP_RESHARD_AFTER_FORWARD" if environment.get("FSDP_VERSION") == "1" else "FSDP_SHARDING_STRATEGY"
+    )
+    config = {
+        key: environment[name] for name, key in names.items() if name != unused and environment.get(name)
+    }
+    if config.get("auto_wrap_policy") == "SIZE_BASED_WRAP":
+        config["min_num_params"] = environment.get("FSDP_MIN_NUM_PARAMS", "0")
+    return config
+
+
+def _check_word(word: str, value: Any, source: str) -> None:
+    if word in _NEVER:
+        is_off = value in (None, False, {}, [], "", "no", "NO") or (
+            word == "dynamo_config" and str(value.get("dynamo_backend", "NO")).upper() == "NO"
+        )
+        if not is_off:
+            raise ConfigurationError(f"{source}: {word} is not available: {_NEVER[word]}. Leave it out.")
+    elif word in _ON_RAY:
+        if value not in (None, "", *_HARMLESS.get(word, ())):
+            raise ConfigurationError(f"{source}: {word}={value!r} makes no sense on Ray: {_ON_RAY[word]}.")
+    elif word not in _READ:
+        near = difflib.get_close_matches(word, [*_READ, *_ON_RAY, *_NEVER], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigurationError(f"{source}: {word} is no word of an accelerate config.{hint}")
+    if word == "compute_environment" and str(value) != "LOCAL_MACHINE":
+        raise ConfigurationError(
+            f"{source}: compute_environment={value} is not available; submit the script to Ray."
+        )
+
+
+def _precision(value: Any, source: str) -> dict[str, Any]:
+    word = str(value).lower()  # YAML reads a bare `no` as False
+    if value is None or word in ("no", "false"):
+        return {}
+    if word in ("bf16", "fp16"):
+        return {word: True}
+    raise ConfigurationError(f"{source}: mixed_precision={value!r} is not available. Use no, bf16 or fp16.")
+
+
+def _count(word: str, value: Any, source: str) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ConfigurationError(f"{source}: {word}={value!r} must be an integer of at least 1.")
+    return number

@@ -1,0 +1,152 @@
+"""Which Ray a run uses: the one that is there, or a local one that is started for it and ends with the script.
+
+In this order: a Ray that this process has joined already; the address in the arguments; the one in ``RAY_ADDRESS``,
+which is also how a job that was submitted to a cluster finds it; else a local Ray. Never anything that happens to run
+on this machine, and nothing is ended here that was not started here.
+
+The local Ray has no dashboard: its processes cost a second of start-up and 140 MB. Who wants one calls ``ray.init()``
+or ``ray start --head`` first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from raytrainer.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+"""For Ray, unless the user has set them: see failures sooner; print lines once; no process that watches for notices
+which nothing here acts on; stay in the working directory; and the behaviour of later versions, without its notice.
+For torch: DDP's warning on every rank that its search for unused parameters, the anchor's default, found none."""
+
+
+KNOCK_S = 5.0
+"""How long the head of a cluster may take to answer at all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """The Ray that this process uses."""
+
+    is_private: bool
+    """This process started it, here or in the user's own ``ray.init()``: it is one machine, nothing joins it, and it
+    ends with this process."""
+
+
+_own_session: str | None = None
+_lock = threading.Lock()
+
+
+def connect(ray_address: str | None = None) -> Cluster:
+    """Join the cluster that a run is meant for, or start a local Ray.
+
+    Args:
+        ray_address: Address of a cluster, when one is asked for.
+
+    Raises:
+        ConfigurationError: If no Ray answers at the address.
+    """
+    with _lock:
+        return _connect(ray_address)
+
+
+def _connect(ray_address: str | None) -> Cluster:
+    import ray
+
+    _set_environment(ENVIRONMENT)
+    if ray.is_initialized():
+        return Cluster(is_private=_is_private())
+    address = ray_address or os.environ.get("RAY_ADDRESS")
+    # Ray Train takes seconds to import. Most of ray.init() is waiting for processes, so both fit into one time.
+    imports = threading.Thread(target=_import_ray_train, name="raytrainer-import", daemon=True)
+    imports.start()
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    if address and address != "local":
+        _join(address, options)
+    else:
+        _start(options)
+    imports.join()
+    return Cluster(is_private=_is_private())
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        # Ray itself tries for most of a minute, and may end the process then.
+        host, _, port = address.rpartition(":")
+        if port.isdigit() and "/" not in host:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        ray.init(address=address, **options)
+    except Exception as error:
+        raise ConfigurationError(
+            f"No Ray cluster answers at {address!r} ({type(error).__name__}: {str(error)[:200]}). Check "
+            "ray_address and RAY_ADDRESS, and that `ray status` works there; leave both out to train on a local Ray."
+        ) from error
+
+
+def _start(options: dict[str, Any]) -> None:
+    global _own_session  # noqa: PLW0603  one Ray per process, like the connection that it stands for
+    import ray
+
+    ray.init(address="local", include_dashboard=False, **options)
+    _own_session = _session()
+
+
+def disconnect() -> None:
+    """End the local Ray, if it was started here; leave any other as it is."""
+    global _own_session  # noqa: PLW0603
+    import ray
+
+    with _lock:
+        if _own_session is not None and ray.is_initialized() and _session() == _own_session:
+            ray.shutdown()
+        _own_session = None
+
+
+def _session() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_session_name())
+
+
+def _is_private() -> bool:
+    import ray
+
+    # Ray has no public word for it; without one the cluster counts as somebody else's, which is only slower.
+    worker = getattr(getattr(ray, "_private", None), "worker", None)
+    return bool(getattr(getattr(worker, "_global_node", None), "head", False))
+
+
+def _set_environment(defaults: dict[str, str]) -> None:
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _import_ray_train() -> None:
+    try:
+        importlib.import_module("raytrainer.driver.ray_train")
+    except Exception:  # The import that needs it says so.
+        logger.debug("Could not import Ray Train ahead of time.", exc_info=True)
+
+
+def at_exit(function: Any) -> None:
+    """Call a function before Ray's own end: handlers run in reverse order, and importing ray registers its own."""
+    importlib.import_module("ray")
+    atexit.register(function)

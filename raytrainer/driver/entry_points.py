@@ -1,0 +1,85 @@
+"""Where a call on a trainer runs: in this process, in a process group, or on Ray workers.
+
+The methods that a user calls are entry points. Called on a trainer that is bound to a process they just run; called on
+a driver's trainer they, overrides included, run on the workers, so that a user's ``evaluate`` sees what it would see
+in one process: a model, an accelerator, loaders.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.errors import ConfigurationError
+
+ENTRY_POINTS = frozenset({"train", "evaluate", "predict", "evaluation_loop", "_export_weights"})
+
+
+def entry_point(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method run where the trainer's model is."""
+    if getattr(method, "_is_entry_point", False):
+        return method
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._session is not None:
+            return method(self, *args, **kwargs)
+        return self._launch(method.__name__, args, kwargs)
+
+    call._is_entry_point = True  # type: ignore[attr-defined]
+    return call
+
+
+def wrap_overrides(cls: type) -> None:
+    """Make the entry points that a subclass overrides entry points again."""
+    for name in ENTRY_POINTS & set(vars(cls)):
+        method = vars(cls)[name]
+        if callable(method):
+            setattr(cls, name, entry_point(method))
+
+
+def runs_in_this_process(args: TrainingArguments) -> bool:
+    """Whether the loop of a trainer runs here: asked for, or a launcher made this process a rank.
+
+    Raises:
+        ConfigurationError: If the launcher's number of processes is not the number that was asked for.
+    """
+    from raytrainer.runtimes.process_group import is_launched_rank
+
+    if is_launched_rank(os.environ):
+        launched = int(os.environ["WORLD_SIZE"])
+        if args.num_workers not in (None, 0, launched):
+            raise ConfigurationError(
+                f"num_workers={args.num_workers}, but a launcher started {launched} processes (WORLD_SIZE). Start as "
+                "many processes as workers, or leave num_workers out."
+            )
+        return True
+    return args.num_workers == 0
+
+
+def open_local_session(trainer: Any) -> Any:
+    """Bind a trainer to this process, alone or as a rank of a launcher's group."""
+    from raytrainer.runtimes.in_process import LocalRuntime
+    from raytrainer.runtimes.process_group import ProcessGroupRuntime, is_launched_rank
+    from raytrainer.telemetry.console import Renderer
+    from raytrainer.worker.session import open_session
+
+    renderer = Renderer(disable=bool(trainer.args.disable_tqdm))
+    runtime: Any
+    if is_launched_rank(os.environ):
+        runtime = ProcessGroupRuntime(
+            renderer.handle, use_cpu=trainer.args.use_cpu, timeout_s=trainer.args.ddp_timeout
+        )
+    else:
+        runtime = LocalRuntime(renderer.handle)
+    trainer._renderer = renderer
+    return open_session(trainer, runtime)
+
+
+def new_run_id() -> str:
+    """A name that no other ``train()`` call has."""
+    return uuid.uuid4().hex[:12]

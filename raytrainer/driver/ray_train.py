@@ -1,0 +1,157 @@
+"""The one place that knows more of Ray Train than its public interface.
+
+Each thing here makes a run start or end sooner, and each is optional: on a Ray that does not have it any more, the
+public behaviour remains.
+
+* Ray Train starts helper processes that a run without Ray datasets never uses, and one that cleans up after a
+  controller that outlives its driver, which cannot happen on a Ray that lives only for this script. On two cores a
+  process costs a second or two.
+* The controller waits until the autoscaling coordinator, another process, is up. Both can start at the same time.
+* The controller's handle is the only way to end a run at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raytrainer.driver.capacity import Allocation
+from raytrainer.driver.rendezvous import Rendezvous
+from raytrainer.worker.main import WorkerConfig, work
+
+logger = logging.getLogger(__name__)
+
+_UNUSED = frozenset({"DatasetsCallback"})
+_UNUSED_ON_PRIVATE_CLUSTER = frozenset({"PlacementGroupCleanerCallback"})
+# Ray Train sets it for its controller, which blocks in its event loop on purpose.
+_CONTROLLER_ENVIRONMENT = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
+
+ABORT_TIMEOUT_S = 15.0
+"""How long the controller may take to end its workers, before it is ended itself."""
+
+
+class Fit(TorchTrainer):
+    """A ``TorchTrainer`` that starts fewer processes and can be ended.
+
+    Args:
+        is_private_cluster: The cluster lives only for this process.
+        arguments: Those of ``TorchTrainer``.
+    """
+
+    def __init__(self, *, is_private_cluster: bool, **arguments: Any) -> None:
+        self._unused = _UNUSED | (_UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster else frozenset())
+        self._controller: Any = None
+        self._after_end: Callable[[], None] | None = None
+        super().__init__(**arguments)
+
+    def end_now(self, then: Callable[[], None]) -> None:
+        """End the workers, and give back what they hold. Returns at once.
+
+        Args:
+            then: Called in another thread when they have ended.
+        """
+        self._after_end = then
+        if self._controller is not None:
+            threading.Thread(target=self._abort, args=(then,), name="raytrainer-abort", daemon=True).start()
+
+    def _abort(self, then: Callable[[], None]) -> None:
+        try:
+            # A controller that is just starting workers answers when it is done with that.
+            ray.wait([self._controller.abort.remote()], timeout=ABORT_TIMEOUT_S)
+            ray.kill(self._controller)
+        except Exception:  # Ray has ended, and the workers with it.
+            logger.debug("Could not end the controller.", exc_info=True)
+        finally:
+            then()
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ not in self._unused]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        try:
+            from ray.train.v2._internal.execution.controller import TrainController
+        except ImportError:
+            return super()._initialize_and_run_controller(**arguments)
+        # On the driver's node, because the driver's end is its end.
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        controller_class: Any = ray.remote(TrainController)
+        options = controller_class.options(
+            num_cpus=0,
+            scheduling_strategy=here,
+            runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
+        )
+        self._controller = options.remote(**arguments)
+        if self._after_end is not None:
+            self.end_now(self._after_end)
+        ray.get(self._controller.run.remote())
+        return ray.get(self._controller.get_result.remote())
+
+
+_DETERMINISTIC = {
+    "CUDA_LAUNCH_BLOCKING": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":16:8",
+    "FLASH_ATTENTION_DETERMINISTIC": "1",
+}
+"""What ``full_determinism`` needs in the environment of a worker before it touches its GPU, which Ray Train lets it do
+before the training function is called."""
+
+
+def make_fit(
+    args: Any, allocation: Allocation, storage_path: str, config: WorkerConfig, *, is_private_cluster: bool
+) -> Fit:
+    """The run that keeps a group of workers, not yet started.
+
+    Args:
+        args: ``placement_strategy``, ``accelerator_type``, ``label_selector``, ``max_failures``, ``full_determinism``.
+        allocation: Number of workers, and what each one gets.
+        storage_path: A directory that Ray Train may have; nothing is stored there.
+        config: For the workers.
+        is_private_cluster: The cluster lives only for this process.
+    """
+    rendezvous: Any = Rendezvous(config.backend)
+    return Fit(
+        is_private_cluster=is_private_cluster,
+        train_loop_per_worker=work,
+        train_loop_config={"worker": config},
+        scaling_config=ScalingConfig(
+            num_workers=allocation.num_workers,
+            use_gpu=allocation.use_gpu,
+            resources_per_worker=allocation.resources_per_worker,
+            placement_strategy=args.placement_strategy,
+            accelerator_type=args.accelerator_type,
+            label_selector=args.label_selector,
+        ),
+        run_config=RunConfig(
+            name=f"raytrainer-{uuid.uuid4().hex[:8]}",
+            storage_path=storage_path,
+            failure_config=FailureConfig(max_failures=args.max_failures),
+            worker_runtime_env={"env_vars": _DETERMINISTIC} if args.full_determinism else None,
+            # Ray Train's own words about failures would only repeat ours.
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+        ),
+        torch_config=rendezvous,
+    )
+
+
+def start_coordinator() -> object | None:
+    """Start the process that Ray Train's controller waits for, and return its handle, to be kept until then."""
+    try:
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        return get_or_create_autoscaling_coordinator()
+    except Exception:  # Then the controller starts it.
+        logger.debug("Could not start the autoscaling coordinator early.", exc_info=True)
+        return None

@@ -1,0 +1,129 @@
+"""The Ray workers of one trainer, as the driver's trainer uses them.
+
+They are started with the first task and stay for the next one. What the driver must know to give a task to workers
+that may have been restarted since (which run they completed, at which step) is kept here, and so is the picture on
+the terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from raytrainer.driver.entry_points import new_run_id
+from raytrainer.driver.worker_group import GroupClosedError, WorkerGroup
+from raytrainer.driver.worker_options import GroupOptions
+from raytrainer.telemetry.console import Renderer
+from raytrainer.worker.session import Returned, TaskContext
+
+logger = logging.getLogger(__name__)
+
+
+class Workers:
+    """Gives tasks to a worker group, and starts a new one when there is none."""
+
+    def __init__(self) -> None:
+        self._group: WorkerGroup | None = None
+        self._renderer: Renderer | None = None
+        self._trained: TaskContext | None = None
+        """What the workers of this group have completed."""
+
+    def call(self, trainer: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a method of the trainer on the workers, and take back what it changed.
+
+        Raises:
+            TrainingFailed: If the workers failed for good.
+            KeyboardInterrupt: If the user interrupted twice.
+        """
+        renderer = Renderer(disable=bool(trainer.args.disable_tqdm))
+        self._renderer = renderer
+        try:
+            returned = self._call(trainer, method, args, kwargs)
+        finally:
+            renderer.close()
+        trainer._take_back(returned)
+        return returned.value
+
+    def _call(self, trainer: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Returned:
+        for _ in range(2):
+            group = self._open_group(trainer)
+            context = self._context(new_run_id())
+            try:
+                returned = group.call(method, args, kwargs, task_id=context.run_id, context=context)
+            except GroupClosedError:
+                # They left while nobody asked them for anything; their weights come along to the next group.
+                self._leave(trainer)
+                continue
+            if method == "train":
+                self._note_training(trainer, returned, context.run_id)
+            return returned
+        raise GroupClosedError("The workers left twice while a task was handed to them. Call again.")
+
+    def _context(self, run_id: str) -> TaskContext:
+        done = self._trained
+        if done is None:
+            return TaskContext(run_id=run_id)
+        return TaskContext(
+            run_id=run_id,
+            trained_run_id=done.trained_run_id,
+            trained_step=done.trained_step,
+            best_checkpoint=done.best_checkpoint,
+        )
+
+    def _note_training(self, trainer: Any, returned: Returned, run_id: str) -> None:
+        state = returned.state
+        loads_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+        self._trained = TaskContext(
+            run_id=run_id,
+            trained_run_id=run_id,
+            trained_step=state.global_step,
+            best_checkpoint=state.best_model_checkpoint if loads_best else None,
+        )
+        trainer._weights_are_elsewhere = True
+
+    def _open_group(self, trainer: Any) -> WorkerGroup:
+        if self._group is not None and not self._group.is_open:
+            self._leave(trainer)
+        if self._group is None:
+            if trainer._weights_are_elsewhere:
+                trainer._fetch_weights()
+            self._trained = None
+            self._group = WorkerGroup(trainer, GroupOptions(args=trainer.args), self._show)
+            self._group.start()
+        return self._group
+
+    def _show(self, event: object) -> None:
+        if self._renderer is not None:
+            self._renderer.handle(event)
+
+    def _leave(self, trainer: Any) -> None:
+        """Forget a group that has ended; what it parked becomes the trainer's."""
+        if trainer._weights_are_elsewhere:
+            trainer._fetch_weights()
+        if self._group is not None:
+            self._group.kill()
+        self._group = None
+        self._trained = None
+
+    def weights(self) -> dict[str, Any] | None:
+        """The weights that the workers hold, or held when they left; None if they were lost with them."""
+        group = self._group
+        if group is None:
+            return None
+        if group.is_open and not group.is_busy:
+            try:
+                context = self._context(new_run_id())
+                return group.call("_export_weights", task_id=context.run_id, context=context).value
+            except GroupClosedError:
+                pass
+        return group.parked()
+
+    def end(self, trainer: Any) -> None:
+        """End the workers; their weights come to the driver first."""
+        if self._group is None:
+            return
+        if trainer._weights_are_elsewhere:
+            trainer._fetch_weights()
+        self._group.end()
+        self._group = None
+        self._trained = None

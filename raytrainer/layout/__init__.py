@@ -1,0 +1,1 @@
+"""How tensors lie on ranks: process groups, rows, local slices, flat runs."""

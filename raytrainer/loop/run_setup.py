@@ -1,0 +1,241 @@
+"""Opening a run on a rank: data, plan, optimizer, schedule, and what a checkpoint gives back.
+
+The order is the anchor's where it decides numbers: weights are loaded before the model is wrapped, the optimizer is
+built on the wrapped model's parameters, and the schedule on the raw optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerState
+from transformers.trainer_utils import compare_trainer_and_checkpoint_args, has_length
+
+from raytrainer.backends.base import Backend
+from raytrainer.callbacks.saved_states import restore_states
+from raytrainer.checkpoint.model_files import load_model_weights
+from raytrainer.checkpoint.state_files import load_optimizer_files, load_trainer_state
+from raytrainer.loop.loss import LossScaling
+from raytrainer.loop.loss_meter import LossMeter
+from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
+from raytrainer.loop.run import TrainRun
+from raytrainer.loop.saving import LOOP_STATE_NAME
+from raytrainer.optim.catalogue import check_backend, look_up, reduces
+from raytrainer.runtimes.base import Runtime
+from raytrainer.telemetry.throughput import SpeedMeter
+
+logger = logging.getLogger(__name__)
+
+
+def open_run(
+    trainer: Any,
+    *,
+    runtime: Runtime,
+    backend: Backend,
+    checkpoint: Path | None,
+    is_restart: bool,
+    ignore_keys_for_eval: list[str] | None,
+    compute_loss_override: Any | None,
+) -> TrainRun:
+    """All ranks: prepare a run on the trainer's model.
+
+    Args:
+        trainer: The bound trainer.
+        runtime: Where this rank runs.
+        backend: Wraps the model.
+        checkpoint: What the run goes on from; the same on all ranks.
+        is_restart: The checkpoint is of an earlier attempt of this run, which so goes on as if nothing had happened.
+        ignore_keys_for_eval: Passed on to evaluation.
+        compute_loss_override: The user's ``compute_loss``, when it is not ours.
+    """
+    args = trainer.args
+    if checkpoint is not None:
+        load_model_weights(trainer.model, checkpoint)
+    loader = trainer.get_train_dataloader()
+    plan = plan_of(trainer, loader)
+    model = prepare(trainer, backend, plan)
+    if checkpoint is not None:
+        if backend.rounds_weights:
+            load_model_weights(trainer.model, checkpoint)
+        load_optimizer_files(
+            checkpoint,
+            model=trainer.model,
+            optimizer=trainer.optimizer,
+            scheduler=trainer.lr_scheduler,
+            scaler=trainer.accelerator.scaler,
+            device=args.device,
+        )
+    trainer.state = fresh_state(trainer, plan)
+    cursor = Cursor()
+    if checkpoint is not None:
+        cursor = restore_state(trainer, plan, checkpoint, is_restart=is_restart)
+    set_references(trainer, plan, loader)
+    run = TrainRun(
+        trainer=trainer,
+        args=args,
+        runtime=runtime,
+        backend=backend,
+        plan=plan,
+        cursor=cursor,
+        loader=loader,
+        model=model,
+        scaling=LossScaling(
+            override=compute_loss_override,
+            divides_itself=trainer.compute_loss_func is not None
+            or (trainer.label_smoother is not None and trainer.model_accepts_loss_kwargs),
+            declared=trainer.loss_is_scaled_for_ga,
+            world_size=runtime.world_size,
+            averages_tokens=bool(args.average_tokens_across_devices),
+            model=trainer.model,
+            model_accepts_count=trainer.model_accepts_loss_kwargs,
+        ),
+        meter=LossMeter(first_step=trainer.state.global_step),
+        speed=SpeedMeter(),
+        is_restart=is_restart,
+        first_tokens=trainer.state.num_input_tokens_seen,
+        ignore_keys_for_eval=ignore_keys_for_eval,
+        updates_in_backward=hasattr(trainer.optimizer, "take_grad_norm"),
+        rng_checkpoint=str(checkpoint) if checkpoint is not None and not args.ignore_data_skip else None,
+    )
+    saved = None
+    if checkpoint is not None:
+        restore_window(run, checkpoint)
+        saved = read_loop_state(checkpoint)
+    trainer._restore_task_state((saved or {}).get("task", {}))
+    return run
+
+
+def plan_of(trainer: Any, loader: Any) -> TrainPlan:
+    """Count what the arguments and the loader give."""
+    args = trainer.args
+    length = len(loader) if has_length(loader) else None
+    return make_plan(
+        max_steps=args.max_steps,
+        num_train_epochs=args.num_train_epochs,
+        accumulation=args.gradient_accumulation_steps,
+        per_device_batch_size=args.train_batch_size,
+        world_size=args.world_size,
+        loader_length=length,
+        num_examples=trainer.num_examples(loader) if length else None,
+    )
+
+
+def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
+    """All ranks: wrap the model, build optimizer and schedule."""
+    if trainer._created_lr_scheduler:
+        # A second train() has another length, so another schedule; the optimizer goes on.
+        trainer.lr_scheduler = None
+        trainer._created_lr_scheduler = False
+    model = trainer.model_wrapped
+    if model is None or backend.unwrap(model) is model:
+        model = backend.wrap(trainer.model, reduces=not optimizer_reduces(trainer))
+        trainer.model_wrapped = model
+    if trainer.optimizer is None or trainer.lr_scheduler is None:
+        trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
+    traits = getattr(trainer, "_optimizer_traits", None)
+    if traits is not None:
+        check_backend(look_up(trainer.args.optim), backend.name)
+    trainer.model_wrapped, trainer.optimizer = backend.wrap_optimizer(model, trainer.optimizer)
+    return trainer.model_wrapped
+
+
+def optimizer_reduces(trainer: Any) -> bool:
+    """Whether gradients are averaged over ranks by the optimizer, and not by the backend."""
+    if trainer.optimizer_cls_and_kwargs is not None:
+        return False
+    is_own = trainer.optimizer is not None and getattr(trainer, "_optimizer_traits", None) is None
+    return not is_own and reduces(look_up(trainer.args.optim), trainer.args)
+
+
+def fresh_state(trainer: Any, plan: TrainPlan) -> TrainerState:
+    """The public state of a run that begins at step 0."""
+    state = TrainerState()
+    state.train_batch_size = trainer.args.per_device_train_batch_size
+    state.compute_steps(trainer.args, plan.max_steps)
+    return state
+
+
+def restore_state(trainer: Any, plan: TrainPlan, checkpoint: Path, *, is_restart: bool) -> Cursor:
+    """Take over the public state of a checkpoint; return where its data stood."""
+    args = trainer.args
+    state = load_trainer_state(checkpoint)
+    trainer.state = state
+    if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
+        logger.warning(
+            "The best checkpoint %s of the resumed run does not exist any more; it is forgotten.",
+            state.best_model_checkpoint,
+        )
+        state.best_model_checkpoint = None
+    compare_trainer_and_checkpoint_args(args, state)
+    if is_restart or args.restore_callback_states_from_checkpoint:
+        saved_states: Any = state.stateful_callbacks
+        trainer.control = restore_states(trainer.callback_handler, trainer.control, saved_states)
+    if args.ignore_data_skip:
+        return Cursor(epoch=state.global_step // plan.steps_per_epoch)
+    saved = read_loop_state(checkpoint)
+    if saved is not None:
+        return rescaled(saved, plan)
+    epoch, micro_batches = plan.position_at(state.global_step)
+    before = epoch * plan.micro_batches_per_epoch * plan.round_size
+    return Cursor(epoch=epoch, micro_batches=micro_batches, samples_before=before)
+
+
+def read_loop_state(checkpoint: Path) -> dict[str, Any] | None:
+    """Our own part of a checkpoint; None in one that transformers wrote."""
+    path = checkpoint / LOOP_STATE_NAME
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def rescaled(saved: dict[str, Any], plan: TrainPlan) -> Cursor:
+    """The saved position in samples, in micro-batches of this plan."""
+    cursor = Cursor(**saved["cursor"])
+    if saved["round_size"] != plan.round_size:
+        samples = cursor.micro_batches * saved["round_size"]
+        cursor.micro_batches = samples // plan.round_size
+        logger.warning(
+            "The checkpoint was saved with %d samples per micro-batch over all workers, and this run takes %d; the "
+            "data go on at sample %d of epoch %d.",
+            saved["round_size"],
+            plan.round_size,
+            cursor.micro_batches * plan.round_size,
+            cursor.epoch,
+        )
+    return cursor
+
+
+def restore_window(run: TrainRun, checkpoint: Path) -> None:
+    """Go on with the log window that the checkpoint cut in two."""
+    saved = read_loop_state(checkpoint)
+    if saved is None:
+        return
+    if run.args.torch_compile:
+        # The watched forward pass is not compiled: it would compute other bits than that of a run that goes on.
+        run.scaling.remember(saved.get("model_divides"))
+    if not run.args.ignore_data_skip:
+        run.stream_position = saved.get("stream")
+    run.meter.restore_window(saved["window_sum"], saved["logged_step"])
+    if run.is_restart:
+        # The same train() call goes on: its totals are those of all of its attempts.
+        run.meter.first_step = saved["first_step"]
+        run.meter.logged_total = saved["logged_total"]
+        run.reported_bad_loss = saved["reported_bad_loss"]
+    elif run.meter.logged_step < run.meter.first_step:
+        # A new train() call reports its own mean loss, without what the window holds from before.
+        run.meter.logged_total = -saved["window_sum"]
+
+
+def set_references(trainer: Any, plan: TrainPlan, loader: Any) -> None:
+    """Tell state and callbacks what this run trains."""
+    state, handler = trainer.state, trainer.callback_handler
+    state.max_steps = plan.max_steps
+    state.num_train_epochs = plan.num_epochs
+    state.is_local_process_zero = trainer.is_local_process_zero()
+    state.is_world_process_zero = trainer.is_world_process_zero()
+    state.trial_name = state.trial_params = None
+    handler.model = trainer.model
+    handler.optimizer = trainer.optimizer
+    handler.lr_scheduler = trainer.lr_scheduler
+    handler.train_dataloader = loader

@@ -1,0 +1,105 @@
+"""AdaLomo: adaptive learning rates with factored second moments, for updates in the backward pass.
+
+Lv et al., arXiv 2310.10195, algorithm 1. With G of shape [m, n] and beta_t = 1 - t^decay_rate, r and c are moving
+averages of the rows and columns of G^2 + eps1; U = G / sqrt(r c / mean(r)), divided by max(1, RMS(U) / clip_threshold);
+and W <- W - lr * max(eps2, RMS(W)) * U. Works on any device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from raytrainer.layout.rows import Cut, is_cut, local_of, rows_of
+
+
+class AdaLomo(torch.optim.Optimizer):
+    """Steps as the authors' package does, with its defaults.
+
+    Args:
+        groups: Parameter groups.
+        lr: Learning rate, relative to the size of a parameter.
+        eps: Added to squared gradients; least size of a parameter.
+        clip_threshold: Of the root mean square of an update.
+        decay_rate: Exponent of the moving averages.
+        weight_decay: Decoupled, times the relative learning rate.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        lr: float,
+        eps: tuple[float, float] = (1e-30, 1e-3),
+        clip_threshold: float = 1.0,
+        decay_rate: float = -0.8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "eps": eps,
+            "clip_threshold": clip_threshold,
+            "decay_rate": decay_rate,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    _step(parameter, parameter.grad.float(), self.state[parameter], group)
+
+
+def _step(
+    parameter: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+) -> None:
+    """All ranks that share a parameter: its averages are whole on each, so sums over its rows are sent."""
+    is_factored = gradient.dim() > 1
+    if not state:
+        state["step"] = 0
+        if is_factored:
+            state["row"] = local_of(gradient).new_zeros(gradient.shape[:-1])
+            state["column"] = local_of(gradient).new_zeros(gradient.shape[:-2] + gradient.shape[-1:])
+        else:
+            state["square"] = torch.zeros_like(gradient)
+    state["step"] += 1
+    new = math.pow(state["step"], group["decay_rate"])  # 1 - beta_t
+    square = gradient.square() + group["eps"][0]
+    if is_factored:
+        row, column = state["row"], state["column"]
+        row.mul_(1 - new).add_(_whole(square.sum(dim=-1)) / square.shape[-1], alpha=new)
+        column.mul_(1 - new).add_(_whole(square.sum(dim=-2)) / square.shape[-2], alpha=new)
+        ratio = (row / row.mean(dim=-1, keepdim=True)).rsqrt_()
+        here = rows_of(parameter)
+        scale = (ratio if here is None else ratio[here]).unsqueeze(-1) * column.unsqueeze(-2).rsqrt()
+        update = scale.mul_(local_of(gradient))
+    else:
+        state["square"].mul_(1 - new).add_(square, alpha=new)
+        update = local_of(state["square"]).rsqrt().mul_(local_of(gradient))
+    size = _rms(update, parameter)
+    update.div_((size / group["clip_threshold"]).clamp_(min=1.0))
+    values = local_of(parameter).float()
+    rate = group["lr"] * max(group["eps"][1], float(_rms(values, parameter)))
+    if group["weight_decay"]:
+        values = values.mul(1 - rate * group["weight_decay"])
+    local_of(parameter).copy_(values - rate * update)
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _rms(local: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """The root mean square of something of the shape of a parameter, of which this rank has some rows."""
+    if isinstance(parameter, DTensor) and is_cut(parameter):
+        square = local.square().sum()
+        dist.all_reduce(square, group=Cut(parameter).group)
+        return (square / parameter.numel()).sqrt()
+    return local.norm(2) / math.sqrt(local.numel())

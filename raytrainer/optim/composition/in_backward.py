@@ -1,0 +1,134 @@
+"""Updates inside the backward pass: a parameter is stepped as soon as its gradient is whole, which is then freed.
+
+So the gradients of a model never exist at once (LOMO, Lv et al., arXiv 2306.09782; GaLore's layer-wise variant,
+arXiv 2403.03507, section 4.3). Over several ranks the gradient is averaged before the step, so the ranks stay equal: in
+the hook where each rank has a whole one of its own (DDP, whose own reduction keeps all gradients in buckets and is not
+used; ZeRO 3), and by the backend where it hands over the rows of the average (FSDP2).
+
+Gradients cannot add up over micro-batches. Their global norm is known when all steps are done, so it is reported and
+cannot clip, unless a backward pass before this one measures it, as LOMO's authors do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raytrainer.layout.gathered import whole
+from raytrainer.layout.rows import assign_owners, is_cut
+from raytrainer.optim.composition.composed import OWNER, POSITION, Composed, MakeInner
+from raytrainer.optim.composition.slots import Slot, SquaredNorm, norm_of, squared_norm
+
+
+class UpdatesInBackward(Composed):
+    """One inner optimizer per parameter, stepped by a hook of the parameter while the backward pass runs.
+
+    Args:
+        groups: Parameter groups with ``lr``; the schedule changes it here, and the next step uses it.
+        make_inner: Makes an optimizer of one parameter's group. A ``Composed`` one that has ``reduces`` averages
+            gradients over ranks itself.
+        measures: Every step begins with a backward pass that only measures the norm of all gradients, to clip by it.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], make_inner: MakeInner, *, measures: bool = False
+    ) -> None:
+        self.measures = measures
+        self._handles: list[Any] = []
+        self._norms: list[SquaredNorm] = []
+        self._is_measuring = False
+        self._factor: torch.Tensor | None = None
+        self._hooked: dict[torch.Tensor, tuple[torch.optim.Optimizer, dict[str, Any]]] = {}
+        super().__init__(groups, make_inner)
+
+    def _build(self) -> None:
+        owners = assign_owners(p for group in self.param_groups for p in group["params"])
+        for group in self.param_groups:
+            options = {key: value for key, value in group.items() if key != "params"}
+            for parameter in group["params"]:
+                options[POSITION] = len(self._hooked)
+                owner = {OWNER: owners[parameter]} if parameter in owners else {}
+                inner = self._make_inner([{**options, **owner, "params": [parameter]}])
+                self._hooked[parameter] = inner, group
+                self._stepped[parameter] = Slot(parameter), inner
+
+    def arm(self) -> None:
+        """From now on a backward pass updates; the same again changes nothing."""
+        if not self._handles:
+            self._handles = [one.register_post_accumulate_grad_hook(self._hook) for one in self._hooked]
+
+    def disarm(self) -> None:
+        """From now on a backward pass only computes gradients."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def backward(self, run: Callable[..., None], *, max_norm: float) -> None:
+        """All ranks: a backward pass that measures the norm, and one that updates with clipped gradients.
+
+        Args:
+            run: Runs a backward pass; with ``retain_graph=True`` another one may follow.
+            max_norm: That the norm of all gradients is clipped to.
+        """
+        self._is_measuring = True
+        try:
+            run(retain_graph=True)
+        finally:
+            self._is_measuring = False
+        norm = self.take_grad_norm()
+        self._factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_ does
+        try:
+            run()
+        finally:
+            self._factor = None
+        self._norms = [(norm.square(), False)]
+
+    def step(self, closure: Any = None) -> None:
+        """Nothing is left to do."""
+
+    def take_grad_norm(self) -> torch.Tensor:
+        """All ranks: the norm of all gradients of the last backward pass, as they were stepped."""
+        norms, self._norms = self._norms, []
+        return norm_of(norms)
+
+    def describe(self) -> str:
+        """For the table of what is engaged."""
+        kinds = sorted({type(inner).__name__ for inner, _ in self._hooked.values()})
+        passes = ", after a pass that measures their norm" if self.measures else ""
+        return f"{'/'.join(kinds)} in the backward pass{passes}, {len(self._hooked)} parameters"
+
+    @torch.no_grad()
+    def _hook(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is None:
+            return
+        inner, group = self._hooked[parameter]
+        averages_itself = getattr(inner, "reduces", False) and not self._is_measuring
+        if not is_cut(parameter) and not averages_itself and _num_ranks() > 1:
+            # All ranks: they run backward through the same graph, so they come here in the same order.
+            dist.all_reduce(parameter.grad)
+            parameter.grad.div_(_num_ranks())
+        if self._is_measuring:
+            self._norms.append(squared_norm(parameter, parameter.grad))
+        else:
+            if self._factor is not None:
+                parameter.grad.mul_(self._factor.to(parameter.grad.device))
+            with whole(parameter):
+                self._update(parameter, inner, group)
+        parameter.grad = None
+
+    def _update(self, parameter: torch.Tensor, inner: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+        for inner_group in inner.param_groups:
+            inner_group["lr"] = group["lr"]
+        if isinstance(inner, Composed):
+            self._norms += inner.step_and_measure()
+        else:
+            self._norms.append(squared_norm(parameter, parameter.grad))
+            inner.step()
+        self._adopt(parameter)
+
+
+def _num_ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1

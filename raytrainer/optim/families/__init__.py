@@ -1,0 +1,1 @@
+"""One file for each family of optimizers: the rows of the catalogue."""

@@ -1,0 +1,1 @@
+"""What is checked of a trainer, its data and its output directory before anything starts."""

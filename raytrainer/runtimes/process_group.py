@@ -1,0 +1,138 @@
+"""The runtime of a rank that ``torchrun`` or ``accelerate launch`` started: a process group, no Ray."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from raytrainer.runtimes.base import Command
+from raytrainer.runtimes.in_process import interrupts
+
+T = TypeVar("T")
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def is_launched_rank(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process as one rank of several."""
+    return all(environment.get(name) for name in _VARIABLES)
+
+
+class CollectiveRuntime:
+    """Collectives over torch.distributed for small Python values; the base of the runtimes with several ranks.
+
+    They run over gloo, also where tensors go over NCCL, so that agreeing on a flag never waits for a device.
+    """
+
+    rank: int
+    world_size: int
+    _group: Any
+
+    def open_group(self, timeout_s: float) -> None:
+        """All ranks: take the default group if it is gloo, else make a gloo group beside it."""
+        self._flags = torch.zeros(16, dtype=torch.int32)
+        if self.world_size == 1 and not dist.is_initialized():
+            self._group = None
+        elif dist.get_backend() == "gloo":
+            self._group = dist.group.WORLD
+        else:
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier(group=self._group)
+
+    def broadcast(self, value: T) -> T:
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self._group, device=torch.device("cpu"))
+        return box[0]
+
+    def gather(self, value: T) -> list[T] | None:
+        if self.world_size == 1:
+            return [value]
+        values: list[T] | None = [value] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0, group=self._group)
+        return values
+
+    def scatter(self, values: Sequence[T] | None) -> T:
+        if self.world_size == 1:
+            assert values is not None
+            return values[0]
+        box: list[Any] = [None]
+        dist.scatter_object_list(box, None if values is None else list(values), src=0, group=self._group)
+        return box[0]
+
+    def agree(self, flags: Sequence[int]) -> list[int]:
+        if self.world_size == 1:
+            return list(flags)
+        mine = self._flags[: len(flags)]
+        mine.copy_(torch.tensor(flags, dtype=torch.int32))
+        dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=self._group)
+        return mine.tolist()
+
+
+class ProcessGroupRuntime(CollectiveRuntime):
+    """One rank of a process group that a launcher made."""
+
+    attempt = 0
+
+    def __init__(self, on_event: Callable[[object], None], *, use_cpu: bool, timeout_s: float) -> None:
+        """Join the group.
+
+        Args:
+            on_event: Renders events; called on rank 0 only.
+            use_cpu: Take gloo even where there are GPUs.
+            timeout_s: Of collectives [s].
+        """
+        self.run_id = ""
+        self.rank = int(os.environ["RANK"])
+        self.local_rank = int(os.environ["LOCAL_RANK"])
+        self.world_size = int(os.environ["WORLD_SIZE"])
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._on_event = on_event
+        self._command = Command.NONE
+        if not dist.is_initialized():
+            has_gpu = torch.cuda.is_available() and not use_cpu
+            if has_gpu:
+                torch.cuda.set_device(self.local_rank)
+            dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
+            atexit.register(_end_group)
+        self.open_group(timeout_s)
+
+    def command(self) -> Command:
+        return self._command
+
+    def emit(self, event: object) -> None:
+        if self.rank == 0:
+            self._on_event(event)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        with interrupts(self._on_interrupt):
+            yield
+        self._command = Command.NONE
+
+    def _on_interrupt(self) -> None:
+        self._command = Command.STOP_AFTER_SAVE
+
+    def leave(self) -> None:
+        """All ranks: wait for everybody; a rank that ends its process early fails the others.
+
+        The group lasts as long as the process, because the trainer can still be asked for something.
+        """
+        if dist.is_initialized():
+            self.barrier()
+
+
+def _end_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,104 @@
+"""``Seq2SeqTrainingArguments``: the arguments of training, and those that say how evaluation generates.
+
+All fields are those of transformers, and all are honoured. A generation config may also be a dict, or JSON on a command
+line. What only a look into files or at the model can tell is checked by the trainer (``seq2seq.generation_config``).
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields.
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from raytrainer.arguments.convert import adopt
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.errors import ConfigurationError
+
+
+@dataclass(repr=False)
+class Seq2SeqTrainingArguments(  # pyright: ignore[reportIncompatibleVariableOverride]
+    TrainingArguments, transformers.Seq2SeqTrainingArguments
+):
+    """The arguments of ``transformers.Seq2SeqTrainingArguments``, and those that say how Ray runs the workers.
+
+    Raises:
+        ConfigurationError: For unknown, contradicting or unavailable arguments.
+    """
+
+    sortish_sampler: bool = field(
+        default=False,
+        metadata={
+            "help": "Train on batches of samples of about the same length, in random order; needs a sized dataset. "
+            "Evaluation keeps the order of its dataset."
+        },
+    )
+    # HfArgumentParser reads the second type of a union from a command line: text, since a hub id is no path.
+    generation_config: Path | str | dict[str, Any] | transformers.GenerationConfig | None = field(
+        default=None,
+        metadata={
+            "help": "How to generate: a hub id, a directory, a JSON file, or JSON. The model gets it, and is saved "
+            "with it."
+        },
+    )
+
+    def check(self) -> None:
+        """Check everything again, for arguments that were changed after they were made.
+
+        Raises:
+            ConfigurationError: As the constructor does.
+        """
+        super().check()
+        for name in ("generation_max_length", "generation_num_beams"):
+            _at_least_one(name, getattr(self, name))
+        self.generation_config = _read_json(self.generation_config)  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.sortish_sampler and self.train_sampling_strategy != "random":
+            raise ConfigurationError(
+                f"sortish_sampler=True and train_sampling_strategy={self.train_sampling_strategy!r} both say in what "
+                "order samples come. Keep one of them."
+            )
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(
+            f"{name}={value!r} is not a whole number of 1 or more. Change it, or leave it out for what the model's "
+            "generation config says."
+        )
+
+
+def _read_json(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(
+                f"generation_config={value!r} begins like JSON and is none: {error}. Correct it, or name a file."
+            ) from error
+    if value is None or isinstance(value, str | Path | Mapping | transformers.GenerationConfig):
+        return value
+    raise ConfigurationError(
+        f"generation_config= is a {type(value).__name__}, where a transformers.GenerationConfig, a dict, a path or a "
+        "hub id was expected. Pass one of these."
+    )
+
+
+def adopt_seq2seq(args: transformers.TrainingArguments | None) -> Seq2SeqTrainingArguments:
+    """Return arguments of this package for whatever was passed as ``args=`` to a ``Seq2SeqTrainer``.
+
+    Raises:
+        ConfigurationError: If it is something else, such as plain ``TrainingArguments``.
+    """
+    if args is None:
+        return Seq2SeqTrainingArguments(output_dir="tmp_trainer")
+    adopted = adopt(args)
+    if not isinstance(adopted, Seq2SeqTrainingArguments):
+        raise ConfigurationError(
+            f"args= got a {type(args).__name__}, which has no predict_with_generate and no other field about "
+            "generating. Pass raytrainer.Seq2SeqTrainingArguments to a Seq2SeqTrainer."
+        )
+    return adopted

@@ -1,0 +1,283 @@
+"""``Seq2SeqTrainer``: evaluates and predicts with what the model generates.
+
+Training is that of ``Trainer``. With ``predict_with_generate`` a prediction is a row of tokens of equal length, filled
+up with the padding token and never with -100, so that a tokenizer can decode it; labels are filled up with -100. The
+loss beside it is the one that ``compute_loss`` gives, as without generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import GenerationConfig
+from transformers.trainer_utils import PredictionOutput, has_length
+
+from raytrainer.data.loader import data_seed
+from raytrainer.data.sample_lengths import sample_lengths
+from raytrainer.errors import ConfigurationError
+from raytrainer.preflight import rules
+from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments, adopt_seq2seq
+from raytrainer.seq2seq.generate import fill_up, generate, prompt_length
+from raytrainer.seq2seq.generation_config import (
+    GenerationWish,
+    check_call,
+    check_generates,
+    load_generation_config,
+)
+from raytrainer.seq2seq.sortish_sampler import SortishSampler
+from raytrainer.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+_OWN_KEYWORDS = frozenset({"eval_dataset", "test_dataset", "ignore_keys", "metric_key_prefix"})
+
+
+class Seq2SeqTrainer(Trainer):
+    """A Trainer with the API of ``transformers.Seq2SeqTrainer`` whose loop runs on Ray workers.
+
+    Takes what ``Trainer`` takes, with ``Seq2SeqTrainingArguments``.
+
+    Raises:
+        ConfigurationError: Also if the model cannot generate, or there is no such generation config.
+    """
+
+    args: Seq2SeqTrainingArguments
+    _heeds = frozenset({"predict_with_generate", "sortish_sampler"})
+
+    def __init__(
+        self,
+        model: nn.Module | str | None = None,
+        args: Seq2SeqTrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        **more: Any,
+    ) -> None:
+        self._gen_kwargs: dict[str, Any] | None = None
+        self._generation_config: GenerationConfig | None = None
+        super().__init__(
+            model=model,
+            args=adopt_seq2seq(args),
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            **more,
+        )
+        if self.args.generation_config is not None:
+            self._generation_config = self.load_generation_config(self.args.generation_config)
+        self._prepare_to_generate(model)
+
+    @staticmethod
+    def load_generation_config(gen_config_arg: Any) -> GenerationConfig:
+        """Make a generation config of an object, a dict, a directory, a JSON file or a hub id.
+
+        Raises:
+            ConfigurationError: If there is none, or it contradicts itself.
+        """
+        return load_generation_config(gen_config_arg)
+
+    # ---- what a user calls --------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        **gen_kwargs: Any,
+    ) -> dict[str, float]:
+        """Evaluate as ``Trainer`` does, with keywords for ``generate``.
+
+        Args:
+            eval_dataset: A dataset, a dict of them, or None for the trainer's own.
+            ignore_keys: Outputs of the model that evaluation leaves out.
+            metric_key_prefix: Before the names of metrics.
+            gen_kwargs: For instance ``max_length`` and ``num_beams``, which otherwise are those of the arguments, else
+                of the model's generation config.
+        """
+        with self._generating(gen_kwargs):
+            return super().evaluate(
+                eval_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
+            )
+
+    def predict(
+        self,
+        test_dataset: Any,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+        **gen_kwargs: Any,
+    ) -> PredictionOutput:
+        """Predict as ``Trainer`` does, with keywords for ``generate`` as in ``evaluate``.
+
+        Returns:
+            Tokens ``[samples, length]`` filled up with the padding token, labels filled up with -100, and metrics.
+        """
+        with self._generating(gen_kwargs):
+            return super().predict(test_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+
+    # ---- what a user overrides ----------------------------------------------------------------------------------
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """All ranks: generate from one batch, and compute its loss where it has labels.
+
+        Returns:
+            Loss, tokens and labels of this rank's batch, each None where there is none.
+        """
+        if not self.args.predict_with_generate or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        keywords = self._keywords_of_generate(gen_kwargs or self._gen_kwargs or {})
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get("labels")
+        begin = {name: value for name, value in inputs.items() if name not in _made_of_labels(inputs)}
+        tokens = generate(self.model, begin, keywords)
+        wish = GenerationWish(self.model.generation_config, keywords)
+        longest = wish.longest(prompt_length(self.model, begin))
+        if tokens.shape[-1] < longest:
+            tokens = self._pad_tensors_to_max_len(tokens, longest)
+        if labels is None:
+            return None, tokens, None
+        with torch.no_grad():
+            loss, _ = self._predict_batch(model, inputs, True)
+        return loss, tokens, fill_up(labels, longest, -100)
+
+    def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
+        return fill_up(tensor, max_length, self._padding_token())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not self.args.sortish_sampler or dataset is None or not has_length(dataset):
+            return super()._get_train_sampler(train_dataset)
+        args = self.args
+        # The column with the lengths is none that the model takes, so it is gone from `dataset`.
+        lengths = sample_lengths(
+            self.train_dataset if has_length(self.train_dataset) else dataset,
+            column=args.length_column_name,
+            input_name=getattr(self.model, "main_input_name", None),
+            wish="sortish_sampler=True",
+        )
+        step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        return SortishSampler(lengths, batch_size=step, seed=data_seed(args))
+
+    # ---- the model ----------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The model, with the generation config of the arguments, however it was made."""
+        before = self._own_model
+        model = super().model
+        if model is not before:
+            self._prepare_to_generate(model)
+        return model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        is_new = model is not self._own_model
+        self._own_model = model
+        if is_new:
+            self._prepare_to_generate(model)
+
+    def _prepare_to_generate(self, model: Any) -> None:
+        if self.args.predict_with_generate:
+            check_generates(model)
+        if self._generation_config is not None and isinstance(model, nn.Module):
+            model.generation_config = self._generation_config  # type: ignore[assignment]
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _generating(self, gen_kwargs: dict[str, Any]) -> Iterator[None]:
+        """Within a call, for each of several datasets too, generate with the keywords of that call."""
+        before = self._gen_kwargs
+        if gen_kwargs and not self.args.predict_with_generate:
+            logger.warning(
+                "%s say how to generate, and with predict_with_generate=False nothing is generated.",
+                ", ".join(sorted(gen_kwargs)),
+            )
+        self._gen_kwargs = gen_kwargs if gen_kwargs or before is None else before
+        try:
+            yield
+        finally:
+            self._gen_kwargs = before
+
+    def _keywords_of_generate(self, given: dict[str, Any]) -> dict[str, Any]:
+        keywords = {name: value for name, value in given.items() if value is not None}
+        args = self.args
+        if not keywords.keys() & {"max_length", "max_new_tokens"} and args.generation_max_length is not None:
+            keywords["max_length"] = args.generation_max_length
+        if args.generation_num_beams is not None:
+            keywords.setdefault("num_beams", args.generation_num_beams)
+        return keywords
+
+    def _prediction_padding(self) -> int:
+        return self._padding_token() if self.args.predict_with_generate else super()._prediction_padding()
+
+    def _padding_token(self) -> int:
+        processor = self.processing_class
+        sources = (
+            processor,
+            getattr(processor, "tokenizer", None),
+            getattr(self.model, "generation_config", None),
+            getattr(self.model, "config", None),
+        )
+        for source in sources:
+            for name in ("pad_token_id", "eos_token_id"):
+                found = getattr(source, name, None)
+                found = found[0] if isinstance(found, list | tuple) and found else found
+                if isinstance(found, int):
+                    return found
+        raise ConfigurationError(
+            "Generated sequences differ in length, and neither the processing class nor the model knows a padding or "
+            "end token to fill them up with. Pass processing_class=, or set model.generation_config.pad_token_id."
+        )
+
+    def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._check_call(method, args, kwargs)
+        if method == "train" and self.args.sortish_sampler and not has_length(self.train_dataset):
+            raise ConfigurationError(
+                f"sortish_sampler=True sorts samples by length, and train_dataset is a "
+                f"{type(self.train_dataset).__name__} without a length, which only gives one after the other. Leave "
+                "sortish_sampler out, or load the dataset as a whole."
+            )
+        # An override may take keywords of its own.
+        if method in ("evaluate", "predict") and getattr(type(self), method) is getattr(
+            Seq2SeqTrainer, method
+        ):
+            check_call(self._own_model, kwargs.keys() - _OWN_KEYWORDS)
+
+    def _overrides(self) -> frozenset[str]:
+        return rules.overrides_of(type(self), Seq2SeqTrainer)
+
+
+def _made_of_labels(inputs: Any) -> set[str]:
+    """Inputs that would give the answer away, or make generation go on after it."""
+    labels, begun = inputs.get("labels"), inputs.get("decoder_input_ids")
+    if labels is None:
+        return set()
+    is_copy = begun is not None and begun.shape == labels.shape
+    return {"labels", "decoder_input_ids", "decoder_attention_mask"} if is_copy else {"labels"}

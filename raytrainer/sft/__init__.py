@@ -1,0 +1,1 @@
+"""``SFTTrainer``: supervised fine-tuning of causal language models."""

@@ -1,0 +1,78 @@
+"""Batches for causal language models: padded rows, and positions that keep the pieces of a block apart.
+
+A block's positions restart at each of its pieces. Where transformers is given positions and no attention mask, it
+builds a block-diagonal causal mask of them (sdpa, eager, flex attention), row by row; flash attention finds pieces in
+one row only, so for it the batch is laid flat. The first label of a piece is never a target, since the token before it
+is of another example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raytrainer.sft.packing import LENGTHS
+
+IGNORED = -100
+
+
+@dataclass
+class CausalCollator:
+    """Makes a batch of samples with ``input_ids``, and maybe ``labels`` and ``seq_lengths``.
+
+    Args:
+        pad_token_id: What fills rows up.
+        restarts_positions: Give positions in place of an attention mask; blocks need it.
+        is_flat: Lay the samples of the batch one behind the other in one row.
+        pad_to_multiple_of: Rows become as long as a multiple of it [tokens].
+    """
+
+    pad_token_id: int
+    restarts_positions: bool = False
+    is_flat: bool = False
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate.
+
+        Returns:
+            ``input_ids`` and ``labels`` ``[batch, seq]`` int64, and ``attention_mask`` or ``position_ids`` of the same
+            shape; ``[1, tokens]`` where the batch is laid flat.
+        """
+        ids = [torch.as_tensor(sample["input_ids"], dtype=torch.int64) for sample in samples]
+        labels = [
+            torch.as_tensor(sample.get("labels", sample["input_ids"]), dtype=torch.int64)
+            for sample in samples
+        ]
+        if not (self.restarts_positions or self.is_flat):
+            mask = [torch.ones_like(row) for row in ids]
+            return {
+                "input_ids": self._pad(ids, self.pad_token_id),
+                "attention_mask": self._pad(mask, 0),
+                "labels": self._pad(labels, IGNORED),
+            }
+        positions = [positions_of(sample.get(LENGTHS) or [len(sample["input_ids"])]) for sample in samples]
+        if self.is_flat:
+            ids, labels, positions = [torch.cat(ids)], [torch.cat(labels)], [torch.cat(positions)]
+        labels = [row.masked_fill(where == 0, IGNORED) for row, where in zip(labels, positions, strict=True)]
+        return {
+            "input_ids": self._pad(ids, self.pad_token_id),
+            "position_ids": self._pad(positions, 0),  # each place that is filled up is a piece of its own
+            "labels": self._pad(labels, IGNORED),
+        }
+
+    def _pad(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:
+        length = max(len(row) for row in rows)
+        if self.pad_to_multiple_of:
+            length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        padded = rows[0].new_full((len(rows), length), value)
+        for index, row in enumerate(rows):
+            padded[index, : len(row)] = row
+        return padded
+
+
+def positions_of(lengths: list[int]) -> torch.Tensor:
+    """Positions that restart at each piece, ``[sum of lengths]`` int64."""
+    return torch.cat([torch.arange(length) for length in lengths])

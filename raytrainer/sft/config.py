@@ -1,0 +1,313 @@
+"""``SFTConfig``: what a user asks of supervised fine-tuning, beside ``TrainingArguments``.
+
+Names and defaults are those of TRL's class of that name. Each field is honoured, or refused with a reason. Which
+dataset and which model the fields fit is checked where these are known.
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields below.
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import transformers
+
+from raytrainer.arguments.aliases import warn_once
+from raytrainer.arguments.convert import adopt
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.arguments.values import nearest
+from raytrainer.errors import ConfigurationError
+
+_CHOICES = {
+    "packing_strategy": ("bfd", "bfd_split", "wrapped"),
+    "truncation_mode": ("keep_start", "keep_end"),
+    "loss_type": ("nll", "dft"),
+}
+
+
+@dataclass(repr=False)
+class SFTConfig(TrainingArguments):
+    """The arguments of supervised fine-tuning.
+
+    Other defaults than those of ``TrainingArguments``: ``learning_rate=2e-5``, ``logging_steps=10``,
+    ``activation_checkpointing=True``, and ``bf16=True`` unless ``fp16`` is set.
+
+    Raises:
+        ConfigurationError: For unknown, contradicting or unavailable arguments.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "dataset_kwargs",
+    ]
+
+    learning_rate: float = field(
+        default=2e-5, metadata={"help": "The highest learning rate of the schedule."}
+    )
+    logging_steps: float = field(
+        default=10, metadata={"help": "Log every so many steps; below 1, this share of all steps."}
+    )
+    activation_checkpointing: bool | None = field(
+        default=True, metadata={"help": "Recompute activations in the backward pass instead of keeping them."}
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Compute in bfloat16; unless said, true where fp16 is not."}
+    )
+
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Keywords of from_pretrained, for a model that is given by name: dtype, revision, ..."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the code that a model on the hub brings along."}
+    )
+    router_aux_loss_coef: float | None = field(
+        default=None, metadata={"help": "Refused; set it in the model's config."}
+    )
+    chat_template_path: str | None = field(
+        default=None,
+        metadata={"help": "A Jinja file, or a tokenizer's directory or hub id, whose chat template is used."},
+    )
+
+    dataset_text_field: str = field(default="text", metadata={"help": "The column that has the text."})
+    dataset_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "{'skip_prepare_dataset': true} takes samples as they are; there are no other keys."
+        },
+    )
+    dataset_num_proc: int | None = field(
+        default=None, metadata={"help": "Processes that tokenize; None for the driver's own."}
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "Ends a text; the tokenizer's own by default."}
+    )
+    pad_token: str | None = field(
+        default=None, metadata={"help": "Fills rows up; the tokenizer's own, or the one that ends a text."}
+    )
+    max_length: int | None = field(
+        default=1024,
+        metadata={
+            "help": "Longer examples are cut [tokens]; size of a block when packing. None cuts nothing.",
+        },
+    )
+    max_seq_length: int | None = field(default=None, metadata={"help": "Earlier name of max_length."})
+    truncation_mode: str = field(
+        default="keep_start",
+        metadata={"help": "Which end of an example is kept.", "choices": list(_CHOICES["truncation_mode"])},
+    )
+    shuffle_dataset: bool = field(
+        default=False, metadata={"help": "Shuffle the rows, by the seed, before they are packed."}
+    )
+    packing: bool = field(default=False, metadata={"help": "Put several examples into one block."})
+    packing_strategy: str = field(
+        default="bfd",
+        metadata={
+            "help": "bfd: best fit decreasing, cuts long examples off; bfd_split: cuts them into several; wrapped: one "
+            "behind the other.",
+            "choices": list(_CHOICES["packing_strategy"]),
+        },
+    )
+    eval_packing: bool | None = field(
+        default=None, metadata={"help": "Pack the evaluation data too; None does what packing says."}
+    )
+    padding_free: bool = field(
+        default=False, metadata={"help": "Lay a batch flat in one row in place of filling rows up."}
+    )
+    pad_to_multiple_of: int | str | None = field(
+        default="auto", metadata={"help": "Rows become as long as a multiple of it; 'auto' and None do not."}
+    )
+
+    completion_only_loss: bool | None = field(
+        default=None,
+        metadata={"help": "Targets are tokens of completions only; None where the dataset has a prompt."},
+    )
+    assistant_only_loss: bool = field(
+        default=False, metadata={"help": "Targets are what the chat template marks as the assistant's."}
+    )
+    loss_type: str = field(
+        default="nll",
+        metadata={
+            "help": "nll: negative log-likelihood; dft: weighted by the probability (arXiv 2508.05629).",
+            "choices": [*_CHOICES["loss_type"], "chunked_nll"],
+        },
+    )
+    activation_offloading: bool = field(
+        default=False,
+        metadata={"help": "Refused; activation_checkpointing_kwargs={'offload': true} does it."},
+    )
+
+    def __post_init__(self) -> None:
+        self._take_earlier_names()
+        if self.bf16 is None:
+            self.bf16 = not self.fp16  # pyright: ignore[reportIncompatibleVariableOverride]
+        if isinstance(self.pad_to_multiple_of, str):
+            self.pad_to_multiple_of = _multiple(self.pad_to_multiple_of)
+        super().__post_init__()
+
+    def _take_earlier_names(self) -> None:
+        if self.max_seq_length is not None:
+            warn_once("max_seq_length", "write `max_length` today")
+            say_once(self, "max_length", self.max_seq_length, keyword="max_seq_length")
+            self.max_seq_length = None
+        if self.loss_type == "chunked_nll":
+            self.loss_type = "nll"
+        if self.packing_strategy == "bfd-requeue":
+            self.packing_strategy = "bfd_split"
+
+    def check(self) -> None:
+        """Check everything again, for arguments that were changed after they were made.
+
+        Raises:
+            ConfigurationError: As the constructor does.
+        """
+        super().check()
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)!r} is none of {list(choices)}. Take one of them."
+                )
+        for name in ("max_length", "dataset_num_proc", "pad_to_multiple_of"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigurationError(f"{name}={value!r}, where a whole number above 0 was expected.")
+        self._check_packing()
+        self._check_refused()
+
+    def _check_packing(self) -> None:
+        if self.packs_training or self.packs_evaluation:
+            if self.max_length is None:
+                raise ConfigurationError(
+                    "packing=True with max_length=None: a block has a size. Set max_length to it."
+                )
+            if self.truncation_mode != "keep_start":
+                raise ConfigurationError(
+                    "truncation_mode='keep_end' has no meaning with packing=True, which cuts examples where a block "
+                    "ends. Leave one of them out."
+                )
+        if self.use_cache and (self.packing or self.eval_packing or self.padding_free):
+            raise ConfigurationError(
+                "use_cache=True makes transformers take a block for one sequence, so that its examples would attend to "
+                "each other. Leave use_cache out."
+            )
+
+    def _check_refused(self) -> None:
+        if self.activation_offloading:
+            raise ConfigurationError(
+                "`activation_offloading` is not available in this version of raytrainer: no hooks move activations. "
+                "Use activation_checkpointing=True with activation_checkpointing_kwargs={'offload': True}."
+            )
+        if self.router_aux_loss_coef is not None:
+            raise ConfigurationError(
+                "`router_aux_loss_coef` is not available in this version of raytrainer: the model adds that loss, with "
+                "the weight of its config. Set config.output_router_logits and config.router_aux_loss_coef."
+            )
+        unknown = sorted(set(self.dataset_options) - {"skip_prepare_dataset"})
+        if unknown:
+            raise ConfigurationError(
+                f"dataset_kwargs has {unknown}, and skip_prepare_dataset is the only key. Prepare the dataset before "
+                "you pass it for anything else."
+            )
+
+    @property
+    def packs_training(self) -> bool:
+        """Whether the training data is packed."""
+        return self.packing
+
+    @property
+    def packs_evaluation(self) -> bool:
+        """Whether evaluation data is packed."""
+        return self.packing if self.eval_packing is None else self.eval_packing
+
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """``dataset_kwargs`` as a dict."""
+        return dict(self.dataset_kwargs) if isinstance(self.dataset_kwargs, Mapping) else {}
+
+    @property
+    def prepares_datasets(self) -> bool:
+        """Whether samples are made of what datasets hold."""
+        return not self.dataset_options.get("skip_prepare_dataset", False)
+
+
+def _multiple(text: str) -> int | None:
+    if text.lower() in ("auto", "none", "null"):
+        return None
+    if not text.isdigit():
+        raise ConfigurationError(f"pad_to_multiple_of={text!r} is neither a whole number nor 'auto'.")
+    return int(text)
+
+
+def say_once(args: SFTConfig, name: str, value: Any, *, keyword: str) -> None:
+    """Give a field what a keyword of the constructor says.
+
+    Raises:
+        ConfigurationError: If the field was set, to something else.
+    """
+    default = next(one.default for one in fields(args) if one.name == name)
+    old = getattr(args, name)
+    if old not in (default, value):
+        raise ConfigurationError(
+            f"{keyword}={value!r} and {name}={old!r} of the arguments contradict each other. Keep the latter."
+        )
+    setattr(args, name, value)
+
+
+KEYWORDS = {
+    "max_seq_length": "max_length",
+    **{
+        name: name
+        for name in (
+            "dataset_text_field",
+            "max_length",
+            "packing",
+            "packing_strategy",
+            "eval_packing",
+            "dataset_num_proc",
+            "dataset_kwargs",
+            "model_init_kwargs",
+            "neftune_noise_alpha",
+        )
+    },
+}
+"""Keywords that the constructor of earlier trainers took, and the fields that they are today."""
+
+
+def adopt_sft(args: transformers.TrainingArguments | None, keywords: Mapping[str, Any]) -> SFTConfig:
+    """Return an ``SFTConfig`` for whatever was passed as ``args=`` and as keywords of earlier versions.
+
+    Plain ``TrainingArguments`` keep all that they say; their defaults are not exchanged for those of ``SFTConfig``.
+
+    Raises:
+        ConfigurationError: If it is something else, or a keyword contradicts it.
+    """
+    if args is None:
+        args = SFTConfig(output_dir="tmp_trainer")
+    if isinstance(args, SFTConfig):
+        made = args
+    else:
+        plain = adopt(args)
+        if type(plain) is not TrainingArguments:
+            raise ConfigurationError(
+                f"args= is a {type(plain).__name__}, where an SFTConfig or plain TrainingArguments were expected. "
+                "Derive your own arguments from SFTConfig."
+            )
+        made = SFTConfig(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})
+        vars(made).update({"_legacy": vars(plain)["_legacy"]} if "_legacy" in vars(plain) else {})
+    for keyword, value in keywords.items():
+        if keyword not in KEYWORDS:
+            near = nearest(keyword, [*KEYWORDS, "model", "args", "processing_class", "peft_config"])
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UnknownKeywordError(
+                f"SFTTrainer has no argument {keyword!r}{hint}. Correct the name, set it in SFTConfig, or leave it out."
+            )
+        if value is not None:
+            say_once(made, KEYWORDS[keyword], value, keyword=keyword)
+    made.check()
+    return made
+
+
+class UnknownKeywordError(ConfigurationError, TypeError):
+    """A keyword that is no argument; also the TypeError that Python raises for one."""

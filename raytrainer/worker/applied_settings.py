@@ -1,0 +1,136 @@
+"""Requested against engaged: the table of a run, and the error when they differ.
+
+Each row is read off the objects that train, not off the arguments that asked for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from raytrainer.arguments.accelerator_config import deals_out, fills_up
+from raytrainer.data.loader import RankDataLoader
+from raytrainer.errors import EngagementError
+from raytrainer.layout.flat_runs import groups_of, shape_of, zero_of
+from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.run import TrainRun
+from raytrainer.telemetry.events import EngagedRow
+from raytrainer.worker.kernels import kernel_rows
+
+
+def engaged_rows(run: TrainRun) -> list[EngagedRow]:
+    """The rows of the table."""
+    args, plan = run.args, run.plan
+    requested_workers = args.num_workers if args.num_workers else run.runtime.world_size
+    rows = run.backend.engaged(run.model, requested_workers)
+    rows.append(optimizer_row(run))
+    rows.append(
+        EngagedRow(
+            what="schedule",
+            requested=str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            engaged=f"{type(run.trainer.lr_scheduler).__name__}, {plan.max_steps} steps",
+        )
+    )
+    now = BatchSizes(per_device=args.train_batch_size, accumulation=plan.accumulation)
+    asked = run.requested_sizes or now
+    fitted = f", as {now.per_device} x {now.accumulation} x {requested_workers} to fit into memory"
+    rows.append(
+        EngagedRow(
+            what="global batch",
+            requested=f"{asked.per_device} x {asked.accumulation} x {requested_workers}",
+            engaged=f"{plan.global_batch_size} samples a step{fitted if asked != now else ''}",
+            ok=asked.per_device * asked.accumulation * requested_workers == plan.global_batch_size,
+        )
+    )
+    rows += data_rows(run)
+    if run.updates_in_backward:
+        rows.append(
+            EngagedRow(
+                what="clipping",
+                requested=f"max_grad_norm={args.max_grad_norm:g}",
+                engaged="none: updates in backward",
+            )
+        )
+    rows += kernel_rows(run.trainer.model, args)
+    if run.noise is not None:
+        rows.append(EngagedRow(what="NEFTune", requested="noise", engaged=run.noise.describe()))
+    threads = torch.get_num_threads()
+    rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
+    return rows
+
+
+def data_rows(run: TrainRun) -> list[EngagedRow]:
+    """How samples reach the ranks, where that is not each rank reading its part of filled-up rounds."""
+    args, loader = run.args, run.loader
+    if run.runtime.world_size == 1:
+        return []
+    if not isinstance(loader, RankDataLoader):
+        asked = deals_out(args) or not fills_up(args)
+        return (
+            [EngagedRow(what="batches", requested="data", engaged="the user's own loader")] if asked else []
+        )
+    rows = []
+    if deals_out(args) or loader.is_dealt:
+        rows.append(
+            EngagedRow(
+                what="batches",
+                requested="dispatched" if deals_out(args) else "read by each",
+                engaged="rank 0 reads for all" if loader.is_dealt else "each rank reads",
+                ok=loader.is_dealt == deals_out(args),
+            )
+        )
+    if not (fills_up(args) and loader.cut.fills_up):
+        rows.append(
+            EngagedRow(
+                what="last round",
+                requested="filled up" if fills_up(args) else "uneven",
+                engaged="filled up" if loader.cut.fills_up else "each sample once",
+                ok=loader.cut.fills_up == fills_up(args),
+            )
+        )
+    return rows
+
+
+def optimizer_row(run: TrainRun) -> EngagedRow:
+    """What steps the weights, and on how many of them."""
+    trainer = run.trainer
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    zero = zero_of(trainer.optimizer)
+    groups = (
+        [group["params"] for group in optimizer.param_groups]
+        if zero is None
+        else groups_of(zero)  # what it was given, and not the runs that this rank steps
+    )
+    trained = sum(shape_of(parameter).numel() for group in groups for parameter in group)
+    wanted = str(getattr(run.args.optim, "value", run.args.optim))
+    is_fused = bool(optimizer.defaults.get("fused"))
+    describe: Any = getattr(optimizer, "describe", None)
+    name = f"{type(optimizer).__name__}{' (fused)' if is_fused else ''}" if describe is None else describe()
+    is_own = trainer._optimizer_traits is None  # type: ignore[attr-defined]
+    return EngagedRow(
+        what="optimizer",
+        requested=_own_name(run) if is_own else wanted,
+        engaged=f"{name}, {trained / 1e6:.1f} M parameters",
+        ok=is_own or is_fused == wanted.endswith("_fused"),
+    )
+
+
+def _own_name(run: TrainRun) -> str:
+    section = run.args.zero.optimizer if run.args.zero is not None else None
+    return "the user's own" if section is None else f"deepspeed {section['type']}"
+
+
+def check_engaged(rows: list[EngagedRow]) -> None:
+    """Stop a run that would not do what it was asked for.
+
+    Raises:
+        EngagementError: If a row does not hold what was requested.
+    """
+    broken = [row for row in rows if not row.ok]
+    if broken:
+        found = "; ".join(f"{row.what}: requested {row.requested}, engaged {row.engaged}" for row in broken)
+        raise EngagementError(
+            f"What was requested is not what would run: {found}. Change the arguments to what this machine gives, or "
+            "run where what they ask for is there."
+        )

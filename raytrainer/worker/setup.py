@@ -1,0 +1,136 @@
+"""The composition root: binds a trainer, which so far only stored things, to this process.
+
+Everything that exists once per process is made here, in this order: device, threads, log file, seed, backend, model
+on its device, callbacks. Nothing here runs on a driver that launches workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.trainer_utils import enable_full_determinism, set_seed
+
+from raytrainer.arguments.log_levels import apply_log_level
+from raytrainer.arguments.placement import Placement
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.backends.choose import forget_zero, open_backend
+from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
+from raytrainer.runtimes.base import Runtime
+from raytrainer.telemetry.logfile import attach_rank_log
+from raytrainer.worker.kernels import equip
+from raytrainer.worker.memory_metrics import MemoryTracker
+from raytrainer.worker.sharded_loading import class_of, load_in_shards
+
+logger = logging.getLogger(__name__)
+
+
+def bind(trainer: Any, runtime: Runtime) -> None:
+    """All ranks: make a trainer ready to work in this process.
+
+    Args:
+        trainer: A trainer that was constructed here, or that arrived from the driver.
+        runtime: Where this rank runs.
+    """
+    args = trainer.args
+    seed(args)  # before a device is chosen, because CUDA reads the variables of full_determinism then
+    args.resolve(placement_of(args, runtime))
+    attach_rank_log(
+        Path(args.output_dir) / "logs", runtime.rank, run_id=runtime.run_id, attempt=runtime.attempt
+    )
+    apply_log_level(args)
+    forget_zero(args)
+    trainer._runtime = runtime
+    trainer._memory_tracker = MemoryTracker(args.skip_memory_metrics)
+    trainer._memory_tracker.start()
+    given = trainer._own_model
+    is_named = isinstance(given, str | os.PathLike)
+    loads_in_shards = is_named and args.sharding is not None and args.sharding.loads_on_meta
+    loads_cut = is_named and args.zero is not None  # by transformers, once the backend has told it of stage 3
+    model: nn.Module | None = given if not is_named else None
+    if is_named and not loads_in_shards and not loads_cut:
+        model = trainer._load_named_model(str(given))
+    trainer._backend = open_backend(args, model)
+    trainer.accelerator = trainer._backend.accelerator
+    if loads_in_shards:
+        model = load_in_shards(str(given), trainer._backend, args.device)
+    elif loads_cut:
+        model = trainer._load_named_model(str(given))
+    if model is not None:
+        adopt_model(trainer, model)
+    state, handler = trainer.state, trainer.callback_handler
+    state.is_local_process_zero = runtime.local_rank == 0
+    state.is_world_process_zero = runtime.rank == 0
+    handler.model = model
+    trainer.control = handler.on_init_end(args, state, trainer.control)
+    trainer._memory_tracker.stop_and_update_metrics()
+
+
+def placement_of(args: TrainingArguments, runtime: Runtime) -> Placement:
+    """Which device this rank uses."""
+    device = torch.device("cpu")
+    if not args.use_cpu and args.use_gpu is not False:
+        named = os.environ.get("ACCELERATE_TORCH_DEVICE")
+        if torch.cuda.is_available():
+            device = torch.device(named) if named else torch.device("cuda", runtime.local_rank)
+        elif torch.backends.mps.is_available() and runtime.world_size == 1:
+            device = torch.device("mps")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return Placement(
+        rank=runtime.rank,
+        local_rank=runtime.local_rank,
+        world_size=runtime.world_size,
+        local_world_size=runtime.local_world_size,
+        device=device,
+        backend="nccl" if device.type == "cuda" else "gloo",
+    )
+
+
+def seed(args: TrainingArguments) -> None:
+    """Seed Python, numpy and torch; the same seed on all ranks."""
+    if args.full_determinism:
+        enable_full_determinism(args.seed)
+    else:
+        set_seed(args.seed)
+
+
+def load_model(name: str) -> nn.Module:
+    """Load a model by hub id or path, in the class that its config names.
+
+    Raises:
+        ConfigurationError: If the config names no class that transformers has.
+    """
+    return class_of(transformers.AutoConfig.from_pretrained(name), name).from_pretrained(name)
+
+
+def adopt_model(trainer: Any, model: nn.Module) -> None:
+    """Take a model as the one to train: on its device, looked at once."""
+    args = trainer.args
+    model.to(args.device)
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "use_cache"):
+        config.use_cache = args.use_cache
+    trainer.model = model
+    trainer.model_wrapped = model
+    trainer._signature_columns = None
+    traits = inspect_model(model, args)
+    trainer.label_names = traits.label_names
+    trainer.can_return_loss = traits.can_return_loss
+    trainer.model_accepts_loss_kwargs = traits.accepts_loss_kwargs
+    trainer._loss_shifts_labels = traits.loss_shifts_labels
+    trainer.label_smoother = make_label_smoother(model, args)
+    trainer._smoother_shifts = smoother_shifts(model)
+    equip(model, args)
+
+
+def build_model(trainer: Any) -> None:
+    """Make the model of a trainer with ``model_init`` anew, from the run's seed, with a new optimizer."""
+    seed(trainer.args)
+    adopt_model(trainer, trainer.call_model_init())
+    trainer.optimizer = trainer.lr_scheduler = None

@@ -1,0 +1,239 @@
+"""The ``train`` task on a rank: which model, which checkpoint, is it engaged; then the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.trainer_utils import TrainOutput, align_special_tokens
+
+from raytrainer.callbacks.tracker_runs import RunRecord, give_record
+from raytrainer.checkpoint.scan import (
+    check_matches_model,
+    check_resumable,
+    named_checkpoint,
+    newest_checkpoint,
+    sweep_leftovers,
+)
+from raytrainer.errors import CheckpointError
+from raytrainer.hub.run_uploads import begin_uploads
+from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.neftune import EmbeddingNoise
+from raytrainer.loop.nonfinite import debugging
+from raytrainer.loop.run import TrainRun
+from raytrainer.loop.run_setup import open_run
+from raytrainer.loop.saving import run_directory
+from raytrainer.loop.train import train
+from raytrainer.runtimes.base import Runtime
+from raytrainer.telemetry.events import Note, TrainStarted
+from raytrainer.worker.applied_settings import check_engaged, engaged_rows
+from raytrainer.worker.batch_size_search import take_saved_sizes, train_what_fits
+from raytrainer.worker.setup import build_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """What a train task goes on from."""
+
+    checkpoint: Path | None
+    is_restart: bool
+    """The checkpoint was saved by an earlier attempt of this same ``train()`` call."""
+
+
+def train_on_rank(
+    trainer: Any,
+    *,
+    runtime: Runtime,
+    resume_from_checkpoint: str | bool | None,
+    ignore_keys_for_eval: list[str] | None,
+    is_restart: bool,
+    compute_loss_override: Any | None,
+) -> TrainOutput:
+    """All ranks: do what ``trainer.train()`` asks for."""
+    trainer._memory_tracker.start()
+    trainer.is_in_train = True
+
+    def attempt(requested: BatchSizes | None = None, is_again: bool = False) -> TrainOutput:
+        origin = choose_origin(trainer, runtime, resume_from_checkpoint, is_restart=is_restart or is_again)
+        return train_from(
+            trainer,
+            origin,
+            runtime=runtime,
+            ignore_keys_for_eval=ignore_keys_for_eval,
+            compute_loss_override=compute_loss_override,
+            requested=requested,
+        )
+
+    try:
+        prepare_model(trainer)
+        if trainer.args.auto_find_batch_size:
+            return train_what_fits(trainer, runtime, attempt)
+        return attempt()
+    finally:
+        trainer.is_in_train = False
+
+
+def train_from(
+    trainer: Any,
+    origin: Origin,
+    *,
+    runtime: Runtime,
+    ignore_keys_for_eval: list[str] | None,
+    compute_loss_override: Any | None,
+    requested: BatchSizes | None,
+) -> TrainOutput:
+    """All ranks: open a run where it begins, and train it to its end.
+
+    Args:
+        trainer: With its model.
+        origin: Where it begins.
+        runtime: Where this rank runs.
+        ignore_keys_for_eval: Passed on to evaluation.
+        compute_loss_override: The user's ``compute_loss``, when it is not ours.
+        requested: What the arguments asked for, when others may fit better.
+    """
+    run: TrainRun | None = None
+    if requested is not None:
+        take_saved_sizes(trainer.args, origin.checkpoint)
+    try:
+        run = open_run(
+            trainer,
+            runtime=runtime,
+            backend=trainer._backend,
+            checkpoint=origin.checkpoint,
+            is_restart=origin.is_restart,
+            ignore_keys_for_eval=ignore_keys_for_eval,
+            compute_loss_override=compute_loss_override,
+        )
+        if requested is not None:
+            run.requested_sizes = requested
+            trainer.state.train_batch_size = trainer.args.per_device_train_batch_size
+        trainer._run = run
+        trainer._loss_scaling = run.scaling
+        if run.updates_in_backward:
+            trainer.optimizer.arm()
+        if trainer.neftune_noise_alpha is not None:
+            run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
+        give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=origin.is_restart))
+        announce(run, origin)
+        trainer._trained_by = runtime.world_size
+        begin_uploads(run, origin.checkpoint if origin.is_restart else None)
+        with debugging(run), run.noise() if run.noise is not None else contextlib.nullcontext():
+            return train(run)
+    finally:
+        trainer._run = None
+        if run is not None:
+            run.scaling.close()
+            if run.updates_in_backward:
+                trainer.optimizer.disarm()
+        trainer._loss_scaling = None
+
+
+def prepare_model(trainer: Any) -> None:
+    """Build the model if the trainer has a factory, and switch on what the arguments ask of it."""
+    args = trainer.args
+    if trainer.model_init is not None:
+        build_model(trainer)
+    if args.activation_checkpointing:
+        enable_activation_checkpointing(trainer.model, dict(args.activation_checkpointing_kwargs or {}))
+    can_align = isinstance(trainer.processing_class, PreTrainedTokenizerBase | ProcessorMixin)
+    if can_align and hasattr(trainer.model, "config"):
+        align_special_tokens(trainer.model, trainer.processing_class)
+
+
+def enable_activation_checkpointing(model: Any, options: dict[str, Any]) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    every_n_layers = options.pop("every_n_layers", 1)
+    offload = options.pop("offload", False)
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs=options or None, every_n_layers=every_n_layers, offload=offload
+    )
+
+
+def choose_origin(
+    trainer: Any, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
+) -> Origin:
+    """All ranks: agree on what to go on from. Rank 0 looks; an error there is an error everywhere."""
+    outcome: Origin | Exception | None = None
+    if runtime.rank == 0:
+        try:
+            outcome = look_for_origin(trainer, runtime, requested, is_restart=is_restart)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait for an answer
+            outcome = error
+    agreed = runtime.broadcast(outcome)
+    if isinstance(agreed, Exception):
+        raise agreed
+    assert agreed is not None
+    return agreed
+
+
+def look_for_origin(
+    trainer: Any, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
+) -> Origin:
+    """Find the checkpoint to go on from.
+
+    A restart takes the newest one that its own run committed, and else what the run itself began from. Checkpoints of
+    another run in the same directory are never taken for its own.
+    """
+    directory = run_directory(trainer.args)
+
+    def report(text: str) -> None:
+        logger.warning(text)
+        runtime.emit(Note(text=text, level="warning"))
+
+    trainer._finish_current_push()  # it reads from a directory that looks like a leftover
+    sweep_leftovers(directory)
+    if is_restart:
+        own = newest_checkpoint(directory, run_id=runtime.run_id, report=report)
+        if own is not None:
+            return Origin(checkpoint=own, is_restart=True)
+    if requested is None or requested is False:
+        return Origin(checkpoint=None, is_restart=False)
+    if requested is True:
+        checkpoint = newest_checkpoint(directory, report=report)
+        if checkpoint is None:
+            raise CheckpointError(
+                f"resume_from_checkpoint=True found no checkpoint that verifies in {directory}. Call train() without "
+                "it to start from the beginning, or pass the path of a checkpoint."
+            )
+    else:
+        checkpoint = named_checkpoint(directory, requested)
+        check_resumable(checkpoint)
+    check_matches_model(checkpoint, trainer.model)
+    return Origin(checkpoint=checkpoint, is_restart=False)
+
+
+def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
+    """Under which names trackers know this run: those of before, if it goes on in the same directory."""
+    directory = run_directory(run.args)
+    return RunRecord(
+        directory,
+        run_id=run.runtime.run_id,
+        is_restart=is_restart,
+        is_resumed=origin.checkpoint is not None
+        and origin.checkpoint.resolve().parent == directory.resolve(),
+        first_step=run.trainer.state.global_step + 1,
+    )
+
+
+def announce(run: TrainRun, origin: Origin) -> None:
+    """All ranks: compare what was requested with what is engaged, and tell the driver."""
+    rows = engaged_rows(run)
+    if run.runtime.rank == 0:
+        run.runtime.emit(
+            TrainStarted(
+                max_steps=run.plan.max_steps,
+                first_step=run.trainer.state.global_step,
+                num_epochs=run.plan.num_epochs,
+                attempt=run.runtime.attempt,
+                rows=rows,
+                resumed_from=str(origin.checkpoint) if origin.checkpoint is not None else None,
+            )
+        )
+    check_engaged(rows)

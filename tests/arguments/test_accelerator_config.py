@@ -1,0 +1,80 @@
+"""The keys of ``accelerator_config``: what is taken, and what is refused with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raytrainer import ConfigurationError, TrainingArguments
+from raytrainer.arguments.accelerator_config import REFUSED_KEYS, syncs_each_batch
+
+
+@pytest.mark.parametrize("key", ["split_batches", "dispatch_batches"])
+def test_a_key_is_taken(key: str) -> None:
+    assert getattr(TrainingArguments(accelerator_config={key: True}).accelerator_config, key) is True
+
+
+def test_uneven_batches_are_taken() -> None:
+    args = TrainingArguments(accelerator_config={"even_batches": False})
+    assert args.accelerator_config.even_batches is False
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        ({"use_seedable_sampler": False}, {}, "ranks agree on the order"),
+        ({"use_configured_state": True}, {}, "make no Accelerator before the Trainer"),
+        ({"split_batches": True}, {"num_workers": 3}, "cannot be cut into 3. Set it to a multiple of 3"),
+        ({"split_batches": True}, {"auto_find_batch_size": True}, "makes it smaller"),
+        ({"even_batches": False}, {"average_tokens_across_devices": False}, "may have none"),
+        (
+            {"even_batches": False},
+            {"train_sampling_strategy": "batch_rebalance"},
+            "every micro-batch a sample",
+        ),
+        ({"even_batches": False}, {"dataloader_in_order": False}, "which micro-batch is the short one"),
+        ({"dispatch_batches": True}, {"train_sampling_strategy": "batch_rebalance"}, "of different sizes"),
+        ({"gradient_accumulation_kwargs": {"num_steps": 0}}, {}, "1 or more was expected"),
+        ({"gradient_accumulation_kwargs": {"num_step": 2}}, {}, "num_steps and sync_each_batch are known"),
+        (
+            {"gradient_accumulation_kwargs": {"num_steps": 2}},
+            {"gradient_accumulation_steps": 3},
+            "contradict each other",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused(config: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        TrainingArguments(accelerator_config=config, **options)
+
+
+def test_every_refused_key_is_one_of_the_configs() -> None:
+    config = TrainingArguments().accelerator_config
+    for key, (harmless, _) in REFUSED_KEYS.items():
+        assert getattr(config, key) in harmless
+
+
+def test_the_number_of_accumulated_micro_batches_is_taken_from_it() -> None:
+    options = {"num_steps": 4, "sync_each_batch": True}
+    args = TrainingArguments(accelerator_config={"gradient_accumulation_kwargs": options})
+    assert args.gradient_accumulation_steps == 4
+    assert syncs_each_batch(args)
+    args.check()
+
+
+def test_a_split_batch_is_a_part_of_one_in_each_process() -> None:
+    args = TrainingArguments(
+        num_workers=4,
+        per_device_train_batch_size=8,
+        per_device_eval_batch_size=16,
+        accelerator_config={"split_batches": True},
+    )
+    assert (args.train_batch_size, args.eval_batch_size) == (2, 4)
+
+
+def test_a_dict_that_was_set_later_is_checked_too() -> None:
+    args = TrainingArguments()
+    args.accelerator_config = {"use_seedable_sampler": False}
+    with pytest.raises(ConfigurationError, match="use_seedable_sampler"):
+        args.check()

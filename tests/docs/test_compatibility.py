@@ -1,0 +1,82 @@
+"""docs/compatibility.md lists every name of the anchor, and says of each what the tables of the code say."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from docs.generate import compatibility
+from docs.generate.differences import DIFFERENCES, ELSEWHERE
+from raytrainer.arguments.aliases import ALIASES
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+
+
+def names_of(section: str) -> set[str]:
+    part = re.split(r"^## ", TEXT, flags=re.MULTILINE)
+    (found,) = [text for text in part if text.startswith(f"{section}\n")]
+    return set(re.findall(r"^\| `(\w+)` \| \*(?:same|better|refused)\*", found, flags=re.MULTILINE))
+
+
+def methods(cls: type, *, private: bool) -> set[str]:
+    names = [name for name, value in vars(cls).items() if callable(value) or isinstance(value, staticmethod)]
+    return {name for name in names if not name.startswith("__") and name.startswith("_") == private}
+
+
+def parameters(cls: type) -> set[str]:
+    return set(inspect.signature(cls.__init__).parameters) - {"self"}
+
+
+def fields(cls: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
+
+
+ANCHOR = {
+    "Arguments of the constructor": parameters(transformers.Trainer)
+    | parameters(transformers.Seq2SeqTrainer),
+    "Methods that are called": methods(transformers.Trainer, private=False),
+    "Methods with an underscore": methods(transformers.Trainer, private=True),
+    "TrainingArguments": fields(transformers.TrainingArguments),
+    "Seq2SeqTrainer": methods(transformers.Seq2SeqTrainer, private=False),
+    "Seq2SeqTrainingArguments": fields(transformers.Seq2SeqTrainingArguments)
+    - fields(transformers.TrainingArguments),
+    "Events of callbacks": {name for name in vars(transformers.TrainerCallback) if name.startswith("on_")},
+    "Schedules (`lr_scheduler_type`)": {kind.value for kind in SchedulerType},
+    "Reporters (`report_to`)": set(INTEGRATION_TO_CALLBACK),
+    "Optimizers (`optim`)": {kind.value for kind in OptimizerNames},
+    "Names of earlier versions": set(ALIASES),
+}
+
+
+def test_the_page_is_what_the_tables_say() -> None:
+    assert compatibility.page() == TEXT, "Run: python -m docs.generate.compatibility"
+
+
+@pytest.mark.parametrize("section", ANCHOR)
+def test_every_name_of_the_anchor_is_on_the_page(section: str) -> None:
+    assert ANCHOR[section]
+    assert ANCHOR[section] - names_of(section) == set()
+
+
+@pytest.mark.parametrize("key", [*DIFFERENCES, *ELSEWHERE])
+def test_a_difference_is_on_the_page_and_its_proof_is_a_test(key: str) -> None:
+    difference = (DIFFERENCES | ELSEWHERE)[key]
+    assert difference.what in TEXT
+    path, _, name = difference.proof.partition("::")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_a_page_is_written_where_it_was_asked_for(tmp_path: Path) -> None:
+    compatibility.main([str(tmp_path / "page.md")])
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == compatibility.page()

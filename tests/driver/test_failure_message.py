@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from raytrainer.driver.failure_message import MAX_LINES, Failure, root_cause, training_failed
+from raytrainer.errors import CheckpointError, ConfigurationError, EngagementError
+from raytrainer.wire.failure_record import Verdict, judge, record_failure
+
+
+def raised(call):
+    try:
+        call()
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+DETERMINISTIC = [
+    TypeError("no"),
+    ValueError("no"),
+    KeyError("labels"),
+    IndexError("no"),
+    AttributeError("no"),
+    AssertionError(),
+    NameError("no"),
+    ModuleNotFoundError("No module named 'x'"),
+    NotImplementedError(),
+    ZeroDivisionError(),
+    UnicodeDecodeError("utf-8", b"", 0, 1, "no"),
+    ConfigurationError("no"),
+    EngagementError("no"),
+    CheckpointError("no"),
+    raised(lambda: torch.ones(2, 3) @ torch.ones(2, 3)),
+    raised(lambda: torch.ones(2) + torch.ones(3)),
+    raised(lambda: nn.Linear(2, 2)(torch.ones(1, 3))),
+    raised(lambda: nn.Linear(2, 2)(torch.ones(1, 2, dtype=torch.float64))),
+    raised(lambda: nn.Linear(2, 2).load_state_dict({})),
+    raised(lambda: torch.ones(1).backward()),
+    raised(lambda: torch.stack([torch.ones(1), torch.ones(2)])),
+    raised(lambda: torch.ones(4).view(3)),
+    raised(lambda: nn.functional.cross_entropy(torch.ones(2, 3), torch.tensor([0, 7]))),
+]
+COLLATERAL = [
+    RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3456"),
+    RuntimeError("Connection reset by peer"),
+    torch.distributed.DistBackendError("NCCL error"),
+    torch.distributed.DistNetworkError("broken pipe"),
+    RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation"),
+]
+TRANSIENT = [
+    OSError(5, "Input/output error"),
+    ConnectionError("storage"),
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: unspecified launch failure"),
+    RuntimeError("something new"),
+    type("VendorError", (Exception,), {})("?"),
+    SystemExit(3),
+]
+
+
+@pytest.mark.parametrize("error", DETERMINISTIC, ids=lambda e: f"{type(e).__name__}-{str(e)[:30]}")
+def test_programming_and_data_errors_would_come_back(error):
+    assert judge(error) is Verdict.DETERMINISTIC
+
+
+@pytest.mark.parametrize("error", COLLATERAL, ids=lambda e: f"{type(e).__name__}-{str(e)[:30]}")
+def test_lost_peers_are_echoes(error):
+    assert judge(error) is Verdict.COLLATERAL
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda e: f"{type(e).__name__}-{str(e)[:30]}")
+def test_everything_else_may_be_bad_luck(error):
+    assert judge(error) is Verdict.TRANSIENT
+
+
+def users_own_loss():
+    raise ValueError("expected 3 classes, got 4")
+
+
+def make_record(error=None, *, rank=1, time=1.0, attempt=0, **changes):
+    record = record_failure(
+        error or raised(users_own_loss),
+        rank=rank,
+        attempt=attempt,
+        step=12,
+        method="train",
+        log_file="out/logs/rank-1.log",
+    )
+    return dataclasses.replace(record, time=time, **changes)
+
+
+def echo(**changes):
+    return make_record(COLLATERAL[0], **changes)
+
+
+def test_cause_is_the_first_failure_that_is_not_an_echo():
+    cause = make_record(rank=3, time=2.0)
+    assert root_cause([echo(rank=0, time=1.0), make_record(rank=2, time=3.0), cause]) is cause
+
+
+def test_message_leads_with_the_users_exception_and_frames():
+    failure = Failure(
+        records=[make_record(), echo(rank=0)], last_checkpoint="out/checkpoint-10", max_failures=3
+    )
+    error = training_failed(failure)
+    lines = str(error).splitlines()
+    assert lines[0] == "ValueError: expected 3 classes, got 4"
+    assert any("users_own_loss" in line for line in lines[1:5])
+    text = str(error)
+    assert "rank 1" in text
+    assert "after step 12" in text
+    assert "attempt 1" in text
+    assert "last committed checkpoint: out/checkpoint-10" in text
+    assert "log: out/logs/rank-1.log" in text
+    assert "failed as a consequence: rank 0 (RuntimeError)" in text
+    assert isinstance(error.__cause__, ValueError)
+
+
+def test_message_fits_on_one_screen():
+    def deep(n):
+        if n:
+            deep(n - 1)
+        raise ValueError("line\n" * 50)
+
+    error = training_failed(Failure(records=[make_record(raised(lambda: deep(60)))]))
+    assert len(str(error).splitlines()) <= MAX_LINES
+
+
+def test_notes_of_an_exception_are_told():
+    error = ValueError("no")
+    error.add_note("raised by MyCallback.on_step_end")
+    assert "raised by MyCallback.on_step_end" in str(training_failed(Failure(records=[make_record(error)])))
+
+
+def test_exception_that_survives_no_pickle_is_told_all_the_same():
+    class Local(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"{a}{b}")
+
+    error = training_failed(Failure(records=[make_record(Local("x", "y"))]))
+    assert error.__cause__ is None
+    assert "Local: xy" in str(error).splitlines()[0]
+
+
+def test_frames_below_the_users_code_are_left_out():
+    from raytrainer.wire.spec import receive
+
+    class Bad:
+        def __reduce__(self):
+            return (users_own_loss, ())
+
+    from raytrainer.wire.spec import ship
+
+    shipped = ship(Bad())
+    frames = make_record(raised(lambda: receive(shipped))).user_frames
+    assert "users_own_loss" in frames
+
+
+def test_death_is_told_in_rays_words_with_a_hint():
+    died = type("ActorDiedError", (Exception,), {})(
+        "The actor died.\nWorker exit detail: Worker unexpectedly exits with a connection error code 2. Possible OOM"
+    )
+    fit_error = type("WorkerGroupError", (Exception,), {})("x")
+    fit_error.worker_failures = {1: died}
+    text = str(training_failed(Failure(records=[echo(rank=0)], fit_error=fit_error, max_failures=0)))
+    assert text.startswith("The worker of rank 1 died without an exception: Worker unexpectedly exits")
+    assert "max_failures=0 allows no restart" in text
+    assert "hint: if memory ran out" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (OSError(28, "No space left on device"), "save_total_limit"),
+        (OSError(98, "Address already in use"), "holds the port"),
+        (ModuleNotFoundError("No module named 'mine'"), "--working-dir"),
+    ],
+)
+def test_hint_for_what_is_known(error, hint):
+    assert hint in str(training_failed(Failure(records=[make_record(error)])))

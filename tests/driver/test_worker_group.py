@@ -1,0 +1,219 @@
+"""Worker groups on a real local Ray, with a toy in the place of the trainer."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raytrainer.driver.worker_group import GroupClosedError, WorkerGroup
+from raytrainer.driver.worker_options import GroupOptions
+from raytrainer.errors import TrainingFailed
+from raytrainer.telemetry.events import Note, StepDone
+from tests.driver.toy import TOY, ToyTrainer, toy_args
+from tests.leftovers import members
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def make_group(tmp_path):
+    groups, trainers = [], []
+
+    def make(trainer=None, **changes):
+        trainer = trainer or ToyTrainer(directory=str(tmp_path))
+        trainers.append(trainer)
+        group = WorkerGroup(
+            trainer, GroupOptions(args=toy_args(tmp_path, **changes), open_session=TOY), events.append
+        )
+        groups.append(group)
+        group.start()
+        return group
+
+    events = make.events = []
+    yield make
+    for group in groups:
+        group.kill()
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, timeout_s=15.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def pids_of(group):
+    return [rank[0] for rank in group.call("describe")["ranks"]]
+
+
+@contextmanager
+def at_most(seconds):
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp_path):
+    weights = torch.ones(3)
+    group = make_group(ToyTrainer(directory=str(tmp_path), weights=[weights, weights]))
+    first = group.call("describe")
+    assert first["world"] == 2
+    assert [rank[1:4] for rank in first["ranks"]] == [(0, 0, 1), (1, 1, 1)]
+    assert first["agreed"] == [1, 1]
+    assert first["shared"]
+    assert {rank[4] for rank in first["ranks"]} == {os.getcwd()}
+
+    with at_most(1.0):
+        second = group.call("describe", task_id="my-run")
+    assert [rank[0] for rank in second["ranks"]] == [rank[0] for rank in first["ranks"]]
+    assert second["run_id"] == "my-run"
+
+    result = group.call("train", (30,))
+    assert result == {"step": 30, "first": 0, "attempt": 0, "stopped": False}
+    logged = [event.step for event in make_group.events if type(event).__name__ == "Logged"]
+    assert logged == list(range(1, 31))
+    steps = [event.step for event in make_group.events if isinstance(event, StepDone)]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 30
+
+    big = group.call("big")
+    assert np.array_equal(big["array"], np.ones((1000, 1000)))
+    assert big["tensor"].dtype == torch.bfloat16
+
+    group.end()
+    assert not group.is_open
+    assert group.parked()["weights"].tolist() == [0, 1, 2, 3]
+    assert group.parked()["step"] == 30
+    with pytest.raises(GroupClosedError):
+        group.call("describe")
+    wait_until(lambda: not any(is_alive(rank[0]) for rank in first["ranks"]))
+
+
+def test_nothing_of_an_ended_group_stays(make_group, ray_directory):
+    group = make_group()
+    pids = pids_of(group)
+    assert any("ControlActor" in command for command in members(ray_directory))
+    group.end()
+    assert group.parked()["weights"].tolist() == [0, 1, 2, 3], "what was handed over stays with the driver"
+    wait_until(lambda: not any(map(is_alive, pids)))
+    wait_until(lambda: not any("ControlActor" in command for command in members(ray_directory)))
+    assert not list(Path(tempfile.gettempdir()).glob("raytrainer-*"))
+
+
+def test_programming_error_ends_the_run_at_once_with_the_users_traceback(make_group, tmp_path):
+    group = make_group()
+    pids = pids_of(group)
+    with at_most(5.0), pytest.raises(TrainingFailed) as caught:
+        group.call("train", (9,), {"fail": "value", "at": 4})
+    text = str(caught.value)
+    assert text.startswith("ValueError: shapes do not fit at step 4\n")
+    assert "in user_loss" in text
+    assert "rank 1" in text
+    assert "after step 4, attempt 1" in text
+    assert "last committed checkpoint: checkpoint-4" in text
+    assert "failed as a consequence: rank 0" in text
+    assert len(text.splitlines()) <= 30
+    assert isinstance(caught.value.__cause__, ValueError)
+    log = tmp_path / "logs" / "rank-1.log"
+    assert f"log: {log}" in text
+    assert "in user_loss" in log.read_text()
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_rank_that_is_stuck_does_not_hold_up_the_end(make_group):
+    group = make_group()
+    pids = pids_of(group)
+    with at_most(5.0), pytest.raises(TrainingFailed, match="shapes do not fit"):
+        group.call("stuck")
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_result_that_cannot_be_shipped_is_an_error_that_says_so(make_group):
+    with pytest.raises(
+        TrainingFailed, match=r"TypeError: unpicklable\(\) returned a Unpicklable that cannot be sent"
+    ):
+        make_group().call("unpicklable")
+
+
+def test_exception_that_cannot_be_shipped_is_told(make_group):
+    group = make_group(max_failures=0)
+    with pytest.raises(TrainingFailed, match=r"^tests\.launch\.toy\.StrangeError: one and two\n") as caught:
+        group.call("train", (9,), {"fail": "strange", "at": 2})
+    assert "max_failures=0 allows no restart" in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_killed_worker_is_replaced_and_the_task_ends(make_group):
+    group = make_group()
+    before = pids_of(group)
+    result = group.call("train", (9,), {"fail": "kill", "at": 5})
+    assert result == {"step": 9, "first": 5, "attempt": 1, "stopped": False}
+    notes = [event.text for event in make_group.events if isinstance(event, Note)]
+    assert any("Starting the workers again (restart 1 of at most 3)" in text for text in notes)
+
+    after = pids_of(group)
+    assert not set(before) & set(after)
+    os.kill(after[1], signal.SIGKILL)
+    assert group.call("echo", (3,)) == 3, "a worker that dies while it waits is replaced too"
+
+
+def test_same_failure_at_the_same_step_ends_the_run_after_one_restart(make_group):
+    group = make_group()
+    with pytest.raises(TrainingFailed) as caught:
+        group.call("train", (9,), {"fail": "os-always", "at": 3})
+    text = str(caught.value)
+    assert text.startswith("OSError: [Errno 5] disk is sulking\n")
+    assert "why it ended: OSError at step 3 came back after a restart" in text
+    assert "attempt 2" in text
+
+
+def test_death_without_restarts_says_how_the_worker_ended(make_group):
+    group = make_group(max_failures=0)
+    with pytest.raises(TrainingFailed) as caught:
+        group.call("train", (9,), {"fail": "kill", "at": 5})
+    text = str(caught.value)
+    assert text.startswith("The worker of rank 1 died without an exception: ")
+    assert "last committed checkpoint: checkpoint-5" in text
+    assert "hint: if memory ran out" in text
+
+
+def test_idle_workers_leave_and_what_they_held_stays(make_group):
+    group = make_group(worker_idle_timeout_s=0.5)
+    pids = pids_of(group)
+    wait_until(lambda: not any(map(is_alive, pids)))
+    assert group.parked()["weights"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(GroupClosedError):
+        group.call("echo", (1,))
+
+
+def test_new_group_ends_idle_ones_and_a_lost_trainer_ends_its_own(make_group, tmp_path):
+    first = make_group()
+    first_pids = pids_of(first)
+    trainer = ToyTrainer(directory=str(tmp_path))
+    options = GroupOptions(args=toy_args(tmp_path), open_session=TOY)
+    second = WorkerGroup(trainer, options, lambda _: None)
+    second.start()
+    assert not first.is_open
+    assert first.parked() is not None
+    second_pids = pids_of(second)
+    wait_until(lambda: not any(map(is_alive, first_pids)))
+    del trainer
+    gc.collect()
+    wait_until(lambda: not any(map(is_alive, second_pids)))

@@ -1,0 +1,156 @@
+"""Methods of the anchor's Trainer: called here, answered, or refused; an override in vain is warned about."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import raytrainer
+from raytrainer.errors import ConfigurationError
+from raytrainer.preflight.unsupported_methods import ANSWERED, UNHEARD, is_there
+from tests.parity.twins import make_trainer
+
+ANCHOR = {
+    name
+    for name, value in vars(transformers.Trainer).items()
+    if (callable(value) or isinstance(value, staticmethod)) and not name.startswith("__")
+}
+ARGUMENTS = {"model": torch.nn.Linear(1, 1)}
+
+
+def names_read_in_the_package() -> set[str]:
+    return {
+        node.attr
+        for path in Path(raytrainer.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def test_every_method_of_the_anchor_is_here_or_refused() -> None:
+    assert {name for name in ANCHOR if not is_there(raytrainer.Trainer, name)} - UNHEARD.keys() == set()
+
+
+def test_the_table_names_no_other_method() -> None:
+    assert UNHEARD.keys() - ANCHOR == set()
+
+
+def test_a_hook_that_is_here_is_called_wherever_the_anchor_calls_its_own() -> None:
+    source = Path(transformers.trainer.__file__).read_text()
+    called_there = {
+        node.func.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    here = {name for name in ANCHOR & called_there if is_there(raytrainer.Trainer, name)}
+    assert len(here) > 30
+    assert here - ANSWERED - names_read_in_the_package() == set()
+
+
+def test_an_override_in_vain_is_warned_about_with_what_to_override_instead() -> None:
+    class Mine(raytrainer.Trainer):
+        def _wrap_model(self, model: Any, training: bool = True) -> Any:
+            return model
+
+    with pytest.warns(UserWarning, match=r"Mine\._wrap_model .*never calls.*model_init") as caught:
+        Mine(**ARGUMENTS)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("name", sorted(UNHEARD))
+def test_every_refused_method_warns_when_a_mixin_overrides_it(name: str) -> None:
+    if is_there(raytrainer.Trainer, name) and name not in ANSWERED:
+        pytest.skip("it is called here")
+    mixin = type("Mixin", (), {name: lambda self: None})
+    cls = type("Mine", (mixin, raytrainer.Trainer), {})
+    with pytest.warns(UserWarning, match=rf"Mixin\.{name} "):
+        cls(**ARGUMENTS)
+
+
+def test_methods_of_ones_own_and_those_that_are_called_never_warn() -> None:
+    class Mine(raytrainer.Trainer):
+        def _prepare_inputs(self, inputs: Any) -> Any:
+            return super()._prepare_inputs(inputs)
+
+        def _log_my_table(self) -> None:
+            raise AssertionError
+
+        def wrap_model(self) -> None:
+            raise AssertionError
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Mine(**ARGUMENTS)
+    assert caught == []
+
+
+@pytest.mark.parametrize("name", ["hyperparameter_search", "create_accelerator_and_postprocess"])
+def test_a_refused_method_says_what_to_do(name: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"`Trainer.{name}` is not available.*{re.escape(UNHEARD[name].do)}"
+    ):
+        getattr(raytrainer.Trainer(**ARGUMENTS), name)()
+
+
+def test_hyperparameter_search_names_ray_tune() -> None:
+    with pytest.raises(ConfigurationError, match="Ray Tune"):
+        raytrainer.Trainer(**ARGUMENTS).hyperparameter_search(n_trials=3)
+
+
+def test_a_trial_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(raytrainer, tmp_path, max_steps=1)
+    with pytest.raises(ConfigurationError, match="got a trial"):
+        trainer.train(None, {"learning_rate": 1.0})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_steps": 7, "gradient_accumulation_steps": 3},
+        {"num_train_epochs": 1.5},
+        {"num_train_epochs": 2, "gradient_accumulation_steps": 2},
+    ],
+    ids=str,
+)
+def test_lengths_and_batch_are_those_of_the_anchor(tmp_path: Path, options: dict[str, Any]) -> None:
+    said = []
+    for library in (raytrainer, transformers):
+        trainer = make_trainer(library, tmp_path, **options)
+        loader = trainer.get_train_dataloader()
+        said.append(
+            [
+                trainer.set_initial_training_values(trainer.args, loader),
+                trainer.get_total_train_batch_size(trainer.args),
+                (trainer.get_tp_size(), trainer.get_cp_size(), trainer.get_sp_size()),
+            ]
+        )
+    assert said[0] == said[1]
+
+
+def test_the_class_of_an_optimizer_builds_it_with_its_keywords_changed(tmp_path: Path) -> None:
+    class Mine(raytrainer.Trainer):
+        def create_optimizer(self, model: Any = None) -> Any:
+            make, keywords = raytrainer.Trainer.get_optimizer_cls_and_kwargs(self.args, self.model)
+            keywords["lr"] = 0.25
+            self.optimizer = make(self.model.parameters(), **keywords)
+            return self.optimizer
+
+    args = raytrainer.TrainingArguments(
+        output_dir=str(tmp_path), optim="sgd", optim_args="momentum=0.5", use_cpu=True, num_workers=0
+    )
+    optimizer = Mine(args=args, **ARGUMENTS).create_optimizer()
+    assert type(optimizer) is torch.optim.SGD
+    assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (0.25, 0.5)
+
+
+def test_an_optimizer_that_is_no_class_is_refused_as_one() -> None:
+    args = raytrainer.TrainingArguments(optim="lomo")
+    with pytest.raises(ConfigurationError, match="Call `create_optimizer` instead"):
+        raytrainer.Trainer.get_optimizer_cls_and_kwargs(args)
