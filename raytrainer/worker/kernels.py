@@ -40,9 +40,8 @@ def keep_differentiable(model: nn.Module) -> None:
     On a CPU with AVX512-BF16, the first forward pass in eval mode repacks their weights for a kernel without gradients,
     and nothing undoes it when training goes on: the loss looks right and every gradient below is zero.
     """
-    for module in model.modules():
-        if not hasattr(module, "support_avx512bf16_for_cpu"):
-            continue
+    layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
+    for module in layers:
         module.support_avx512bf16_for_cpu = False
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):
