@@ -154,7 +154,7 @@ def test_result_that_cannot_be_shipped_is_an_error_that_says_so(make_group):
 
 def test_exception_that_cannot_be_shipped_is_told(make_group):
     group = make_group(max_failures=0)
-    with pytest.raises(TrainingFailed, match=r"^tests\.launch\.toy\.StrangeError: one and two\n") as caught:
+    with pytest.raises(TrainingFailed, match=r"^tests\.driver\.toy\.StrangeError: one and two\n") as caught:
         group.call("train", (9,), {"fail": "strange", "at": 2})
     assert "max_failures=0 allows no restart" in str(caught.value)
     assert caught.value.__cause__ is None
