@@ -53,9 +53,10 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.hooks import TrainerHooks
 from raytrainer.hub.card import write_card
 from raytrainer.hub.run_uploads import card_facts, open_repository, push_after_save, push_output_dir
-from raytrainer.loop.neftune import check_noise
 from raytrainer.loop.queries import Answers
-from raytrainer.preflight import rules
+from raytrainer.preflight.calls import check_call
+from raytrainer.preflight.construction import check_construction
+from raytrainer.preflight.facts import overrides_of
 from raytrainer.preflight.unsupported_methods import RefusedMethods, check_trial, warn_of_unheard
 
 logger = logging.getLogger(__name__)
@@ -112,8 +113,8 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
     loss_is_scaled_for_ga: bool | None = None
     """Set by a subclass whose ``compute_loss`` scales by itself: True divided, False a batch's mean."""
 
-    _heeds: ClassVar[frozenset[str]] = frozenset()
-    """Arguments about sequences that this class does something with."""
+    _supports: ClassVar[frozenset[str]] = frozenset()
+    """Fields of ``Seq2SeqTrainingArguments`` that this class implements."""
 
     def __init__(
         self,
@@ -142,21 +143,6 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         processing_class = trainer_keyword(tokenizer, processing_class)
         self.args = adopt(args)
         merge_ray_objects(self.args, scaling_config, run_config)
-        rules.check_trainer(
-            rules.TrainerFacts(
-                args=self.args,
-                model=model,
-                model_init=model_init,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                data_collator=data_collator,
-                compute_metrics=compute_metrics,
-                optimizers=optimizers,
-                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-                overrides=self._overrides(),
-                heeds=self._heeds,
-            )
-        )
         self._own_model = model
         self.model_init = model_init
         self.train_dataset = train_dataset
@@ -171,6 +157,7 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+        check_construction(self)
         self.callback_handler = CallbackHandler(
             default_callbacks(self.args) + list(callbacks or []),
             None,
@@ -530,6 +517,8 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
 
     def _launch(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an entry point of a trainer that is not bound to a process."""
+        if method == "train":
+            self._finish_current_push()
         self._check_call(method, args, kwargs)
         if runs_in_this_process(self.args):
             session = open_local_session(self)
@@ -543,75 +532,10 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
         return self._workers.call(self, method, args, kwargs)
 
     def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        facts = rules.TrainerFacts(
-            args=self.args,
-            model=self._own_model,
-            model_init=self.model_init,
-            train_dataset=self.train_dataset,
-            eval_dataset=self.eval_dataset,
-            data_collator=self._own_collator,
-            compute_metrics=self.compute_metrics,
-            optimizers=(self.optimizer, self.lr_scheduler),
-            optimizer_cls_and_kwargs=self.optimizer_cls_and_kwargs,
-            overrides=self._overrides(),
-        )
-        if method == "train":
-            self._finish_current_push()
-            rules.check_training(facts)
-            check_trial(args[1] if len(args) > 1 else kwargs.get("trial"))
-            self._check_optimizer()
-            self._check_sharding()
-            check_noise(self.neftune_noise_alpha, self._own_model)
-            self._check_resume(args[0] if args else kwargs.get("resume_from_checkpoint"))
-        elif method == "evaluate":
-            rules.check_evaluation(facts, args[0] if args else kwargs.get("eval_dataset"))
-        elif method == "predict":
-            dataset = args[0] if args else kwargs.get("test_dataset")
-            rules.check_evaluation(facts, dataset, keyword="test_dataset")
-
-    def _check_optimizer(self) -> None:
-        from raytrainer.preflight.optimizer_choice import check_choice
-
-        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            check_choice(self.args, self._own_model)
-
-    def _check_sharding(self) -> None:
-        from raytrainer.backends.deepspeed import check_installed
-        from raytrainer.backends.sharding_units import check_sharding
-        from raytrainer.dialects.deepspeed_auto import check_sizes
-
-        if self.args.zero is not None:
-            check_installed()
-            if isinstance(self._own_model, nn.Module):
-                check_sizes(self.args.zero, self._own_model)
-
-        if self.args.sharding is not None:
-            check_sharding(
-                self.args, self.args.sharding, self._own_model, has_optimizer=self.optimizer is not None
-            )
-
-    def _check_resume(self, requested: str | bool | None) -> None:
-        from raytrainer.checkpoint.model_match import check_matches_model
-        from raytrainer.checkpoint.scan import check_resumable, named_checkpoint, newest_checkpoint
-        from raytrainer.errors import CheckpointError
-
-        if requested is None or requested is False:
-            return
-        if requested is True:
-            checkpoint = newest_checkpoint(Path(str(self.args.output_dir)), report=logger.warning)
-            if checkpoint is None:
-                raise CheckpointError(
-                    f"resume_from_checkpoint=True found no checkpoint that verifies in {self.args.output_dir}. Call "
-                    "train() without it to start from the beginning, or pass the path of a checkpoint."
-                )
-        else:
-            checkpoint = named_checkpoint(Path(str(self.args.output_dir)), requested)
-            check_resumable(checkpoint)
-        if isinstance(self._own_model, nn.Module):
-            check_matches_model(checkpoint, self._own_model)
+        check_call(self, method, args, kwargs)
 
     def _overrides(self) -> frozenset[str]:
-        return rules.overrides_of(type(self), Trainer)
+        return overrides_of(type(self), Trainer)
 
     def _compute_loss_override(self) -> Any | None:
         override = type(self).compute_loss

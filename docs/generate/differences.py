@@ -38,7 +38,7 @@ _LOMO = Difference(
 
 _SEQUENCES = Difference(
     "A Trainer that is no `Seq2SeqTrainer` refuses it, where `transformers.Trainer` leaves it out without a word.",
-    "tests/preflight/test_rules.py::test_what_only_the_seq2seq_trainer_does_is_refused_elsewhere",
+    "tests/preflight/test_construction.py::test_what_only_the_seq2seq_trainer_does_is_refused_elsewhere",
 )
 _PAGED = Difference(
     "Refused on a CPU, where it would quietly not page.",

@@ -21,7 +21,7 @@ from transformers.trainer_utils import PredictionOutput, has_length
 from raytrainer.data.loader import data_seed
 from raytrainer.data.sample_lengths import sample_lengths
 from raytrainer.errors import ConfigurationError
-from raytrainer.preflight import rules
+from raytrainer.preflight.facts import overrides_of
 from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments, adopt_seq2seq
 from raytrainer.seq2seq.generate import fill_up, generate, prompt_length
 from raytrainer.seq2seq.generation_config import (
@@ -48,7 +48,7 @@ class Seq2SeqTrainer(Trainer):
     """
 
     args: Seq2SeqTrainingArguments
-    _heeds = frozenset({"predict_with_generate", "sortish_sampler"})
+    _supports = frozenset({"predict_with_generate", "sortish_sampler"})
 
     def __init__(
         self,
@@ -271,7 +271,7 @@ class Seq2SeqTrainer(Trainer):
             check_call(self._own_model, kwargs.keys() - _OWN_KEYWORDS)
 
     def _overrides(self) -> frozenset[str]:
-        return rules.overrides_of(type(self), Seq2SeqTrainer)
+        return overrides_of(type(self), Seq2SeqTrainer)
 
 
 def _made_of_labels(inputs: Any) -> set[str]:

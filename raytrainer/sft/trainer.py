@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from raytrainer.arguments.aliases import trainer_keyword
 from raytrainer.errors import ConfigurationError
 from raytrainer.layout.flat_runs import is_cut
-from raytrainer.preflight import rules
+from raytrainer.preflight.facts import overrides_of
 from raytrainer.sft.block_isolation import check_isolation
 from raytrainer.sft.chat import set_template
 from raytrainer.sft.collator import CausalCollator
@@ -207,7 +207,7 @@ class SFTTrainer(Trainer):
 
     def _overrides(self) -> frozenset[str]:
         # Columns that only the collator knows may be there.
-        return rules.overrides_of(type(self), SFTTrainer) | {"_set_signature_columns_if_needed"}
+        return overrides_of(type(self), SFTTrainer) | {"_set_signature_columns_if_needed"}
 
     # ---- the model --------------------------------------------------------------------------------------------------
 

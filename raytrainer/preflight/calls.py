@@ -1,0 +1,156 @@
+"""What must hold before a call of ``train()``, ``evaluate()`` or ``predict()`` starts workers.
+
+The constructor of the Trainer has checked already what holds for any call (``construction``). Everything here runs on
+the driver and reads names, headers and lengths only, so a mistake costs a second instead of the start of a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers.trainer_utils import IntervalStrategy, has_length
+
+from raytrainer.errors import ConfigurationError
+from raytrainer.loop.neftune import check_noise
+from raytrainer.preflight.datasets import check_fits_model, check_not_empty, named_datasets
+from raytrainer.preflight.facts import CheckedTrainer, TrainerFacts, facts_of
+from raytrainer.preflight.optimizer_choice import check_optimizer
+from raytrainer.preflight.resume import check_resume
+from raytrainer.preflight.sharding import check_sharding
+from raytrainer.preflight.unsupported_methods import check_trial
+
+
+def check_call(
+    trainer: CheckedTrainer, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Check a call of a method that runs on workers, before there are any.
+
+    Args:
+        trainer: The trainer that was called.
+        method: ``train``, ``evaluate`` or ``predict``; any other method is left alone.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+
+    Raises:
+        ConfigurationError: If the call cannot work.
+        CheckpointError: If it resumes from a checkpoint that is missing, damaged, or belongs to another model.
+    """
+    facts = facts_of(trainer)
+    if method == "train":
+        check_training(facts)
+        check_trial(_argument(args, kwargs, 1, "trial"))
+        check_optimizer(facts)
+        check_sharding(facts)
+        check_noise(trainer.neftune_noise_alpha, facts.model)
+        check_resume(facts, _argument(args, kwargs, 0, "resume_from_checkpoint"))
+    elif method == "evaluate":
+        check_evaluation(facts, _argument(args, kwargs, 0, "eval_dataset"))
+    elif method == "predict":
+        check_evaluation(facts, _argument(args, kwargs, 0, "test_dataset"), keyword="test_dataset")
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name)
+
+
+def check_training(facts: TrainerFacts) -> None:
+    """Check the data and the length of ``train()``.
+
+    Raises:
+        ConfigurationError: If a rule is broken.
+    """
+    for rule in (has_train_dataset, has_an_end, sampling_has_lengths, train_columns_fit, eval_columns_fit):
+        rule(facts)
+
+
+def check_evaluation(facts: TrainerFacts, dataset: Any = None, *, keyword: str = "eval_dataset") -> None:
+    """Check the data of ``evaluate()`` and ``predict()``.
+
+    Args:
+        facts: What the trainer was given.
+        dataset: What the call was given: a dataset, a dict of them, the name of one of the trainer's, or None.
+        keyword: The argument of the call, for messages.
+
+    Raises:
+        ConfigurationError: If there is nothing to evaluate, or it does not fit the model.
+    """
+    data = facts.eval_dataset if dataset is None else dataset
+    if isinstance(data, str):
+        data = _named_dataset(facts, data, keyword)
+    if data is None and "get_eval_dataloader" not in facts.overrides:
+        raise ConfigurationError(
+            f"There is nothing to evaluate: neither this call nor the Trainer was given an {keyword}. "
+            f"Pass {keyword}=."
+        )
+    for name, one in named_datasets(data, keyword):
+        check_not_empty(name, one)
+        check_fits_model(facts, name, one)
+
+
+def _named_dataset(facts: TrainerFacts, name: str, keyword: str) -> dict[str, Any]:
+    named: dict[str, Any] = dict(facts.eval_dataset) if isinstance(facts.eval_dataset, Mapping) else {}
+    if name not in named:
+        raise ConfigurationError(
+            f"{keyword}={name!r} names no dataset of the Trainer, whose eval_dataset has "
+            f"{list(named) or 'no names'}. Pass a dataset, or one of the names."
+        )
+    return {name: named[name]}
+
+
+def has_train_dataset(facts: TrainerFacts) -> None:
+    """Training needs data."""
+    if facts.train_dataset is None and "get_train_dataloader" not in facts.overrides:
+        raise ConfigurationError(
+            "train() needs data, and the Trainer got no train_dataset. Pass train_dataset=, or override "
+            "get_train_dataloader."
+        )
+
+
+def has_an_end(facts: TrainerFacts) -> None:
+    """A run ends after steps or after epochs; a dataset of unknown length has no epochs to count."""
+    args = facts.args
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ConfigurationError(
+            f"num_train_epochs={args.num_train_epochs!r} and max_steps={args.max_steps!r} leave nothing to "
+            "train. Set one of them above 0; fractions of an epoch are fine."
+        )
+    if facts.train_dataset is None or "get_train_dataloader" in facts.overrides:
+        return
+    if not has_length(facts.train_dataset) and args.max_steps <= 0:
+        raise ConfigurationError(
+            f"train_dataset is a {type(facts.train_dataset).__name__} without a length, so the end of "
+            f"num_train_epochs={args.num_train_epochs!r} is unknown, and the learning rate schedule needs the number "
+            "of steps. Set max_steps."
+        )
+
+
+def sampling_has_lengths(facts: TrainerFacts) -> None:
+    """Only samples that can be read by index can be put in an order."""
+    strategy = facts.args.train_sampling_strategy
+    if strategy not in ("group_by_length", "batch_rebalance"):
+        return
+    if facts.train_dataset is None or "get_train_dataloader" in facts.overrides:
+        return
+    is_stream = isinstance(facts.train_dataset, torch.utils.data.IterableDataset)
+    if is_stream or not has_length(facts.train_dataset):
+        raise ConfigurationError(
+            f"train_sampling_strategy={strategy!r} sorts samples by length, but train_dataset is a "
+            f"{type(facts.train_dataset).__name__}, which can only be read in its own order. Set it to 'random', which "
+            "keeps that order, or group the samples when you make the dataset."
+        )
+
+
+def train_columns_fit(facts: TrainerFacts) -> None:
+    """The model takes a column of the training data."""
+    for name, dataset in named_datasets(facts.train_dataset, "train_dataset"):
+        check_fits_model(facts, name, dataset)
+
+
+def eval_columns_fit(facts: TrainerFacts) -> None:
+    """The model takes a column of the data that is evaluated during training."""
+    if facts.args.eval_strategy == IntervalStrategy.NO and not facts.args.eval_on_start:
+        return
+    for name, dataset in named_datasets(facts.eval_dataset, "eval_dataset"):
+        check_fits_model(facts, name, dataset)

@@ -1,0 +1,158 @@
+"""What must hold for a Trainer as soon as it is constructed: arguments, model, and a directory for its output.
+
+One function per rule, each reading the record of what the Trainer was given. They run on the driver, so a mistake costs
+a second instead of the start of a cluster. What only matters to one call, such as ``train()``, is in ``calls``.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from transformers.trainer_utils import IntervalStrategy
+
+from raytrainer.errors import ConfigurationError
+from raytrainer.preflight.datasets import check_not_empty, named_datasets
+from raytrainer.preflight.facts import CheckedTrainer, TrainerFacts, facts_of
+from raytrainer.preflight.output_dir import check_output_dir
+
+
+def check_construction(trainer: CheckedTrainer) -> None:
+    """Check a trainer that was just constructed.
+
+    Raises:
+        ConfigurationError: If a rule is broken.
+    """
+    check_trainer(facts_of(trainer))
+
+
+def check_trainer(facts: TrainerFacts) -> None:
+    """Check what a Trainer was given, whatever it is called for later.
+
+    The arguments are checked again, because they may have been changed since they were made.
+
+    Raises:
+        ConfigurationError: If a rule is broken.
+    """
+    facts.args.check()
+    for rule in (
+        has_one_model,
+        model_has_a_usable_type,
+        optimizer_is_given_once,
+        evaluation_has_data,
+        best_model_has_a_metric,
+        batch_metrics_know_the_last_batch,
+        collator_is_callable,
+        datasets_are_not_empty,
+        seq2seq_fields_are_implemented,
+    ):
+        rule(facts)
+    check_output_dir(str(facts.args.output_dir))
+
+
+def has_one_model(facts: TrainerFacts) -> None:
+    """A trainer has exactly one of ``model`` and ``model_init``."""
+    if facts.model is None and facts.model_init is None:
+        raise ConfigurationError("The Trainer got neither model= nor model_init=. Pass one of them.")
+    if facts.model is not None and facts.model_init is not None:
+        raise ConfigurationError(
+            "The Trainer got both model= and model_init=, but only one of them can be trained. Keep model_init= "
+            "if each train() should begin with a fresh model, otherwise model=."
+        )
+
+
+def model_has_a_usable_type(facts: TrainerFacts) -> None:
+    """A model is a module, a hub id or a path; ``model_init`` is a function."""
+    if facts.model is None and not callable(facts.model_init):
+        raise ConfigurationError(
+            f"model_init= is a {type(facts.model_init).__name__}; a function that returns a model "
+            "was expected. Pass a function, or the model as model=."
+        )
+    is_usable = isinstance(facts.model, torch.nn.Module | str) or hasattr(facts.model, "__fspath__")
+    if facts.model is not None and not is_usable:
+        raise ConfigurationError(
+            f"model= is a {type(facts.model).__name__}; a torch.nn.Module, a hub id or a path was "
+            "expected. Pass one of these, or a function as model_init=."
+        )
+
+
+def optimizer_is_given_once(facts: TrainerFacts) -> None:
+    """An optimizer belongs to one model and is given in one way."""
+    optimizer, schedule = facts.optimizers
+    if facts.model_init is not None and (optimizer is not None or schedule is not None):
+        raise ConfigurationError(
+            "optimizers= was given with model_init=, but an optimizer holds the parameters of one model, and "
+            "model_init makes another one for each train(). Override create_optimizer_and_scheduler, or pass model=."
+        )
+    if optimizer is not None and facts.optimizer_cls_and_kwargs is not None:
+        raise ConfigurationError(
+            "optimizers= and optimizer_cls_and_kwargs= were both given, but a run has one optimizer. "
+            "Keep one of them."
+        )
+
+
+def evaluation_has_data(facts: TrainerFacts) -> None:
+    """An eval strategy needs something to evaluate."""
+    args = facts.args
+    if args.eval_strategy == IntervalStrategy.NO and not args.eval_on_start:
+        return
+    strategy = IntervalStrategy(args.eval_strategy).value
+    asked = f"eval_strategy={strategy!r}" if strategy != "no" else "eval_on_start=True"
+    if facts.eval_dataset is None and "get_eval_dataloader" not in facts.overrides:
+        raise ConfigurationError(
+            f"{asked} evaluates during training, but the Trainer got no eval_dataset. Pass eval_dataset=, "
+            "or turn that evaluation off."
+        )
+
+
+def best_model_has_a_metric(facts: TrainerFacts) -> None:
+    """Choosing the best model needs a metric to compare."""
+    if facts.args.load_best_model_at_end and facts.args.metric_for_best_model is None:
+        raise ConfigurationError(
+            "load_best_model_at_end=True compares evaluations, but metric_for_best_model names no metric. Set it, for "
+            "instance to 'loss' or to a key that your compute_metrics returns."
+        )
+
+
+def batch_metrics_know_the_last_batch(facts: TrainerFacts) -> None:
+    """``batch_eval_metrics`` calls ``compute_metrics`` once per batch and tells it which one is the last."""
+    if not facts.args.batch_eval_metrics or facts.compute_metrics is None:
+        return
+    parameters = inspect.signature(facts.compute_metrics).parameters
+    if "compute_result" not in parameters:
+        raise ConfigurationError(
+            f"batch_eval_metrics=True calls compute_metrics with compute_result=True for the last batch, "
+            f"but yours takes {list(parameters)}. Add a compute_result parameter, or set "
+            "batch_eval_metrics=False."
+        )
+
+
+def collator_is_callable(facts: TrainerFacts) -> None:
+    """A collator is called with a list of samples."""
+    if facts.data_collator is not None and not callable(facts.data_collator):
+        raise ConfigurationError(
+            f"data_collator= is a {type(facts.data_collator).__name__}, which cannot be called. Pass a "
+            "function, or an object with __call__, that makes a batch out of a list of samples."
+        )
+
+
+def datasets_are_not_empty(facts: TrainerFacts) -> None:
+    """A dataset of known length has at least one sample."""
+    for name, dataset in (
+        *named_datasets(facts.train_dataset, "train_dataset"),
+        *named_datasets(facts.eval_dataset, "eval_dataset"),
+    ):
+        check_not_empty(name, dataset)
+
+
+def seq2seq_fields_are_implemented(facts: TrainerFacts) -> None:
+    """``Seq2SeqTrainingArguments`` need a ``Seq2SeqTrainer``, or an override that does the same."""
+    for name, hook in (
+        ("predict_with_generate", "prediction_step"),
+        ("sortish_sampler", "_get_train_sampler"),
+    ):
+        if getattr(facts.args, name, False) and name not in facts.supports and hook not in facts.overrides:
+            raise ConfigurationError(
+                f"{name}=True asks for what the Seq2SeqTrainer does, but this is another Trainer, which ignores it. "
+                f"Use raytrainer.Seq2SeqTrainer, override {hook}, or set {name}=False."
+            )

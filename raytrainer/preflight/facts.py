@@ -1,0 +1,110 @@
+"""What a Trainer was given: the frozen record that every check before a run reads.
+
+Reading it has no side effects: no dataset is opened, no model is built. Checks take this record instead of the trainer,
+so that each can be called with a few values and no trainer at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from raytrainer.arguments.training_arguments import TrainingArguments
+
+MAKES_BATCHES = frozenset(
+    {
+        "get_train_dataloader",
+        "get_eval_dataloader",
+        "get_test_dataloader",
+        "_get_dataloader",
+        "_remove_unused_columns",
+        "_get_collator_with_removed_columns",
+        "_set_signature_columns_if_needed",
+    }
+)
+"""Hooks whose override may build batches out of anything."""
+USES_INPUTS = frozenset(
+    {
+        "compute_loss",
+        "training_step",
+        "prediction_step",
+        "_prepare_inputs",
+        "_prepare_input",
+        "get_batch_samples",
+    }
+)
+"""Hooks whose override may take columns out of a batch before the model sees it."""
+OVERRIDES_OF_INTEREST = MAKES_BATCHES | USES_INPUTS | {"_get_train_sampler"}
+"""Methods whose override changes what a check may assume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerFacts:
+    """What a Trainer was given."""
+
+    args: TrainingArguments
+    model: Any = None
+    """A module, a hub id or path, or None."""
+    model_init: Any = None
+    train_dataset: Any = None
+    eval_dataset: Any = None
+    """A dataset, a dict of datasets, or None."""
+    data_collator: Any = None
+    """As the user passed it; None for the default."""
+    compute_metrics: Any = None
+    optimizers: tuple[Any, Any] = (None, None)
+    """An optimizer and a schedule; either may be None."""
+    optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None
+    overrides: frozenset[str] = frozenset()
+    """Those of ``OVERRIDES_OF_INTEREST`` that the user's subclass overrides."""
+    supports: frozenset[str] = frozenset()
+    """Fields of ``Seq2SeqTrainingArguments`` that the trainer's class implements."""
+
+
+class CheckedTrainer(Protocol):
+    """What the checks read of a trainer."""
+
+    args: TrainingArguments
+    model_init: Callable[..., Any] | None
+    train_dataset: Any
+    eval_dataset: Any
+    compute_metrics: Callable[..., Any] | None
+    optimizer: Any
+    lr_scheduler: Any
+    optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None
+    neftune_noise_alpha: float | None
+    _own_model: Any
+    _own_collator: Any
+    _supports: ClassVar[frozenset[str]]
+
+    def _overrides(self) -> frozenset[str]: ...
+
+
+def facts_of(trainer: CheckedTrainer) -> TrainerFacts:
+    """Read what a trainer was given."""
+    return TrainerFacts(
+        args=trainer.args,
+        model=trainer._own_model,
+        model_init=trainer.model_init,
+        train_dataset=trainer.train_dataset,
+        eval_dataset=trainer.eval_dataset,
+        data_collator=trainer._own_collator,
+        compute_metrics=trainer.compute_metrics,
+        optimizers=(trainer.optimizer, trainer.lr_scheduler),
+        optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
+        overrides=trainer._overrides(),
+        supports=trainer._supports,
+    )
+
+
+def overrides_of(cls: type, base: type) -> frozenset[str]:
+    """Find the methods of interest that a subclass of the Trainer overrides.
+
+    Args:
+        cls: The user's class.
+        base: The class of this package that it derives from.
+    """
+    return frozenset(
+        name for name in OVERRIDES_OF_INTEREST if getattr(cls, name, None) is not getattr(base, name, None)
+    )

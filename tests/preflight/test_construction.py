@@ -1,0 +1,80 @@
+"""What must hold for a Trainer as soon as it is constructed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+
+from raytrainer import ConfigurationError, Seq2SeqTrainingArguments
+from raytrainer.preflight.construction import check_trainer
+from raytrainer.preflight.facts import TrainerFacts
+from tests.preflight.given import GOOD, Model, Rows, facts
+
+
+def test_model_may_come_from_a_function():
+    check_trainer(facts(model=None, model_init=Model))
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "words"),
+    [
+        ({}, {"model": None}, "neither model= nor model_init="),
+        ({}, {"model_init": Model}, "model= and model_init="),
+        ({}, {"model": None, "model_init": 3}, "model_init= is a int"),
+        ({}, {"model": 3}, "model= is a int"),
+        (
+            {},
+            {"model": None, "model_init": Model, "optimizers": (object(), None)},
+            "optimizers= was given with",
+        ),
+        (
+            {},
+            {"model": None, "model_init": Model, "optimizers": (None, object())},
+            "optimizers= was given with",
+        ),
+        (
+            {},
+            {"optimizers": (object(), None), "optimizer_cls_and_kwargs": (torch.optim.SGD, {})},
+            "optimizer_cls_and_kwargs",
+        ),
+        ({"eval_strategy": "epoch"}, {}, "eval_strategy='epoch' evaluates.*no eval_dataset"),
+        ({"eval_on_start": True}, {}, "eval_on_start=True evaluates"),
+        ({"batch_eval_metrics": True}, {"compute_metrics": lambda pred: {}}, r"yours takes \['pred'\]"),
+        ({}, {"data_collator": 3}, "data_collator= is a int"),
+        ({}, {"train_dataset": Rows()}, "train_dataset has no sample"),
+        ({}, {"eval_dataset": {"good": GOOD, "none": Rows()}}, r"eval_dataset\['none'\] has no sample"),
+        ({}, {"train_dataset": Dataset.from_dict({"input_ids": []})}, "train_dataset has no sample"),
+    ],
+)
+def test_broken_trainer_is_refused(options, given, words):
+    with pytest.raises(ConfigurationError, match=words):
+        check_trainer(facts(options, **given))
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [("predict_with_generate", "prediction_step"), ("sortish_sampler", "_get_train_sampler")],
+)
+def test_what_only_the_seq2seq_trainer_does_is_refused_elsewhere(name, hook):
+    args = Seq2SeqTrainingArguments(**{name: True})
+    given = {"args": args, "model": Model(), "train_dataset": GOOD}
+    with pytest.raises(ConfigurationError, match=f"{name}=True asks for what the Seq2SeqTrainer does"):
+        check_trainer(TrainerFacts(**given))
+    check_trainer(TrainerFacts(**given, supports=frozenset({name})))
+    check_trainer(TrainerFacts(**given, overrides=frozenset({hook})))
+
+
+def test_metrics_that_know_the_last_batch_pass():
+    check_trainer(
+        facts(
+            {"batch_eval_metrics": True}, compute_metrics=lambda pred, compute_result: {}, eval_dataset=GOOD
+        )
+    )
+
+
+def test_arguments_changed_after_construction_are_checked_again():
+    broken = facts()
+    broken.args.save_on_each_node = True
+    with pytest.raises(ConfigurationError, match="save_on_each_node"):
+        check_trainer(broken)
