@@ -128,7 +128,7 @@ def test_adalomo_takes_the_steps_of_lomo_optim(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"gradient_accumulation_steps": 2}, "per_device_train_batch_size higher"),
+        ({"gradient_accumulation_steps": 2}, "raise per_device_train_batch_size"),
         ({"max_grad_norm": 0.5}, "cannot clip it. Set it to 0"),
         ({"optim_args": "grad_norm=true", "max_grad_norm": 0.0}, "clips nothing"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "does not train under zero2"),
