@@ -28,11 +28,13 @@ HAS_BASE := $(VENV)/.stamp-base
 HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
 
-.PHONY: help demo test test-fast test-serial check format bench clean
+.PHONY: help demo quick test test-fast test-serial coverage check format bench clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
+	@echo "make quick      the tests to run after every change, in less than a minute"
 	@echo "make test       all tests        (make test-fast: those that need no Ray and no second process)"
+	@echo "make coverage   all tests again, measured also in Ray's workers and in ranks; the least covered files"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
 	@echo "make bench      the measurements, each beside its peer"
 	@echo "make clean      remove .venv, caches and runs"
@@ -50,12 +52,28 @@ test: $(HAS_DEV) $(HAS_DATA)
 	$(BIN)/python -m pytest -q -n 1 -m serial $(ARGS) || status=$$?; \
 	exit $$status
 
+# What is marked slow is left to the other targets.
+quick: $(HAS_DEV) $(HAS_DATA)
+	@$(BIN)/python -m pytest -q -n 2 -m "not serial and not slow" $(ARGS)
+
 test-fast: $(HAS_DEV) $(HAS_DATA)
 	@$(BIN)/python -m pytest -q -n 2 -m "not serial" $(ARGS)
 
 # -n 1: a hung test takes only its own process with it, is reported, and the rest goes on.
 test-serial: $(HAS_DEV) $(HAS_DATA)
 	@$(BIN)/python -m pytest -q -n 1 -m serial $(ARGS)
+
+# Each process writes a file of its own into .coverage/. A directory of this checkout comes first, so that processes
+# find the plugin that saves their data.
+coverage: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+coverage: $(HAS_DEV) $(HAS_DATA)
+	@rm -rf .coverage; status=0; \
+	$(BIN)/coverage run -m pytest -q -n 2 -m "not serial" $(ARGS) || status=$$?; \
+	$(BIN)/coverage run -m pytest -q -n 1 -m serial $(ARGS) || status=$$?; \
+	$(BIN)/coverage combine --quiet || exit; \
+	echo "Covered in all: $$($(BIN)/coverage report --format=total)%. The twenty least covered files:"; \
+	$(BIN)/coverage report --sort=cover | head -n 22; \
+	exit $$status
 
 check: $(HAS_DEV)
 	@status=0; \
@@ -75,7 +93,7 @@ bench: $(HAS_BASE) $(HAS_DATA)
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info runs trainer_output tmp_trainer
-	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment -------------------------------------------------------------------------------------------------

@@ -13,6 +13,24 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "raytrainer"
 FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = ROOT / "tests"
+SUITES = {"docs", "examples", "faults", "jobs", "parity", "refusals", "sharding"}
+"""Folders of tests that follow a promise through the whole package instead of a room of it."""
+CLAIMS = {
+    "arguments": {"every_argument", "fields_are_read", "setters"},
+    "checkpoint": {"crash", "with_transformers"},
+    "data": {"resume", "two_ranks"},
+    "driver": {"interrupt"},
+    "evaluation": {"memory", "numbers", "two_ranks"},
+    "hooks": {"differences", "underscore_overrides"},
+    "hub": {"failures", "on_ray", "resume", "strategies"},
+    "loop": {"adapters", "events", "extras", "loss_scaling"},
+    "optim": {"convex"},
+    "runtimes": {"same_losses"},
+    "seq2seq": {"generation", "two_ranks"},
+    "sft": {"adapters", "against_trl", "two_ranks"},
+}
+"""Room -> its test files that are about the room as a whole. Every other one is named after a module of the room."""
 NAMES_THAT_SAY_NOTHING = {
     "base_utils.py",
     "common.py",
@@ -73,6 +91,28 @@ def test_no_file_has_a_name_that_says_nothing():
     assert [name_of(path) for path in tracked_files() if path.name in NAMES_THAT_SAY_NOTHING] == []
 
 
+def test_a_test_file_is_named_after_a_module_of_its_room():
+    lost = []
+    for path in TESTS.rglob("test_*.py"):
+        room = path.parent.relative_to(TESTS)
+        name = path.stem.removeprefix("test_")
+        is_about_the_whole = room == Path() or room.parts[0] in SUITES or name in CLAIMS.get(str(room), set())
+        if not is_about_the_whole and not (PACKAGE / room / f"{name}.py").is_file():
+            lost.append(name_of(path))
+    assert sorted(lost) == [], "rename the test with its module, or list it in SUITES or CLAIMS above"
+
+
+def test_no_list_of_test_files_is_out_of_date():
+    gone = [folder for folder in SUITES if not (TESTS / folder).is_dir() or (PACKAGE / folder).is_dir()]
+    gone += [
+        f"{room}/test_{name}.py"
+        for room, names in CLAIMS.items()
+        for name in names
+        if not (TESTS / room / f"test_{name}.py").is_file() or (PACKAGE / room / f"{name}.py").is_file()
+    ]
+    assert gone == []
+
+
 def test_no_module_imports_the_trainer_of_transformers():
     # this project is a re-implementation: the other Trainer is a peer in tests and benchmarks, never a base
     found = []
@@ -108,3 +148,12 @@ def test_no_test_is_named_by_a_memory_address(request):
     assert [
         item.nodeid for item in request.session.items if re.search(r"\bat 0x[0-9a-f]+", item.nodeid)
     ] == []
+
+
+def test_every_test_has_a_time_limit(request):
+    # the limit holds for the fixtures of a test too, and a session's fixture belongs to the first test that wants it
+    config = request.config
+    assert float(config.getini("timeout")) > 0
+    assert not config.getini("timeout_func_only")
+    limits = {item.nodeid: item.get_closest_marker("timeout") for item in request.session.items}
+    assert [name for name, limit in limits.items() if limit is not None and not limit.args[0] > 0] == []

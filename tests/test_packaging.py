@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -123,6 +125,26 @@ def test_every_import_of_the_package_is_a_declared_dependency():
         name: path for name, path in imported_distributions("raytrainer").items() if name not in declared
     }
     assert missing == {}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "docs", "examples"])
+def test_every_name_that_scripts_import_from_the_package_is_there(folder):
+    # also inside functions, where an import that lost its module is found only by who runs that part
+    missing = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names if alias.name.startswith("raytrainer")]
+                missing += [f"{path}: {name}" for name in modules if importlib.util.find_spec(name) is None]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "raytrainer":
+                module = importlib.import_module(node.module)
+                for name in (alias.name for alias in node.names):
+                    if (
+                        not hasattr(module, name)
+                        and importlib.util.find_spec(f"{node.module}.{name}") is None
+                    ):
+                        missing.append(f"{path}: {node.module}.{name}")
+    assert missing == []
 
 
 def test_every_import_of_the_tests_comes_with_the_dev_extra():

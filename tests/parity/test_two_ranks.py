@@ -28,7 +28,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     for library in LIBRARIES:
         target = directory / f"{library}.json"
         arguments = [library, str(target), json.dumps(RUNS)]
-        found[library] = torchrun("parity/rank_script.py", arguments, target=target)
+        found[library] = torchrun("parity/rank.py", arguments, target=target)
     return found
 
 

@@ -16,7 +16,7 @@ WRAPPERS = {"ddp": "DistributedDataParallel", "zero2": "DeepSpeedEngine", "zero3
 @pytest.fixture(scope="module")
 def on_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     target = tmp_path_factory.mktemp("ranks") / "ranks.json"
-    return torchrun("sft/rank_script.py", [str(target)], target=target, timeout_s=280)
+    return torchrun("sft/rank.py", [str(target)], target=target, timeout_s=280)
 
 
 @pytest.fixture(scope="module")
