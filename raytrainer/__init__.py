@@ -16,10 +16,13 @@ from raytrainer._version import __version__
 from raytrainer.errors import (
     CheckpointError,
     ConfigurationError,
+    DispatchError,
     EngagementError,
+    GroupClosedError,
     HubError,
     RayTrainerError,
     TrainingFailed,
+    UnknownArgumentError,
 )
 
 if TYPE_CHECKING:
@@ -58,10 +61,12 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "DefaultFlowCallback",
+    "DispatchError",
     "EarlyStoppingCallback",
     "EngagementError",
     "EvalLoopOutput",
     "EvalPrediction",
+    "GroupClosedError",
     "HfArgumentParser",
     "HubError",
     "IntervalStrategy",
@@ -83,6 +88,7 @@ __all__ = [
     "TrainerState",
     "TrainingArguments",
     "TrainingFailed",
+    "UnknownArgumentError",
     "__version__",
     "get_last_checkpoint",
     "register_optimizer",

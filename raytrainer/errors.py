@@ -1,12 +1,18 @@
 """The exceptions that raytrainer raises on purpose.
 
-RayTrainerError
- +-- ConfigurationError   bad input that is known before any worker starts (also a ValueError)
- +-- CheckpointError      a checkpoint is missing, damaged, or belongs to something else
- +-- EngagementError      what was requested is not what runs
- +-- HubError             an upload to the Hub failed
- +-- DealingError         rank 0, which reads the data for all ranks, failed; raised on the others
- +-- TrainingFailed       a run ended by a failure; leads with the user's own exception
+Exception
+ +-- RayTrainerError              base class of all of them
+      +-- ConfigurationError      input that cannot be trained with, found before workers start (also a ValueError)
+      |    +-- UnknownArgumentError   a keyword that no argument has (also a TypeError)
+      +-- CheckpointError         a checkpoint is missing, damaged, or belongs to another model or run
+      +-- EngagementError         what was requested is not what runs on the workers
+      +-- HubError                a request to the Hub failed
+      +-- DispatchError           rank 0, which reads the data for all ranks, failed; raised on the other ranks
+      +-- GroupClosedError        the workers left while they were given a task
+      +-- TrainingFailed          workers failed for good; leads with the user's own exception
+
+All of them can be imported from ``raytrainer``. An exception of the user's code, such as one in ``compute_loss``, is
+never wrapped where it is raised; on the driver it is the ``__cause__`` of a ``TrainingFailed``.
 """
 
 from __future__ import annotations
@@ -17,33 +23,40 @@ class RayTrainerError(Exception):
 
 
 class ConfigurationError(RayTrainerError, ValueError):
-    """Arguments, data, or objects that cannot be trained with, found on the driver."""
+    """Arguments, data or objects that cannot be trained with, found before workers start."""
+
+
+class UnknownArgumentError(ConfigurationError, TypeError):
+    """A keyword that no argument has; also the ``TypeError`` that Python raises for one."""
 
 
 class CheckpointError(RayTrainerError):
-    """A checkpoint that does not exist, does not verify, or was written for something else."""
+    """A checkpoint that does not exist, does not verify, or was written for another model or run."""
 
 
 class EngagementError(RayTrainerError):
-    """A requested feature is not engaged on the workers."""
+    """A requested feature is not in effect on the workers."""
 
 
 class HubError(RayTrainerError):
-    """Something could not be brought to the Hub. The message says what to do, and never holds a token."""
+    """A request to the Hub failed. The message says what to do, and never contains a token."""
 
     def __init__(self, message: str, *, is_lasting: bool = False) -> None:
         super().__init__(message)
         self.is_lasting = is_lasting
-        """The same request would fail again."""
+        """Whether the same request would fail again."""
 
 
-class DealingError(RayTrainerError):
-    """Rank 0, which reads the data for all ranks, could not go on. Rank 0 raises what it was."""
+class DispatchError(RayTrainerError):
+    """Rank 0, which reads the data for all ranks, failed. Rank 0 itself raises the original exception."""
+
+
+class GroupClosedError(RayTrainerError):
+    """The workers left, because nothing was asked of them for a while; a new group must be started."""
 
 
 class TrainingFailed(RayTrainerError):
-    """A run ended by a failure on a worker.
+    """A run ended because workers failed for good.
 
-    The message leads with the user's exception; ``__cause__`` is that exception when it could be brought to
-    the driver.
+    The message leads with the user's exception; ``__cause__`` is that exception if it could be brought to the driver.
     """

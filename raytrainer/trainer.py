@@ -35,7 +35,7 @@ from transformers.trainer_pt_utils import (
 from transformers.trainer_utils import PredictionOutput, TrainOutput, number_of_arguments, speed_metrics
 
 from raytrainer.arguments.aliases import trainer_keyword
-from raytrainer.arguments.convert import adopt
+from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.arguments.keywords import unknown_argument
 from raytrainer.arguments.ray_objects import merge_ray_objects
 from raytrainer.arguments.training_arguments import TrainingArguments
@@ -57,7 +57,11 @@ from raytrainer.loop.queries import Answers
 from raytrainer.preflight.calls import check_call
 from raytrainer.preflight.construction import check_construction
 from raytrainer.preflight.facts import overrides_of
-from raytrainer.preflight.unsupported_methods import RefusedMethods, check_trial, warn_of_unheard
+from raytrainer.preflight.unsupported_methods import (
+    UnsupportedMethods,
+    check_trial,
+    warn_of_overrides_never_called,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +89,7 @@ PROCESS_BOUND = frozenset(
 _GIVEN_BACK_APART = frozenset({"state", "control", "callback_handler", "args"})
 
 
-class Trainer(TrainerHooks, Answers, RefusedMethods):
+class Trainer(TrainerHooks, Answers, UnsupportedMethods):
     """A Trainer with the API of ``transformers.Trainer`` whose loop runs on Ray workers.
 
     Args:
@@ -138,10 +142,10 @@ class Trainer(TrainerHooks, Answers, RefusedMethods):
     ) -> None:
         if unknown:
             raise unknown_argument("Trainer", list(unknown), list(Trainer.__init__.__annotations__))
-        warn_of_unheard(type(self), Trainer)
+        warn_of_overrides_never_called(type(self), Trainer)
         self._forget_process()
         processing_class = trainer_keyword(tokenizer, processing_class)
-        self.args = adopt(args)
+        self.args = as_training_arguments(args)
         merge_ray_objects(self.args, scaling_config, run_config)
         self._own_model = model
         self.model_init = model_init

@@ -30,12 +30,12 @@ def run_in_new_python(code: str) -> object:
     return json.loads(done.stdout)
 
 
-def normalise(name: str) -> str:
+def normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def name_of(requirement: str) -> str:
-    return normalise(re.match(r"[A-Za-z0-9._-]+", requirement).group())
+    return normalize(re.match(r"[A-Za-z0-9._-]+", requirement).group())
 
 
 def requirements(*extras: str) -> list[str]:
@@ -62,7 +62,7 @@ def imported_distributions(folder: str) -> dict[str, str]:
                 if (path.parent / f"{top}.py").exists():
                     continue
                 owners = distributions.get(top, [top])
-                found.setdefault(normalise(owners[0]), str(path.relative_to(ROOT)))
+                found.setdefault(normalize(owners[0]), str(path.relative_to(ROOT)))
     return found
 
 

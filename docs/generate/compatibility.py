@@ -8,7 +8,6 @@ differences in ``differences``. Names come from there and from the enums of tran
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,9 @@ from raytrainer.arguments.aliases import ALIASES, Alias
 from raytrainer.arguments.supported_fields import FIELDS, Refusal
 from raytrainer.callbacks.handler import EVENTS
 from raytrainer.optim import catalogue
-from raytrainer.preflight.unsupported_methods import ANSWERED, UNHEARD, is_there
+from raytrainer.preflight.unsupported_methods import NEVER_CALLED, ONLY_FOR_USERS, is_implemented
+from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments
+from raytrainer.seq2seq.trainer import Seq2SeqTrainer
 from raytrainer.trainer import Trainer
 
 PAGE = Path("docs") / "compatibility.md"
@@ -66,7 +67,6 @@ _OURS = {
     "scaling_config": "Ray's `ScalingConfig`, instead of the flat arguments",
     "run_config": "Ray's `RunConfig`, instead of the flat arguments",
 }
-_NO_SEQ2SEQ = "`Seq2SeqTrainingArguments` and `Seq2SeqTrainer` are not available."
 Row = tuple[str, str, str]
 """Name, status, what stands beside it."""
 
@@ -139,12 +139,12 @@ def public_methods() -> list[str]:
     """Methods without an underscore, of ``transformers.Trainer`` and here."""
     here = {name for kind in Trainer.__mro__[:-1] for name in vars(kind) if not name.startswith("_")}
     here = {name for name in here if callable(getattr(Trainer, name))}
-    return sorted(here | {name for name in UNHEARD if not name.startswith("_")})
+    return sorted(here | {name for name in NEVER_CALLED if not name.startswith("_")})
 
 
 def private_methods() -> list[str]:
     """Methods with an underscore that ``transformers.Trainer`` has."""
-    return sorted({*OVERRIDABLE, *(name for name in UNHEARD if name.startswith("_"))})
+    return sorted({*OVERRIDABLE, *(name for name in NEVER_CALLED if name.startswith("_"))})
 
 
 OVERRIDABLE = (
@@ -171,12 +171,12 @@ OVERRIDABLE = (
 
 def method_row(name: str) -> Row:
     """A method."""
-    if is_there(Trainer, name):
-        note = f"An override decides nothing. {UNHEARD[name].do}" if name in ANSWERED else ""
+    if is_implemented(Trainer, name):
+        note = f"An override has no effect. {NEVER_CALLED[name].do}" if name in ONLY_FOR_USERS else ""
         row = named_row(name, f"Trainer.{name}")
         return (row[0], row[1], note or row[2])
-    unheard = UNHEARD[name]
-    return name, "*refused*", f"{sentence(unheard.why)} {unheard.do}"
+    entry = NEVER_CALLED[name]
+    return name, "*refused*", f"{sentence(entry.why)} {entry.do}"
 
 
 SEQ2SEQ_METHODS = ("evaluate", "load_generation_config", "predict", "prediction_step")
@@ -185,10 +185,8 @@ SEQ2SEQ_METHODS = ("evaluate", "load_generation_config", "predict", "prediction_
 
 def seq2seq_row(name: str) -> Row:
     """A method of the Seq2SeqTrainer."""
-    kind = getattr(importlib.import_module("raytrainer"), "Seq2SeqTrainer", None)
-    if kind is not None and hasattr(kind, name):
-        return named_row(name, f"Seq2SeqTrainer.{name}")
-    return name, "*refused*", _NO_SEQ2SEQ
+    assert hasattr(Seq2SeqTrainer, name), name
+    return named_row(name, f"Seq2SeqTrainer.{name}")
 
 
 def argument_names(kind: type) -> list[str]:
@@ -204,19 +202,11 @@ def seq2seq_names() -> list[str]:
     )
 
 
-def seq2seq_arguments() -> Any | None:
-    """``raytrainer.Seq2SeqTrainingArguments``; None where it is not available."""
-    return getattr(importlib.import_module("raytrainer"), "Seq2SeqTrainingArguments", None)
-
-
 def field_row(name: str) -> Row:
     """An argument."""
     rule = FIELDS.get(name)
-    if rule is None:
-        kind = seq2seq_arguments()
-        known = kind is not None and name in argument_names(kind)
-        return named_row(name) if known else (name, "*refused*", _NO_SEQ2SEQ)
     if not isinstance(rule, Refusal):
+        assert rule is not None or name in argument_names(Seq2SeqTrainingArguments), name
         return named_row(name)
     asked = [value for value in rule.allowed if value not in (None, False, "", [], {})]
     status = f"*refused*, except {' and '.join(f'`{value!r}`' for value in asked)}" if asked else "*refused*"

@@ -26,7 +26,7 @@ are always copied that way."""
 _ACCUMULATION = ("num_steps", "sync_each_batch")
 
 
-def normalise_accelerator_config(args: Any) -> None:
+def normalize_accelerator_config(args: Any) -> None:
     """Make an ``AcceleratorConfig``, and take the number of accumulated micro-batches from it, as Accelerate does.
 
     Raises:

@@ -14,7 +14,7 @@ _TAKES_NO_MODE = frozenset({"eager", "aot_eager", "aot_eager_decomp_partition", 
 """Backends of torch that leave a mode out with no more than a warning."""
 
 
-def normalise_compilation(args: Any) -> None:
+def normalize_compilation(args: Any) -> None:
     """Switch compilation on where only its backend or mode is named, as ``transformers`` does; name the backend."""
     backend, mode = args.torch_compile_backend, args.torch_compile_mode
     args.torch_compile = bool(args.torch_compile or backend or mode)

@@ -11,7 +11,7 @@ from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
 
-def adopt(args: transformers.TrainingArguments | None) -> TrainingArguments:
+def as_training_arguments(args: transformers.TrainingArguments | None) -> TrainingArguments:
     """Return arguments of this package for whatever was passed as ``args=`` to a Trainer.
 
     Args:

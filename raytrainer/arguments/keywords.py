@@ -12,12 +12,8 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from raytrainer.arguments.aliases import ALIASES, warn_once
-from raytrainer.arguments.values import nearest
-from raytrainer.errors import ConfigurationError
-
-
-class UnknownArgumentError(ConfigurationError, TypeError):
-    """A keyword that is no argument; also the TypeError that Python raises for one."""
+from raytrainer.errors import ConfigurationError, UnknownArgumentError
+from raytrainer.suggestions import did_you_mean
 
 
 def translate_keywords(cls: type, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,11 +104,9 @@ def unknown_argument(owner: str, names: list[str], known: list[str]) -> UnknownA
         names: The unknown names.
         known: All valid names.
     """
-    parts = []
-    for name in names:
-        near = nearest(name, [*known, *ALIASES])
-        parts.append(
-            f"{name!r}" + (f" (did you mean {' or '.join(repr(word) for word in near)}?)" if near else "")
-        )
-    listed = ", ".join(parts)
-    return UnknownArgumentError(f"{owner} has no argument {listed}. Correct the name, or leave it out.")
+    names_of_today_and_before = [*known, *ALIASES]
+    sentences = [
+        f"{owner} has no argument {name!r}.{did_you_mean(name, names_of_today_and_before, count=3)}"
+        for name in names
+    ]
+    return UnknownArgumentError(f"{' '.join(sentences)} Correct the name, or leave it out.")

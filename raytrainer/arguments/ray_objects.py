@@ -91,7 +91,7 @@ def merge_ray_objects(args: RayOptions, scaling_config: Any = None, run_config: 
     """Fold Ray's objects into the fields of ``args``, which is changed in place.
 
     Args:
-        args: The arguments, normalised.
+        args: The arguments, normalized.
         scaling_config: A ``ray.train.ScalingConfig``, or None.
         run_config: A ``ray.train.RunConfig``, or None.
 
@@ -104,7 +104,7 @@ def merge_ray_objects(args: RayOptions, scaling_config: Any = None, run_config: 
     if run_config is not None:
         _expect("run_config", run_config, "storage_path", "ray.train.RunConfig")
         _merge_run(args, run_config)
-    args.normalise_ray_options()
+    args.normalize_ray_options()
 
 
 def _expect(keyword: str, config: Any, attribute: str, wanted: str) -> None:

@@ -1,6 +1,6 @@
 """Where and how the workers run: Ray's options as flat fields of ``TrainingArguments``.
 
-Flat, so that a command line, a JSON file and a YAML file reach them. Values are normalised and checked one by one
+Flat, so that a command line, a JSON file and a YAML file reach them. Values are normalized and checked one by one
 here; what the cluster can give is checked where the cluster is known. This file never imports ray.
 """
 
@@ -86,7 +86,7 @@ class RayOptions:
         },
     )
 
-    def normalise_ray_options(self) -> None:
+    def normalize_ray_options(self) -> None:
         """Parse JSON strings and check each value.
 
         Raises:

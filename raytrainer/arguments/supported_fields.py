@@ -17,7 +17,7 @@ _NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 
 
 @dataclass(frozen=True)
-class Honoured:
+class Supported:
     """The run does what the field says."""
 
 
@@ -38,7 +38,7 @@ class Refusal:
         return any(plain == harmless for harmless in self.allowed)
 
 
-HONOURED: tuple[str, ...] = (
+SUPPORTED: tuple[str, ...] = (
     # duration and batch
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -202,11 +202,11 @@ REFUSED: dict[str, Refusal] = {
 }
 """Fields of which some values are refused."""
 
-FIELDS: dict[str, Honoured | Refusal] = {**dict.fromkeys(HONOURED, Honoured()), **REFUSED}
+FIELDS: dict[str, Supported | Refusal] = {**dict.fromkeys(SUPPORTED, Supported()), **REFUSED}
 """Every field of ``TrainingArguments``."""
 
 
-def check_honoured(args: Any) -> None:
+def check_supported(args: Any) -> None:
     """Refuse arguments that this version does not honour.
 
     Args:

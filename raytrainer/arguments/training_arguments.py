@@ -1,6 +1,6 @@
 """``TrainingArguments``: what a user asks for, written down on the driver and bound to a device on a worker.
 
-The driver and the workers are different machines. So constructing arguments only stores, normalises and checks plain
+The driver and the workers are different machines. So constructing arguments only stores, normalizes and checks plain
 values: no device is touched, no process group and no Accelerate state is made, and a laptop may ask for bf16 on GPUs.
 ``resolve`` binds them to one process; a pickle never carries that.
 """
@@ -16,21 +16,21 @@ from typing import Any
 import torch
 import transformers
 
-from raytrainer.arguments.accelerator_config import check_accelerator_config, normalise_accelerator_config
+from raytrainer.arguments.accelerator_config import check_accelerator_config, normalize_accelerator_config
 from raytrainer.arguments.aliases import read_legacy, warn_once
 from raytrainer.arguments.combinations import (
     check_combinations,
     check_environment,
     evaluation_has_an_interval,
 )
-from raytrainer.arguments.compilation import check_kernels, normalise_compilation
+from raytrainer.arguments.compilation import check_kernels, normalize_compilation
 from raytrainer.arguments.hub import check_hub
 from raytrainer.arguments.keywords import translate_keywords
 from raytrainer.arguments.log_levels import process_log_level
 from raytrainer.arguments.optimizer_names import OPTIMIZERS
 from raytrainer.arguments.process import BoundToProcess
 from raytrainer.arguments.ray_options import RayOptions
-from raytrainer.arguments.supported_fields import check_honoured
+from raytrainer.arguments.supported_fields import check_supported
 from raytrainer.arguments.trackers import check_trackio
 from raytrainer.arguments.values import check_values, coerce_text
 from raytrainer.dialects.accelerate import fields_from_environment, fields_from_file, merge
@@ -121,16 +121,16 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             warn_once("logging_dir", "today's name is the environment variable TENSORBOARD_LOGGING_DIR")
         check_environment()
         coerce_text(self)
-        self.normalise_ray_options()
+        self.normalize_ray_options()
         check_values(self)
-        check_honoured(self)
+        check_supported(self)
         evaluation_has_an_interval(self)
-        self.normalise_sharding()
+        self.normalize_sharding()
         with self._as_if_on_cpu():
             super().__post_init__()
-        normalise_accelerator_config(self)
-        self.normalise_deepspeed()
-        normalise_compilation(self)
+        normalize_accelerator_config(self)
+        self.normalize_deepspeed()
+        normalize_compilation(self)
         if self.use_cpu:
             self.dataloader_pin_memory = False
         self.check()
@@ -142,10 +142,10 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             ConfigurationError: As the constructor does.
         """
         coerce_text(self)
-        self.normalise_ray_options()
-        normalise_accelerator_config(self)
+        self.normalize_ray_options()
+        normalize_accelerator_config(self)
         check_values(self)
-        check_honoured(self)
+        check_supported(self)
         check_combinations(self)
         check_kernels(self)
         check_trackio(self)
@@ -156,7 +156,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         """The log level of this process: by default INFO on the main one and WARNING on the others."""
         return process_log_level(self)
 
-    def normalise_sharding(self) -> None:
+    def normalize_sharding(self) -> None:
         """Write what was asked of FSDP, in whatever words, in those of FSDP2.
 
         Raises:
@@ -175,7 +175,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         """How parameters are sharded; None when they are not."""
         return read_sharding(self.fsdp, self.fsdp_config)
 
-    def normalise_deepspeed(self) -> None:
+    def normalize_deepspeed(self) -> None:
         """Read DeepSpeed's JSON, if it is a file, and check it against the other arguments.
 
         Raises:
@@ -215,7 +215,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
 
     @contextlib.contextmanager
     def _as_if_on_cpu(self) -> Iterator[None]:
-        """Let the anchor normalise without looking for hardware, then put back what was wished for."""
+        """Let the anchor normalize without looking for hardware, then put back what was wished for."""
         # DeepSpeed's JSON is read here; the anchor would set up Accelerate for it.
         looks_at_hardware = (
             "use_cpu",

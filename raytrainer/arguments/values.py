@@ -6,11 +6,9 @@ What depends on a second argument is in ``combinations``.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
 from typing import Any
@@ -21,6 +19,7 @@ from transformers.training_args import OptimizerNames
 
 from raytrainer.arguments.optimizer_names import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
+from raytrainer.suggestions import did_you_mean
 
 _ENUMS: dict[str, type[Enum]] = {
     "eval_strategy": IntervalStrategy,
@@ -56,11 +55,6 @@ _AT_LEAST: dict[str, float] = {
     "eval_steps": 0,
 }
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
-
-
-def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known words that look most like ``word``, best first; maybe none."""
-    return difflib.get_close_matches(str(word), [str(name) for name in known], n=count, cutoff=0.6)
 
 
 def coerce_text(args: Any) -> None:
@@ -141,9 +135,8 @@ def _check_choice(name: str, value: Any, choices: list[Any]) -> None:
     plain = value.value if isinstance(value, Enum) else value
     if plain in choices:
         return
-    near = nearest(str(plain), choices)
-    hint = f"Did you mean {near[0]!r}?" if near else "Take one of them."
-    raise ConfigurationError(f"{name}={plain!r} is none of {choices}. {hint}")
+    hint = did_you_mean(str(plain), map(str, choices)) or " Use one of them."
+    raise ConfigurationError(f"{name}={plain!r} is not one of {choices}.{hint}")
 
 
 def _check_number(name: str, value: Any, minimum: float, below: float | None) -> None:

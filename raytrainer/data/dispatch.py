@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from raytrainer.data.rounds import Cut, Share
-from raytrainer.errors import DealingError
+from raytrainer.errors import DispatchError
 
 Scatter = Callable[[list[Any] | None], Any]
 """All ranks: hands each rank its element of rank 0's list (``Runtime.scatter``)."""
@@ -66,12 +66,12 @@ def receive(scatter: Scatter) -> Iterator[tuple[Any, Share]]:
     """Other ranks: yield what rank 0 hands out.
 
     Raises:
-        DealingError: If rank 0 could not go on.
+        DispatchError: If rank 0 could not go on.
     """
     while True:
         got = scatter(None)
         if got is None:
             return
         if got.failure is not None:
-            raise DealingError(f"Rank 0, which reads the data for all ranks, failed: {got.failure}")
+            raise DispatchError(f"Rank 0, which reads the data for all ranks, failed: {got.failure}")
         yield got.batch, got.share

@@ -7,7 +7,6 @@ available, is refused with Ray's way of saying it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import yaml
 
 from raytrainer.dialects.accelerate_deepspeed import deepspeed_fields, words_of_environment
 from raytrainer.errors import ConfigurationError
+from raytrainer.suggestions import did_you_mean
 
 LAUNCH_VARIABLE = "RAYTRAINER_LAUNCH"
 """Fields that ``raytrainer launch`` found, as JSON, for the arguments that its script makes."""
@@ -226,8 +226,7 @@ def _check_word(word: str, value: Any, source: str) -> None:
         if value not in (None, "", *_HARMLESS.get(word, ())):
             raise ConfigurationError(f"{source}: {word}={value!r} makes no sense on Ray: {_ON_RAY[word]}.")
     elif word not in _READ:
-        near = difflib.get_close_matches(word, [*_READ, *_ON_RAY, *_NEVER], n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(word, [*_READ, *_ON_RAY, *_NEVER])
         raise ConfigurationError(f"{source}: {word} is no word of an accelerate config.{hint}")
     if word == "compute_environment" and str(value) != "LOCAL_MACHINE":
         raise ConfigurationError(

@@ -6,11 +6,11 @@ options, or the path of DeepSpeed's own JSON.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.suggestions import did_you_mean
 
 _OFF = (None, "", "none", "None", "auto")
 _ON_RAY = {
@@ -61,9 +61,9 @@ def deepspeed_fields(words: Mapping[str, Any], *, source: str) -> dict[str, Any]
         if word in _ON_RAY and value not in _OFF:
             raise ConfigurationError(f"{source}: {word}={value!r} is not available: {_ON_RAY[word]}.")
         if word not in WORDS:
-            near = difflib.get_close_matches(word, WORDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigurationError(f"{source}: {word} is no word about DeepSpeed.{hint}")
+            raise ConfigurationError(
+                f"{source}: {word} is no word about DeepSpeed.{did_you_mean(word, WORDS)}"
+            )
     file = words.get("deepspeed_config_file")
     if file not in _OFF:
         beside = [word for word in _READ[1:] if words.get(word) not in _OFF]

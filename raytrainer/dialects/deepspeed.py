@@ -7,12 +7,12 @@ key is known, refused with a reason, or an error. Filling in "auto" is the matte
 from __future__ import annotations
 
 import copy
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 from raytrainer.dialects.json_values import line_of, read_object
 from raytrainer.errors import ConfigurationError
+from raytrainer.suggestions import did_you_mean
 
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "zero_optimization": (
@@ -241,8 +241,7 @@ def _check_keys(config: dict[str, Any], known: tuple[str, ...], prefix: str, ref
             if not _is_off(value):
                 refuse(f"{prefix}{key}", f"is not available: {_REFUSED[key]}. Leave it out.")
             continue
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(key, known)
         refuse(f"{prefix}{key}", f"is no key of DeepSpeed's.{hint} There are: {', '.join(known)}.")
     for key in [key for key in config if key not in known]:
         del config[key]

@@ -7,12 +7,13 @@ changes nothing; what it cannot do is refused.
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from raytrainer.dialects.json_values import read_object
 from raytrainer.errors import ConfigurationError
+from raytrainer.suggestions import did_you_mean
 
 Wrap = Literal["transformer", "size", "none"]
 
@@ -170,7 +171,7 @@ def _read_word(word: str, chosen: dict[str, Any], config: dict[str, Any]) -> Non
         chosen["cpu_offload"] = True
     elif word != "auto_wrap":
         raise ConfigurationError(
-            f"fsdp={word!r} is no option. {_near(word, [*STRATEGIES, 'offload', 'auto_wrap'])}"
+            f"fsdp={word!r} is no option. {_choices(word, [*STRATEGIES, 'offload', 'auto_wrap'])}"
         )
 
 
@@ -186,7 +187,7 @@ def _read_strategy(config: dict[str, Any], chosen: dict[str, Any]) -> None:
                 "fsdp with no_shard replicates the model, which is plain data parallelism. Leave fsdp out."
             )
         if name not in STRATEGIES:
-            raise ConfigurationError(f"fsdp strategy {named!r} does not exist. {_near(name, STRATEGIES)}")
+            raise ConfigurationError(f"fsdp strategy {named!r} does not exist. {_choices(name, STRATEGIES)}")
         chosen |= STRATEGIES[name]
     if reshard is not None:
         chosen["reshard_after_forward"] = _flag("reshard_after_forward", reshard)
@@ -201,7 +202,7 @@ def _read_wrap(config: dict[str, Any], chosen: dict[str, Any]) -> None:
     if policy is not None:
         if str(policy).upper() not in _WRAPS:
             raise ConfigurationError(
-                f"fsdp_config auto_wrap_policy={policy!r} does not exist. {_near(str(policy).upper(), _WRAPS)}"
+                f"fsdp_config auto_wrap_policy={policy!r} does not exist. {_choices(str(policy).upper(), _WRAPS)}"
             )
         chosen["wrap"] = _WRAPS[str(policy).upper()]
     elif smallest and not classes:
@@ -217,7 +218,7 @@ def _read_wrap(config: dict[str, Any], chosen: dict[str, Any]) -> None:
 def _check_keys(config: dict[str, Any]) -> None:
     for key, value in config.items():
         if key not in _KEYS:
-            raise ConfigurationError(f"fsdp_config has the unknown key {key!r}. {_near(key, _KEYS)}")
+            raise ConfigurationError(f"fsdp_config has the unknown key {key!r}. {_choices(key, _KEYS)}")
         if key in _OFF_ONLY and value not in (None, False, {}, "false", "False"):
             raise ConfigurationError(f"fsdp_config {key}={value!r} is not available. Leave it out.")
     kind = str(config.get("state_dict_type", "")).upper()
@@ -246,8 +247,6 @@ def _number(key: str, value: Any, *, at_least: int) -> int:
     return number
 
 
-def _near(word: str, known: Any) -> str:
-    names: list[str] = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{hint}There are: {', '.join(names)}."
+def _choices(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    return f"{did_you_mean(word, names)} There are: {', '.join(names)}.".strip()

@@ -30,7 +30,7 @@ from raytrainer.driver.cluster import Cluster, connect
 from raytrainer.driver.deadline import Patience
 from raytrainer.driver.failure_message import Failure, training_failed
 from raytrainer.driver.worker_options import GroupOptions
-from raytrainer.errors import RayTrainerError, TrainingFailed
+from raytrainer.errors import GroupClosedError, RayTrainerError, TrainingFailed
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.in_process import interrupts
 from raytrainer.telemetry.events import Note
@@ -49,10 +49,6 @@ END_TIMEOUT_S = 30.0
 """How long workers may take to leave."""
 
 STOP_NOTE = "stopping after a checkpoint; press Ctrl-C again to stop now"
-
-
-class GroupClosedError(RayTrainerError):
-    """The workers have left, since nobody asked them for anything; a new group must be started."""
 
 
 @dataclass(kw_only=True)

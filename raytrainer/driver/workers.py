@@ -11,8 +11,9 @@ import logging
 from typing import Any
 
 from raytrainer.driver.entry_points import new_run_id
-from raytrainer.driver.worker_group import GroupClosedError, WorkerGroup
+from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.driver.worker_options import GroupOptions
+from raytrainer.errors import GroupClosedError
 from raytrainer.telemetry.console import Renderer
 from raytrainer.worker.session import Returned, TaskContext
 

@@ -6,7 +6,6 @@ A family file adds rows; nothing else in the package names an optimizer. Users a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ from raytrainer.optim.families import apollo, bitsandbytes, galore, in_backward,
 from raytrainer.optim.families import torch as torch_family
 from raytrainer.optim.optim_args import parse_options as parse_text
 from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+from raytrainer.suggestions import nearest
 
 _FAMILIES = (
     torch_family,
@@ -100,7 +100,7 @@ def look_up(name: str) -> Entry:
     if entry is None and wanted in REFUSED:
         raise ConfigurationError(f"optim={wanted!r} is not available: {REFUSED[wanted]}.")
     if entry is None:
-        near = difflib.get_close_matches(wanted, names(), n=3, cutoff=0.3) or names()
+        near = nearest(wanted, names(), cutoff=0.3) or names()
         raise ConfigurationError(
             f"optim={wanted!r} is not in the optimizer catalogue of this version, which has {names()}. "
             f"Take one of them (near: {near}), or pass `optimizers=(optimizer, scheduler)` or "

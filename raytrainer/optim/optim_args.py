@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.suggestions import did_you_mean
 
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
@@ -33,11 +33,9 @@ def parse_options(name: str, known: Mapping[str, type], optim_args: str | None) 
                 'Write it as in "momentum=0.9, nesterov=true".'
             )
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigurationError(
                 f"optim_args has {key!r}, which optim={name!r} does not take; it takes "
-                f"{sorted(known) or 'no options at all'}.{hint} Correct the name, or remove it."
+                f"{sorted(known) or 'no options at all'}.{did_you_mean(key, known)} Correct the name, or remove it."
             )
         options[key] = _read(key, value, known[key])
     return options

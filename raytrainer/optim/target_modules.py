@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
 from torch import nn
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.suggestions import nearest
 
 ALL_LINEAR = "all-linear"
 HIDDEN_LINEAR = "hidden-linear"
@@ -79,7 +79,7 @@ def _is_meant(name: str, word: str, *, is_pattern: bool) -> bool:
 
 def _refuse(word: str, everything: list[str], model: nn.Module) -> None:
     last = sorted({name.rpartition(".")[2] for name in everything})
-    near = difflib.get_close_matches(word, [*last, *everything], n=3, cutoff=0.4)
+    near = nearest(word, [*last, *everything], cutoff=0.4)
     raise ConfigurationError(
         f"optim_target_modules has {word!r}, which names no module of {type(model).__name__}. "
         f"Near are: {', '.join(near) or ', '.join(last[:12])}."

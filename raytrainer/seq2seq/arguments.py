@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 
-from raytrainer.arguments.convert import adopt
+from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
@@ -87,7 +87,7 @@ def _read_json(value: Any) -> Any:
     )
 
 
-def adopt_seq2seq(args: transformers.TrainingArguments | None) -> Seq2SeqTrainingArguments:
+def as_seq2seq_training_arguments(args: transformers.TrainingArguments | None) -> Seq2SeqTrainingArguments:
     """Return arguments of this package for whatever was passed as ``args=`` to a ``Seq2SeqTrainer``.
 
     Raises:
@@ -95,10 +95,10 @@ def adopt_seq2seq(args: transformers.TrainingArguments | None) -> Seq2SeqTrainin
     """
     if args is None:
         return Seq2SeqTrainingArguments(output_dir="tmp_trainer")
-    adopted = adopt(args)
-    if not isinstance(adopted, Seq2SeqTrainingArguments):
+    converted = as_training_arguments(args)
+    if not isinstance(converted, Seq2SeqTrainingArguments):
         raise ConfigurationError(
             f"args= got a {type(args).__name__}, which has no predict_with_generate and no other field about "
             "generating. Pass raytrainer.Seq2SeqTrainingArguments to a Seq2SeqTrainer."
         )
-    return adopted
+    return converted

@@ -22,7 +22,7 @@ from raytrainer.data.loader import data_seed
 from raytrainer.data.sample_lengths import sample_lengths
 from raytrainer.errors import ConfigurationError
 from raytrainer.preflight.facts import overrides_of
-from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments, adopt_seq2seq
+from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments, as_seq2seq_training_arguments
 from raytrainer.seq2seq.generate import fill_up, generate, prompt_length
 from raytrainer.seq2seq.generation_config import (
     GenerationWish,
@@ -70,7 +70,7 @@ class Seq2SeqTrainer(Trainer):
         self._generation_config: GenerationConfig | None = None
         super().__init__(
             model=model,
-            args=adopt_seq2seq(args),
+            args=as_seq2seq_training_arguments(args),
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import transformers
 
 from raytrainer.arguments.aliases import warn_once
-from raytrainer.arguments.convert import adopt
+from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.arguments.values import nearest
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import ConfigurationError, UnknownArgumentError
+from raytrainer.suggestions import did_you_mean
 
 _CHOICES = {
     "packing_strategy": ("bfd", "bfd_split", "wrapped"),
@@ -275,7 +275,7 @@ KEYWORDS = {
 """Keywords that the constructor of earlier trainers took, and the fields that they are today."""
 
 
-def adopt_sft(args: transformers.TrainingArguments | None, keywords: Mapping[str, Any]) -> SFTConfig:
+def as_sft_config(args: transformers.TrainingArguments | None, keywords: Mapping[str, Any]) -> SFTConfig:
     """Return an ``SFTConfig`` for whatever was passed as ``args=`` and as keywords of earlier versions.
 
     Plain ``TrainingArguments`` keep all that they say; their defaults are not exchanged for those of ``SFTConfig``.
@@ -288,7 +288,7 @@ def adopt_sft(args: transformers.TrainingArguments | None, keywords: Mapping[str
     if isinstance(args, SFTConfig):
         made = args
     else:
-        plain = adopt(args)
+        plain = as_training_arguments(args)
         if type(plain) is not TrainingArguments:
             raise ConfigurationError(
                 f"args= is a {type(plain).__name__}, where an SFTConfig or plain TrainingArguments were expected. "
@@ -298,16 +298,12 @@ def adopt_sft(args: transformers.TrainingArguments | None, keywords: Mapping[str
         vars(made).update({"_legacy": vars(plain)["_legacy"]} if "_legacy" in vars(plain) else {})
     for keyword, value in keywords.items():
         if keyword not in KEYWORDS:
-            near = nearest(keyword, [*KEYWORDS, "model", "args", "processing_class", "peft_config"])
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UnknownKeywordError(
-                f"SFTTrainer has no argument {keyword!r}{hint}. Correct the name, set it in SFTConfig, or leave it out."
+            known = [*KEYWORDS, "model", "args", "processing_class", "peft_config"]
+            raise UnknownArgumentError(
+                f"SFTTrainer has no argument {keyword!r}.{did_you_mean(keyword, known)} Correct the name, "
+                "set it in SFTConfig, or leave it out."
             )
         if value is not None:
             say_once(made, KEYWORDS[keyword], value, keyword=keyword)
     made.check()
     return made
-
-
-class UnknownKeywordError(ConfigurationError, TypeError):
-    """A keyword that is no argument; also the TypeError that Python raises for one."""

@@ -23,7 +23,7 @@ from raytrainer.preflight.facts import overrides_of
 from raytrainer.sft.block_isolation import check_isolation
 from raytrainer.sft.chat import set_template
 from raytrainer.sft.collator import CausalCollator
-from raytrainer.sft.config import SFTConfig, adopt_sft
+from raytrainer.sft.config import SFTConfig, as_sft_config
 from raytrainer.sft.dft import dft_loss
 from raytrainer.sft.model import (
     check_peft,
@@ -96,7 +96,7 @@ class SFTTrainer(Trainer):
         run_config: Any = None,
         **earlier: Any,
     ) -> None:
-        options = adopt_sft(args, earlier)
+        options = as_sft_config(args, earlier)
         take_quantization(options, quantization_config)
         check_model(options, model, peft_config)
         self.peft_config = peft_config

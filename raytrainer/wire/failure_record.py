@@ -80,7 +80,7 @@ _COLLATERAL_TYPES = {
     "DistStoreError",
     "ActorDiedError",
     "RayActorError",
-    "DealingError",
+    "DispatchError",
 }
 _COLLATERAL_TEXT = re.compile(
     r"connection (closed|reset|refused)|broken pipe|closed by peer|peer closed|gloo/transport|"

@@ -10,7 +10,7 @@ import pytest
 
 from raytrainer import ConfigurationError, TrainingArguments
 from raytrainer.arguments.aliases import ALIASES, trainer_keyword
-from raytrainer.arguments.keywords import UnknownArgumentError
+from raytrainer.errors import UnknownArgumentError
 
 old_names = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -13,7 +13,7 @@ import pytest
 
 from raytrainer import ConfigurationError, HfArgumentParser, TrainingArguments
 from raytrainer.arguments.aliases import ALIASES, Alias
-from raytrainer.arguments.supported_fields import FIELDS, HONOURED, REFUSED
+from raytrainer.arguments.supported_fields import FIELDS, REFUSED, SUPPORTED
 
 DEFAULTS = TrainingArguments()
 PARSER = HfArgumentParser(TrainingArguments)
@@ -119,7 +119,7 @@ def parse(options: dict[str, Any], source: str, directory: Path) -> TrainingArgu
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("name", [name for name in HONOURED if SAMPLES.get(name, True) is not None])
+@pytest.mark.parametrize("name", [name for name in SUPPORTED if SAMPLES.get(name, True) is not None])
 def test_an_argument_says_the_same_from_everywhere(name: str, tmp_path: Path) -> None:
     options = {**COMPANIONS.get(name, {}), name: sample(name)}
     expected = getattr(TrainingArguments(**options), name)

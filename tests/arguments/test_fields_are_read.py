@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 import raytrainer
-from raytrainer.arguments.supported_fields import HONOURED
+from raytrainer.arguments.supported_fields import SUPPORTED
 
 ROOT = Path(raytrainer.__file__).parent
 CHECKS = {"aliases.py", "combinations.py", "differences.py", "fields.py", "rules.py", "values.py"}
@@ -72,7 +72,7 @@ READ = attributes_read(
 )
 
 
-@pytest.mark.parametrize("name", HONOURED)
+@pytest.mark.parametrize("name", SUPPORTED)
 def test_an_honoured_argument_is_read(name: str) -> None:
     known = ELSEWHERE.keys() | OF_SCRIPTS.keys() | BY_NAME.keys()
     assert name in READ or name in known, f"nothing reads args.{name}: build it, or refuse it"
@@ -91,4 +91,4 @@ def test_an_argument_that_is_read_by_name_is_named_there(name: str) -> None:
 
 
 def test_exceptions_are_arguments_that_are_honoured() -> None:
-    assert (ELSEWHERE.keys() | OF_SCRIPTS.keys() | BY_NAME.keys()) - set(HONOURED) == set()
+    assert (ELSEWHERE.keys() | OF_SCRIPTS.keys() | BY_NAME.keys()) - set(SUPPORTED) == set()

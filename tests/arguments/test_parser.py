@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 from raytrainer import ConfigurationError, HfArgumentParser, TrainingArguments
-from raytrainer.arguments.keywords import UnknownArgumentError
+from raytrainer.errors import UnknownArgumentError
 
 old_names = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from raytrainer import ConfigurationError, TrainingArguments
-from raytrainer.arguments.supported_fields import FIELDS, HONOURED, REFUSED, Refusal
+from raytrainer.arguments.supported_fields import FIELDS, REFUSED, SUPPORTED, Refusal
 
 NAMES = {field.name for field in dataclasses.fields(TrainingArguments)}
 
@@ -21,8 +21,8 @@ def test_the_table_knows_no_other_argument():
 
 
 def test_no_argument_is_in_the_table_twice():
-    assert len(HONOURED) == len(set(HONOURED))
-    assert not set(HONOURED) & REFUSED.keys()
+    assert len(SUPPORTED) == len(set(SUPPORTED))
+    assert not set(SUPPORTED) & REFUSED.keys()
 
 
 def test_defaults_are_never_refused():

@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 import raytrainer
 from raytrainer import ConfigurationError, TrainingArguments
-from raytrainer.arguments.convert import adopt
+from raytrainer.arguments.convert import as_training_arguments
 
 WISH = {"output_dir": "out", "bf16": True, "use_gpu": True, "num_workers": 4}
 
@@ -308,16 +308,16 @@ def test_a_missing_file_is_a_configuration_error():
 
 def test_adopt_keeps_our_own():
     args = TrainingArguments()
-    assert adopt(args) is args
+    assert as_training_arguments(args) is args
 
 
 def test_adopt_makes_defaults_of_nothing():
-    assert adopt(None).output_dir == "tmp_trainer"
+    assert as_training_arguments(None).output_dir == "tmp_trainer"
 
 
 def test_adopt_takes_plain_arguments_of_transformers():
     theirs = transformers.TrainingArguments(output_dir="x", learning_rate=1e-3, use_cpu=True)
-    args = adopt(theirs)
+    args = as_training_arguments(theirs)
     assert type(args) is TrainingArguments
     assert (args.learning_rate, args.use_cpu, args.logging_nan_inf_filter) == (1e-3, True, False)
 
@@ -329,4 +329,4 @@ class Foreign(transformers.TrainingArguments):
 @pytest.mark.parametrize("foreign", ["out", {"output_dir": "x"}, Foreign("x")])
 def test_adopt_refuses_what_it_cannot_convert(foreign):
     with pytest.raises(ConfigurationError, match=r"raytrainer\.TrainingArguments"):
-        adopt(foreign)
+        as_training_arguments(foreign)

@@ -7,7 +7,7 @@ from typing import Any
 
 from raytrainer.data.dispatch import deal, receive
 from raytrainer.data.rounds import Cut, Share
-from raytrainer.errors import DealingError
+from raytrainer.errors import DispatchError
 from raytrainer.wire.failure_record import Verdict, judge
 from tests.fakes import FakeRuntime, FakeWorld
 
@@ -37,6 +37,6 @@ def test_a_rank_gets_its_part_and_what_it_counts() -> None:
 def test_a_failure_of_rank_0_ends_all_ranks_and_is_collateral_on_the_others() -> None:
     first, second = FakeWorld(2).outcomes(lambda runtime: list(take(runtime)))
     assert isinstance(first, KeyError)
-    assert isinstance(second, DealingError)
+    assert isinstance(second, DispatchError)
     assert str(second) == "Rank 0, which reads the data for all ranks, failed: KeyError: 'lost'"
     assert judge(second) is Verdict.COLLATERAL

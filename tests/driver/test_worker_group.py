@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from raytrainer.driver.worker_group import GroupClosedError, WorkerGroup
+from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.driver.worker_options import GroupOptions
-from raytrainer.errors import TrainingFailed
+from raytrainer.errors import GroupClosedError, TrainingFailed
 from raytrainer.telemetry.events import Note, StepDone
 from tests.driver.toy import TOY, ToyTrainer, toy_args
 from tests.leftovers import members

@@ -14,7 +14,7 @@ import transformers
 
 import raytrainer
 from raytrainer.errors import ConfigurationError
-from raytrainer.preflight.unsupported_methods import ANSWERED, UNHEARD, is_there
+from raytrainer.preflight.unsupported_methods import NEVER_CALLED, ONLY_FOR_USERS, is_implemented
 from tests.parity.twins import make_trainer
 
 ANCHOR = {
@@ -35,11 +35,13 @@ def names_read_in_the_package() -> set[str]:
 
 
 def test_every_method_of_the_anchor_is_here_or_refused() -> None:
-    assert {name for name in ANCHOR if not is_there(raytrainer.Trainer, name)} - UNHEARD.keys() == set()
+    assert {
+        name for name in ANCHOR if not is_implemented(raytrainer.Trainer, name)
+    } - NEVER_CALLED.keys() == set()
 
 
 def test_the_table_names_no_other_method() -> None:
-    assert UNHEARD.keys() - ANCHOR == set()
+    assert NEVER_CALLED.keys() - ANCHOR == set()
 
 
 def test_a_hook_that_is_here_is_called_wherever_the_anchor_calls_its_own() -> None:
@@ -49,9 +51,9 @@ def test_a_hook_that_is_here_is_called_wherever_the_anchor_calls_its_own() -> No
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
-    here = {name for name in ANCHOR & called_there if is_there(raytrainer.Trainer, name)}
+    here = {name for name in ANCHOR & called_there if is_implemented(raytrainer.Trainer, name)}
     assert len(here) > 30
-    assert here - ANSWERED - names_read_in_the_package() == set()
+    assert here - ONLY_FOR_USERS - names_read_in_the_package() == set()
 
 
 def test_an_override_in_vain_is_warned_about_with_what_to_override_instead() -> None:
@@ -64,9 +66,9 @@ def test_an_override_in_vain_is_warned_about_with_what_to_override_instead() -> 
     assert [warning.filename for warning in caught] == [__file__]
 
 
-@pytest.mark.parametrize("name", sorted(UNHEARD))
+@pytest.mark.parametrize("name", sorted(NEVER_CALLED))
 def test_every_refused_method_warns_when_a_mixin_overrides_it(name: str) -> None:
-    if is_there(raytrainer.Trainer, name) and name not in ANSWERED:
+    if is_implemented(raytrainer.Trainer, name) and name not in ONLY_FOR_USERS:
         pytest.skip("it is called here")
     mixin = type("Mixin", (), {name: lambda self: None})
     cls = type("Mine", (mixin, raytrainer.Trainer), {})
@@ -94,7 +96,7 @@ def test_methods_of_ones_own_and_those_that_are_called_never_warn() -> None:
 @pytest.mark.parametrize("name", ["hyperparameter_search", "create_accelerator_and_postprocess"])
 def test_a_refused_method_says_what_to_do(name: str) -> None:
     with pytest.raises(
-        ConfigurationError, match=f"`Trainer.{name}` is not available.*{re.escape(UNHEARD[name].do)}"
+        ConfigurationError, match=f"`Trainer.{name}` is not available.*{re.escape(NEVER_CALLED[name].do)}"
     ):
         getattr(raytrainer.Trainer(**ARGUMENTS), name)()
 

@@ -10,8 +10,8 @@ import transformers
 from transformers import GenerationConfig
 
 from raytrainer import ConfigurationError, HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
-from raytrainer.arguments.convert import adopt
-from raytrainer.seq2seq.arguments import adopt_seq2seq
+from raytrainer.arguments.convert import as_training_arguments
+from raytrainer.seq2seq.arguments import as_seq2seq_training_arguments
 from raytrainer.seq2seq.generation_config import GenerationWish, check_call, load_generation_config
 
 
@@ -60,14 +60,14 @@ def test_arguments_of_transformers_are_adopted_with_all_they_say():
     theirs = transformers.Seq2SeqTrainingArguments(
         "out", predict_with_generate=True, generation_num_beams=3, learning_rate=1e-3, use_cpu=True
     )
-    for args in (adopt(theirs), adopt_seq2seq(theirs)):
+    for args in (as_training_arguments(theirs), as_seq2seq_training_arguments(theirs)):
         assert type(args) is Seq2SeqTrainingArguments
         assert (args.predict_with_generate, args.generation_num_beams, args.learning_rate) == (True, 3, 1e-3)
 
 
 def test_plain_arguments_are_refused_by_a_trainer_that_generates():
     with pytest.raises(ConfigurationError, match=r"Pass raytrainer\.Seq2SeqTrainingArguments"):
-        adopt_seq2seq(TrainingArguments("out"))
+        as_seq2seq_training_arguments(TrainingArguments("out"))
 
 
 @pytest.mark.parametrize(
