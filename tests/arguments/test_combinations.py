@@ -7,7 +7,7 @@ import pytest
 from raytrainer import ConfigurationError, TrainingArguments
 
 WRONG_VALUES = [
-    ({"eval_strategy": "step"}, r"eval_strategy='step' is none of \['no', 'steps', 'epoch'\].*'steps'"),
+    ({"eval_strategy": "step"}, r"eval_strategy='step' is not one of \['no', 'steps', 'epoch'\].*'steps'"),
     ({"save_strategy": "always"}, "save_strategy='always'"),
     ({"lr_scheduler_type": "cosin"}, "Did you mean 'cosine'"),
     ({"optim": "adamw"}, "optim='adamw'"),

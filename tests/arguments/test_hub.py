@@ -18,7 +18,7 @@ from raytrainer.arguments.hub import repository_name
         ({"hub_revision": "0123456789" * 4}, "is a commit, and an upload makes a new one"),
         (
             {"hub_strategy": "checkpoints"},
-            "hub_strategy='checkpoints' is none of .*Did you mean 'checkpoint'",
+            "hub_strategy='checkpoints' is not one of .*Did you mean 'checkpoint'",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
