@@ -52,7 +52,7 @@ test: $(HAS_DEV) $(HAS_DATA)
 	$(BIN)/python -m pytest -q -n 1 -m serial $(ARGS) || status=$$?; \
 	exit $$status
 
-# What is marked slow is left to the other targets.
+# What starts a Python, compiles, or repeats a claim for the n-th optimizer is marked slow and left to the other targets.
 quick: $(HAS_DEV) $(HAS_DATA)
 	@$(BIN)/python -m pytest -q -n 2 -m "not serial and not slow" $(ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -45,10 +47,15 @@ def requirements(*extras: str) -> list[str]:
     ]
 
 
+@functools.cache
+def owners_of_modules() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
 def imported_distributions(folder: str) -> dict[str, str]:
     """Distribution -> one file that imports it, for every third-party import below ``folder``."""
     found: dict[str, str] = {}
-    distributions = packages_distributions()
+    distributions = owners_of_modules()
     own = {"raytrainer", "tests", "benchmarks", "examples", "docs", *sys.stdlib_module_names}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -102,6 +102,7 @@ def test_a_driver_with_gpus_is_not_touched(monkeypatch, options):
     assert args.distributed_state is None
 
 
+@pytest.mark.slow
 def test_no_accelerate_state_is_made():
     # in a process of its own: other tests may have made one
     code = (
@@ -225,6 +226,7 @@ def test_subclass_with_an_init_of_its_own_gets_todays_names():
     assert (args.learning_rate, args.eval_strategy) == (1e-3, "epoch")
 
 
+@pytest.mark.slow
 def test_class_made_in_main_crosses_a_process_boundary():
     code = (
         "import cloudpickle, dataclasses, pickle, sys\n"

@@ -112,6 +112,7 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     package.set_tracking_uri(None)
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_finished_run_also_after_a_resume_and_an_evaluation(
     tmp_path: Path, mlflow: Any
 ) -> None:
@@ -129,6 +130,7 @@ def test_mlflow_has_one_finished_run_also_after_a_resume_and_an_evaluation(
     assert record["names"] == {"mlflow": run.info.run_id}
 
 
+@pytest.mark.slow
 def test_a_second_training_is_a_second_mlflow_run(tmp_path: Path, mlflow: Any) -> None:
     trainer = make_trainer(raytrainer, tmp_path / "run", max_steps=1, report_to="mlflow")
     trainer.train()

@@ -281,6 +281,7 @@ print(type(outcome).__name__, outcome)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", ["torch", "safetensors"])
 def test_a_write_that_storage_cuts_off_is_told_as_a_storage_error(tmp_path, writer):
     # a limit on the size of files stands in for a full disk: both cut a write off in the middle

@@ -84,6 +84,11 @@ KINDS: dict[str, Callable[[], Any]] = {
     "shuffled shards": lambda: hf().shuffle(seed=3, buffer_size=1),
     "shuffle buffer": lambda: hf().shuffle(seed=3, buffer_size=5),
 }
+QUICK = ("torch map", "stateful stream", "shuffle buffer")
+
+
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -134,12 +139,14 @@ def check_resumes(
         assert losses(resumed) == losses(whole), f"resumed at step {step}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*QUICK, *(slow(kind) for kind in KINDS if kind not in QUICK)])
 def test_every_kind_of_dataset_goes_on_at_every_step(kind: str, tmp_path: Path) -> None:
     check_resumes(tmp_path, KINDS[kind])
 
 
-@pytest.mark.parametrize("strategy", ["random", "sequential", "group_by_length", "batch_rebalance"])
+@pytest.mark.parametrize(
+    "strategy", ["random", slow("sequential"), "group_by_length", slow("batch_rebalance")]
+)
 def test_every_strategy_goes_on_at_every_step(strategy: str, tmp_path: Path) -> None:
     check_resumes(
         tmp_path,
@@ -149,7 +156,7 @@ def test_every_strategy_goes_on_at_every_step(strategy: str, tmp_path: Path) -> 
     )
 
 
-@pytest.mark.parametrize("kind", ["stateful stream", "datasets.IterableDataset", "torch stream"])
+@pytest.mark.parametrize("kind", ["stateful stream", slow("datasets.IterableDataset"), slow("torch stream")])
 def test_loading_processes_do_not_count_what_they_read_ahead(kind: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"dataloader_num_workers": 2, "max_steps": 9}
     whole = make_trainer(tmp_path, KINDS[kind](), **options)

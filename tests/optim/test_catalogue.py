@@ -25,6 +25,12 @@ _MODULES = {
     "torchao": "torchao",
 }
 ON_CPU = [entry for entry in catalogue.entries() if not entry.name.startswith("paged_")]
+_FIRSTS = {entry.family: entry.name for entry in reversed(ON_CPU) if entry.family != "torchao"}
+EVERY_ENTRY = [
+    pytest.param(entry, id=entry.name, marks=() if entry.name in _FIRSTS.values() else pytest.mark.slow)
+    for entry in ON_CPU
+]
+"""Slow are all but the first of each family, and those of torchao, which compile their step."""
 RATES = {"sgd": 0.1, "adagrad": 0.05, "schedule_free_sgd": 0.5}
 LION = 1e-3
 
@@ -68,7 +74,7 @@ def train(directory: Path, resume: Path | None = None, **options: Any) -> tuple[
     return trainer, used
 
 
-@pytest.mark.parametrize("entry", ON_CPU, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", EVERY_ENTRY)
 def test_an_optimizer_trains_and_resumes_bitwise(tmp_path: Path, entry: Entry) -> None:
     needs(entry)
     options = options_of(entry, save_strategy="steps", save_steps=2)
@@ -81,7 +87,7 @@ def test_an_optimizer_trains_and_resumes_bitwise(tmp_path: Path, entry: Entry) -
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("entry", ON_CPU, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", EVERY_ENTRY)
 def test_an_optimizer_lowers_the_loss_and_its_weight_decay_has_an_effect(
     tmp_path: Path, entry: Entry
 ) -> None:

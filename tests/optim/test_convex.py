@@ -65,7 +65,13 @@ def minimized(entry: Entry, steps: int) -> tuple[float, torch.optim.Optimizer, t
     return loss().item() / first, optimizer, weight
 
 
-@pytest.mark.parametrize("entry", ON_CPU, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(entry, id=entry.name, marks=pytest.mark.slow if entry.family == "torchao" else ())
+        for entry in ON_CPU
+    ],
+)
 def test_an_optimizer_minimizes_a_convex_problem_with_state_of_the_stated_dtype(entry: Entry) -> None:
     needs(entry)
     left, optimizer, weight = minimized(entry, 120)

@@ -166,7 +166,9 @@ def test_the_best_model_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("saver", "resumer"), [("ours", "theirs"), ("theirs", "ours"), ("ours", "ours")])
-@pytest.mark.parametrize("step", [3, 7, 9])
+@pytest.mark.parametrize(
+    "step", [pytest.param(3, marks=pytest.mark.slow), 7, pytest.param(9, marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_goes_on_in_either_trainer(saver: str, resumer: str, step: int, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "num_train_epochs": 2,

@@ -128,6 +128,7 @@ open(sys.argv[1], "wb").write(cloudpickle.dumps(ship(Net())))
 """
 
 
+@pytest.mark.slow
 def test_classes_of_main_travel_by_value(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out"
     script.write_text(SCRIPT)

@@ -47,6 +47,7 @@ def nothing_compiled() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_compiled_run_has_the_numbers_and_files_of_a_plain_one(tmp_path: Path, monkeypatch: Any) -> None:
     seen: list[list[EngagedRow]] = []
     real = kernels.kernel_rows
@@ -86,6 +87,7 @@ def test_a_compiled_run_has_the_numbers_and_files_of_a_plain_one(tmp_path: Path,
     assert len(GRAPHS) == graphs, "evaluation after training compiled again what was compiled"
 
 
+@pytest.mark.slow
 def test_resume_of_a_compiled_run_is_bitwise(tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_steps": 4, "torch_compile_backend": "aot_eager", "save_steps": 2}
     options["save_strategy"] = "steps"
@@ -97,12 +99,14 @@ def test_resume_of_a_compiled_run_is_bitwise(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_prediction_without_training_is_compiled(tmp_path: Path) -> None:
     trainer = make_trainer(raytrainer, tmp_path, torch_compile_backend="counting")
     trainer.predict(make_samples(4))
     assert GRAPHS
 
 
+@pytest.mark.slow
 def test_noise_on_embeddings_is_compiled_along(tmp_path: Path) -> None:
     plain, compiled = (
         make_trainer(raytrainer, tmp_path / str(i), max_steps=2, neftune_noise_alpha=5.0, **options)
