@@ -1,6 +1,7 @@
-"""The one table of optimizers: name -> how it is built and what it demands.
+"""The one table of optimizers: name -> how to build it and what it needs.
 
-A family file adds rows; nothing else in the package names an optimizer. Users add rows with ``register_optimizer``.
+Each file in ``families`` adds rows; nothing else in the package knows an optimizer by name. Users add rows with
+``register_optimizer``.
 """
 
 from __future__ import annotations
@@ -16,40 +17,32 @@ from raytrainer.arguments.optimizer_names import OPTIMIZERS
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 from raytrainer.layout import rows
-from raytrainer.optim.algorithms import grok, muon
-from raytrainer.optim.composition.stepped_by_owner import Owned
-from raytrainer.optim.families import apollo, bitsandbytes, galore, in_backward, packaged
+from raytrainer.optim.composition.stepped_by_owner import SteppedByOwner
+from raytrainer.optim.families import apollo, bitsandbytes, galore, grok, lomo, muon, packaged
 from raytrainer.optim.families import torch as torch_family
 from raytrainer.optim.optim_args import parse_options as parse_text
 from raytrainer.optim.traits import WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 from raytrainer.suggestions import nearest
 
-_FAMILIES = (
-    torch_family,
-    bitsandbytes,
-    packaged,
-    galore,
-    in_backward,
-    apollo,
-    grok,
-    muon,
-)
+_FAMILIES = (torch_family, bitsandbytes, packaged, galore, lomo, apollo, grok, muon)
 _CATALOGUE: dict[str, Entry] = {entry.name: entry for family in _FAMILIES for entry in family.ENTRIES}
 REFUSED = {
     "adamw_torch_xla": "TPUs are not available; adamw_torch_fused does the same on CPU and GPU",
     "adamw_torch_npu_fused": "NPUs are not available; adamw_torch_fused does the same on CPU and GPU",
-    "adamw_anyprecision": "its package torchdistx is no longer kept; adamw_torch under bf16=True has fp32 state",
+    "adamw_anyprecision": (
+        "its package torchdistx is no longer maintained; adamw_torch under bf16=True has fp32 state"
+    ),
 }
-"""Names of the anchor that are not available, with the reason and what to take."""
+"""Names of transformers that are not available, with the reason and what to use instead."""
 
 
 def names() -> list[str]:
-    """Every value that ``optim`` may take."""
+    """Every value that ``optim`` may have, sorted."""
     return sorted(_CATALOGUE)
 
 
 def entries() -> list[Entry]:
-    """The rows, by name."""
+    """All rows, sorted by name."""
     return [_CATALOGUE[name] for name in names()]
 
 
@@ -63,13 +56,13 @@ def register_optimizer(
 ) -> None:
     """Add an optimizer to the catalogue, for ``optim=name``.
 
-    It is registered in the process that calls this. A script whose Trainer trains on Ray calls it in a module that the
-    workers import too, such as the one that holds ``build``.
+    It is registered in the process that makes this call. A script whose Trainer runs on Ray makes the call in a module
+    that the workers import too, such as the one that defines ``build``.
 
     Args:
         name: The value of ``optim``.
-        build: Makes the optimizer of parameter groups and a learning rate.
-        traits: What it demands; by default it trains on whole parameters, alone and under DDP.
+        build: Makes the optimizer from parameter groups and a learning rate.
+        traits: What it needs; by default it trains whole parameters, in one process and under DDP.
         options: Keys that ``optim_args`` may hold, with their types.
         package: The pip requirement to name when an import fails.
 
@@ -77,7 +70,7 @@ def register_optimizer(
         ConfigurationError: If the name is taken.
     """
     if name in _CATALOGUE or name in REFUSED:
-        raise ConfigurationError(f"The optimizer catalogue has {name!r} already. Choose another name.")
+        raise ConfigurationError(f"The optimizer catalogue already has {name!r}. Choose another name.")
     OPTIMIZERS.add(name)
     _CATALOGUE[name] = Entry(
         name=name,
@@ -103,7 +96,7 @@ def look_up(name: str) -> Entry:
         near = nearest(wanted, names(), cutoff=0.3) or names()
         raise ConfigurationError(
             f"optim={wanted!r} is not in the optimizer catalogue of this version, which has {names()}. "
-            f"Take one of them (near: {near}), or pass `optimizers=(optimizer, scheduler)` or "
+            f"Use one of them (closest: {near}), or pass `optimizers=(optimizer, scheduler)` or "
             "`optimizer_cls_and_kwargs=` to the Trainer."
         )
     return entry
@@ -117,25 +110,25 @@ def check_backend(entry: Entry, backend: str) -> None:
     """
     if backend not in entry.traits.backends:
         raise ConfigurationError(
-            f"optim={entry.name!r} does not train under {backend}: {entry.traits.why_not}. It trains under "
-            f"{', '.join(sorted(entry.traits.backends))}; there, or with optim='adamw_torch', it goes on."
+            f"optim={entry.name!r} does not train under {backend}: {entry.traits.why_not}. Use one of the backends "
+            f"{', '.join(sorted(entry.traits.backends))}, or optim='adamw_torch', which trains under all of them."
         )
 
 
 def reduces(entry: Entry, args: TrainingArguments) -> bool:
-    """Whether an optimizer averages gradients over ranks by itself.
+    """Whether an optimizer averages gradients over ranks itself.
 
-    One that updates in the backward pass always does. One that sends less than whole gradients does unless their norm
-    is clipped, for which whole ones are needed, or fp16's loss scaling looks at them, or they are asked for after each
-    micro-batch.
+    One that updates in the backward pass always does. One that sends less than whole gradients does, unless whole
+    averaged gradients are needed: to clip their norm, for the loss scaling of fp16, or because the user asked for
+    synchronization after each micro-batch.
     """
     is_unclipped = args.max_grad_norm <= 0 and args.mixed_precision != "fp16"
-    keeps_own = is_unclipped and not syncs_each_batch(args)
-    return entry.traits.updates_in_backward or (entry.traits.can_reduce and keeps_own)
+    may_reduce = is_unclipped and not syncs_each_batch(args)
+    return entry.traits.updates_in_backward or (entry.traits.can_reduce and may_reduce)
 
 
 def parse_options(entry: Entry, optim_args: str | None) -> dict[str, Any]:
-    """Parse ``optim_args`` in the types that an entry takes.
+    """Parse ``optim_args`` with the types that an entry declares.
 
     Raises:
         ConfigurationError: As ``optim_args.parse_options``.
@@ -154,7 +147,7 @@ def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:
         if not entry.traits.steps_whole or not is_cut:
             return entry.build(request)
         groups = [{"lr": request.learning_rate, **group} for group in request.groups]
-        return Owned(groups, lambda inner: entry.build(dataclasses.replace(request, groups=inner)))
+        return SteppedByOwner(groups, lambda inner: entry.build(dataclasses.replace(request, groups=inner)))
     except ImportError as error:
         if entry.package is None:
             raise

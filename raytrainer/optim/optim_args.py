@@ -1,4 +1,4 @@
-"""The string ``optim_args``: ``"key=value, key=value"``, in the types that an optimizer takes."""
+"""How the string ``optim_args`` is read: ``"key=value, key=value"``, with the types that an optimizer declares."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any
 from raytrainer.errors import ConfigurationError
 from raytrainer.suggestions import did_you_mean
 
-_TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
+_BOOLEANS = {
+    **dict.fromkeys(("1", "true", "yes"), True),
+    **dict.fromkeys(("0", "false", "no"), False),
+}
 
 
 def parse_options(name: str, known: Mapping[str, type], optim_args: str | None) -> dict[str, Any]:
-    """Parse ``optim_args`` and check it against what an optimizer takes.
+    """Parse ``optim_args`` and check it against the options of an optimizer.
 
     Args:
-        name: Of the optimizer.
+        name: The optimizer's name, for error messages.
         known: Its keys, with their types.
-        optim_args: As the arguments have it.
+        optim_args: The string as given in the arguments.
 
     Raises:
         ConfigurationError: For a malformed string, a key that this optimizer does not take, or a value of another type.
@@ -29,7 +32,7 @@ def parse_options(name: str, known: Mapping[str, type], optim_args: str | None) 
         key, separator, value = (piece.strip() for piece in part.partition("="))
         if not separator:
             raise ConfigurationError(
-                f"optim_args={optim_args!r} has the part {part.strip()!r}, which is no `key=value`. "
+                f"optim_args={optim_args!r} has the part {part.strip()!r}, which is not of the form `key=value`. "
                 'Write it as in "momentum=0.9, nesterov=true".'
             )
         if key not in known:
@@ -37,17 +40,13 @@ def parse_options(name: str, known: Mapping[str, type], optim_args: str | None) 
                 f"optim_args has {key!r}, which optim={name!r} does not take; it takes "
                 f"{sorted(known) or 'no options at all'}.{did_you_mean(key, known)} Correct the name, or remove it."
             )
-        options[key] = _read(key, value, known[key])
+        options[key] = _convert(key, value, known[key])
     return options
 
 
-def _read(key: str, value: str, kind: type) -> Any:
+def _convert(key: str, value: str, kind: type) -> Any:
     try:
-        if kind is bool:
-            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[value.lower()]
-        return kind(value)
+        return _BOOLEANS[value.lower()] if kind is bool else kind(value)
     except (ValueError, KeyError) as error:
-        raise ConfigurationError(
-            f"optim_args has {key}={value}, where {'true or false' if kind is bool else f'an {kind.__name__}'} was "
-            "expected."
-        ) from error
+        expected = {bool: "true or false", int: "an integer", float: "a number"}.get(kind, kind.__name__)
+        raise ConfigurationError(f"optim_args has {key}={value}, but {expected} was expected.") from error

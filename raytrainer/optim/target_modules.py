@@ -1,9 +1,10 @@
-"""Which matrices of a model ``optim_target_modules`` names."""
+"""Which matrices of a model ``optim_target_modules`` selects."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import NoReturn
 
 from torch import nn
 
@@ -13,46 +14,64 @@ from raytrainer.suggestions import nearest
 ALL_LINEAR = "all-linear"
 HIDDEN_LINEAR = "hidden-linear"
 
+Targets = str | Sequence[str]
+"""A value of ``optim_target_modules``."""
 
-def target_parameters(model: nn.Module, wanted: Any) -> list[str]:
-    """Names of the weights of the linear layers that are meant.
+
+def target_parameters(model: nn.Module, targets: Targets | None) -> list[str]:
+    """Names of the trainable weights of the selected linear layers.
 
     Args:
-        model: Whose layers.
-        wanted: ``"all-linear"``; ``"hidden-linear"``, which are those but for the model's heads; a regular expression
-            that matches the whole name of a module; or a list of words, each of which is part of a module's name, or a
-            regular expression that matches the whole of it.
+        model: The model whose layers are selected.
+        targets: ``"all-linear"``; ``"hidden-linear"``, which leaves out the model's embeddings and heads; a regular
+            expression that matches the full name of a module; or a list of words, each of which is part of a module's
+            name or a regular expression that matches all of it.
 
     Raises:
-        ConfigurationError: If a word names no module, or none of the named ones is a linear layer.
+        ConfigurationError: If a word matches no module, or none of the matching modules is a linear layer.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if isinstance(wanted, str) and wanted.replace("_", "-") == ALL_LINEAR:
-        chosen = linear
-    elif isinstance(wanted, str) and wanted.replace("_", "-") == HIDDEN_LINEAR:
-        heads = _heads(model)
-        chosen = [name for name in linear if id(model.get_submodule(name).weight) not in heads]
-    else:
-        words = [wanted] if isinstance(wanted, str) else list(wanted or ())
-        everything = [name for name, _ in model.named_modules() if name]
-        chosen = []
-        for word in words:
-            named = [name for name in everything if _is_meant(name, word, is_pattern=isinstance(wanted, str))]
-            if not named:
-                _refuse(word, everything, model)
-            chosen += [name for name in named if name in linear]
+    linear = [name for name, module in _modules(model).items() if isinstance(module, nn.Linear)]
+    chosen = _choose(model, linear, targets)
     if not chosen:
+        endings = sorted({name.rpartition(".")[2] for name in linear})
         raise ConfigurationError(
-            f"optim_target_modules={wanted!r} names no linear layer of {type(model).__name__}. It has "
-            f"{', '.join(sorted({name.rpartition('.')[2] for name in linear})[:12])}; or take {ALL_LINEAR!r}."
+            f"optim_target_modules={targets!r} names no linear layer of {type(model).__name__}. Its linear layers are "
+            f"{', '.join(endings[:12])}; name some of them, or use {ALL_LINEAR!r}."
         )
-    meant = {f"{name}.weight" for name in chosen}
+    weights = {f"{name}.weight" for name in chosen}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return sorted(meant & trained)
+    return sorted(weights & trained)
 
 
-def _heads(model: nn.Module) -> set[int]:
-    """Ids of the weights of input and output embeddings, and of all that lies outside the model's body."""
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    return dict(model.named_modules())  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _choose(model: nn.Module, linear: list[str], targets: Targets | None) -> list[str]:
+    keyword = targets.replace("_", "-") if isinstance(targets, str) else None
+    if keyword == ALL_LINEAR:
+        return linear
+    if keyword == HIDDEN_LINEAR:
+        heads = _ids_outside_body(model)
+        return [name for name in linear if id(model.get_submodule(name).weight) not in heads]
+    return _named(model, linear, targets or ())
+
+
+def _named(model: nn.Module, linear: list[str], targets: Targets) -> list[str]:
+    is_pattern = isinstance(targets, str)
+    words = [targets] if is_pattern else targets
+    names = [name for name in _modules(model) if name]
+    chosen: list[str] = []
+    for word in words:
+        matches = [name for name in names if _matches(name, word, is_pattern=is_pattern)]
+        if not matches:
+            _raise_no_match(word, names, model)
+        chosen += [name for name in matches if name in linear]
+    return chosen
+
+
+def _ids_outside_body(model: nn.Module) -> set[int]:
+    """Ids of the weights of input and output embeddings, and of all parameters outside the model's body."""
     embeddings = [
         getattr(model, name)()
         for name in ("get_input_embeddings", "get_output_embeddings")
@@ -66,21 +85,21 @@ def _heads(model: nn.Module) -> set[int]:
     return heads
 
 
-def _is_meant(name: str, word: str, *, is_pattern: bool) -> bool:
+def _matches(name: str, word: str, *, is_pattern: bool) -> bool:
     if not is_pattern and word in name:
         return True
     try:
         return re.fullmatch(word, name) is not None
     except re.error as error:
         raise ConfigurationError(
-            f"optim_target_modules has {word!r}, which is no regular expression: {error}."
+            f"optim_target_modules has {word!r}, which is not a valid regular expression: {error}. Correct it."
         ) from error
 
 
-def _refuse(word: str, everything: list[str], model: nn.Module) -> None:
-    last = sorted({name.rpartition(".")[2] for name in everything})
-    near = nearest(word, [*last, *everything], cutoff=0.4)
+def _raise_no_match(word: str, names: list[str], model: nn.Module) -> NoReturn:
+    endings = sorted({name.rpartition(".")[2] for name in names})
+    near = nearest(word, [*endings, *names], cutoff=0.4)
     raise ConfigurationError(
         f"optim_target_modules has {word!r}, which names no module of {type(model).__name__}. "
-        f"Near are: {', '.join(near) or ', '.join(last[:12])}."
+        f"Closest names: {', '.join(near) or ', '.join(endings[:12])}."
     )

@@ -1,73 +1,83 @@
-"""What an optimizer may demand of the loop, of the backend and of a run.
+"""What an optimizer needs from the loop, the backend and the run.
 
-The loop and the backends know no optimizer by name. What an optimizer needs from them is a trait in its catalogue
+The loop and the backends know no optimizer by name. Whatever an optimizer needs from them is a trait in its catalogue
 entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 WHOLE_PARAMETERS = frozenset({"single", "ddp"})
-"""Backends on which every rank steps whole parameters."""
-ON_ROWS = WHOLE_PARAMETERS | {"fsdp2"}
-"""Also those on which a rank has rows of each parameter."""
-ANY_BACKEND = WHOLE_PARAMETERS | {"fsdp2", "zero1", "zero2", "zero3"}
+"""Backends under which every rank steps whole parameters."""
+WHOLE_OR_ROWS = WHOLE_PARAMETERS | {"fsdp2"}
+"""Those, and the backend under which a rank holds rows of each parameter."""
+ANY_BACKEND = WHOLE_OR_ROWS | {"zero1", "zero2", "zero3"}
 
-
-BACKENDS_IN_BACKWARD = ON_ROWS | {"zero3"}
-WHY_NOT_IN_BACKWARD = (
-    "it leaves no gradients and next to no state to cut, and weights are whole there; it trains under ZeRO 3, which "
-    "cuts them"
-)
 GRAD_NORM = "grad_norm"
-"""Key of ``optim_args``: measure the norm of all gradients in a backward pass of its own, and clip by it."""
+"""Key of ``optim_args``: measure the norm of all gradients in a separate backward pass first, and clip by it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerRequest:
-    """What a family's factory gets to build an optimizer from."""
+    """What a family builds an optimizer from."""
 
     groups: list[dict[str, Any]]
-    """Parameter groups: decayed and not decayed parameters; those of target modules in groups of their own, which
-    have ``is_target``."""
+    """Parameter groups: decayed and not decayed parameters; those of target modules in a separate group, which has
+    ``is_target``."""
     learning_rate: float
     adam_betas: tuple[float, float]
     adam_epsilon: float
-    options: dict[str, Any] = field(default_factory=dict)
-    """The parsed ``optim_args``, in the types that the entry says."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The parsed ``optim_args``, with the types that the entry declares."""
     reduces: bool = False
-    """Gradients will be those of this rank alone, and are averaged over ranks by the optimizer."""
+    """Gradients arrive unreduced, and the optimizer averages them over ranks itself."""
     warmup_steps: float = 0
-    """As the arguments have it, for optimizers that warm up by themselves."""
+    """As in the arguments, for optimizers that warm up by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traits:
-    """Demands of an optimizer on what surrounds it."""
+    """What an optimizer needs from its surroundings."""
 
-    has_train_mode: bool = False
-    """Must be switched to train mode before a step and to eval mode before evaluation and saving."""
     takes_target_modules: bool = False
-    """Treats the matrices of ``optim_target_modules`` differently, and must be told which."""
+    """Treats the matrices of ``optim_target_modules`` differently, and must know which they are."""
     default_targets: str | None = None
-    """What ``optim_target_modules`` is when the user names nothing; None: there must be a name."""
+    """Value of ``optim_target_modules`` when the user sets none; None: the user must set it."""
     backends: frozenset[str] = ANY_BACKEND
     """Backends under which it trains correctly."""
     steps_whole: bool = False
-    """Needs all rows of a matrix, or quantizes runs of it: one that is cut is stepped by an owner."""
-    why_not: str = "its state does not follow parameters that are cut"
-    """Why it does not train under the others."""
+    """Needs all rows of a matrix, or quantizes blocks across rows: a sharded parameter is stepped by its owner."""
+    why_not: str = "its state cannot be sharded with the parameters"
+    """Why it does not train under the other backends."""
     can_reduce: bool = False
-    """Sends less than whole gradients when it reduces them by itself, which it does where nothing is clipped."""
+    """Sends less than whole gradients when it averages them itself, which it does where nothing is clipped."""
     updates_in_backward: bool = False
-    """Steps a parameter when its gradient is there, and reduces it over ranks by itself."""
+    """Steps a parameter as soon as its gradient is complete, and averages that gradient over ranks itself."""
     supports_accumulation: bool = True
     """Gradients may be accumulated over several micro-batches."""
+
+
+def traits_in_backward(*, takes_target_modules: bool) -> Traits:
+    """Traits of an optimizer that updates in the backward pass.
+
+    Args:
+        takes_target_modules: As in ``Traits``.
+    """
+    return Traits(
+        updates_in_backward=True,
+        supports_accumulation=False,
+        takes_target_modules=takes_target_modules,
+        backends=WHOLE_OR_ROWS | {"zero3"},
+        why_not=(
+            "it keeps no gradients and almost no state that could be sharded, and weights are not sharded there; it "
+            "trains under ZeRO 3, which shards the weights"
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,17 +87,14 @@ class Entry:
     name: str
     """The value of ``optim``."""
     family: str
-    """Optimizers that share a package."""
+    """Shared by optimizers of one package or one method."""
     build: Callable[[OptimizerRequest], torch.optim.Optimizer]
     traits: Traits = Traits()
     package: str | None = None
-    """The pip requirement to install when the import fails; None when torch or transformers has it."""
-    options: Mapping[str, type] = field(default_factory=dict)
+    """The pip requirement to install when the import fails; None if torch or transformers provides the optimizer."""
+    options: Mapping[str, type] = field(default_factory=dict[str, type])
     """Keys that ``optim_args`` may hold, with their types."""
     state: str = ""
     """What it keeps per parameter, for the documentation."""
     paper: str = ""
     """arXiv number."""
-
-
-Table = Iterable[Entry]

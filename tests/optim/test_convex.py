@@ -54,13 +54,13 @@ def minimized(entry: Entry, steps: int) -> tuple[float, torch.optim.Optimizer, t
         return (inputs @ weight.t() + bias - inputs @ optimum.t()).square().mean()
 
     first = loss().item()
-    if entry.traits.has_train_mode:
+    if hasattr(optimizer, "train"):
         optimizer.train()
     for _ in range(steps):
         loss().backward()
         optimizer.step()
         optimizer.zero_grad()
-    if entry.traits.has_train_mode:
+    if hasattr(optimizer, "eval"):
         optimizer.eval()
     return loss().item() / first, optimizer, weight
 

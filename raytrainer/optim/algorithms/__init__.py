@@ -1,1 +1,1 @@
-"""Optimizers that are written here, one file for each method."""
+"""The arithmetic of optimizers that are implemented here, one file per method."""

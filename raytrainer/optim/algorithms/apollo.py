@@ -5,8 +5,8 @@ P [rank, n] with entries of variance 1 / rank gives R = G P^T [m, rank]; AdamW's
 scale of each row of G is |R~_i| / |R_i| (``channel``), or one for the matrix, |R~| / |R| (``tensor``). The step is the
 scaled G, whose norm may grow by 1% a step at most. For m < n the same holds from the left, for columns.
 
-A random projection is made anew from a seed at each step, so it takes no memory between steps, and no rank has to ask
-another for it: the seed is the parameter's position, and its successor every ``update_proj_gap`` steps.
+A random projection is drawn from a seed again in each step, so it takes no memory between steps, and no rank has to
+receive it from another: the seed is the parameter's position, and every ``update_proj_gap`` steps the next seed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import Any
 import torch
 
 from raytrainer.optim.algorithms.galore_slots import PROJECTION, project, projection_of, projects_from_right
+from raytrainer.optim.algorithms.norms import norm
 from raytrainer.optim.composition.composed import POSITION
-from raytrainer.optim.composition.exact_state import OwnState
+from raytrainer.optim.composition.exact_state import ExactStateOptimizer
 
 SEED = "projection_seed"
 _GROWTH = 1.01
 _TINY = 1e-8
 
 
-class Apollo(OwnState):
-    """AdamW whose state, for the matrices of groups with ``rank``, is that of a projected gradient.
+class Apollo(ExactStateOptimizer):
+    """AdamW that keeps, for the matrices of groups with ``rank``, the state of a projected gradient.
 
     Its state is tensors and numbers only, so a run resumes bitwise.
 
     Args:
-        groups: Parameter groups with ``lr`` and ``weight_decay``. One with ``rank`` has matrices, and also
+        groups: Parameter groups with ``lr`` and ``weight_decay``. A group with ``rank`` holds matrices, and also has
             ``update_proj_gap`` [steps], ``scale`` (the step is multiplied by its root), ``proj`` ("random" or "svd"),
             ``side`` ("std": the shorter side) and ``scale_type`` ("channel" or "tensor").
-        betas: Of the moments.
+        betas: Decay rates of the first and second moment.
         eps: Added to the root of the second moment, before its bias is corrected.
     """
 
@@ -53,7 +54,7 @@ class Apollo(OwnState):
                 self._seeds |= dict.fromkeys(group["params"], group[POSITION] + 1)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -61,7 +62,7 @@ class Apollo(OwnState):
                     self._update(parameter, parameter.grad.float(), group)
 
     def describe(self) -> str:
-        """For the table of what is engaged."""
+        """For the table of applied settings."""
         low = [group for group in self.param_groups if "rank" in group]
         ranks = "/".join(str(rank) for rank in sorted({group["rank"] for group in low}))
         return f"APOLLO, {sum(len(group['params']) for group in low)} matrices at rank {ranks}"
@@ -111,7 +112,17 @@ class Apollo(OwnState):
 
 
 def random_projection(gradient: torch.Tensor, rank: int, seed: int, *, from_right: bool) -> torch.Tensor:
-    """Gaussian of variance 1 / rank: [rank, n] for a projection from the right, [m, rank] from the left."""
+    """Draw a Gaussian projection of variance 1 / rank.
+
+    Args:
+        gradient: G, ``[m, n]``; gives shape and device.
+        rank: Rows or columns of the projection.
+        seed: What the projection is drawn from.
+        from_right: Whether it multiplies from the right.
+
+    Returns:
+        float32, ``[rank, n]`` for a projection from the right, ``[m, rank]`` from the left.
+    """
     rows, columns = gradient.shape
     generator = torch.Generator(device=gradient.device).manual_seed(seed)
     shape = (rank, columns) if from_right else (rows, rank)
@@ -119,7 +130,7 @@ def random_projection(gradient: torch.Tensor, rank: int, seed: int, *, from_righ
 
 
 def next_seed(seed: int) -> int:
-    """The seed of the projection after this one's."""
+    """The seed of the next projection."""
     generator = torch.Generator().manual_seed(seed)
     return int(torch.randint(0, torch.iinfo(torch.int64).max, (1,), generator=generator).item())
 
@@ -127,19 +138,36 @@ def next_seed(seed: int) -> int:
 def channel_scales(
     direction: torch.Tensor, small: torch.Tensor, scale_type: str, *, from_right: bool
 ) -> torch.Tensor:
-    """What to multiply the gradient with: [m, 1] or [1, n] by channel, a number by tensor."""
+    """The factors that scale the gradient.
+
+    Args:
+        direction: R~, AdamW's direction in the low-rank space, ``[m, rank]`` or ``[rank, n]``.
+        small: R, the projected gradient, of the same shape.
+        scale_type: "channel" or "tensor".
+        from_right: Whether the projection multiplies from the right.
+
+    Returns:
+        ``[m, 1]`` or ``[1, n]`` by channel, a scalar by tensor.
+    """
     if scale_type == "tensor":
-        return direction.norm() / (small.norm() + _TINY)
-    low_rank_side = 1 if from_right else 0
-    norms = (one.norm(dim=low_rank_side, keepdim=True) for one in (direction, small))
-    return next(norms) / (next(norms) + _TINY)
+        return norm(direction) / (norm(small) + _TINY)
+    dim = 1 if from_right else 0
+    return norm(direction, dim=dim) / (norm(small, dim=dim) + _TINY)
 
 
 def limit_growth(step: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
-    """A step of at most 1.01 times the norm of the last one (Fira, arXiv 2410.01623), which ``state`` remembers."""
-    norm = step.norm()
+    """Shrink a step to at most 1.01 times the norm of the last one (Fira, arXiv 2410.01623).
+
+    Args:
+        step: ``[m, n]``, float32.
+        state: The parameter's state, which keeps the norm of the last step.
+
+    Returns:
+        The step, ``[m, n]``.
+    """
+    size = norm(step)
     if "step_norm" in state:
-        excess = (norm / (state["step_norm"] + _TINY)).clamp(min=_GROWTH) / _GROWTH
-        step, norm = step / excess, norm / excess
-    state["step_norm"] = norm
+        excess = (size / (state["step_norm"] + _TINY)).clamp(min=_GROWTH) / _GROWTH
+        step, size = step / excess, size / excess
+    state["step_norm"] = size
     return step

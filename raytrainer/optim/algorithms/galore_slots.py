@@ -1,21 +1,23 @@
-"""A matrix under GaLore, for each way in which its gradient lies on ranks.
+"""How GaLore steps a matrix, for each way in which its gradient is laid out over ranks.
 
 - ``LowRank``: every rank has the whole, averaged gradient (one process; DDP, which has reduced it because its norm is
   clipped).
-- ``LowRankReduced``: every rank has a whole gradient of its own (DDP where nothing is clipped, and updates in the
+- ``LowRankReduced``: every rank has a whole, unreduced gradient (DDP where nothing is clipped, and updates in the
   backward pass). R is linear in the gradient, so between projections the average of R is the R of the average, and only
   R is sent.
-- ``LowRankOnOwner``: every rank has rows of the averaged gradient (FSDP2). An owner has projection and state.
+- ``LowRankOnOwner``: every rank has rows of the averaged gradient (FSDP2). An owner holds projection and state.
 
-The projection is found by one rank, since singular vectors have no determined sign.
+One rank computes the projection, because the sign of singular vectors is not determined.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from raytrainer.layout.gathered import shape_of
 from raytrainer.layout.rows import Cut, local_of
@@ -29,9 +31,9 @@ class LowRank(Slot):
     """A matrix whose gradient is whole on every rank.
 
     Args:
-        parameter: W, [m, n].
+        parameter: W, ``[m, n]``.
         group: Its parameter group, with ``rank``, ``update_proj_gap``, ``scale`` and ``side``.
-        owner: Of the ranks that share the matrix, if it is cut.
+        owner: Rank, among those that share the matrix, that steps it, if it is sharded.
     """
 
     def __init__(self, parameter: torch.Tensor, group: dict[str, Any], owner: int | None = None) -> None:
@@ -40,92 +42,100 @@ class LowRank(Slot):
         self.rank = min(group["rank"], rows, columns)
         self.from_right = projects_from_right(torch.Size((rows, columns)), group["side"])
         self.shape = (rows, self.rank) if self.from_right else (self.rank, columns)
-        """Of R."""
+        """Shape of R."""
         self.projection_shape = (self.rank, columns) if self.from_right else (rows, self.rank)
         self.projection: torch.Tensor | None = None
-        self.finder = 0
-        """The rank that finds projections."""
-        self.make_small(parameter.device)
+        """P, float32, ``projection_shape``."""
+        self.source_rank = 0
+        """The rank that computes projections, modulo the number of ranks."""
+        self.make_inner_parameter(parameter.device)
 
-    def make_small(self, device: torch.device) -> None:
-        """What the inner optimizer steps."""
-        self.inside = torch.nn.Parameter(torch.zeros(self.shape, dtype=torch.float32, device=device))
+    def make_inner_parameter(self, device: torch.device) -> None:
+        """Make the small matrix, float32 and of the shape of R, that the inner optimizer steps."""
+        self.inner_parameter = torch.nn.Parameter(torch.zeros(self.shape, dtype=torch.float32, device=device))
 
     def load(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        assert self.inside is not None
+        assert self.inner_parameter is not None
         gradient = local_of(self.parameter.grad)
         if self.is_due(group, inner):
             self.share()
         assert self.projection is not None
-        self.inside.grad = project(gradient, self.projection, from_right=self.from_right)
-        self.inside.zero_()
+        self.inner_parameter.grad = project(gradient, self.projection, from_right=self.from_right)
+        self.inner_parameter.zero_()
 
     def is_due(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> bool:
-        """Whether this step finds a new projection; the same on all ranks."""
+        """Whether this step computes a new projection; the same on all ranks."""
         assert inner is not None
-        assert self.inside is not None
-        age = int(inner.state.get(self.inside, {}).get(STEP, 0))
+        assert self.inner_parameter is not None
+        age = int(inner.state.get(self.inner_parameter, {}).get(STEP, 0))
         return self.projection is None or age % group["update_proj_gap"] == 0
 
-    def find(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
+    def compute(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         gradient = self.parameter.grad
         if gradient is not None and self.is_due(group, inner):
             self.projection = (
                 projection_of(gradient, self.rank, from_right=self.from_right)
-                if _rank() == self.finder % _num_ranks()
+                if _rank() == self.source_rank % _num_ranks()
                 else torch.empty(self.projection_shape, device=gradient.device)
             )
 
     def share(self) -> None:
-        """All ranks: the new projection is that of the rank that found it."""
+        """All ranks: send the new projection from the rank that computed it to all others."""
         if self.projection is not None and _num_ranks() > 1:
-            dist.broadcast(self.projection, src=self.finder % _num_ranks())
+            dist.broadcast(self.projection, src=self.source_rank % _num_ranks())
 
     def store(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        assert self.inside is not None
+        assert self.inner_parameter is not None
         assert self.projection is not None
         assert inner is not None
-        self.apply(project_back(self.inside, self.projection, from_right=self.from_right), group)
+        self.apply(project_back(self.inner_parameter, self.projection, from_right=self.from_right), group)
         self.remember(inner)
 
-    def apply(self, whole_step: torch.Tensor, group: dict[str, Any]) -> None:
-        """Add a step to what this rank has of the matrix."""
+    def apply(self, step: torch.Tensor, group: dict[str, Any]) -> None:
+        """Add a step, and weight decay, to this rank's part of the matrix.
+
+        Args:
+            step: N P^T, ``[rows of this rank, n]``.
+            group: The parameter group, with ``scale``, ``lr`` and ``weight_decay``.
+        """
         local = local_of(self.parameter)
-        local.add_(whole_step.to(local.device, local.dtype), alpha=group["scale"])
+        local.add_(step.to(local.device, local.dtype), alpha=group["scale"])
         if group.get("weight_decay"):
             local.add_(local, alpha=-group["lr"] * group["weight_decay"])
 
     def remember(self, inner: torch.optim.Optimizer) -> None:
-        """Put into the state what the next step needs."""
-        assert self.inside is not None
-        self.inside.grad = None
-        state = inner.state[self.inside]
+        """Keep in the state what the next step needs: the projection and its age [steps]."""
+        assert self.inner_parameter is not None
+        self.inner_parameter.grad = None
+        state = inner.state[self.inner_parameter]
         state[PROJECTION] = self.projection
         state[STEP] = int(state.get(STEP, 0)) + 1
 
-    def take_over(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         found = saved.get(PROJECTION)
         if found is None or tuple(found.shape) != self.projection_shape:
             shape = None if found is None else tuple(found.shape)
-            raise ValueError(f"a projection of shape {shape} was saved, and {self.projection_shape} is used")
+            raise ValueError(
+                f"the saved projection has shape {shape}, but {self.projection_shape} was expected"
+            )
         self.projection = found
 
 
 class Reduced(Slot):
-    """Any other parameter whose gradient is averaged here."""
+    """Any other parameter whose unreduced gradient is averaged here."""
 
-    def bring(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
+    def gather(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         average(self.parameter.grad)
 
 
 class LowRankReduced(LowRank):
-    """A matrix of which every rank has a whole gradient of its own, that is averaged here."""
+    """A matrix of which every rank has a whole, unreduced gradient, which is averaged here."""
 
-    def bring(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
+    def gather(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is not None and self.is_due(group, inner):
             average(self.parameter.grad)
 
@@ -134,44 +144,44 @@ class LowRankReduced(LowRank):
             return
         is_average = self.is_due(group, inner)
         super().load(group, inner)
-        assert self.inside is not None
+        assert self.inner_parameter is not None
         if not is_average:
-            average(self.inside.grad)
+            average(self.inner_parameter.grad)
 
 
 class LowRankOnOwner(LowRank):
-    """A matrix that is cut by rows; projection and state are with its owner.
+    """A matrix that is sharded by rows; its owner holds projection and state.
 
-    From the right R = G P has the rows of G, which come together on the owner; from the left R = sum of P_i^T G_i over
-    the ranks' rows. The owner's step N goes to all, and each adds its rows of N P^T.
+    From the right, R = G P has the rows of G, which are gathered on the owner; from the left, R is the sum of
+    P_i^T G_i over the ranks' rows. The owner's step N is sent to all, and each rank adds its rows of N P^T.
 
     Args:
-        parameter: W, a DTensor.
-        group: As ``LowRank``.
-        owner: Of the ranks that share it.
+        parameter: W, ``[m, n]``, a DTensor.
+        group: As for ``LowRank``.
+        owner: Rank, among those that share the matrix, that steps it.
     """
 
-    def __init__(self, parameter: Any, group: dict[str, Any], owner: int) -> None:
+    def __init__(self, parameter: DTensor, group: dict[str, Any], owner: int) -> None:
+        self._owner = owner
         self._cut = Cut(parameter)
         self._age = 0
         self._whole: torch.Tensor | None = None
         super().__init__(parameter, group, owner)
 
-    def make_small(self, device: torch.device) -> None:
-        self.inside = None
-        if self._cut.rank == self.owner:
-            super().make_small(self._cut.device)
+    def make_inner_parameter(self, device: torch.device) -> None:
+        self.inner_parameter = None
+        if self._cut.rank == self._owner:
+            super().make_inner_parameter(self._cut.device)
 
     def is_due(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> bool:
-        # The ranks that have no state count by themselves.
+        # Ranks without the state count the steps themselves.
         return self._age % group["update_proj_gap"] == 0
 
-    def bring(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
+    def gather(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is not None and self.is_due(group, inner):
-            assert self.owner is not None
-            self._whole = self._cut.gather(local_of(self.parameter.grad), self.owner)
+            self._whole = self._cut.gather(local_of(self.parameter.grad), self._owner)
 
-    def find(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
+    def compute(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self._whole is not None:
             self.projection = projection_of(self._whole, self.rank, from_right=self.from_right)
             self._whole = None
@@ -179,51 +189,57 @@ class LowRankOnOwner(LowRank):
     def load(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        assert self.owner is not None
         gradient = local_of(self.parameter.grad)
         self._age += 1
         self._own_part = self._distributed()
         part = project(gradient.to(self._cut.device), self._own_part, from_right=self.from_right)
         small = (
-            self._cut.gather(part, self.owner)
+            self._cut.gather(part, self._owner)
             if self.from_right
-            else self._cut.sum_on_owner(part, self.owner)
+            else self._cut.sum_on_owner(part, self._owner)
         )
-        if self.inside is not None:
-            self.inside.grad = small
-            self.inside.zero_()
+        if self.inner_parameter is not None:
+            self.inner_parameter.grad = small
+            self.inner_parameter.zero_()
 
     def store(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        assert self.owner is not None
         local = local_of(self.parameter)
         if self.from_right:
             rows = self._own_part.new_empty((local.shape[0], self.rank))
-            step = self._cut.scatter(self.inside, self.owner, rows)
+            step = self._cut.scatter(self.inner_parameter, self._owner, rows)
         else:
-            step = self._cut.broadcast(self.inside, self.owner, self.shape)
+            step = self._cut.broadcast(self.inner_parameter, self._owner, self.shape)
         self.apply(project_back(step, self._own_part, from_right=self.from_right), group)
         del self._own_part
         if inner is not None:
             self.remember(inner)
 
-    def take_over(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         self._age = int(saved[STEP])
-        if self.inside is not None:
-            super().take_over(saved)
+        if self.inner_parameter is not None:
+            super().restore(saved)
 
     def _distributed(self) -> torch.Tensor:
-        """All ranks: what of the projection this rank's rows are multiplied with."""
-        assert self.owner is not None
+        """All ranks: the part of the projection that this rank's rows are multiplied with.
+
+        Returns:
+            float32, ``[rank, n]`` for a projection from the right, ``[rows of this rank, rank]`` from the left.
+        """
         if self.from_right:
-            return self._cut.broadcast(self.projection, self.owner, self.projection_shape)
+            return self._cut.broadcast(self.projection, self._owner, self.projection_shape)
         rows = torch.empty((local_of(self.parameter).shape[0], self.rank), device=self._cut.device)
-        return self._cut.scatter(self.projection, self.owner, rows)
+        return self._cut.scatter(self.projection, self._owner, rows)
 
 
 def projects_from_right(shape: torch.Size, side: str) -> bool:
-    """Whether R keeps the rows of the gradient and has ``rank`` columns."""
+    """Whether R keeps the rows of the gradient and has ``rank`` columns.
+
+    Args:
+        shape: Of the matrix, ``(m, n)``.
+        side: "std" (the shorter side is projected), "reverse_std", "left" or "right".
+    """
     if side in ("left", "right"):
         return side == "right"
     is_tall = shape[0] >= shape[1]
@@ -231,26 +247,54 @@ def projects_from_right(shape: torch.Size, side: str) -> bool:
 
 
 def projection_of(gradient: torch.Tensor, rank: int, *, from_right: bool) -> torch.Tensor:
-    """The leading singular vectors: [rank, n] for a projection from the right, [m, rank] from the left."""
-    u, _, v = torch.linalg.svd(gradient.float(), full_matrices=False)
+    """The leading singular vectors of a gradient.
+
+    Args:
+        gradient: G, ``[m, n]``, any floating dtype.
+        rank: Number of singular vectors.
+        from_right: Whether the projection multiplies from the right.
+
+    Returns:
+        float32, ``[rank, n]`` for a projection from the right, ``[m, rank]`` from the left.
+    """
+    svd: Callable[..., tuple[torch.Tensor, ...]] = torch.linalg.svd  # pyright: ignore[reportUnknownMemberType]
+    u, _, v = svd(gradient.float(), full_matrices=False)
     return (v[:rank, :] if from_right else u[:, :rank]).contiguous()
 
 
 def project(gradient: torch.Tensor, projection: torch.Tensor, *, from_right: bool) -> torch.Tensor:
-    """R."""
+    """Project a gradient to R.
+
+    Args:
+        gradient: G, ``[m, n]``.
+        projection: ``[rank, n]`` or ``[m, rank]``, float32.
+        from_right: Whether the projection multiplies from the right.
+
+    Returns:
+        ``[m, rank]`` or ``[rank, n]``, in the projection's dtype.
+    """
     gradient = gradient.to(projection.dtype)
     return gradient @ projection.t() if from_right else projection.t() @ gradient
 
 
 def project_back(step: torch.Tensor, projection: torch.Tensor, *, from_right: bool) -> torch.Tensor:
-    """A step of the shape of the whole matrix."""
+    """Turn a step of R into a step of the matrix.
+
+    Args:
+        step: N, ``[m, rank]`` or ``[rank, n]``.
+        projection: ``[rank, n]`` or ``[m, rank]``.
+        from_right: Whether the projection multiplies from the right.
+
+    Returns:
+        ``[m, n]``.
+    """
     return step @ projection if from_right else projection @ step
 
 
 def average(gradient: torch.Tensor | None) -> None:
-    """All ranks: average a gradient."""
+    """All ranks: average a gradient, of any shape and dtype, in place."""
     if gradient is not None and _num_ranks() > 1:
-        dist.all_reduce(gradient)
+        dist.all_reduce(gradient)  # pyright: ignore[reportUnknownMemberType]
         gradient.div_(_num_ranks())
 
 

@@ -8,9 +8,10 @@ For the i-th parameter of a group, with gradient g clipped to the norm ``gradien
     v <- beta2 v + (1 - beta2) h^2
     p <- p (1 - lr decay) - lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)
 
-The grokking signal s is (eval_loss - train_loss) / max(eval_loss, train_loss), at least 0, of a group that has both
-as ``group["train_loss"]`` and ``group["eval_loss"]``, which a callback may set; else it is 0, and so a = alpha_init.
-The sums are those of the package grokadamw; the state is here in the optimizer's state, where a run resumes from.
+The grokking signal s is (eval_loss - train_loss) / max(eval_loss, train_loss), at least 0, if the group has both losses
+as ``group["train_loss"]`` and ``group["eval_loss"]``, which a callback may set; otherwise it is 0, and so
+a = alpha_init. The arithmetic is that of the package grokadamw; unlike there, all state is in the optimizer's state, so
+that a run resumes from it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,24 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from raytrainer.optim.composition.exact_state import OwnState
-from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.composition.exact_state import ExactStateOptimizer
+
+DEFAULTS = {
+    "alpha_init": 0.98,
+    "lamb": 2.0,
+    "gamma": 0.1,
+    "grokking_signal_decay_rate": 0.1,
+    "gradient_clipping": 1.0,
+}
+"""Options of the package grokadamw, and their values there."""
 
 
-class GrokAdamW(OwnState):
+class GrokAdamW(ExactStateOptimizer):
     """AdamW with an amplified moving average of the gradient.
 
     Args:
         groups: Parameter groups with ``lr`` and ``weight_decay``.
-        betas: Of the moments.
+        betas: Decay rates of the first and second moment.
         eps: Added to the root of the second moment, before its bias is corrected.
         options: ``alpha_init``, ``lamb``, ``gamma``, ``grokking_signal_decay_rate`` and
             ``gradient_clipping`` (0: none).
@@ -44,10 +53,10 @@ class GrokAdamW(OwnState):
         eps: float = 1e-8,
         **options: float,
     ) -> None:
-        super().__init__(groups, {"betas": betas, "eps": eps, **_DEFAULTS, **options})
+        super().__init__(groups, {"betas": betas, "eps": eps, **DEFAULTS, **options})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             alpha = group["alpha_init"] * math.exp(
@@ -78,39 +87,8 @@ class GrokAdamW(OwnState):
 
 
 def grokking_signal(group: dict[str, Any]) -> float:
-    """How much worse the evaluation is than the training, as a part of the loss; 0 if one is not known."""
+    """How much higher the evaluation loss is than the training loss, relative to the larger; 0 if one is unknown."""
     trained, evaluated = group.get("train_loss"), group.get("eval_loss")
     if trained is None or evaluated is None or max(trained, evaluated) <= 0:
         return 0.0
     return max(0.0, evaluated - trained) / max(trained, evaluated)
-
-
-_DEFAULTS = {
-    "alpha_init": 0.98,
-    "lamb": 2.0,
-    "gamma": 0.1,
-    "grokking_signal_decay_rate": 0.1,
-    "gradient_clipping": 1.0,
-}
-
-
-def build_grokadamw(request: OptimizerRequest) -> torch.optim.Optimizer:
-    """GrokAdamW, with the defaults of its author's package."""
-    groups = [{"lr": request.learning_rate, **group} for group in request.groups]
-    return GrokAdamW(groups, betas=request.adam_betas, eps=request.adam_epsilon, **request.options)
-
-
-ENTRIES = (
-    Entry(
-        name="grokadamw",
-        family="grok",
-        build=build_grokadamw,
-        options=dict.fromkeys(_DEFAULTS, float),
-        traits=Traits(
-            backends=ON_ROWS,
-            why_not="it clips by the norm of each parameter, of which DeepSpeed has flat runs",
-        ),
-        state="3 x fp32",
-        paper="2405.20233",
-    ),
-)

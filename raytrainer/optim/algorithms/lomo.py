@@ -15,16 +15,17 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from raytrainer.layout.rows import Cut, is_cut, local_of, rows_of
+from raytrainer.optim.algorithms.norms import norm
 
 
 class AdaLomo(torch.optim.Optimizer):
-    """Steps as the authors' package does, with its defaults.
+    """AdaLomo, with the arithmetic and the defaults of its authors' package.
 
     Args:
         groups: Parameter groups.
         lr: Learning rate, relative to the size of a parameter.
-        eps: Added to squared gradients; least size of a parameter.
-        clip_threshold: Of the root mean square of an update.
+        eps: What is added to squared gradients; the least size of a parameter.
+        clip_threshold: Largest root mean square of an update.
         decay_rate: Exponent of the moving averages.
         weight_decay: Decoupled, times the relative learning rate.
     """
@@ -49,7 +50,7 @@ class AdaLomo(torch.optim.Optimizer):
         super().__init__(groups, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -60,7 +61,14 @@ class AdaLomo(torch.optim.Optimizer):
 def _step(
     parameter: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
 ) -> None:
-    """All ranks that share a parameter: its averages are whole on each, so sums over its rows are sent."""
+    """All ranks that share a parameter: its averages are whole on each, so sums over its rows are sent.
+
+    Args:
+        parameter: ``[..., m, n]`` or ``[n]``, whole or sharded by rows.
+        gradient: Of the same shape and layout, float32.
+        state: Of the parameter; filled by its first step.
+        group: Its parameter group.
+    """
     is_factored = gradient.dim() > 1
     if not state:
         state["step"] = 0
@@ -97,9 +105,9 @@ def _whole(tensor: Any) -> torch.Tensor:
 
 
 def _rms(local: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """The root mean square of something of the shape of a parameter, of which this rank has some rows."""
+    """The root mean square (a scalar) of a tensor laid out like a parameter, of which ``local`` is this rank's part."""
     if isinstance(parameter, DTensor) and is_cut(parameter):
         square = local.square().sum()
-        dist.all_reduce(square, group=Cut(parameter).group)
+        dist.all_reduce(square, group=Cut(parameter).group)  # pyright: ignore[reportUnknownMemberType]
         return (square / parameter.numel()).sqrt()
-    return local.norm(2) / math.sqrt(local.numel())
+    return norm(local) / math.sqrt(local.numel())

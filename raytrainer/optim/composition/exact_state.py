@@ -1,4 +1,4 @@
-"""Optimizers whose state is restored as it was saved, in its own dtypes."""
+"""Which state a resumed optimizer gets: exactly what was saved, in the dtypes it was saved in."""
 
 from __future__ import annotations
 
@@ -7,25 +7,32 @@ from typing import Any
 import torch
 
 
-class OwnState(torch.optim.Optimizer):
-    """State by parameter in fp32 beside parameters of any dtype; torch would cast it to the dtype of the parameter."""
+class ExactStateOptimizer(torch.optim.Optimizer):
+    """An optimizer that restores its state unchanged; torch's own would cast it to the dtype of the parameter."""
 
     def restore_state(self, parameter: torch.Tensor, saved: dict[str, Any]) -> None:
-        """Take over the saved state of a parameter."""
+        """Restore the saved state of one parameter.
+
+        Args:
+            parameter: Any parameter of the optimizer.
+            saved: Key -> tensor or number; empty if the parameter had no state.
+        """
         if saved:
             self.state[parameter] = saved
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state.
+        """Restore the state of all parameters.
 
         Raises:
-            ValueError: If it is that of other parameters.
+            ValueError: If the state is that of another number of parameters.
         """
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         if len(parameters) != len(numbers):
-            raise ValueError(f"the state is of {len(numbers)} parameters, and there are {len(parameters)}")
+            raise ValueError(
+                f"the state has {len(numbers)} parameters, but the optimizer has {len(parameters)}"
+            )
         for parameter, number in zip(parameters, numbers, strict=True):
             saved = {
                 key: value.to(parameter.device) if isinstance(value, torch.Tensor) and value.dim() else value

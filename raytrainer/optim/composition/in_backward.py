@@ -1,12 +1,12 @@
-"""Updates inside the backward pass: a parameter is stepped as soon as its gradient is whole, which is then freed.
+"""When a parameter is stepped inside the backward pass: as soon as its gradient is complete, which is then freed.
 
-So the gradients of a model never exist at once (LOMO, Lv et al., arXiv 2306.09782; GaLore's layer-wise variant,
+So the gradients of a model never exist all at once (LOMO, Lv et al., arXiv 2306.09782; GaLore's layer-wise variant,
 arXiv 2403.03507, section 4.3). Over several ranks the gradient is averaged before the step, so the ranks stay equal: in
-the hook where each rank has a whole one of its own (DDP, whose own reduction keeps all gradients in buckets and is not
-used; ZeRO 3), and by the backend where it hands over the rows of the average (FSDP2).
+the hook where each rank has a whole gradient (DDP, whose own reduction keeps all gradients in buckets and is not used;
+ZeRO 3), and by the backend where it delivers the rows of the average (FSDP2).
 
-Gradients cannot add up over micro-batches. Their global norm is known when all steps are done, so it is reported and
-cannot clip, unless a backward pass before this one measures it, as LOMO's authors do.
+Gradients cannot accumulate over micro-batches. Their global norm is known only after all steps, so it is reported and
+cannot clip, unless an earlier backward pass measures it, as LOMO's authors do.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils.hooks import RemovableHandle
 
 from raytrainer.layout.gathered import whole
 from raytrainer.layout.rows import assign_owners, is_cut
@@ -28,7 +29,7 @@ class UpdatesInBackward(Composed):
 
     Args:
         groups: Parameter groups with ``lr``; the schedule changes it here, and the next step uses it.
-        make_inner: Makes an optimizer of one parameter's group. A ``Composed`` one that has ``reduces`` averages
+        make_inner: Makes an optimizer from one parameter's group. A ``Composed`` one that has ``reduces`` averages
             gradients over ranks itself.
         measures: Every step begins with a backward pass that only measures the norm of all gradients, to clip by it.
     """
@@ -37,7 +38,7 @@ class UpdatesInBackward(Composed):
         self, groups: list[dict[str, Any]], make_inner: MakeInner, *, measures: bool = False
     ) -> None:
         self.measures = measures
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._norms: list[SquaredNorm] = []
         self._is_measuring = False
         self._factor: torch.Tensor | None = None
@@ -56,12 +57,13 @@ class UpdatesInBackward(Composed):
                 self._stepped[parameter] = Slot(parameter), inner
 
     def arm(self) -> None:
-        """From now on a backward pass updates; the same again changes nothing."""
+        """Make backward passes update parameters from now on; calling it again changes nothing."""
         if not self._handles:
-            self._handles = [one.register_post_accumulate_grad_hook(self._hook) for one in self._hooked]
+            tensors: list[Any] = list(self._hooked)
+            self._handles = [tensor.register_post_accumulate_grad_hook(self._hook) for tensor in tensors]
 
     def disarm(self) -> None:
-        """From now on a backward pass only computes gradients."""
+        """Make backward passes only compute gradients from now on."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -71,7 +73,7 @@ class UpdatesInBackward(Composed):
 
         Args:
             run: Runs a backward pass; with ``retain_graph=True`` another one may follow.
-            max_norm: That the norm of all gradients is clipped to.
+            max_norm: The norm of all gradients is clipped to it.
         """
         self._is_measuring = True
         try:
@@ -87,18 +89,18 @@ class UpdatesInBackward(Composed):
         self._norms = [(norm.square(), False)]
 
     def step(self, closure: Any = None) -> None:
-        """Nothing is left to do."""
+        """Nothing is left to do: the backward pass has stepped every parameter."""
 
     def take_grad_norm(self) -> torch.Tensor:
-        """All ranks: the norm of all gradients of the last backward pass, as they were stepped."""
+        """All ranks: the norm of all gradients of the last backward pass, as they were stepped (a float32 scalar)."""
         norms, self._norms = self._norms, []
         return norm_of(norms)
 
     def describe(self) -> str:
-        """For the table of what is engaged."""
-        kinds = sorted({type(inner).__name__ for inner, _ in self._hooked.values()})
+        """For the table of applied settings."""
+        names = sorted({type(inner).__name__ for inner, _ in self._hooked.values()})
         passes = ", after a pass that measures their norm" if self.measures else ""
-        return f"{'/'.join(kinds)} in the backward pass{passes}, {len(self._hooked)} parameters"
+        return f"{'/'.join(names)} in the backward pass{passes}, {len(self._hooked)} parameters"
 
     @torch.no_grad()
     def _hook(self, parameter: torch.Tensor) -> None:
@@ -108,7 +110,7 @@ class UpdatesInBackward(Composed):
         averages_itself = getattr(inner, "reduces", False) and not self._is_measuring
         if not is_cut(parameter) and not averages_itself and _num_ranks() > 1:
             # All ranks: they run backward through the same graph, so they come here in the same order.
-            dist.all_reduce(parameter.grad)
+            dist.all_reduce(parameter.grad)  # pyright: ignore[reportUnknownMemberType]
             parameter.grad.div_(_num_ranks())
         if self._is_measuring:
             self._norms.append(squared_norm(parameter, parameter.grad))
@@ -127,7 +129,7 @@ class UpdatesInBackward(Composed):
         else:
             self._norms.append(squared_norm(parameter, parameter.grad))
             inner.step()
-        self._adopt(parameter)
+        self._share_state(parameter)
 
 
 def _num_ranks() -> int:

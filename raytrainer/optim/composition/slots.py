@@ -1,7 +1,7 @@
-"""What stands for a parameter in an inner optimizer: itself, or something in its place.
+"""What takes the place of a parameter in an inner optimizer: the parameter itself, or a tensor derived from it.
 
-An inner optimizer knows nothing of ranks. Before its step a slot gives it a gradient; after it the slot brings the
-change to where the parameter lies.
+An inner optimizer knows nothing of ranks. Before its step a slot provides a gradient; after the step the slot applies
+the change to the rank's part of the parameter.
 """
 
 from __future__ import annotations
@@ -15,42 +15,50 @@ from torch.distributed.tensor import DTensor
 from raytrainer.layout.rows import Cut, is_cut, local_of
 
 SquaredNorm = tuple[torch.Tensor, bool]
-"""Of a gradient, a scalar, and whether other ranks have other parts of it."""
+"""Squared norm of a gradient (a float32 scalar), and whether other ranks hold other parts of that gradient."""
 
 
 class Slot:
-    """A parameter that the inner optimizer steps itself.
+    """A parameter that the inner optimizer steps directly.
+
+    The four methods ``gather``, ``compute``, ``load`` and ``store`` are called in this order around a step; a subclass
+    overrides those it needs.
 
     Args:
-        parameter: Whole, or cut over ranks if the inner optimizer steps element by element.
-        owner: Of the ranks that share it; None if each steps its part.
+        parameter: Whole, or sharded if the inner optimizer works element by element.
+        owner: Rank, among those that share the parameter, that steps it; None if each rank steps its part.
     """
 
     def __init__(self, parameter: torch.Tensor, owner: int | None = None) -> None:
         self.parameter = parameter
-        self.inside: torch.Tensor | None = parameter
+        self.inner_parameter: torch.Tensor | None = parameter
         """What the inner optimizer steps; None on a rank that does not own the parameter."""
         self.owner = owner
-        """Of the ranks that share the parameter the one that alone has its state; None if each has that of its part."""
+        """Rank, among those that share the parameter, that alone holds its state; None if each holds its part."""
 
-    def bring(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
-        """First of all. All ranks, in the same order: bring together what one of them works on alone."""
+    def gather(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
+        """First. All ranks, in the same order: collect on one rank what it will compute alone."""
 
-    def find(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
-        """Then, each rank by itself, so at the same time: what one of them works on alone."""
+    def compute(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
+        """Second. Without communication, so all ranks work at the same time: compute what one rank computes alone."""
 
     def load(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
-        """Before the step. All ranks, in the same order."""
+        """Before the step. All ranks, in the same order: give the inner parameter its gradient and values."""
 
     def store(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
-        """After the step. All ranks, in the same order."""
+        """After the step. All ranks, in the same order: apply the change to the parameter."""
 
     def squared_norm(self) -> SquaredNorm:
-        """Between the two: of the gradient that is stepped."""
-        return squared_norm(self.parameter, None if self.inside is None else self.inside.grad)
+        """Between ``load`` and ``store``: the squared norm of the gradient that is stepped."""
+        return squared_norm(
+            self.parameter, None if self.inner_parameter is None else self.inner_parameter.grad
+        )
 
-    def take_over(self, saved: dict[str, Any]) -> None:
-        """Take what the slot itself needs of a saved state; on ranks that do not own it, that has numbers only.
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Restore what the slot itself needs from a saved state.
+
+        Args:
+            saved: Key -> tensor or number; on ranks that do not own the parameter, numbers only.
 
         Raises:
             ValueError: If it is not the state of such a slot.
@@ -58,73 +66,82 @@ class Slot:
 
 
 def squared_norm(parameter: torch.Tensor, gradient: torch.Tensor | None) -> SquaredNorm:
-    """What this rank adds to the squared norm of a parameter's gradient.
+    """This rank's contribution to the squared norm of a parameter's gradient.
 
     Args:
-        parameter: Whole or cut.
-        gradient: Of the parameter, or of what is stepped in its place; None where another rank has it.
+        parameter: Whole or sharded, any shape.
+        gradient: Gradient of the parameter or of what is stepped in its place; None where another rank holds it.
+
+    Returns:
+        A float32 scalar, and whether other ranks hold other parts.
     """
     is_part = is_cut(parameter)
-    if gradient is None or (is_part and Cut(parameter).is_replica):  # type: ignore[arg-type]
+    if gradient is None or (is_part and Cut(parameter).is_replica):  # pyright: ignore[reportArgumentType]
         return torch.zeros((), device=local_of(parameter).device), is_part
     return local_of(gradient).float().pow(2).sum(), is_part
 
 
 def norm_of(squares: list[SquaredNorm]) -> torch.Tensor:
-    """All ranks: the norm of all gradients, of which ranks may have parts."""
-    of_all = [square for square, is_part in squares if not is_part]
+    """All ranks: the norm of all gradients, some of which may be spread over ranks.
+
+    Args:
+        squares: One per parameter, in the same order on all ranks.
+
+    Returns:
+        A float32 scalar.
+    """
+    of_whole = [square for square, is_part in squares if not is_part]
     of_parts = [square for square, is_part in squares if is_part]
-    total = torch.stack(of_all).sum() if of_all else torch.zeros(())
+    total = torch.stack(of_whole).sum() if of_whole else torch.zeros(())
     if of_parts:
         parts = torch.stack(of_parts).sum()
-        dist.all_reduce(parts)
+        dist.all_reduce(parts)  # pyright: ignore[reportUnknownMemberType]
         total = total.to(parts.device) + parts
     return total.sqrt()
 
 
 class OnOwner(Slot):
-    """A parameter that is cut, and stepped whole by its owner: for optimizers that need all rows of a matrix.
+    """A sharded parameter that its owner steps whole, for optimizers that need all rows of a matrix.
 
-    The gradient and the values go to the owner, and the values back; so ranks together hold one optimizer state, and
+    Gradient and values go to the owner, and the new values back; so the ranks together hold one optimizer state, and
     its numbers are those of one worker.
 
     Args:
-        parameter: A DTensor.
-        owner: Of the ranks that share it.
+        parameter: A DTensor, sharded by rows.
+        owner: Rank, among those that share it, that steps it.
     """
 
     def __init__(self, parameter: DTensor, owner: int) -> None:
         super().__init__(parameter, owner)
+        self._owner = owner
         self._cut = Cut(parameter)
-        self.inside = None
+        self.inner_parameter = None
         if self._cut.rank == owner:
-            # Its values are there while it is stepped.
-            self.inside = torch.nn.Parameter(
+            # It holds values only while it is stepped.
+            self.inner_parameter = torch.nn.Parameter(
                 torch.empty(parameter.shape, dtype=parameter.dtype, device=self._cut.device)
             )
 
     def release(self) -> None:
         """Free the owner's copy."""
-        if self.inside is not None:
-            self.inside.grad = None
-            self.inside.data = self.inside.data.new_empty((0,))
+        if self.inner_parameter is not None:
+            self.inner_parameter.grad = None
+            self.inner_parameter.data = self.inner_parameter.data.new_empty((0,))
 
     def load(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        assert self.owner is not None
-        values = self._cut.gather(local_of(self.parameter), self.owner)
-        gradient = self._cut.gather(local_of(self.parameter.grad), self.owner)
-        if self.inside is not None:
+        values = self._cut.gather(local_of(self.parameter), self._owner)
+        gradient = self._cut.gather(local_of(self.parameter.grad), self._owner)
+        if self.inner_parameter is not None:
             assert values is not None
-            self.inside.data = values
-            self.inside.grad = gradient
+            self.inner_parameter.data = values
+            self.inner_parameter.grad = gradient
 
     def store(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        assert self.owner is not None
         local = local_of(self.parameter)
-        whole = None if self.inside is None else self.inside.data
-        local.copy_(self._cut.scatter(whole, self.owner, local))
+        whole = None if self.inner_parameter is None else self.inner_parameter.data
+        local.copy_(self._cut.scatter(whole, self._owner, local))
         self.release()

@@ -1,8 +1,8 @@
-"""Any optimizer on parameters that are cut: each has an owner, which alone has its state and steps it whole.
+"""How any optimizer steps sharded parameters: each has an owner, which alone holds its state and steps it whole.
 
-For optimizers that need all rows of a matrix (Adafactor's means of rows and columns, 8-bit blocks that run across
-rows): their numbers are those of one worker, and the ranks together hold one state. Gradient and values of a parameter
-go to its owner and the values back, in every step; so they cost what gathering a parameter costs, three times.
+This is for optimizers that need all rows of a matrix (Adafactor's means over rows and columns, 8-bit blocks that run
+across rows): the numbers are those of one worker, and the ranks together hold one state. In every step the gradient and
+the values of a parameter are sent to its owner and the values back, three times the cost of gathering a parameter.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ from raytrainer.optim.composition.composed import Composed
 from raytrainer.optim.composition.slots import Slot
 
 
-class Owned(Composed):
-    """An inner optimizer for each parameter that is cut, on its owner; one for all others."""
+class SteppedByOwner(Composed):
+    """An inner optimizer per sharded parameter, on its owner; one inner optimizer for all other parameters."""
 
     def inner_group(self, group: dict[str, Any], slots: list[Slot]) -> dict[str, Any]:
-        # The inner one is an optimizer of the catalogue, which may treat targets differently.
-        return {
-            **super().inner_group(group, slots),
-            **{key: group[key] for key in group if key == "is_target"},
-        }
+        # The inner optimizer comes from the catalogue, so it may treat targets differently.
+        target = {"is_target": group["is_target"]} if "is_target" in group else {}
+        return {**super().inner_group(group, slots), **target}
 
     def describe(self) -> str:
-        """For the table of what is engaged."""
-        kinds = sorted({type(inner).__name__ for _, inner in self._stepped.values() if inner is not None})
-        num_own = sum(
-            slot.inside is not None and slot.owner is not None for slot, _ in self._stepped.values()
+        """For the table of applied settings."""
+        names = sorted({type(inner).__name__ for _, inner in self._stepped.values() if inner is not None})
+        num_owned = sum(
+            slot.inner_parameter is not None and slot.owner is not None for slot, _ in self._stepped.values()
         )
-        return f"{'/'.join(kinds)}, this rank owns {num_own} of {len(self._stepped)} parameters"
+        return f"{'/'.join(names)}, this rank owns {num_owned} of {len(self._stepped)} parameters"

@@ -1,4 +1,4 @@
-"""APOLLO, in one step or layer by layer in the backward pass."""
+"""The catalogue's rows of APOLLO: in one step, or layer by layer in the backward pass."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.layout.rows import is_cut
 from raytrainer.optim.algorithms.apollo import Apollo
 from raytrainer.optim.composition.in_backward import UpdatesInBackward
-from raytrainer.optim.composition.stepped_by_owner import Owned
+from raytrainer.optim.composition.stepped_by_owner import SteppedByOwner
 from raytrainer.optim.traits import (
-    BACKENDS_IN_BACKWARD,
     GRAD_NORM,
-    ON_ROWS,
-    WHY_NOT_IN_BACKWARD,
+    WHOLE_OR_ROWS,
     Entry,
     OptimizerRequest,
     Traits,
+    traits_in_backward,
 )
 
 _CHOICES = {
@@ -55,19 +54,19 @@ def _groups(request: OptimizerRequest) -> list[dict[str, Any]]:
 
 
 def build_apollo_adamw(request: OptimizerRequest) -> torch.optim.Optimizer:
-    """APOLLO (Zhu et al., arXiv 2412.05270), with the anchor's defaults."""
+    """APOLLO (Zhu et al., arXiv 2412.05270), with the defaults of transformers."""
     return Apollo(_groups(request), betas=request.adam_betas, eps=request.adam_epsilon)
 
 
 def build_apollo_adamw_layerwise(request: OptimizerRequest) -> torch.optim.Optimizer:
-    """APOLLO in the backward pass; its projections are those of the other form."""
+    """APOLLO in the backward pass, with the same projections as in one step."""
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         def make_whole(inner_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
             return Apollo(inner_groups, betas=request.adam_betas, eps=request.adam_epsilon)
 
-        is_cut_here = any(is_cut(parameter) for group in groups for parameter in group["params"])
-        return Owned(groups, make_whole) if is_cut_here else make_whole(groups)
+        is_sharded = any(is_cut(parameter) for group in groups for parameter in group["params"])
+        return SteppedByOwner(groups, make_whole) if is_sharded else make_whole(groups)
 
     measures = bool(request.options.get(GRAD_NORM))
     return UpdatesInBackward(_groups(request), make, measures=measures)
@@ -81,9 +80,9 @@ ENTRIES = (
         options=_OPTIONS,
         traits=Traits(
             takes_target_modules=True,
-            backends=ON_ROWS,
+            backends=WHOLE_OR_ROWS,
             steps_whole=True,
-            why_not="it scales channels by norms of whole gradients, which DeepSpeed has in flat runs",
+            why_not="it scales channels by norms of whole gradients, and ZeRO shards gradients as flat runs",
         ),
         state="2 x fp32 of rank r",
         paper="2412.05270",
@@ -93,13 +92,7 @@ ENTRIES = (
         family="apollo",
         build=build_apollo_adamw_layerwise,
         options={GRAD_NORM: bool, **_OPTIONS},
-        traits=Traits(
-            takes_target_modules=True,
-            updates_in_backward=True,
-            supports_accumulation=False,
-            backends=BACKENDS_IN_BACKWARD,
-            why_not=WHY_NOT_IN_BACKWARD,
-        ),
+        traits=traits_in_backward(takes_target_modules=True),
         state="2 x fp32 of rank r; one gradient at a time",
         paper="2412.05270",
     ),

@@ -1,6 +1,6 @@
-"""The optimizers of bitsandbytes: state in 8 bits (Dettmers et al., arXiv 2110.02861) or 32, also paged.
+"""The catalogue's rows of bitsandbytes: state in 8 bits (Dettmers et al., arXiv 2110.02861) or 32, also paged.
 
-State of fewer than 4,096 elements stays fp32. They run on GPUs and on CPUs.
+The state of parameters with fewer than 4,096 elements stays fp32. They run on GPUs and on CPUs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from raytrainer.errors import ConfigurationError
-from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.packages import BITSANDBYTES
+from raytrainer.optim.traits import WHOLE_OR_ROWS, Entry, OptimizerRequest, Traits
 
-PACKAGE = "bitsandbytes>=0.50"
 _TRAITS = Traits(
-    backends=ON_ROWS, steps_whole=True, why_not="bitsandbytes quantizes blocks of whole parameters"
+    backends=WHOLE_OR_ROWS, steps_whole=True, why_not="bitsandbytes quantizes blocks of whole parameters"
 )
 _ADEMAMIX = {
     "beta1": float,
@@ -34,21 +34,25 @@ def _module() -> Any:
     return importlib.import_module("bitsandbytes.optim")
 
 
-def _adamw(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
+def _adamw(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
     return _module().AdamW(
-        request.groups, lr=request.learning_rate, betas=request.adam_betas, eps=request.adam_epsilon, **kind
+        request.groups,
+        lr=request.learning_rate,
+        betas=request.adam_betas,
+        eps=request.adam_epsilon,
+        **variant,
     )
 
 
-def _lion(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
-    return _module().Lion(request.groups, lr=request.learning_rate, betas=request.adam_betas, **kind)
+def _lion(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
+    return _module().Lion(request.groups, lr=request.learning_rate, betas=request.adam_betas, **variant)
 
 
-def _rmsprop(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
-    return _module().RMSprop(request.groups, lr=request.learning_rate, **request.options, **kind)
+def _rmsprop(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
+    return _module().RMSprop(request.groups, lr=request.learning_rate, **request.options, **variant)
 
 
-def _ademamix(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
+def _ademamix(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
     given = dict(request.options)
     betas = (
         given.pop("beta1", request.adam_betas[0]),
@@ -56,34 +60,36 @@ def _ademamix(request: OptimizerRequest, **kind: Any) -> torch.optim.Optimizer:
         given.pop("beta3", 0.9999),
     )
     eps = given.pop("eps", request.adam_epsilon)
-    return _module().AdEMAMix(request.groups, lr=request.learning_rate, betas=betas, eps=eps, **given, **kind)
+    return _module().AdEMAMix(
+        request.groups, lr=request.learning_rate, betas=betas, eps=eps, **given, **variant
+    )
 
 
 def _on_gpu(request: OptimizerRequest) -> OptimizerRequest:
     if any(parameter.device.type == "cpu" for group in request.groups for parameter in group["params"]):
         raise ConfigurationError(
-            "A paged optimizer moves its state between a GPU and the CPU, and these parameters are on the CPU, where "
-            "bitsandbytes would quietly not page. Leave paged_ out of the name of optim."
+            "A paged optimizer moves its state between a GPU and the CPU, but these parameters are on the CPU, where "
+            "bitsandbytes would quietly not page. Remove paged_ from the name in optim."
         )
     return request
 
 
-def _entry(name: str, build: Callable[..., torch.optim.Optimizer], **more: Any) -> Entry:
+def _entry(name: str, build: Callable[..., torch.optim.Optimizer], **fields: Any) -> Entry:
     is_paged = name.startswith("paged_")
     bits = 8 if "8bit" in name else 32
-    kind: dict[str, Any] = {"optim_bits": bits}
+    variant: dict[str, Any] = {"optim_bits": bits}
     if build is not _rmsprop:
-        kind["is_paged"] = is_paged
+        variant["is_paged"] = is_paged
     moments = {_adamw: 2, _ademamix: 3, _lion: 1, _rmsprop: 1}[build]
     state = f"{moments} x {'8 bit' if bits == 8 else 'fp32'}{', paged on a GPU' if is_paged else ''}"
     return Entry(
         name=name,
         family="bitsandbytes",
-        build=lambda request: build(_on_gpu(request) if is_paged else request, **kind),
-        package=PACKAGE,
+        build=lambda request: build(_on_gpu(request) if is_paged else request, **variant),
+        package=BITSANDBYTES,
         traits=_TRAITS,
         state=state,
-        **more,
+        **fields,
     )
 
 

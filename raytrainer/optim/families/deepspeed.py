@@ -1,7 +1,7 @@
-"""The optimizers and schedules that DeepSpeed's JSON names in its sections ``optimizer`` and ``scheduler``.
+"""Which optimizer and schedule the sections ``optimizer`` and ``scheduler`` of DeepSpeed's JSON name.
 
-They are built here, as the engine would build them, so that hooks, parameter groups and checkpoints see them like any
-other. An optimizer whose state is offloaded is DeepSpeed's own for the CPU, which a compiler builds at first use.
+They are built here, as the engine would build them, so that hooks, parameter groups and checkpoints treat them like any
+other. An optimizer with offloaded state is DeepSpeed's own for the CPU, which a compiler builds at first use.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def build_configured_optimizer(
     Weight decay applies to matrices only, as it does to every optimizer here.
 
     Args:
-        options: With that section.
-        args: Give the values of "auto".
+        options: The parsed JSON, with that section.
+        args: The source of values that are "auto" in the JSON.
         groups: Parameter groups; each has its weight decay.
 
     Raises:
-        ConfigurationError: If there is no such optimizer for where its state is kept, or no compiler for it, or it does
-            not take what ``params`` hold.
+        ConfigurationError: If there is no such optimizer for the place of its state, no compiler for it, or it does not
+            accept ``params``.
     """
     assert options.optimizer is not None
     kind = options.optimizer["type"]
@@ -73,8 +73,14 @@ def build_configured_schedule(
 ) -> Any:
     """Build the schedule of the section ``scheduler``.
 
+    Args:
+        options: The parsed JSON, with that section.
+        args: The source of values that are "auto" in the JSON.
+        optimizer: The optimizer whose learning rate is scheduled.
+        max_steps: Optimizer steps of the whole run.
+
     Raises:
-        ConfigurationError: If it does not take what ``params`` hold.
+        ConfigurationError: If it does not accept ``params``.
     """
     assert options.scheduler is not None
     schedules = importlib.import_module("deepspeed.runtime.lr_schedules")
@@ -90,7 +96,7 @@ def build_configured_schedule(
 def _on_device(kind: str, groups: list[dict[str, Any]], params: dict[str, Any]) -> torch.optim.Optimizer:
     if kind not in _ON_DEVICE:
         raise ConfigurationError(
-            f"deepspeed optimizer.type={kind!r} is there for offloaded state only: add offload_optimizer={{'device': "
+            f"deepspeed optimizer.type={kind!r} exists for offloaded state only. Add offload_optimizer={{'device': "
             "'cpu'}, or use the optim argument."
         )
     is_on_gpu = any(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
@@ -102,14 +108,14 @@ def _on_device(kind: str, groups: list[dict[str, Any]], params: dict[str, Any]) 
 def _offloaded(kind: str, groups: list[dict[str, Any]], params: dict[str, Any]) -> torch.optim.Optimizer:
     if kind not in _OFFLOADED:
         raise ConfigurationError(
-            f"deepspeed optimizer.type={kind!r} has no implementation for offloaded state, which "
-            f"{', '.join(_OFFLOADED)} have. Leave the section out to step with the optim argument."
+            f"deepspeed optimizer.type={kind!r} has no implementation for offloaded state; "
+            f"{', '.join(_OFFLOADED)} have one. Remove the section to use the optim argument."
         )
     if shutil.which("c++") is None and shutil.which("g++") is None:
         raise ConfigurationError(
-            f"deepspeed optimizer.type={kind!r} with offloaded state is built by a C++ compiler at first use, and "
-            "there is none (c++, g++) on this worker. Install one, or leave the section optimizer out: then the optim "
-            "argument's optimizer, which needs none, steps on the CPU."
+            f"deepspeed optimizer.type={kind!r} with offloaded state is compiled at first use, but this worker has no "
+            "C++ compiler (c++, g++). Install one, or remove the section optimizer: then the optimizer of the optim "
+            "argument, which needs no compiler, steps on the CPU."
         )
     module, name = _OFFLOADED[kind]
     adam = {"adamw_mode": kind == "AdamW"} if "Adam" in name else {}

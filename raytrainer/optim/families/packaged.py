@@ -1,4 +1,4 @@
-"""Optimizers that each come with a package of their own."""
+"""The catalogue's rows of optimizers that come with a package: schedulefree, torch-optimi and torchao."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from raytrainer.optim.traits import ON_ROWS, WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.packages import OPTIMI, SCHEDULE_FREE, TORCHAO
+from raytrainer.optim.traits import WHOLE_OR_ROWS, WHOLE_PARAMETERS, Entry, OptimizerRequest, Traits
 
-_SCHEDULE_FREE = {"weight_lr_power": float, "r": float}
+_SCHEDULE_FREE_OPTIONS = {"weight_lr_power": float, "r": float}
 _AVERAGING = Traits(
-    has_train_mode=True,
-    backends=ON_ROWS,
-    why_not="it exchanges weights for their average between training and evaluation, and DeepSpeed has copies of both",
+    backends=WHOLE_OR_ROWS,
+    why_not="it swaps weights with their average between training and evaluation, and ZeRO keeps copies of both",
 )
 
 
@@ -78,8 +78,8 @@ ENTRIES = (
         name="schedule_free_adamw",
         family="schedulefree",
         build=build_schedule_free_adamw,
-        package="schedulefree>=1.4",
-        options=_SCHEDULE_FREE,
+        package=SCHEDULE_FREE,
+        options=_SCHEDULE_FREE_OPTIONS,
         traits=_AVERAGING,
         state="2 x fp32",
         paper="2405.15682",
@@ -88,8 +88,8 @@ ENTRIES = (
         name="schedule_free_sgd",
         family="schedulefree",
         build=build_schedule_free_sgd,
-        package="schedulefree>=1.4",
-        options=_SCHEDULE_FREE,
+        package=SCHEDULE_FREE,
+        options=_SCHEDULE_FREE_OPTIONS,
         traits=_AVERAGING,
         state="1 x fp32",
         paper="2405.15682",
@@ -98,8 +98,8 @@ ENTRIES = (
         name="schedule_free_radam",
         family="schedulefree",
         build=build_schedule_free_radam,
-        package="schedulefree>=1.4",
-        options=_SCHEDULE_FREE,
+        package=SCHEDULE_FREE,
+        options=_SCHEDULE_FREE_OPTIONS,
         traits=_AVERAGING,
         state="2 x fp32",
         paper="2405.15682",
@@ -108,11 +108,11 @@ ENTRIES = (
         name="stable_adamw",
         family="optimi",
         build=build_stable_adamw,
-        package="torch-optimi>=0.3",
+        package=OPTIMI,
         options={"decouple_lr": bool, "max_lr": float, "kahan_sum": bool},
         traits=Traits(
             backends=WHOLE_PARAMETERS,
-            why_not="it scales by norms of whole parameters, and counts its steps where files of shards keep none",
+            why_not="it scales by norms of whole parameters, and sharded checkpoints do not keep its step counter",
         ),
         state="2 x fp32",
         paper="2304.13013",
@@ -122,11 +122,11 @@ ENTRIES = (
             name=name,
             family="torchao",
             build=build,
-            package="torchao>=0.11",
+            package=TORCHAO,
             options={"block_size": int, "bf16_stochastic_round": bool},
             traits=Traits(
                 backends=WHOLE_PARAMETERS,
-                why_not="its state is of a tensor class that files of shards cannot hold",
+                why_not="its state uses a tensor class that sharded checkpoints cannot hold",
             ),
             state=state,
             paper=paper,

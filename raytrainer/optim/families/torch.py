@@ -1,4 +1,4 @@
-"""The optimizers that come with torch and transformers."""
+"""The catalogue's rows of optimizers that come with torch and transformers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from transformers.optimization import Adafactor
 
-from raytrainer.optim.traits import ON_ROWS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.traits import WHOLE_OR_ROWS, Entry, OptimizerRequest, Traits
 
 
-def _adamw(request: OptimizerRequest, **kernel: Any) -> torch.optim.Optimizer:
+def _adamw(request: OptimizerRequest, **implementation: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        request.groups, lr=request.learning_rate, betas=request.adam_betas, eps=request.adam_epsilon, **kernel
+        request.groups,
+        lr=request.learning_rate,
+        betas=request.adam_betas,
+        eps=request.adam_epsilon,
+        **implementation,
     )
 
 
@@ -75,8 +79,8 @@ ENTRIES = (
         options={"lr_decay": float, "eps": float, "initial_accumulator_value": float},
         state="1 x fp32",
         traits=Traits(
-            backends=ON_ROWS,
-            why_not="DeepSpeed builds torch's Adagrad anew, without its parameter groups",
+            backends=WHOLE_OR_ROWS,
+            why_not="ZeRO rebuilds torch's Adagrad without its parameter groups",
         ),
     ),
     Entry(
@@ -94,7 +98,9 @@ ENTRIES = (
         state="rows + columns, fp32",
         paper="1804.04235",
         traits=Traits(
-            backends=ON_ROWS, steps_whole=True, why_not="it factors whole matrices, by their rows and columns"
+            backends=WHOLE_OR_ROWS,
+            steps_whole=True,
+            why_not="it factors whole matrices, by their rows and columns",
         ),
     ),
 )
