@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -21,7 +21,7 @@ def build_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer, ma
         optimizer: The raw optimizer, not a wrapped one; wrapped optimizers would step the schedule once per process.
         max_steps: Optimizer steps of the whole run.
     """
-    make: Callable[..., LRScheduler] = optimization.get_scheduler  # pyright: ignore[reportUnknownMemberType]
+    make = cast("Callable[..., LRScheduler]", optimization.get_scheduler)  # pyright: ignore[reportUnknownMemberType]
     return make(
         args.lr_scheduler_type,
         optimizer=optimizer,

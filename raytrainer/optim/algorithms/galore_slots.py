@@ -13,7 +13,7 @@ One rank computes the projection, because the sign of singular vectors is not de
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -257,7 +257,7 @@ def projection_of(gradient: torch.Tensor, rank: int, *, from_right: bool) -> tor
     Returns:
         float32, ``[rank, n]`` for a projection from the right, ``[m, rank]`` from the left.
     """
-    svd: Callable[..., tuple[torch.Tensor, ...]] = torch.linalg.svd  # pyright: ignore[reportUnknownMemberType]
+    svd = cast("Callable[..., tuple[torch.Tensor, ...]]", torch.linalg.svd)  # pyright: ignore[reportUnknownMemberType]
     u, _, v = svd(gradient.float(), full_matrices=False)
     return (v[:rank, :] if from_right else u[:, :rank]).contiguous()
 
