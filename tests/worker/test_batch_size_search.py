@@ -150,5 +150,5 @@ def test_sharding_is_refused_with_it(sharding: dict[str, Any]) -> None:
 
 
 def test_optimizers_that_cannot_accumulate_are_refused_with_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="auto_find_batch_size=True cuts"):
+    with pytest.raises(ConfigurationError, match="auto_find_batch_size=True splits a batch"):
         train(tmp_path, auto_find_batch_size=True, optim="adalomo")
