@@ -37,7 +37,6 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput, number_of_
 from raytrainer.arguments.aliases import trainer_keyword
 from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.arguments.keywords import unknown_argument
-from raytrainer.arguments.ray_objects import merge_ray_objects
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.callbacks.defaults import default_callbacks
 from raytrainer.callbacks.handler import CallbackHandler
@@ -145,8 +144,7 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
         warn_of_overrides_never_called(type(self), Trainer)
         self._forget_process()
         processing_class = trainer_keyword(tokenizer, processing_class)
-        self.args = as_training_arguments(args)
-        merge_ray_objects(self.args, scaling_config, run_config)
+        self.args = as_training_arguments(args, scaling_config, run_config)
         self._own_model = model
         self.model_init = model_init
         self.train_dataset = train_dataset

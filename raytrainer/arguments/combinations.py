@@ -1,7 +1,7 @@
 """Arguments that contradict each other.
 
-The rules are those of ``transformers.TrainingArguments`` in words that say what to do, and those that only a trainer
-with workers on other machines needs. One function per rule. Pure: nothing here looks at a device, so that a driver
+The rules are those of ``transformers.TrainingArguments``, with messages that say what to do, and those that only a
+trainer with workers on other machines needs. One function per rule. Pure: nothing here looks at a device, so a driver
 without a GPU may ask for bf16 on workers with GPUs.
 """
 
@@ -16,22 +16,34 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from raytrainer.errors import ConfigurationError
 
 
-def check_combinations(args: Any, *, devices: bool = True) -> None:
-    """Check arguments, whose enums are converted, against each other.
+def check_combinations(args: Any) -> None:
+    """Check strategies, intervals and precisions against each other.
 
     Args:
-        args: Training arguments.
-        devices: Check also the rules about devices.
+        args: Training arguments whose enums are converted.
 
     Raises:
         ConfigurationError: For the first contradiction.
     """
-    for rule in _RULES + (_DEVICE_RULES if devices else ()):
+    for rule in _RULES:
+        rule(args)
+
+
+def check_placement(args: Any) -> None:
+    """Check what is asked of devices and of sharding against each other.
+
+    Args:
+        args: Training arguments that were normalized.
+
+    Raises:
+        ConfigurationError: For the first contradiction.
+    """
+    for rule in _PLACEMENT_RULES:
         rule(args)
 
 
 def intervals_are_steps(args: Any) -> None:
-    """An interval is a whole number of steps, or a share of all steps below 1."""
+    """An interval is a whole number of steps, or a fraction of all steps."""
     for kind, strategy in (
         ("logging", args.logging_strategy),
         ("eval", args.eval_strategy),
@@ -42,26 +54,26 @@ def intervals_are_steps(args: Any) -> None:
         steps = getattr(args, f"{kind}_steps")
         if kind != "eval" and not steps:
             raise ConfigurationError(
-                f"{kind}_strategy='steps' with {kind}_steps={steps!r} names no interval: a number above 0 "
-                f"was expected. Set {kind}_steps, or {kind}_strategy='no'."
+                f"{kind}_strategy='steps' needs an interval above 0, but {kind}_steps={steps!r}. "
+                f"Set {kind}_steps, or {kind}_strategy='no'."
             )
         if steps is not None and steps > 1 and steps != int(steps):
             raise ConfigurationError(
-                f"{kind}_steps={steps!r} is neither a whole number of steps nor a share below 1. Round it."
+                f"{kind}_steps={steps!r} is neither a whole number of steps nor a fraction below 1. Round it."
             )
 
 
 def evaluation_has_an_interval(args: Any) -> None:
-    """Evaluation in steps needs an interval of its own or that of logging."""
+    """Evaluation in steps needs an interval, its own or that of logging."""
     if args.eval_strategy == IntervalStrategy.STEPS and not args.eval_steps and not args.logging_steps:
         raise ConfigurationError(
-            f"eval_strategy='steps' needs an interval, and eval_steps={args.eval_steps!r} and "
-            f"logging_steps={args.logging_steps!r} give none. Set eval_steps."
+            f"eval_strategy='steps' needs an interval, but eval_steps={args.eval_steps!r} and "
+            f"logging_steps={args.logging_steps!r}. Set eval_steps."
         )
 
 
 def best_model_has_its_checkpoint(args: Any) -> None:
-    """The best evaluation must fall on a checkpoint, else its weights are gone."""
+    """The best evaluation must coincide with a checkpoint, or its weights are lost."""
     if not args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST:
         return
     eval_strategy, save_strategy = args.eval_strategy.value, args.save_strategy.value
@@ -74,7 +86,7 @@ def best_model_has_its_checkpoint(args: Any) -> None:
     if eval_strategy == "steps" and not _is_multiple(args.save_steps, args.eval_steps):
         raise ConfigurationError(
             f"load_best_model_at_end=True needs save_steps to be a multiple of eval_steps (both in steps, "
-            f"or both as a share below 1), but found save_steps={args.save_steps} and eval_steps={args.eval_steps}. "
+            f"or both as a fraction below 1), but found save_steps={args.save_steps} and eval_steps={args.eval_steps}. "
             "Set save_steps to eval_steps, or save_strategy='best'."
         )
 
@@ -84,7 +96,7 @@ def _is_multiple(steps: float, of: float) -> bool:
         return True
     if steps >= 1 or of >= 1:
         return False
-    # Shares are decimal fractions: 0.6 % 0.2 is not 0 in binary.
+    # These are decimal fractions: 0.6 % 0.2 is not 0 in binary.
     scale = 1_000_000
     return round(steps * scale) % round(of * scale) == 0
 
@@ -95,18 +107,18 @@ def best_strategy_has_a_metric(args: Any) -> None:
         return
     if args.metric_for_best_model is None:
         raise ConfigurationError(
-            "save_strategy='best' saves when a metric improves, and metric_for_best_model names none. Set "
+            "save_strategy='best' saves when a metric improves, but metric_for_best_model names none. Set "
             "it, for instance to 'loss' or to a key that your compute_metrics returns."
         )
     if args.eval_strategy == IntervalStrategy.NO:
         raise ConfigurationError(
-            "save_strategy='best' saves when an evaluation improves, and eval_strategy='no' never "
-            "evaluates, so nothing would ever be saved. Set eval_strategy to 'steps' or 'epoch'."
+            "save_strategy='best' saves when an evaluation improves, but eval_strategy='no' never "
+            "evaluates, so nothing would be saved. Set eval_strategy to 'steps' or 'epoch'."
         )
 
 
 def precisions_exclude_each_other(args: Any) -> None:
-    """One compute precision per run."""
+    """A run has one compute precision."""
     for one, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
         if getattr(args, one) and getattr(args, other):
             raise ConfigurationError(
@@ -115,18 +127,18 @@ def precisions_exclude_each_other(args: Any) -> None:
 
 
 def precision_fits_the_requested_device(args: Any) -> None:
-    """What a CPU cannot do is refused as soon as it is certain that workers run on one."""
+    """What a CPU cannot do is refused as soon as it is certain that the workers run on CPUs."""
     on_cpu = "use_cpu=True" if args.use_cpu else "use_gpu=False" if args.use_gpu is False else None
     if on_cpu is None:
         return
     if args.fp16:
         raise ConfigurationError(
-            f"fp16=True with {on_cpu}: fp16 training needs a GPU, on CPU it would quietly be fp32. Use "
+            f"fp16=True with {on_cpu}: fp16 training needs a GPU; on a CPU it would silently be fp32. Use "
             "bf16=True, or train on GPUs."
         )
     if args.tf32:
         raise ConfigurationError(
-            f"tf32=True with {on_cpu}: TF32 is a mode of GPUs. Leave tf32 out, or train on GPUs."
+            f"tf32=True with {on_cpu}: only GPUs have TF32. Leave tf32 out, or train on GPUs."
         )
     if args.ddp_backend == "nccl":
         raise ConfigurationError(f"ddp_backend='nccl' with {on_cpu}: NCCL needs GPUs. Leave ddp_backend out.")
@@ -137,26 +149,25 @@ def schedule_sees_metrics(args: Any) -> None:
     follows = args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
     if follows and args.eval_strategy == IntervalStrategy.NO:
         raise ConfigurationError(
-            f"lr_scheduler_type={args.lr_scheduler_type.value!r} follows an evaluation metric, and "
+            f"lr_scheduler_type={args.lr_scheduler_type.value!r} follows an evaluation metric, but "
             "eval_strategy='no' never evaluates. Set eval_strategy to 'steps' or 'epoch'."
         )
 
 
 def prefetching_has_processes(args: Any) -> None:
-    """Batches are loaded ahead, and loaders kept, by processes of their own."""
+    """Prefetching and keeping loaders alive need loader processes."""
     if args.dataloader_num_workers > 0:
         return
     for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if getattr(args, name):
             raise ConfigurationError(
-                f"{name}={getattr(args, name)!r} is about the processes that load data, and "
-                "dataloader_num_workers=0 starts none. Set dataloader_num_workers to 1 or more, or "
-                "leave it out."
+                f"{name}={getattr(args, name)!r} configures the processes that load data, but "
+                f"dataloader_num_workers=0 starts none. Set dataloader_num_workers to 1 or more, or leave {name} out."
             )
 
 
 def devices_agree(args: Any) -> None:
-    """CPU and GPU are not asked for at once."""
+    """Workers run on CPUs or on GPUs."""
     if not args.use_cpu:
         return
     if args.use_gpu:
@@ -167,38 +178,45 @@ def devices_agree(args: Any) -> None:
     if gpus:
         raise ConfigurationError(
             f"use_cpu=True and resources_per_worker={args.resources_per_worker!r} contradict each other: "
-            f"{gpus:g} GPU per worker would be reserved and not used. Drop one of the two."
+            f"{gpus:g} GPU per worker would be reserved but not used. Leave one of them out."
         )
 
 
-def fitting_needs_whole_models(args: Any) -> None:
-    """A rank without memory must not leave the others in a collective; sharded models have one in every layer."""
+def batch_size_search_needs_whole_models(args: Any) -> None:
+    """A rank that runs out of memory must not leave the others in a collective; sharded models have one per layer."""
     if args.auto_find_batch_size and (args.fsdp or args.deepspeed):
         raise ConfigurationError(
-            "auto_find_batch_size=True begins again when a worker is out of memory, and with "
-            f"{'fsdp' if args.fsdp else 'deepspeed'} the others would then wait for it within the model. Set "
+            "auto_find_batch_size=True starts over when a worker runs out of memory, but with "
+            f"{'fsdp' if args.fsdp else 'deepspeed'} the other workers would be waiting for it inside the model. Set "
             "per_device_train_batch_size and gradient_accumulation_steps to sizes that fit."
         )
 
 
 _RULES: tuple[Callable[[Any], None], ...] = (
     intervals_are_steps,
-    evaluation_has_an_interval,
     best_model_has_its_checkpoint,
     best_strategy_has_a_metric,
     precisions_exclude_each_other,
     schedule_sees_metrics,
     prefetching_has_processes,
-    fitting_needs_whole_models,
 )
-_DEVICE_RULES: tuple[Callable[[Any], None], ...] = (precision_fits_the_requested_device, devices_agree)
+"""Rules that hold before transformers has normalized everything: it asserts some of them itself."""
+_PLACEMENT_RULES: tuple[Callable[[Any], None], ...] = (
+    precision_fits_the_requested_device,
+    devices_agree,
+    batch_size_search_needs_whole_models,
+)
+"""Rules about arguments that transformers must not see as they are, since it would look for hardware."""
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """Refuse what ``accelerate launch`` asks for through the environment and this version does not do.
+    """Refuse what ``accelerate launch`` asks for through the environment and is not available here.
+
+    Args:
+        environment: The variables; those of this process by default.
 
     Raises:
-        ConfigurationError: If a variable switches on a backend that would not be engaged.
+        ConfigurationError: If a variable turns on something that would not take effect.
     """
     values = os.environ if environment is None else environment
     for name, what in (
@@ -208,13 +226,13 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
         if values.get(name, "").lower() in ("1", "true", "yes", "y", "on", "t"):
             raise ConfigurationError(
                 f"The environment asks for {what} ({name}={values[name]}), which is not available in this "
-                "version of raytrainer: the run would be plain data parallel. Unset the variable, or "
+                "version of raytrainer; the run would be plain data parallel. Unset the variable, or "
                 "launch without that option."
             )
     if values.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         raise ConfigurationError(
             f"The environment asks for a compiled model (ACCELERATE_DYNAMO_BACKEND="
-            f"{values['ACCELERATE_DYNAMO_BACKEND']!r}). Unset it, and set torch_compile_backend of the arguments."
+            f"{values['ACCELERATE_DYNAMO_BACKEND']!r}). Unset it, and set torch_compile_backend in TrainingArguments."
         )
     if values.get("ACCELERATE_MIXED_PRECISION", "no") not in ("no", "bf16", "fp16"):
         raise ConfigurationError(

@@ -104,7 +104,6 @@ def merge_ray_objects(args: RayOptions, scaling_config: Any = None, run_config: 
     if run_config is not None:
         _expect("run_config", run_config, "storage_path", "ray.train.RunConfig")
         _merge_run(args, run_config)
-    args.normalize_ray_options()
 
 
 def _expect(keyword: str, config: Any, attribute: str, wanted: str) -> None:

@@ -1,8 +1,8 @@
-"""``TrainingArguments``: what a user asks for, written down on the driver and bound to a device on a worker.
+"""``TrainingArguments``: what a user asks for, stored on the driver and bound to a device on a worker.
 
 The driver and the workers are different machines. So constructing arguments only stores, normalizes and checks plain
-values: no device is touched, no process group and no Accelerate state is made, and a laptop may ask for bf16 on GPUs.
-``resolve`` binds them to one process; a pickle never carries that.
+values: it touches no device, creates no process group and no Accelerate state, and a laptop may ask for bf16 on GPUs.
+``resolve`` binds arguments to one process; a pickle does not include that.
 """
 
 # No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields below.
@@ -11,7 +11,7 @@ import os
 from abc import ABCMeta
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -21,6 +21,7 @@ from raytrainer.arguments.aliases import read_legacy, warn_once
 from raytrainer.arguments.combinations import (
     check_combinations,
     check_environment,
+    check_placement,
     evaluation_has_an_interval,
 )
 from raytrainer.arguments.compilation import check_kernels, normalize_compilation
@@ -39,12 +40,18 @@ from raytrainer.dialects.deepspeed_auto import check_against
 from raytrainer.dialects.fsdp import ShardingOptions, canonical, read_sharding
 from raytrainer.errors import ConfigurationError
 
+Made = TypeVar("Made")
 
-def add_accelerates(cls: Any, keywords: dict[str, Any]) -> None:
-    """Add what an accelerate config file, or a launcher's environment, says to the keywords of a constructor.
+
+def add_accelerate_settings(cls: type, keywords: dict[str, Any]) -> None:
+    """Add the settings of an accelerate config file and of a launcher's environment to a constructor's keywords.
+
+    Args:
+        cls: The class that is constructed.
+        keywords: Its keywords; changed in place.
 
     Raises:
-        ConfigurationError: If they contradict the keywords, or ask for what cannot be done.
+        ConfigurationError: If the settings contradict the keywords, or are not available.
     """
     found = fields_from_environment(os.environ)
     if keywords.get("accelerate_config"):
@@ -57,12 +64,12 @@ def add_accelerates(cls: Any, keywords: dict[str, Any]) -> None:
 
 
 class ArgumentsType(ABCMeta):
-    """Translates names of earlier versions before any ``__init__`` sees them, also that of a subclass."""
+    """Translates names of earlier versions before any ``__init__`` sees them, including that of a subclass."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make arguments from today's names and those of earlier versions."""
+    def __call__(cls: type[Made], *args: Any, **kwargs: Any) -> Made:
+        """Construct arguments from current names and those of earlier versions."""
         keywords, legacy = translate_keywords(cls, kwargs)
-        add_accelerates(cls, keywords)
+        add_accelerate_settings(cls, keywords)
         made = super().__call__(*args, **keywords)
         made.__dict__.update({"_legacy": legacy} if legacy else {})
         return made
@@ -72,11 +79,11 @@ class ArgumentsType(ABCMeta):
 class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArguments, metaclass=ArgumentsType):
     """The arguments of ``transformers.TrainingArguments``, and those that say how Ray runs the workers.
 
-    Every field is honoured or refused with a reason (``arguments.supported_fields``), contradictions raise at once, and
-    names of earlier versions are accepted with a warning (``arguments.aliases``).
+    Every field is supported or refused with a reason (``arguments.supported_fields``), contradictions raise at once,
+    and names of earlier versions are accepted with a warning (``arguments.aliases``).
 
     Raises:
-        ConfigurationError: For unknown, contradicting or unavailable arguments.
+        ConfigurationError: For unknown, contradictory or unavailable arguments.
     """
 
     logging_nan_inf_filter: bool = field(
@@ -90,27 +97,27 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         # A dataclass that derives from this one gets a __repr__ of its own, which must not show it.
         repr=False,
         metadata={
-            "help": "The token that may write to the Hub. Left out, the process that uploads takes its own: HF_TOKEN, "
+            "help": "A token with write access to the Hub. By default the uploading process uses its own: HF_TOKEN, "
             "or that of `hf auth login`."
         },
     )
     logging_dir: str | None = field(
         default=None,
-        metadata={"help": "Directory of TensorBoard logs; output_dir/runs/... by default."},
+        metadata={"help": "Directory for TensorBoard logs; output_dir/runs/... by default."},
     )
 
     rank_check_steps: int = field(
         default=100,
         metadata={
-            "help": "Compare, every so many steps, the weights of which each worker should have the same copy, and "
-            "stop when they differ; 0 never compares."
+            "help": "How often, in steps, to compare the weights that should be equal on all workers, and stop if they "
+            "differ. 0: never."
         },
     )
     accelerate_config: str | None = field(
         default=None,
         metadata={
             "help": "A file that `accelerate config` wrote: number of processes, precision, FSDP. An argument that "
-            "says something else is an error."
+            "contradicts it is an error."
         },
     )
 
@@ -118,68 +125,74 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         if self.hub_token in ("<HUB_TOKEN>", ""):  # what to_dict() writes in place of any token, also of none
             self.hub_token = None
         if self.logging_dir is not None:
-            warn_once("logging_dir", "today's name is the environment variable TENSORBOARD_LOGGING_DIR")
+            warn_once("logging_dir", "set the environment variable TENSORBOARD_LOGGING_DIR instead")
         check_environment()
-        coerce_text(self)
-        self.normalize_ray_options()
-        check_values(self)
-        check_supported(self)
-        evaluation_has_an_interval(self)
+        self._check_fields()
         self.normalize_sharding()
         with self._as_if_on_cpu():
-            super().__post_init__()
+            super().__post_init__()  # calls _validate_args, which checks combinations
         normalize_accelerator_config(self)
         self.normalize_deepspeed()
         normalize_compilation(self)
         if self.use_cpu:
             self.dataloader_pin_memory = False
-        self.check()
+        self._check_normalized()
 
     def check(self) -> None:
-        """Check everything again, for arguments that were changed after they were made.
+        """Check everything again, for arguments that were changed after they were constructed.
 
         Raises:
             ConfigurationError: As the constructor does.
         """
+        self._check_fields()
+        check_combinations(self)
+        normalize_accelerator_config(self)
+        self._check_normalized()
+
+    def _check_fields(self) -> None:
+        """Turn text into numbers, and check what can be checked before transformers has filled in values."""
         coerce_text(self)
         self.normalize_ray_options()
-        normalize_accelerator_config(self)
         check_values(self)
         check_supported(self)
-        check_combinations(self)
+        evaluation_has_an_interval(self)
+
+    def _check_normalized(self) -> None:
+        """Check what needs every value in its final form; a subclass with fields of its own extends this."""
+        check_placement(self)
         check_kernels(self)
         check_trackio(self)
         check_hub(self)
         check_accelerator_config(self)
 
     def get_process_log_level(self) -> int:
-        """The log level of this process: by default INFO on the main one and WARNING on the others."""
+        """Return the log level of this process: by default INFO on the main one and WARNING on the others."""
         return process_log_level(self)
 
     def normalize_sharding(self) -> None:
-        """Write what was asked of FSDP, in whatever words, in those of FSDP2.
+        """Rewrite ``fsdp`` and ``fsdp_config``, in whatever vocabulary, in that of FSDP2.
 
         Raises:
-            ConfigurationError: For what does not exist or cannot be done.
+            ConfigurationError: For an option that does not exist or is not available.
         """
         options = self.sharding
         if options is None:
             self.fsdp, self.fsdp_config = None, None
             return
-        self.fsdp, self.fsdp_config = True, canonical(options)  # type: ignore[assignment]
+        self.fsdp, self.fsdp_config = True, canonical(options)  # pyright: ignore[reportAttributeAccessIssue]
         if options.activation_checkpointing:
             self.activation_checkpointing = True
 
     @property
     def sharding(self) -> ShardingOptions | None:
-        """How parameters are sharded; None when they are not."""
+        """How FSDP shards parameters; None if it was not asked for."""
         return read_sharding(self.fsdp, self.fsdp_config)
 
     def normalize_deepspeed(self) -> None:
-        """Read DeepSpeed's JSON, if it is a file, and check it against the other arguments.
+        """Read DeepSpeed's config, which may be a file, and check it against the other arguments.
 
         Raises:
-            ConfigurationError: For what does not exist, cannot be done, or contradicts another argument.
+            ConfigurationError: For a key that does not exist, is not available, or contradicts another argument.
         """
         options = self.zero
         if options is None:
@@ -187,13 +200,13 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             return
         if self.sharding is not None:
             raise ConfigurationError(
-                "fsdp and deepspeed both shard the model. Keep one: fsdp=True, or deepspeed with ZeRO stage 3, which "
-                "does the same."
+                "fsdp and deepspeed both shard the model. Keep one of them: fsdp=True and DeepSpeed's ZeRO stage 3 do "
+                "the same."
             )
         if self.bf16_full_eval or self.fp16_full_eval:
             raise ConfigurationError(
-                "bf16_full_eval and fp16_full_eval convert the model, which deepspeed holds. Use bf16=True or "
-                "fp16=True: then evaluation is in that precision too."
+                "bf16_full_eval and fp16_full_eval convert the model, but DeepSpeed's engine owns its weights. Use "
+                "bf16=True or fp16=True, which evaluate in that precision too."
             )
         self.deepspeed = options.config
         ranks = self.num_workers if isinstance(self.num_workers, int) and self.num_workers > 0 else None
@@ -201,7 +214,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
 
     @property
     def zero(self) -> DeepSpeedOptions | None:
-        """What DeepSpeed shards; None when it is not asked for."""
+        """What was asked of DeepSpeed; None if it was not asked for."""
         return read_deepspeed(self.deepspeed)
 
     @property
@@ -209,14 +222,14 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         return self.device
 
     def _validate_args(self) -> None:
-        # Before the anchor's own checks, for a message that says what to do.
-        check_combinations(self, devices=False)
+        # Before transformers' own checks, for messages that say what to do.
+        check_combinations(self)
         super()._validate_args()
 
     @contextlib.contextmanager
     def _as_if_on_cpu(self) -> Iterator[None]:
-        """Let the anchor normalize without looking for hardware, then put back what was wished for."""
-        # DeepSpeed's JSON is read here; the anchor would set up Accelerate for it.
+        """Let transformers normalize values without looking for hardware, then put back what the user asked for."""
+        # deepspeed is among them because transformers would set up Accelerate for it.
         looks_at_hardware = (
             "use_cpu",
             "tf32",
@@ -226,7 +239,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         compiles = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
         kept = {name: getattr(self, name) for name in (*looks_at_hardware, *compiles, "deepspeed")}
         self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
-        if self.optim in OPTIMIZERS:  # the anchor knows its own names only
+        if self.optim in OPTIMIZERS:  # transformers knows its own names only
             kept["optim"], self.optim = self.optim, "adamw_torch"
         self.use_cpu, self.tf32, self.deepspeed = True, None, None
         try:
@@ -236,12 +249,12 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         except (ValueError, TypeError, OSError) as error:
             raise ConfigurationError(
                 f"transformers.TrainingArguments refuses these values: {error} Correct the argument that "
-                "it names."
+                "this names."
             ) from error
         finally:
             for name, value in kept.items():
                 setattr(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        # Called for missing attributes only: scripts of earlier versions read the names that they set.
+        # Called for missing attributes only: scripts written for earlier versions read the names that they set.
         return read_legacy(self, name)

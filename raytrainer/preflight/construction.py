@@ -29,12 +29,11 @@ def check_construction(trainer: CheckedTrainer) -> None:
 def check_trainer(facts: TrainerFacts) -> None:
     """Check what a Trainer was given, whatever it is called for later.
 
-    The arguments are checked again, because they may have been changed since they were made.
+    Its arguments were checked when they became the trainer's (``arguments.convert``).
 
     Raises:
         ConfigurationError: If a rule is broken.
     """
-    facts.args.check()
     for rule in (
         has_one_model,
         model_has_a_usable_type,

@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 
-from raytrainer.arguments.convert import as_training_arguments
+from raytrainer.arguments.convert import convert
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
@@ -44,13 +44,8 @@ class Seq2SeqTrainingArguments(  # pyright: ignore[reportIncompatibleVariableOve
         },
     )
 
-    def check(self) -> None:
-        """Check everything again, for arguments that were changed after they were made.
-
-        Raises:
-            ConfigurationError: As the constructor does.
-        """
-        super().check()
+    def _check_normalized(self) -> None:
+        super()._check_normalized()
         for name in ("generation_max_length", "generation_num_beams"):
             _at_least_one(name, getattr(self, name))
         self.generation_config = _read_json(self.generation_config)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -95,7 +90,7 @@ def as_seq2seq_training_arguments(args: transformers.TrainingArguments | None) -
     """
     if args is None:
         return Seq2SeqTrainingArguments(output_dir="tmp_trainer")
-    converted = as_training_arguments(args)
+    converted = convert(args)
     if not isinstance(converted, Seq2SeqTrainingArguments):
         raise ConfigurationError(
             f"args= got a {type(args).__name__}, which has no predict_with_generate and no other field about "

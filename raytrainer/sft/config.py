@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import transformers
 
 from raytrainer.arguments.aliases import warn_once
-from raytrainer.arguments.convert import as_training_arguments
+from raytrainer.arguments.convert import convert
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError, UnknownArgumentError
 from raytrainer.suggestions import did_you_mean
@@ -157,13 +157,8 @@ class SFTConfig(TrainingArguments):
         if self.packing_strategy == "bfd-requeue":
             self.packing_strategy = "bfd_split"
 
-    def check(self) -> None:
-        """Check everything again, for arguments that were changed after they were made.
-
-        Raises:
-            ConfigurationError: As the constructor does.
-        """
-        super().check()
+    def _check_normalized(self) -> None:
+        super()._check_normalized()
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigurationError(
@@ -288,7 +283,7 @@ def as_sft_config(args: transformers.TrainingArguments | None, keywords: Mapping
     if isinstance(args, SFTConfig):
         made = args
     else:
-        plain = as_training_arguments(args)
+        plain = convert(args)
         if type(plain) is not TrainingArguments:
             raise ConfigurationError(
                 f"args= is a {type(plain).__name__}, where an SFTConfig or plain TrainingArguments were expected. "

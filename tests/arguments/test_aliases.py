@@ -217,7 +217,7 @@ def test_unknown_argument_is_named_with_the_nearest(error):
 def test_unknown_argument_that_resembles_nothing_is_named_alone():
     with pytest.raises(UnknownArgumentError, match="'zzzzzz'") as caught:
         TrainingArguments(zzzzzz=1)
-    assert "did you mean" not in str(caught.value)
+    assert "Did you mean" not in str(caught.value)
 
 
 def test_tokenizer_is_the_processing_class():

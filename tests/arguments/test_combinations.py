@@ -50,8 +50,8 @@ CONTRADICTIONS = [
         {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 0.2, "save_steps": 0.3},
         "save_steps=0.3 and eval_steps=0.2",
     ),
-    ({"logging_steps": 0}, "logging_strategy='steps' with logging_steps=0"),
-    ({"save_steps": 0}, "save_strategy='steps' with save_steps=0"),
+    ({"logging_steps": 0}, "logging_strategy='steps' needs an interval above 0, but logging_steps=0"),
+    ({"save_steps": 0}, "save_strategy='steps' needs an interval above 0, but save_steps=0"),
     ({"logging_steps": 2.5}, "logging_steps=2.5"),
     ({"save_steps": 2.5}, "save_steps=2.5"),
     ({"eval_strategy": "steps", "eval_steps": 2.5}, "eval_steps=2.5"),
@@ -69,7 +69,7 @@ CONTRADICTIONS = [
     ({"dataloader_prefetch_factor": 2}, "dataloader_num_workers=0"),
     ({"dataloader_persistent_workers": True}, "dataloader_num_workers=0"),
     ({"use_cpu": True, "use_gpu": True}, "use_cpu=True and use_gpu=True"),
-    ({"use_cpu": True, "resources_per_worker": {"GPU": 1}}, "would be reserved and not used"),
+    ({"use_cpu": True, "resources_per_worker": {"GPU": 1}}, "would be reserved but not used"),
 ]
 
 

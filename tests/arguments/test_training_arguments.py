@@ -20,7 +20,6 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 import raytrainer
 from raytrainer import ConfigurationError, TrainingArguments
-from raytrainer.arguments.convert import as_training_arguments
 
 WISH = {"output_dir": "out", "bf16": True, "use_gpu": True, "num_workers": 4}
 
@@ -306,29 +305,3 @@ def test_accelerator_config_takes_a_dict_a_path_and_an_instance(tmp_path, kind):
 def test_a_missing_file_is_a_configuration_error():
     with pytest.raises(ConfigurationError, match=r"nowhere\.json"):
         TrainingArguments(accelerator_config="nowhere.json")
-
-
-def test_adopt_keeps_our_own():
-    args = TrainingArguments()
-    assert as_training_arguments(args) is args
-
-
-def test_adopt_makes_defaults_of_nothing():
-    assert as_training_arguments(None).output_dir == "tmp_trainer"
-
-
-def test_adopt_takes_plain_arguments_of_transformers():
-    theirs = transformers.TrainingArguments(output_dir="x", learning_rate=1e-3, use_cpu=True)
-    args = as_training_arguments(theirs)
-    assert type(args) is TrainingArguments
-    assert (args.learning_rate, args.use_cpu, args.logging_nan_inf_filter) == (1e-3, True, False)
-
-
-class Foreign(transformers.TrainingArguments):
-    """A subclass of somebody's."""
-
-
-@pytest.mark.parametrize("foreign", ["out", {"output_dir": "x"}, Foreign("x")])
-def test_adopt_refuses_what_it_cannot_convert(foreign):
-    with pytest.raises(ConfigurationError, match=r"raytrainer\.TrainingArguments"):
-        as_training_arguments(foreign)

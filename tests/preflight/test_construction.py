@@ -71,10 +71,3 @@ def test_metrics_that_know_the_last_batch_pass():
             {"batch_eval_metrics": True}, compute_metrics=lambda pred, compute_result: {}, eval_dataset=GOOD
         )
     )
-
-
-def test_arguments_changed_after_construction_are_checked_again():
-    broken = facts()
-    broken.args.save_on_each_node = True
-    with pytest.raises(ConfigurationError, match="save_on_each_node"):
-        check_trainer(broken)

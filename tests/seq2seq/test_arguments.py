@@ -107,7 +107,7 @@ def test_a_generation_config_is_an_object_a_dict_a_directory_or_a_file(tmp_path)
         ("/nowhere/at/all", "is neither a file nor a directory here"),
         ("nowhere/generation.json", "is neither a file nor a directory here"),
         ("nobody/no-model", "could not be read"),
-        ({"num_beam": 3}, "num_beam.*did you mean 'num_beams'"),
+        ({"num_beam": 3}, "num_beam.*Did you mean 'num_beams'"),
         (
             {"num_beams": 1, "early_stopping": True, "do_sample": False, "temperature": 0.5},
             "contradicts itself",
@@ -124,7 +124,7 @@ def test_a_misspelt_keyword_of_generate_is_refused_with_the_nearest_name():
     config = transformers.T5Config(vocab_size=8, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2)
     model = transformers.T5ForConditionalGeneration(config)
     check_call(model, ["num_beams", "max_new_tokens", "logits_processor", "decoder_input_ids"])
-    with pytest.raises(ConfigurationError, match=r"num_beam' .did you mean 'num_beams'"):
+    with pytest.raises(ConfigurationError, match=r"num_beam'. Did you mean 'num_beams'"):
         check_call(model, ["num_beam"])
 
 

@@ -260,5 +260,5 @@ def test_a_keyword_and_a_field_that_contradict_each_other(tmp_path: Path):
 
 
 def test_an_unknown_keyword_is_a_type_error_with_the_nearest_name(tmp_path: Path):
-    with pytest.raises(TypeError, match="did you mean 'max_seq_length'"):
+    with pytest.raises(TypeError, match="Did you mean 'max_seq_length'"):
         SFTTrainer(model=make_model(), args=make_args(tmp_path), max_seqlength=9)
