@@ -1,7 +1,7 @@
 """The control actor: the one process that driver and all ranks of a group talk to.
 
-A thin shell around ``ControlState``: it lets callers wait for an answer, for some seconds at a time, so that a call of
-a process that died does not stay for ever. It holds no CPU, lives on the driver's node, and ends with the driver; what
+A thin shell around ``ControlState`` that lets callers wait for an answer, a limited time at once, so that the call of a
+process that died does not stay forever. It reserves no CPU, runs on the driver's node, and ends with the driver. What
 workers leave here outlives them.
 """
 
@@ -10,114 +10,146 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from raytrainer.control.state import ControlState, Update
 from raytrainer.runtimes.base import Command
-from raytrainer.wire.failure_record import FailureRecord
+from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
 from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
+
+if TYPE_CHECKING:
+    from raytrainer.wire.pickling import Shipped
 
 T = TypeVar("T")
 
 
+class Bell:
+    """Wakes everybody who waits for it."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake all who wait now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for the next ring; False when the time is up."""
+        try:
+            await asyncio.wait_for(self._event.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+
 class ControlActor:
-    """``ControlState`` with waiting. Methods run on one event loop, so each state change is atomic."""
+    """``ControlState`` with waiting. Methods run on one event loop, so each state change is atomic.
+
+    Args:
+        max_failures: Restarts of the workers that each call may use; -1 for no limit.
+        idle_timeout_s: How long workers wait for a task before they leave [s].
+    """
 
     def __init__(self, *, max_failures: int, idle_timeout_s: float) -> None:
         self._state = ControlState(
             max_failures=max_failures, idle_timeout_s=idle_timeout_s, clock=time.monotonic
         )
-        self._for_driver = asyncio.Event()
-        self._for_workers = asyncio.Event()
-
-    async def ready(self) -> bool:
-        return True
+        self._driver_bell = Bell()
+        self._worker_bell = Bell()
 
     # ---- the driver ---------------------------------------------------------------------------------------------
 
     async def submit(self, task: Task) -> bool:
-        return self._told_workers(self._state.submit(task))
+        is_taken = self._state.submit(task)
+        self._worker_bell.ring()
+        return is_taken
 
     async def update(self, next_event: int, wait_s: float) -> Update | None:
-        return await self._wait(lambda: self._state.update(next_event), "_for_driver", wait_s)
+        return await _wait(lambda: self._state.update(next_event), self._driver_bell, wait_s)
 
     async def snapshot(self) -> Update:
         return self._state.snapshot()
 
     async def set_command(self, command: int) -> None:
-        self._told_workers(self._state.set_command(Command(command)))
+        self._state.set_command(Command(command))
+        self._worker_bell.ring()
 
     async def close(self) -> bool:
-        return self._told_both(self._state.close())
+        is_closed = self._state.close()
+        self._ring_both()
+        return is_closed
 
     async def abandon(self, reason: str) -> None:
-        self._told_both(self._state.abandon(reason))
+        self._state.abandon(reason)
+        self._ring_both()
 
-    async def parked(self, wait_s: float) -> Any:
-        """What rank 0 left; waits for workers that are leaving, but not for those that stay."""
-        await self._wait(self._state.is_settled, "_for_driver", wait_s)
-        return self._state.parked()
+    async def final_weights(self, wait_s: float) -> Shipped | None:
+        """What the workers left; waits for workers that are leaving, but not for those that stay."""
+        await _wait(self._state.is_settled, self._driver_bell, wait_s)
+        return self._state.final_weights()
 
     # ---- the workers --------------------------------------------------------------------------------------------
 
     async def join(self) -> Joined:
-        return self._told_both(self._state.join())
+        joined = self._state.join()
+        self._ring_both()
+        return joined
 
     async def next_task(self, rank: int, attempt: int, wait_s: float) -> Task | Answer | None:
         left_s = self._state.idle_left_s()
         if left_s is not None:
             wait_s = min(wait_s, left_s + 0.01)
-        answer = await self._wait(lambda: self._state.next_task(rank, attempt), "_for_workers", wait_s)
-        # All ranks at once, not each at the end of its own wait.
-        return self._told_both(answer) if answer is Answer.LEAVE else answer
+        answer = await _wait(lambda: self._state.next_task(rank, attempt), self._worker_bell, wait_s)
+        if answer is Answer.LEAVE:
+            self._ring_both()  # All ranks leave at once, not each at the end of its own wait.
+        return answer
 
     async def finish(self, result: TaskResult) -> None:
-        self._told_both(self._state.finish(result))
+        self._state.finish(result)
+        self._ring_both()
 
     async def push(self, attempt: int, events: Sequence[object]) -> None:
         self._state.push(attempt, events)
-        self._for_driver.set()
+        self._driver_bell.ring()
 
     async def fail(self, record: FailureRecord) -> Answer:
-        return self._told_both(self._state.fail(record))
+        answer = self._state.fail(record)
+        self._ring_both()
+        return answer
 
     async def command(self, known: int, wait_s: float) -> int | None:
-        return await self._wait(lambda: self._state.command(Command(known)), "_for_workers", wait_s)
+        return await _wait(lambda: self._state.command(Command(known)), self._worker_bell, wait_s)
 
     async def is_over(self, attempt: int, wait_s: float) -> bool | None:
-        return await self._wait(lambda: self._state.is_over(attempt), "_for_workers", wait_s)
+        return await _wait(lambda: self._state.is_over(attempt), self._worker_bell, wait_s)
 
-    async def park(self, value: Any) -> None:
-        self._state.park(value)
+    async def store_final_weights(self, weights: Shipped) -> None:
+        self._state.store_final_weights(weights)
 
     async def leave(self) -> None:
         self._state.leave()
-        self._for_driver.set()
+        self._driver_bell.ring()
+
+    # ---- Ray Train's controller ---------------------------------------------------------------------------------
+
+    async def report_deaths(self, deaths: WorkerDeaths) -> bool:
+        may_restart = self._state.report_deaths(deaths)
+        self._ring_both()
+        return may_restart
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 
-    async def _wait(self, look: Callable[[], T | None], bell: str, wait_s: float) -> T | None:
-        deadline = time.monotonic() + wait_s
-        while True:
-            # A new bell for each round: whoever rings the old one wakes all who waited for it.
-            event = getattr(self, bell)
-            if event.is_set():
-                event = asyncio.Event()
-                setattr(self, bell, event)
-            found = look()
-            left_s = deadline - time.monotonic()
-            if found is not None or left_s <= 0:
-                return found
-            try:
-                await asyncio.wait_for(event.wait(), left_s)
-            except TimeoutError:
-                return look()
+    def _ring_both(self) -> None:
+        self._driver_bell.ring()
+        self._worker_bell.ring()
 
-    def _told_workers(self, value: T) -> T:
-        self._for_workers.set()
-        return value
 
-    def _told_both(self, value: T) -> T:
-        self._for_driver.set()
-        self._for_workers.set()
-        return value
+async def _wait(look: Callable[[], T | None], bell: Bell, wait_s: float) -> T | None:
+    """What ``look`` finds, looking again at each ring of the bell; None when the time is up."""
+    deadline = time.monotonic() + wait_s
+    while (found := look()) is None:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or not await bell.wait(left_s):
+            return look()
+    return found

@@ -1,29 +1,29 @@
 """What driver and workers of one group agree on: tasks, attempts, events, failures, and when it is over.
 
-One place decides, so that all ranks get the same answer: which task is next, that the group closes because nobody
-asked for anything, that a failure ends the run. Every method returns at once; "nothing yet" is None, and whoever
-waits asks again.
+All ranks get the same answer because they all ask here: which task is next, that the group closes because no task came,
+that a failure ended the run. What follows from a failure is decided by ``failure_policy``. Every method returns at
+once; "nothing yet" is None, and the caller asks again.
 
-Plain: no Ray, no clock of its own. ``control`` puts it into an actor.
+Plain: no Ray, no clock of its own. ``control.actor`` puts it into an actor.
 """
 
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from raytrainer.control.crash_guard import CrashGuard
+from raytrainer.control.event_log import EventLog
+from raytrainer.control.failure_history import History
+from raytrainer.control.failure_policy import Action, decide
 from raytrainer.runtimes.base import Command
-from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone, TrainStarted
-from raytrainer.wire.failure_record import FailureRecord, Verdict
+from raytrainer.telemetry.events import CheckpointCommitted, Note, TrainStarted
+from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
 from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
 
-MAX_EVENTS = 20_000
-"""Events that are kept for a driver that does not ask; the oldest go first."""
-
+if TYPE_CHECKING:
+    from raytrainer.wire.pickling import Shipped
 
 KEPT_TASKS = 4
 """Tasks whose arguments are kept for ranks that are behind."""
@@ -34,7 +34,7 @@ class Phase(enum.Enum):
 
     OPEN = "open"
     CLOSED = "closed"
-    """No task is given out any more; workers leave."""
+    """No further task is taken; workers leave."""
     FATAL = "fatal"
     """A failure ended it; workers leave."""
 
@@ -43,47 +43,62 @@ class Phase(enum.Enum):
 class Update:
     """What the driver has not seen yet."""
 
-    events: list[object] = field(default_factory=list)
+    events: list[object] = field(default_factory=list[object])
     next_event: int = 0
     result: TaskResult | None = None
     phase: Phase = Phase.OPEN
     reason: str | None = None
-    """Why a failure ended it, when that is not plain from the failure."""
-    failures: list[FailureRecord] = field(default_factory=list)
+    """Why it ended, in phase FATAL."""
+    failures: list[FailureRecord] = field(default_factory=list[FailureRecord])
+    """Exceptions of the ranks in this attempt."""
+    deaths: WorkerDeaths | None = None
+    """Processes that ended in this attempt, as far as Ray has reported them."""
     last_commit: CheckpointCommitted | None = None
     attempt: int = -1
+    """The last start of the workers, 0 for the first; -1 before it."""
+    num_attempts: int = 0
+    """Starts of the workers that the current call has seen."""
 
 
 class ControlState:
-    """The state of one worker group."""
+    """The state of one worker group.
+
+    Args:
+        max_failures: Restarts of the workers that each call may use; -1 for no limit.
+        idle_timeout_s: How long workers wait for a task before they leave [s].
+        clock: Seconds of a clock that never goes back.
+    """
 
     def __init__(self, *, max_failures: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
         self._max_failures = max_failures
         self._idle_timeout_s = idle_timeout_s
         self._clock = clock
-        self._guard = CrashGuard()
         self._phase = Phase.OPEN
         self._reason: str | None = None
-        self._attempt = -1
+        # Tasks.
         self._tasks: list[Task] = []
         self._result: TaskResult | None = None
+        self._command = Command.NONE
         self._task_began_in: int | None = None
-        self._first_of_attempt = 0
         self._next_of_rank: dict[int, int] = {}
         self._idle_since: float | None = None
-        self._command = Command.NONE
-        self._events: deque[object] = deque()
-        self._first_event = 0
+        # The attempt that runs, or that failed last.
+        self._attempt = -1
+        self._first_task_of_attempt = 0
         self._failures: list[FailureRecord] = []
-        self._told_attempts: set[int] = set()
+        self._deaths: WorkerDeaths | None = None
+        self._will_restart = False
+        self._history = History(max_failures=max_failures)
+        # What the driver reads.
+        self._events = EventLog()
         self._last_commit: CheckpointCommitted | None = None
-        self._parked: Any = None
+        self._final_weights: Shipped | None = None
         self._has_left = False
 
     # ---- the driver's side --------------------------------------------------------------------------------------
 
     def submit(self, task: Task) -> bool:
-        """Give the workers a task. False when the group does not take any more."""
+        """Give the workers a task. False when the group takes no further task."""
         if self._phase is not Phase.OPEN:
             return False
         self._command = Command.NONE
@@ -94,12 +109,12 @@ class ControlState:
         self._result = None
         self._idle_since = None
         self._task_began_in = None
+        self._begin_history()
         return True
 
     def update(self, next_event: int) -> Update | None:
         """What is new since event number ``next_event``, or None."""
-        start = max(0, next_event - self._first_event)
-        events = list(self._events)[start:]
+        events = self._events.since(next_event)
         if not events and self._result is None and self._phase is Phase.OPEN:
             return None
         return self.snapshot(events)
@@ -108,13 +123,15 @@ class ControlState:
         """How things stand, whether or not they are new."""
         return Update(
             events=list(events),
-            next_event=self._first_event + len(self._events),
+            next_event=self._events.next_number,
             result=self._result,
             phase=self._phase,
             reason=self._reason,
             failures=list(self._failures),
+            deaths=self._deaths,
             last_commit=self._last_commit,
             attempt=self._attempt,
+            num_attempts=self._history.num_attempts,
         )
 
     def set_command(self, command: Command) -> None:
@@ -123,7 +140,7 @@ class ControlState:
             self._command = max(self._command, command)
 
     def close(self) -> bool:
-        """No more tasks. False while one is running."""
+        """Take no further task. False while one is running."""
         if not self._is_idle():
             return False
         if self._phase is Phase.OPEN:
@@ -131,143 +148,166 @@ class ControlState:
         return True
 
     def abandon(self, reason: str) -> None:
-        """End it now, whatever runs."""
+        """End it now, whatever is running."""
         if self._phase is Phase.OPEN:
-            self._phase, self._reason = Phase.FATAL, reason
+            self._end(reason)
 
-    def parked(self) -> Any:
-        """What rank 0 left here, or None."""
-        return self._parked
+    def final_weights(self) -> Shipped | None:
+        """The weights that the workers left here, if they did."""
+        return self._final_weights
 
     def is_settled(self) -> bool | None:
-        """True unless workers are leaving, and may still leave something here."""
+        """True unless workers are leaving, and may still leave weights here."""
         return None if self._phase is Phase.CLOSED and not self._has_left else True
 
     # ---- the workers' side --------------------------------------------------------------------------------------
 
     def join(self) -> Joined:
         """Rank 0, at the start of each attempt."""
-        previous, self._attempt = self._attempt, self._attempt + 1
-        self._next_of_rank.clear()
-        self._first_of_attempt = len(self._tasks) if self._is_idle() else len(self._tasks) - 1
-        reason = self._guard.began_attempt()
-        if previous >= 0 and self._phase is Phase.OPEN:
-            if reason is not None:
-                self._end(reason)
-            elif previous not in self._told_attempts:
-                self._say_restart("A worker died without an exception")
-        if self._is_idle():
-            self._idle_since = self._clock()
+        if self._phase is Phase.OPEN and self._attempt >= 0 and not self._will_restart:
+            # The last attempt failed, and neither its ranks nor Ray said so.
+            self._settle(WorkerDeaths(causes={}))
+        self._begin_attempt()
         return Joined(attempt=self._attempt, is_over=self._phase is not Phase.OPEN)
 
     def next_task(self, rank: int, attempt: int) -> Task | Answer | None:
         """The next task of a rank; every task goes to every rank, in order, until it has a result."""
         if self._phase is not Phase.OPEN or attempt != self._attempt:
             return Answer.LEAVE if self._phase is Phase.CLOSED else Answer.STOP
-        index = self._next_of_rank.get(rank, self._first_of_attempt)
+        index = self._next_of_rank.get(rank, self._first_task_of_attempt)
         if index < len(self._tasks):
             self._next_of_rank[rank] = index + 1
             if self._task_began_in is None:
                 self._task_began_in = attempt
             return replace(self._tasks[index], restarts=attempt - self._task_began_in)
-        # One place and one moment: after this, every rank is told to leave and the driver's next task is refused.
-        if self._idle_left_s() == 0:
+        # Decided once and for all: after this, every rank is told to leave and the driver's next task is refused.
+        if self.idle_left_s() == 0:
             self._phase = Phase.CLOSED
             return Answer.LEAVE
         return None
 
     def idle_left_s(self) -> float | None:
-        """Seconds until the group closes for lack of tasks; None while a task runs."""
-        return self._idle_left_s()
+        """Seconds until the group closes because no task came; None while a task runs."""
+        if self._idle_since is None or not self._is_idle():
+            return None
+        return max(0.0, self._idle_timeout_s - (self._clock() - self._idle_since))
 
     def finish(self, result: TaskResult) -> None:
         """Rank 0: a task has its result, and is never run again."""
         if not self._tasks or result.task_id != self._tasks[-1].task_id or self._result is not None:
             return
         self._result = result
-        self._guard.finished_task()
         self._idle_since = self._clock()
         self._command = Command.NONE
+        self._begin_history()
 
     def push(self, attempt: int, events: Sequence[object]) -> None:
         """Events of a rank, in order."""
         if attempt != self._attempt:
-            return  # From a worker that is being replaced: its progress is not that of the run any more.
+            return  # From a worker that is being replaced: its progress no longer counts.
         for event in events:
-            self._learn_from(event)
-            self._add_event(event)
-
-    def fail(self, record: FailureRecord) -> Answer:
-        """A rank failed: is the run over, or are the workers started again?"""
-        self._failures.append(record)
-        if self._phase is not Phase.OPEN or record.attempt != self._attempt:
-            return Answer.STOP if self._phase is not Phase.OPEN else Answer.RETRY
-        if record.verdict is Verdict.COLLATERAL:
-            return Answer.RETRY
-        if record.verdict is Verdict.DETERMINISTIC:
-            self._end(None)
-            return Answer.STOP
-        reason = self._guard.failed(record.type_name, record.step)
-        if reason is None and 0 <= self._max_failures <= record.attempt:
-            reason = (
-                f"max_failures={self._max_failures} allows no further restart" if self._max_failures else ""
-            )
-        if reason is not None:
-            self._end(reason or None)
-            return Answer.STOP
-        step = f" after step {record.step}" if record.step is not None else ""
-        first_line = (record.message.splitlines() or [""])[0][:160]
-        self._say_restart(f"Rank {record.rank} failed{step} ({record.type_name}: {first_line})")
-        return Answer.RETRY
+            if isinstance(event, TrainStarted):
+                self._history.begin_training(event.first_step)
+            elif isinstance(event, CheckpointCommitted):
+                self._history.add_commit()
+                self._last_commit = event
+            self._events.append(event)
 
     def command(self, known: Command) -> Command | None:
-        """What the driver asks for, if it is not what the rank knows already."""
+        """What the driver asks for, if the rank does not know it yet."""
         return self._command if self._command != known else None
 
     def is_over(self, attempt: int) -> bool | None:
-        """True when an attempt's ranks must end, even those that are stuck."""
+        """True when the ranks of an attempt must end, even those that are stuck."""
         return True if self._phase is Phase.FATAL or attempt != self._attempt else None
 
-    def park(self, value: Any) -> None:
-        """Rank 0: leave something for the driver."""
-        self._parked = value
+    def store_final_weights(self, weights: Shipped) -> None:
+        """Rank 0: leave weights for the driver."""
+        self._final_weights = weights
 
     def leave(self) -> None:
-        """Rank 0: nothing more will be left here."""
+        """Rank 0: the workers leave nothing more here."""
         self._has_left = True
+
+    # ---- failures -----------------------------------------------------------------------------------------------
+
+    def fail(self, record: FailureRecord) -> Answer:
+        """A rank failed: does it return, or raise so that Ray starts the workers again?"""
+        if self._phase is Phase.OPEN and record.attempt is None:
+            self._attempt_without_join()
+        if record.attempt is None or record.attempt == self._attempt:
+            self._failures.append(record)
+            if self._phase is Phase.OPEN:
+                self._settle(record)
+        return Answer.RETRY if self._phase is Phase.OPEN else Answer.STOP
+
+    def report_deaths(self, deaths: WorkerDeaths) -> bool:
+        """Ray Train, once for each failed attempt: are the workers to be started again?
+
+        Args:
+            deaths: Processes that ended; none if all that Ray saw is exceptions of ranks.
+        """
+        if self._phase is not Phase.OPEN:
+            return False
+        self._attempt_without_join()
+        self._deaths = deaths
+        if self._will_restart:
+            self._history.add_failure(deaths)
+        else:
+            self._settle(deaths)
+        return self._phase is Phase.OPEN
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _is_idle(self) -> bool:
         return not self._tasks or self._result is not None
 
-    def _idle_left_s(self) -> float | None:
-        if self._idle_since is None or not self._is_idle():
-            return None
-        return max(0.0, self._idle_timeout_s - (self._clock() - self._idle_since))
+    def _begin_history(self) -> None:
+        """Each call may use all of its restarts, and each wait between two calls too."""
+        self._history = History(max_failures=self._max_failures)
+        if self._attempt >= 0 and not self._will_restart:
+            self._history.begin_attempt()
+
+    def _begin_attempt(self) -> None:
+        self._attempt += 1
+        self._first_task_of_attempt = len(self._tasks) if self._is_idle() else len(self._tasks) - 1
+        self._next_of_rank.clear()
+        self._failures = []
+        self._deaths = None
+        self._will_restart = False
+        self._history.begin_attempt()
+        if self._is_idle():
+            self._idle_since = self._clock()
+
+    def _attempt_without_join(self) -> None:
+        """Count a start of the workers in which a rank failed before rank 0 could join."""
+        if self._attempt < 0 or self._deaths is not None:
+            self._begin_attempt()
+
+    def _settle(self, record: FailureRecord | WorkerDeaths) -> None:
+        decision = decide(record, self._history)
+        self._history.add_failure(record)
+        if decision.action is Action.END:
+            self._end(decision.reason)
+        elif decision.action is Action.RESTART and not self._will_restart:
+            self._will_restart = True
+            self._events.append(Note(text=self._restart_note(record), level="warning"))
 
     def _end(self, reason: str | None) -> None:
         self._phase, self._reason = Phase.FATAL, reason
 
-    def _say_restart(self, what: str) -> None:
-        self._told_attempts.add(self._attempt)
-        limit = f" of at most {self._max_failures}" if self._max_failures >= 0 else ""
-        number = self._attempt + 1 if what.startswith("Rank") else self._attempt
-        self._add_event(
-            Note(text=f"{what}. Starting the workers again (restart {number}{limit}).", level="warning")
-        )
-
-    def _learn_from(self, event: object) -> None:
-        if isinstance(event, StepDone):
-            self._guard.did_step(event.step)
-        elif isinstance(event, TrainStarted):
-            self._guard.began_training(event.first_step)
-        elif isinstance(event, CheckpointCommitted):
-            self._guard.committed()
-            self._last_commit = event
-
-    def _add_event(self, event: object) -> None:
-        self._events.append(event)
-        if len(self._events) > MAX_EVENTS:
-            self._events.popleft()
-            self._first_event += 1
+    def _restart_note(self, record: FailureRecord | WorkerDeaths) -> str:
+        number = f"restart {self._history.num_restarts + 1}"
+        if self._max_failures >= 0:
+            number += f" of at most {self._max_failures}"
+        if isinstance(record, FailureRecord):
+            step = f" after step {record.step}" if record.step is not None else ""
+            what = f"Rank {record.rank} failed{step} ({record.type_name}: {record.first_line[:160]})"
+        elif record.was_preempted:
+            what, number = "A node was preempted", "not counted as a failure"
+        elif record.causes:
+            rank, cause = min(record.causes.items())
+            what = f"The worker of rank {rank} died without an exception ({cause[:160].rstrip('.')})"
+        else:
+            what = "A worker died without an exception"
+        return f"{what}. Starting the workers again ({number})."

@@ -1,7 +1,7 @@
-"""How many workers, with what: from the arguments and from what the cluster has.
+"""How many workers, with which resources: from the arguments and from what the cluster has.
 
-What a cluster can never give is refused before anything starts, with what is there. Where nodes may still come, the
-cluster is asked for them and given some time.
+A request that a cluster can never meet is refused before anything starts, with a list of what is there. A cluster that
+may grow is asked for nodes and given some time.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allocation:
-    """What a run gets."""
+    """The workers of a group and what each one gets."""
 
     num_workers: int
     use_gpu: bool
@@ -33,7 +34,7 @@ class Allocation:
         return int(self.resources_per_worker.get("CPU", 0)) or None
 
 
-def plan_workers(args: Any, nodes: Sequence[Node]) -> Allocation:
+def plan_workers(args: TrainingArguments, nodes: Sequence[Node]) -> Allocation:
     """Fill in what the arguments leave open.
 
     Args:
@@ -42,7 +43,7 @@ def plan_workers(args: Any, nodes: Sequence[Node]) -> Allocation:
     """
     resources = [_resources(node) for node in nodes if node.get("Alive", True)]
     num_gpus = int(sum(have.get("GPU", 0) for have in resources))
-    asked = dict(args.resources_per_worker or {})
+    asked = dict(cast("dict[str, float] | None", args.resources_per_worker) or {})
     use_gpu = args.use_gpu
     if use_gpu is None:
         use_gpu = not args.use_cpu and (num_gpus > 0 or asked.get("GPU", 0) > 0)
@@ -74,7 +75,14 @@ def room_for(
     strategy: str = "PACK",
     labels: dict[str, str] | None = None,
 ) -> int:
-    """How many workers fit on the nodes when nothing else runs there."""
+    """How many workers fit on the nodes when nothing else runs there.
+
+    Args:
+        resources_per_worker: Amount of each resource that a worker needs.
+        nodes: Nodes of the cluster, as ``ray.nodes()`` gives them.
+        strategy: Ray's placement strategy.
+        labels: Labels that a node must have.
+    """
     fits = [
         min(
             (
@@ -94,7 +102,7 @@ def room_for(
 
 
 def check_capacity(
-    args: Any,
+    args: TrainingArguments,
     allocation: Allocation,
     *,
     may_grow: bool,
@@ -103,7 +111,7 @@ def check_capacity(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Make sure that the workers can ever run.
+    """Make sure that the workers can run at all.
 
     Args:
         args: ``placement_strategy``, ``accelerator_type``, ``label_selector``, ``cluster_timeout_s``.
@@ -120,11 +128,12 @@ def check_capacity(
     needed = dict(allocation.resources_per_worker)
     if args.accelerator_type:
         needed[f"accelerator_type:{args.accelerator_type}"] = 0.001
+    labels = cast("dict[str, str] | None", args.label_selector)
     deadline = clock() + args.cluster_timeout_s
     has_asked = False
     while True:
         here = nodes()
-        room = room_for(needed, here, strategy=args.placement_strategy, labels=args.label_selector)
+        room = room_for(needed, here, strategy=args.placement_strategy, labels=labels)
         if room >= allocation.num_workers:
             return
         if not may_grow or clock() >= deadline:
@@ -136,7 +145,9 @@ def check_capacity(
         sleep(1.0)
 
 
-def _no_room(args: Any, allocation: Allocation, room: int, nodes: Sequence[Node], *, waited: bool) -> str:
+def _no_room(
+    args: TrainingArguments, allocation: Allocation, room: int, nodes: Sequence[Node], *, waited: bool
+) -> str:
     each = _listed(allocation.resources_per_worker)
     extra = f" with accelerator {args.accelerator_type}" if args.accelerator_type else ""
     extra += f" on nodes with labels {args.label_selector}" if args.label_selector else ""
@@ -147,7 +158,7 @@ def _no_room(args: Any, allocation: Allocation, room: int, nodes: Sequence[Node]
     ]
     shown = "; ".join(there[:4]) + (f"; and {len(there) - 4} more nodes" if len(there) > 4 else "")
     time_s = f" after waiting {args.cluster_timeout_s:g} s for it to grow" if waited else ""
-    advice = "Ask for fewer workers or fewer resources per worker"
+    advice = "Ask for fewer workers or for fewer resources per worker"
     if allocation.use_gpu and not any(_resources(node).get("GPU") for node in nodes):
         advice = (
             "There is no GPU: leave use_gpu out to train on CPUs, or set ray_address to a cluster with GPUs"
@@ -163,8 +174,8 @@ def _resources(node: Node) -> dict[str, float]:
 
 
 def _has_labels(node: Node, labels: dict[str, str]) -> bool:
-    """Plain equality only; whatever else Ray's selectors can say, Ray decides."""
-    have = node.get("Labels") or {}
+    """Compares plain values only; what else Ray's selectors can express is left to Ray."""
+    have: dict[str, str] = node.get("Labels") or {}
     simple = {
         name: value for name, value in labels.items() if value.replace("-", "").replace("_", "").isalnum()
     }
@@ -181,10 +192,10 @@ def _is_custom(name: str) -> bool:
 
 
 def ask_autoscaler(bundles: list[dict[str, float]]) -> None:
-    """Tell Ray's autoscaler, if there is one, what is wanted."""
-    from ray.autoscaler.sdk import request_resources
+    """Ask Ray's autoscaler, if there is one, for room."""
+    from ray.autoscaler import sdk
 
     try:
-        request_resources(bundles=bundles)
+        sdk.request_resources(bundles=bundles)  # pyright: ignore[reportUnknownMemberType]
     except Exception:  # Then the cluster grows when the workers wait, or not at all.
         logger.debug("Could not ask the autoscaler.", exc_info=True)

@@ -1,11 +1,11 @@
 """Which Ray a run uses: the one that is there, or a local one that is started for it and ends with the script.
 
 In this order: a Ray that this process has joined already; the address in the arguments; the one in ``RAY_ADDRESS``,
-which is also how a job that was submitted to a cluster finds it; else a local Ray. Never anything that happens to run
-on this machine, and nothing is ended here that was not started here.
+which is also how a job that was submitted to a cluster finds it; else a local Ray. A Ray that merely happens to run on
+this machine is never joined, and a Ray that was not started here is never ended.
 
-The local Ray has no dashboard: its processes cost a second of start-up and 140 MB. Who wants one calls ``ray.init()``
-or ``ray start --head`` first.
+The local Ray has no dashboard, whose processes cost a second of start-up and 140 MB. Call ``ray.init()`` or run
+``ray start --head`` first to have one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,14 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""For Ray, unless the user has set them: see failures sooner; print lines once; no process that watches for notices
-which nothing here acts on; stay in the working directory; and the behaviour of later versions, without its notice.
-For torch: DDP's warning on every rank that its search for unused parameters, the anchor's default, found none."""
+"""Set for Ray unless the user has set them: see failures sooner; print lines once; start no process that watches for
+preemption notices, which nothing here acts on; stay in the working directory; behave like later versions, without the
+notice about it. For torch: hide DDP's warning on every rank that its search for unused parameters, which transformers
+turns on by default, found none."""
 
 
 KNOCK_S = 5.0
-"""How long the head of a cluster may take to answer at all."""
+"""How long the head of a cluster may take to accept a connection."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,6 @@ class Cluster:
     ends with this process."""
 
 
-_own_session: str | None = None
 _lock = threading.Lock()
 
 
@@ -89,11 +90,11 @@ def _join(address: str, options: dict[str, Any]) -> None:
     import ray
 
     try:
-        # Ray itself tries for most of a minute, and may end the process then.
+        # Ray itself keeps trying for most of a minute, and may end the process then.
         host, _, port = address.rpartition(":")
         if port.isdigit() and "/" not in host:
             socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-        ray.init(address=address, **options)
+        ray.init(address=address, **options)  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:
         raise ConfigurationError(
             f"No Ray cluster answers at {address!r} ({type(error).__name__}: {str(error)[:200]}). Check "
@@ -102,34 +103,17 @@ def _join(address: str, options: dict[str, Any]) -> None:
 
 
 def _start(options: dict[str, Any]) -> None:
-    global _own_session  # noqa: PLW0603  one Ray per process, like the connection that it stands for
     import ray
 
-    ray.init(address="local", include_dashboard=False, **options)
-    _own_session = _session()
-
-
-def disconnect() -> None:
-    """End the local Ray, if it was started here; leave any other as it is."""
-    global _own_session  # noqa: PLW0603
-    import ray
-
-    with _lock:
-        if _own_session is not None and ray.is_initialized() and _session() == _own_session:
-            ray.shutdown()
-        _own_session = None
-
-
-def _session() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().get_session_name())
+    ray.init(  # pyright: ignore[reportUnknownMemberType]
+        address="local", include_dashboard=False, **options
+    )
 
 
 def _is_private() -> bool:
     import ray
 
-    # Ray has no public word for it; without one the cluster counts as somebody else's, which is only slower.
+    # Ray has no public way to ask. If this one goes away, the cluster counts as shared, which is only slower.
     worker = getattr(getattr(ray, "_private", None), "worker", None)
     return bool(getattr(getattr(worker, "_global_node", None), "head", False))
 
@@ -142,11 +126,11 @@ def _set_environment(defaults: dict[str, str]) -> None:
 def _import_ray_train() -> None:
     try:
         importlib.import_module("raytrainer.driver.ray_train")
-    except Exception:  # The import that needs it says so.
+    except Exception:  # The import that needs it raises again.
         logger.debug("Could not import Ray Train ahead of time.", exc_info=True)
 
 
-def at_exit(function: Any) -> None:
+def at_exit(function: Callable[[], object]) -> None:
     """Call a function before Ray's own end: handlers run in reverse order, and importing ray registers its own."""
     importlib.import_module("ray")
     atexit.register(function)

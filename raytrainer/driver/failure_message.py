@@ -1,7 +1,7 @@
 """What a person reads when a run has failed: the cause first, on one screen.
 
-Of several failures the cause is the earliest that is not the echo of another one. The message leads with the user's
-own exception and frames, then says where and when it happened, what is saved, and where to read more.
+The message leads with the user's own exception and frames. Then it says where and when the run failed, why it was not
+restarted, which checkpoint is the last one, and where to read more.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from raytrainer.control.failure_policy import root_cause
+from raytrainer.driver.ray_deaths import deaths_in
 from raytrainer.errors import TrainingFailed
-from raytrainer.wire.failure_record import FailureRecord, Verdict
+from raytrainer.wire.failure_record import FailureRecord
 
 logger = logging.getLogger(__name__)
 
@@ -62,36 +63,27 @@ class Failure:
     """All that is known of a run's failure."""
 
     records: Sequence[FailureRecord]
+    """Exceptions of the ranks in the last attempt."""
+    deaths: dict[int, str] = field(default_factory=dict[int, str])
+    """Rank -> how its process ended, in Ray's words."""
     method: str = "train"
     reason: str | None = None
-    """Why workers were not started again, when the record alone does not say."""
+    """Why the workers were not started again."""
     fit_error: BaseException | None = None
-    """What Ray says, for workers that died without a word."""
+    """What Ray Train raised."""
     last_checkpoint: str | None = None
     log_dir: str | None = None
-    max_failures: int = 0
     num_attempts: int = 1
-    deaths: dict[int, str] = field(default_factory=dict)
-    """Rank -> how its process ended, from Ray."""
 
 
 def training_failed(failure: Failure) -> TrainingFailed:
     """The exception to raise on the driver, with the original one as its cause where it could be brought here."""
     root = root_cause(failure.records)
-    failure.deaths = failure.deaths or deaths_of(failure.fit_error)
+    failure.deaths = failure.deaths or deaths_in(failure.fit_error).causes
     error = TrainingFailed(describe(failure, root))
     error.__cause__ = original(root)
     error.__suppress_context__ = True
     return error
-
-
-def root_cause(records: Iterable[FailureRecord]) -> FailureRecord | None:
-    """The earliest failure of the last attempt that is not an echo; None when there are only echoes."""
-    real = [record for record in records if record.verdict is not Verdict.COLLATERAL]
-    if not real:
-        return None
-    last = max(record.attempt for record in real)
-    return min((record for record in real if record.attempt == last), key=lambda record: record.time)
 
 
 def original(root: FailureRecord | None) -> BaseException | None:
@@ -106,17 +98,6 @@ def original(root: FailureRecord | None) -> BaseException | None:
     return error if isinstance(error, BaseException) else None
 
 
-def deaths_of(fit_error: BaseException | None) -> dict[int, str]:
-    """How each dead worker ended, in Ray's words, shortened."""
-    failures: dict[int, Any] = getattr(fit_error, "worker_failures", None) or {}
-    deaths = {}
-    for rank, failure in failures.items():
-        error = getattr(failure, "health_check_failure", failure)
-        if any(part in type(error).__name__ for part in ("Actor", "Died", "Crash", "HealthCheck")):
-            deaths[rank] = _death_text(str(error))
-    return deaths
-
-
 def describe(failure: Failure, root: FailureRecord | None) -> str:
     """The message, at most ``MAX_LINES`` lines."""
     lines = _lead(failure, root)
@@ -129,16 +110,17 @@ def describe(failure: Failure, root: FailureRecord | None) -> str:
 
 def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
     if root is not None:
-        lines = f"{root.type_name}: {root.message}".rstrip().splitlines()[:8]
+        text = "\n".join([f"{root.type_name}: {root.message}".rstrip(), *root.notes])
+        lines = text.splitlines()[:8]
         return lines + (root.user_frames.splitlines() if root.user_frames else [])
     if failure.deaths:
         rank, text = min(failure.deaths.items())
         return [f"The worker of rank {rank} died without an exception: {text}"]
     if failure.records:
         record = min(failure.records, key=lambda record: record.time)
-        first_line = (record.message.splitlines() or [""])[0]
         return [
-            f"A worker died without an exception; rank {record.rank} lost it ({record.type_name}: {first_line})"
+            f"A worker died without an exception; rank {record.rank} lost its connection to it "
+            f"({record.type_name}: {record.first_line})"
         ]
     if failure.fit_error is not None:
         text = str(failure.fit_error).strip().splitlines() or [""]
@@ -149,14 +131,15 @@ def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
 def _facts(failure: Failure, root: FailureRecord | None) -> list[str]:
     lines = [""]
     if root is not None:
+        place = f"in {root.method}()" if root.method is not None else "while the worker was set up"
         step = f"after step {root.step}" if root.step is not None else "before the first step"
         lines.append(
-            f"where: rank {root.rank} on {root.node} (pid {root.pid}), in {root.method or 'the set-up'}(), {step}, "
-            f"attempt {root.attempt + 1}"
+            f"where: rank {root.rank} on {root.node} (pid {root.pid}), {place}, {step}, attempt {failure.num_attempts}"
         )
     else:
         lines.append(f"where: in {failure.method}(), attempt {failure.num_attempts}")
-    lines.append(f"why it ended: {_why(failure, root)}")
+    reason = failure.reason or "Ray Train did not start the workers again"
+    lines.append(f"why it ended: {reason}")
     lines.append(f"last committed checkpoint: {failure.last_checkpoint or 'none in this run'}")
     log = root.log_file if root is not None else None
     if log or failure.log_dir:
@@ -168,24 +151,12 @@ def _facts(failure: Failure, root: FailureRecord | None) -> list[str]:
     return lines
 
 
-def _why(failure: Failure, root: FailureRecord | None) -> str:
-    if failure.reason:
-        return failure.reason
-    if root is not None and root.verdict is Verdict.DETERMINISTIC:
-        return "the same would happen again, so the workers were not started again"
-    if failure.max_failures == 0:
-        return "max_failures=0 allows no restart"
-    if failure.max_failures > 0:
-        return f"max_failures={failure.max_failures} allows no further restart"
-    return "Ray gave up"
-
-
 def _echoes(failure: Failure, root: FailureRecord | None) -> list[str]:
     if root is None:
         return []
     others: dict[int, str] = {}
     for record in failure.records:
-        if record.rank != root.rank and record.attempt == root.attempt:
+        if record.rank != root.rank:
             others.setdefault(record.rank, record.type_name)
     for rank in failure.deaths:
         others.setdefault(rank, "died")
@@ -199,26 +170,10 @@ def _echoes(failure: Failure, root: FailureRecord | None) -> list[str]:
 
 def _hint(failure: Failure, root: FailureRecord | None) -> str | None:
     if root is not None:
-        text = f"{root.type_name}: {root.message}"
+        text = " ".join([f"{root.type_name}: {root.message}", *root.notes])
     else:
         text = " ".join([*failure.deaths.values(), str(failure.fit_error or "")])
     for pattern, hint in HINTS:
         if re.search(pattern, text, re.IGNORECASE):
             return hint
     return None
-
-
-def _death_text(text: str) -> str:
-    """The sentence in Ray's report that says how the process ended."""
-    for pattern in (
-        r"Worker exit detail: (.+)",
-        r"worker exit detail: (.+)",
-        r"(The node (?:was|has) .+)",
-        r"(Task was killed due to the node running low on memory.*)",
-        r"(.*exit code.*)",
-    ):
-        found = re.search(pattern, text)
-        if found:
-            return found.group(1).strip()[:MAX_WIDTH]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if lines else "unknown cause")[:MAX_WIDTH]

@@ -1,11 +1,12 @@
-"""The worker groups of this process.
+"""The worker groups of this process that hold resources.
 
 Workers that wait for their next task hold CPUs and GPUs. So a new group first ends the idle groups of other trainers,
-and the end of the process, or of a trainer that nobody holds any more, ends its group.
+and a group ends with its process, or with its trainer when nothing refers to that any more.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import weakref
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Group(Protocol):
-    """What the registry knows of a group."""
+    """What this file needs of a worker group."""
 
     @property
     def is_open(self) -> bool: ...
@@ -33,31 +34,27 @@ class Group(Protocol):
 
 _groups: weakref.WeakSet[Group] = weakref.WeakSet()
 _lock = threading.Lock()
-_is_registered = False
 
 
-def enter(group: Group) -> None:
+def add(group: Group) -> None:
     """Add a group that is about to start, and end the idle ones first."""
-    global _is_registered  # noqa: PLW0603  atexit is per process too
     with _lock:
         others = [other for other in _groups if other is not group]
         _groups.add(group)
-        if not _is_registered:
-            at_exit(end_all)
-            _is_registered = True
+        _end_all_at_exit()
     for other in others:
         if other.is_open and not other.is_busy:
             other.end()
 
 
-def leave(group: Group) -> None:
+def remove(group: Group) -> None:
     """Forget a group that has ended."""
     with _lock:
         _groups.discard(group)
 
 
 def end_all() -> None:
-    """End every group of this process at once; nothing is handed over."""
+    """End every group of this process at once; the workers leave nothing."""
     with _lock:
         groups = list(_groups)
     for group in groups:
@@ -68,7 +65,12 @@ def end_all() -> None:
 
 
 def end_with(owner: object, end: Callable[[], None]) -> weakref.finalize[[], object]:
-    """Call ``end``, which must not hold ``owner``, when nobody holds ``owner`` any more."""
+    """Call ``end``, which must not refer to ``owner``, when nothing refers to ``owner`` any more."""
     finalizer = weakref.finalize(owner, end)
     finalizer.atexit = False  # `end_all` does that, before Ray's own end
     return finalizer
+
+
+@functools.cache
+def _end_all_at_exit() -> None:
+    at_exit(end_all)

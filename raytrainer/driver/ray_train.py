@@ -1,11 +1,11 @@
-"""The one place that knows more of Ray Train than its public interface.
+"""Ray Train's run, with the parts of it that are not public.
 
-Each thing here makes a run start or end sooner, and each is optional: on a Ray that does not have it any more, the
-public behaviour remains.
+Each of them is optional: on a Ray that no longer has it, the public behavior remains, and a run starts or ends later.
 
 * Ray Train starts helper processes that a run without Ray datasets never uses, and one that cleans up after a
   controller that outlives its driver, which cannot happen on a Ray that lives only for this script. On two cores a
   process costs a second or two.
+* The control actor decides about restarts. Without that, Ray Train counts ``max_failures`` over the life of a group.
 * The controller waits until the autoscaling coordinator, another process, is up. Both can start at the same time.
 * The controller's handle is the only way to end a run at once.
 """
@@ -17,21 +17,23 @@ import os
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.rendezvous import Rendezvous
+from raytrainer.runtimes import ray_calls
 from raytrainer.worker.main import WorkerConfig, work
 
 logger = logging.getLogger(__name__)
 
 _UNUSED = frozenset({"DatasetsCallback"})
-_UNUSED_ON_PRIVATE_CLUSTER = frozenset({"PlacementGroupCleanerCallback"})
+_UNUSED_ON_PRIVATE_CLUSTER = _UNUSED | {"PlacementGroupCleanerCallback"}
 # Ray Train sets it for its controller, which blocks in its event loop on purpose.
 _CONTROLLER_ENVIRONMENT = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
 
@@ -44,17 +46,21 @@ class Fit(TorchTrainer):
 
     Args:
         is_private_cluster: The cluster lives only for this process.
+        control: Handle of the control actor.
         arguments: Those of ``TorchTrainer``.
     """
 
-    def __init__(self, *, is_private_cluster: bool, **arguments: Any) -> None:
-        self._unused = _UNUSED | (_UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster else frozenset())
+    def __init__(self, *, is_private_cluster: bool, control: Any, **arguments: Any) -> None:
+        self._control = control
+        self._unused: frozenset[str] = _UNUSED | (
+            _UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster else frozenset[str]()
+        )
         self._controller: Any = None
         self._after_end: Callable[[], None] | None = None
-        super().__init__(**arguments)
+        super().__init__(**arguments)  # pyright: ignore[reportUnknownMemberType]
 
     def end_now(self, then: Callable[[], None]) -> None:
-        """End the workers, and give back what they hold. Returns at once.
+        """End the workers and free what they hold. Returns at once.
 
         Args:
             then: Called in another thread when they have ended.
@@ -66,8 +72,8 @@ class Fit(TorchTrainer):
     def _abort(self, then: Callable[[], None]) -> None:
         try:
             # A controller that is just starting workers answers when it is done with that.
-            ray.wait([self._controller.abort.remote()], timeout=ABORT_TIMEOUT_S)
-            ray.kill(self._controller)
+            ray_calls.is_ready(self._controller.abort.remote(), ABORT_TIMEOUT_S)
+            ray_calls.kill(self._controller)
         except Exception:  # Ray has ended, and the workers with it.
             logger.debug("Could not end the controller.", exc_info=True)
         finally:
@@ -80,8 +86,12 @@ class Fit(TorchTrainer):
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         try:
             from ray.train.v2._internal.execution.controller import TrainController
+
+            from raytrainer.driver.restart_policy import AskControl
         except ImportError:
-            return super()._initialize_and_run_controller(**arguments)
+            return super()._initialize_and_run_controller(  # pyright: ignore[reportUnknownMemberType]
+                **arguments
+            )
         # On the driver's node, because the driver's end is its end.
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
@@ -91,6 +101,7 @@ class Fit(TorchTrainer):
             scheduling_strategy=here,
             runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
         )
+        arguments["failure_policy"] = AskControl(self._control)
         self._controller = options.remote(**arguments)
         if self._after_end is not None:
             self.end_now(self._after_end)
@@ -103,25 +114,31 @@ _DETERMINISTIC = {
     "CUBLAS_WORKSPACE_CONFIG": ":16:8",
     "FLASH_ATTENTION_DETERMINISTIC": "1",
 }
-"""What ``full_determinism`` needs in the environment of a worker before it touches its GPU, which Ray Train lets it do
-before the training function is called."""
+"""What ``full_determinism`` needs in the environment of a worker before it touches its GPU; Ray Train has it do that
+before it calls the training function."""
 
 
 def make_fit(
-    args: Any, allocation: Allocation, storage_path: str, config: WorkerConfig, *, is_private_cluster: bool
+    args: TrainingArguments,
+    allocation: Allocation,
+    storage_path: str,
+    config: WorkerConfig,
+    *,
+    is_private_cluster: bool,
 ) -> Fit:
-    """The run that keeps a group of workers, not yet started.
+    """Create the run that keeps a group of workers, without starting it.
 
     Args:
-        args: ``placement_strategy``, ``accelerator_type``, ``label_selector``, ``max_failures``, ``full_determinism``.
+        args: Where workers are placed, how often they are restarted, whether they are deterministic.
         allocation: Number of workers, and what each one gets.
-        storage_path: A directory that Ray Train may have; nothing is stored there.
-        config: For the workers.
+        storage_path: A directory for Ray Train; nothing is stored there.
+        config: What each worker reads first.
         is_private_cluster: The cluster lives only for this process.
     """
     rendezvous: Any = Rendezvous(config.backend)
     return Fit(
         is_private_cluster=is_private_cluster,
+        control=config.control,
         train_loop_per_worker=work,
         train_loop_config={"worker": config},
         scaling_config=ScalingConfig(
@@ -130,14 +147,14 @@ def make_fit(
             resources_per_worker=allocation.resources_per_worker,
             placement_strategy=args.placement_strategy,
             accelerator_type=args.accelerator_type,
-            label_selector=args.label_selector,
+            label_selector=cast("dict[str, str] | None", args.label_selector),
         ),
         run_config=RunConfig(
             name=f"raytrainer-{uuid.uuid4().hex[:8]}",
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=args.max_failures),
             worker_runtime_env={"env_vars": _DETERMINISTIC} if args.full_determinism else None,
-            # Ray Train's own words about failures would only repeat ours.
+            # Ray Train's own messages about failures would only repeat ours.
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
         torch_config=rendezvous,

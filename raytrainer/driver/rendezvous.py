@@ -1,25 +1,25 @@
 """Where the ranks of a worker group meet: Ray Train's part in setting up the process group.
 
-Ray's own ``TorchConfig`` has its controller import torch, which takes more than a second in which nothing else can
-happen. Here the controller only has rank 0 pick an address and tells it to the others; each worker opens the process
-group itself, while all of them import torch at the same time. This module must stay free of torch.
+Ray's own ``TorchConfig`` makes its controller import torch, which blocks everything else for more than a second. Here
+the controller only has rank 0 pick an address and passes it to the others; each worker opens the process group itself,
+while all of them import torch at the same time. This module must stay free of torch.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 
+from ray import util
 from ray.train.backend import Backend, BackendConfig
-from ray.util import get_node_ip_address
 
 
 class Rendezvous(BackendConfig):
-    """Tells all ranks the address of rank 0, in the variables that torch reads.
+    """Gives all ranks the address of rank 0, in the variables that torch reads.
 
     Args:
-        backend: Of ``torch.distributed``; ``TorchTrainer`` wants to read it.
+        backend: Backend of ``torch.distributed``; ``TorchTrainer`` reads it.
     """
 
     def __init__(self, backend: str) -> None:
@@ -40,8 +40,8 @@ class _RendezvousBackend(Backend):
 
 
 def pick_address() -> tuple[str, int]:
-    """On rank 0: its node, and a port that is free."""
-    address = get_node_ip_address()
+    """On rank 0: the address of its node, and a free port."""
+    address = cast("str", util.get_node_ip_address())  # pyright: ignore[reportUnknownMemberType]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as found:
         found.bind(("", 0))
@@ -49,6 +49,6 @@ def pick_address() -> tuple[str, int]:
 
 
 def note_address(address: str, port: int) -> None:
-    """On each rank: where rank 0 is."""
+    """On each rank: remember where rank 0 is."""
     os.environ["MASTER_ADDR"] = address
     os.environ["MASTER_PORT"] = str(port)

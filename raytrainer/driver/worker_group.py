@@ -1,104 +1,85 @@
-"""A standing worker group: started once, given one task after the other, ended when nobody needs it.
-
-The driver's thread that calls ``call`` waits in short slices, so that Ctrl-C is heard, and hands the workers' events to
-whoever renders them. ``TorchTrainer.fit()`` runs beside it in a thread of its own, for as long as the group lives.
-
-Ray Train insists on a storage directory, and nothing is ever stored in it: checkpoints are committed in ``output_dir``
-by the workers themselves. It is a temporary directory of the driver's machine, where Ray's controller is, and it goes
-with the group.
-"""
+"""A standing worker group: started once, given one task after the other, ended when nobody needs it."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import shutil
-import tempfile
+import functools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from raytrainer.control.client import ControlClient
+import ray
+import ray.exceptions
+
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.state import Phase, Update
-from raytrainer.driver import open_groups as registry
-from raytrainer.driver.capacity import Allocation, ask_autoscaler, check_capacity, plan_workers
-from raytrainer.driver.cluster import Cluster, connect
-from raytrainer.driver.deadline import Patience
+from raytrainer.driver import open_groups
+from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.failure_message import Failure, training_failed
-from raytrainer.driver.worker_options import GroupOptions
+from raytrainer.driver.group_start import StartedGroup, start_group
+from raytrainer.driver.updates import Updates
 from raytrainer.errors import GroupClosedError, RayTrainerError, TrainingFailed
+from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
-from raytrainer.runtimes.in_process import interrupts
+from raytrainer.runtimes.interrupts import interrupts
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.messages import Task
 from raytrainer.wire.spec import Shipped, receive, ship
 
-logger = logging.getLogger(__name__)
-
-SLICE_S = 0.2
-"""How long the driver's thread waits before it looks whether something else happened."""
-LONG_POLL_S = 10.0
-"""How long one call waits in the control actor before it is made again."""
+DEFAULT_SESSION = "raytrainer.worker.session:open_session"
 MORE_RECORDS_S = 1.0
-"""After a failure ended the run: how long other ranks may say that theirs came first."""
+"""After a failure ended the run: how long other ranks may report failures that came before it."""
 END_TIMEOUT_S = 30.0
 """How long workers may take to leave."""
+START_NOTE_S = 45.0
+"""After that time without workers, the user reads what they are waiting for."""
 
 STOP_NOTE = "stopping after a checkpoint; press Ctrl-C again to stop now"
-
-
-@dataclass(kw_only=True)
-class _Started:
-    """What lives while the group does."""
-
-    cluster: Cluster
-    control: ControlClient
-    trainer: Any
-    allocation: Allocation
-    storage: str
-    fit: Any
-    thread: threading.Thread
-    coordinator: object
-    began: float = field(default_factory=time.monotonic)
 
 
 class WorkerGroup:
     """The workers of one trainer.
 
     Args:
-        trainer: What is shipped to the workers, once; packed now, so that what cannot be shipped is refused before
-            any Ray starts.
-        options: How the group is started and kept.
+        trainer: Shipped to the workers once. It is pickled here, so that a trainer that cannot be shipped is refused
+            before Ray starts.
+        args: How many workers with what, and how they are restarted.
         on_event: Gets the workers' events, in the thread that calls.
+        open_session: ``module:function`` that sets the trainer up on a worker: ``(trainer, runtime) -> session``.
 
     Raises:
         ConfigurationError: If the trainer cannot be shipped.
     """
 
-    def __init__(self, trainer: object, options: GroupOptions, on_event: Callable[[object], None]) -> None:
-        self._options = options
+    def __init__(
+        self,
+        trainer: object,
+        args: TrainingArguments,
+        on_event: Callable[[object], None],
+        *,
+        open_session: str = DEFAULT_SESSION,
+    ) -> None:
+        self._args = args
         self._on_event = on_event
+        self._open_session = open_session
         self._shipped: Shipped | None = ship(trainer)
-        self._started: _Started | None = None
+        self._started: StartedGroup | None = None
+        self._updates: Updates | None = None
         self._lock = threading.Lock()
         self._is_busy = False
         self._is_ended = False
         self._has_called = False
-        self._fit_error: BaseException | None = None
-        self._fit_is_over = threading.Event()
-        self._next_event = 0
-        self._parked: Any = None
-        """What rank 0 left, in transport form, once its actor has ended."""
-        self._finalizer = registry.end_with(trainer, _Ender(self))
+        self._final_weights: Shipped | None = None
+        """What the workers left, once their control actor has ended."""
+        self._finalizer = open_groups.end_with(trainer, functools.partial(_kill_in_thread, self))
 
     @property
     def is_open(self) -> bool:
-        """The workers are there, or on their way, and take tasks."""
-        return self._started is not None and not self._is_ended and not self._fit_is_over.is_set()
+        """The workers have started, or are starting, and take tasks."""
+        return self._started is not None and not self._is_ended and not self._started.fit.is_over
 
     @property
     def is_busy(self) -> bool:
@@ -119,87 +100,53 @@ class WorkerGroup:
         Raises:
             ConfigurationError: If no Ray answers, or the cluster has no room.
         """
-        assert self._started is None, "A group is started once."
-        registry.enter(self)
-        args = self._options.args
-        cluster = connect(args.ray_address)
-        import ray
-
-        from raytrainer.driver.ray_train import make_fit, start_coordinator
-
-        coordinator = start_coordinator()
-        allocation = plan_workers(args, ray.nodes())
-        check_capacity(
-            args,
-            allocation,
-            may_grow=not cluster.is_private,
-            nodes=ray.nodes,
-            ask_for=ask_autoscaler,
-        )
-        control = ControlClient(
-            num_workers=allocation.num_workers,
-            max_failures=args.max_failures,
-            idle_timeout_s=args.worker_idle_timeout_s,
-        )
-        trainer = ray.put(self._shipped)
-        self._shipped = None
-        storage = tempfile.mkdtemp(prefix="raytrainer-")
-        config = self._options.for_workers(cluster, control.actor, trainer, allocation)
-        try:
-            fit = make_fit(args, allocation, storage, config, is_private_cluster=cluster.is_private)
-        except BaseException:
-            shutil.rmtree(storage, ignore_errors=True)
-            raise
-        thread = threading.Thread(target=self._fit, args=(fit,), name="raytrainer-fit", daemon=True)
-        self._started = _Started(
-            cluster=cluster,
-            control=control,
-            trainer=trainer,
-            allocation=allocation,
-            storage=storage,
-            fit=fit,
-            thread=thread,
-            coordinator=coordinator,
-        )
-        thread.start()
+        assert self._shipped is not None, "A group is started once."
+        open_groups.add(self)
+        shipped, self._shipped = self._shipped, None
+        self._started = start_group(self._args, shipped, open_session=self._open_session, on_end=self._forget)
+        self._updates = Updates(self._started, self._on_event)
 
     def end(self, *, wait: bool = True) -> None:
-        """Let the workers hand over what they hold, and leave. Ends at once whatever is busy or stuck."""
+        """Let the workers leave their weights, and end them. Ends at once workers that are busy or stuck."""
         started = self._started
         if started is None or self._is_ended:
             self._forget()
             return
-        # Workers that never came, or that are busy or stuck, have nothing to hand over.
+        # Workers that never came, or that are busy or stuck, have nothing to leave.
         if started.control.close() and wait and started.control.snapshot().attempt >= 0:
-            started.control.parked(END_TIMEOUT_S)
-        # All that is worth waiting for has happened; Ray Train's own end takes seconds, and nobody needs it.
+            started.control.final_weights(END_TIMEOUT_S)
+        # Nothing else is worth waiting for; Ray Train's own end takes seconds.
         self.kill()
 
     def kill(self) -> None:
-        """End the workers now. What they hold is lost, apart from what was parked, which stays with this object."""
-        import ray
-
+        """End the workers now. What they hold is lost; what they left stays with this object."""
         started = self._started
         if started is not None and not self._is_ended and ray.is_initialized():
-            self._parked = started.control.parked(0.0)
-            if self._fit_is_over.is_set():
+            self._final_weights = started.control.final_weights(0.0)
+            if started.fit.is_over:
                 started.control.end()
             else:
                 started.control.send_abandon("ended by the driver")
-                # After the workers, whose last words are for it.
+                # The actor ends after the workers, which still call it.
                 started.fit.end_now(then=started.control.end)
         self._is_ended = True
         self._finalizer.detach()
         self._forget()
 
-    def parked(self, timeout_s: float = END_TIMEOUT_S) -> Any:
-        """What rank 0 left for the driver: its last ``park``, or the session's ``farewell``. None if nothing.
+    def final_weights(self, timeout_s: float = END_TIMEOUT_S) -> Any:
+        """What ``session.final_weights`` returned on rank 0 when the workers left; None if they left nothing.
 
-        Waits for workers that are leaving, but not for those that are not.
+        Waits for workers that are leaving, but not for those that stay.
         """
-        if self._started is not None and not self._is_ended:
-            self._parked = self._started.control.parked(0.0 if self._fit_is_over.is_set() else timeout_s)
-        return receive(self._parked) if self._parked is not None else None
+        started = self._started
+        if started is not None and not self._is_ended:
+            self._final_weights = started.control.final_weights(0.0 if started.fit.is_over else timeout_s)
+        return receive(self._final_weights) if self._final_weights is not None else None
+
+    def _forget(self) -> None:
+        open_groups.remove(self)
+        if self._started is not None:
+            self._started.fit.remove_storage()
 
     # ---- calls --------------------------------------------------------------------------------------------------
 
@@ -211,7 +158,7 @@ class WorkerGroup:
         *,
         task_id: str | None = None,
         context: object | None = None,
-        timeout: float | None = None,
+        timeout_s: float | None = None,
     ) -> Any:
         """Run a task on all ranks and return what rank 0 returned.
 
@@ -219,28 +166,28 @@ class WorkerGroup:
         what they return; the second one ends the workers and raises ``KeyboardInterrupt``.
 
         Args:
-            method: Handed to ``session.run`` on each rank.
+            method: Passed to ``session.run`` on each rank.
             args: Its arguments.
             kwargs: Its keyword arguments.
             task_id: Names the task over all of its attempts; the runtime's ``run_id``. Made up by default.
-            context: Handed to ``session.run`` as ``context=``, unless it is None.
-            timeout: Ends the group when there is no result in time [s].
+            context: Passed to ``session.run`` as ``context=``, unless it is None.
+            timeout_s: Ends the group when there is no result in time [s].
 
         Raises:
             ConfigurationError: If the arguments cannot be shipped.
             GroupClosedError: If the workers have left.
             TrainingFailed: If the task failed for good; the group has ended.
         """
-        if not self.is_open and (self._has_called or self._fit_error is None):
+        started = self._started
+        if started is None or (not self.is_open and (self._has_called or started.fit.error is None)):
             raise GroupClosedError("The workers have left.")
         with self._lock:
             self._is_busy = True
             try:
-                return self._call(
-                    method, (args, kwargs or {}, context), task_id or uuid.uuid4().hex[:12], timeout
-                )
+                self._submit(started, method, (args, kwargs or {}, context), task_id or uuid.uuid4().hex[:12])
+                return self._wait_for_result(started, method, timeout_s)
             except BaseException as error:
-                # Nobody waits for the task any more, so nobody must go on with it.
+                # Nobody waits for the task any more, so the workers must not go on with it.
                 if not isinstance(error, GroupClosedError | TrainingFailed) or self._is_ended:
                     self.kill()
                 raise
@@ -248,134 +195,70 @@ class WorkerGroup:
                 self._is_busy = False
                 self._has_called = True
 
-    def _call(self, method: str, payload: tuple[Any, ...], task_id: str, timeout: float | None) -> Any:
-        import ray
-        import ray.exceptions
-
-        started = self._started
-        assert started is not None
-        shipped = ray.put(ship(payload, "arguments"))
+    def _submit(self, started: StartedGroup, method: str, payload: tuple[Any, ...], task_id: str) -> None:
+        task = Task(task_id=task_id, method=method, payload=[ray_calls.put(ship(payload, "arguments"))])
         try:
-            is_taken = started.control.submit(Task(task_id=task_id, method=method, payload=[shipped]))
+            is_taken = started.control.submit(task)
         except ray.exceptions.RayError as error:
             raise GroupClosedError("The control actor has ended.") from error
         if not is_taken:
             raise GroupClosedError("The workers have left.")
+
+    def _wait_for_result(self, started: StartedGroup, method: str, timeout_s: float | None) -> Any:
+        updates = self._updates
+        assert updates is not None
         wants_stop = threading.Event()
+        note_at_s: float | None = time.monotonic() + START_NOTE_S
         with interrupts(wants_stop.set):
-            return self._wait(started, method, wants_stop, timeout)
-
-    def _wait(
-        self, started: _Started, method: str, wants_stop: threading.Event, timeout: float | None
-    ) -> Any:
-        patience = Patience(timeout)
-        for update in self._updates(started, patience):
-            if update is not None:
-                self._render(update)
-                if update.result is not None:
+            for update in updates.follow(timeout_s):
+                if update is not None and update.result is not None:
                     return receive(update.result.payload)
-                if update.phase is not Phase.OPEN or self._fit_is_over.is_set():
-                    raise self._failed(started, method, update)
-            if wants_stop.is_set():
-                wants_stop.clear()
-                started.control.send_command(Command.STOP_AFTER_SAVE)
-                self._show(Note(text=STOP_NOTE, level="warning"))
-            if patience.is_time_to_ask_for_workers():
-                self._say_waiting(started)
+                if update is not None and (update.phase is not Phase.OPEN or started.fit.is_over):
+                    raise self._failure(started, method, update)
+                if wants_stop.is_set():
+                    wants_stop.clear()
+                    started.control.send_command(Command.STOP_AFTER_SAVE)
+                    updates.show(Note(text=STOP_NOTE, level="warning"))
+                if note_at_s is not None and time.monotonic() > note_at_s:
+                    note_at_s = None
+                    if started.control.snapshot().attempt < 0:
+                        updates.show(Note(text=_waiting_text(started.allocation), level="warning"))
         self.kill()
-        raise TrainingFailed(f"{method}() gave no result within {timeout:g} s, so its workers were ended.")
+        raise TrainingFailed(f"{method}() gave no result within {timeout_s:g} s, so its workers were ended.")
 
-    def _updates(self, started: _Started, patience: Patience) -> Iterator[Update | None]:
-        """What is new, and None at least every ``SLICE_S``; ends when the time is up."""
-        import ray
-
-        call: Any = None
-        while not patience.is_over():
-            if call is None:
-                call = started.control.begin_update(self._next_event, LONG_POLL_S)
-            if ray.wait([call], timeout=SLICE_S)[0]:
-                done, call = call, None
-                yield started.control.finish_update(done)
-            elif self._fit_is_over.is_set():
-                yield started.control.snapshot()
-            else:
-                yield None
-
-    def _say_waiting(self, started: _Started) -> None:
-        import ray
-
-        if started.control.snapshot().attempt >= 0:
-            return
-        free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-        need = started.allocation
-        self._show(
-            Note(
-                text=f"still waiting for {need.num_workers} workers with {need.resources_per_worker} each; free in the "
-                f"cluster: {free}",
-                level="warning",
-            )
-        )
-
-    def _render(self, update: Update) -> None:
-        self._next_event = update.next_event
-        for event in update.events:
-            self._show(event)
-
-    def _show(self, event: object) -> None:
-        try:
-            self._on_event(event)
-        except Exception:  # A picture is never worth a run.
-            logger.warning("Could not show %r.", type(event).__name__, exc_info=True)
-
-    # ---- failure ------------------------------------------------------------------------------------------------
-
-    def _failed(self, started: _Started, method: str, update: Update) -> RayTrainerError:
+    def _failure(self, started: StartedGroup, method: str, update: Update) -> RayTrainerError:
         """The exception for a task whose group has ended; ends what is left of the group."""
-        import ray.exceptions
-
         if update.phase is Phase.FATAL:
-            # Ranks fail within moments of each other, and the first to say so need not be the first to fail.
+            # Ranks fail within moments of each other, and the first to report need not be the first to fail.
             time.sleep(MORE_RECORDS_S if started.allocation.num_workers > 1 else 0.1)
         else:
-            self._fit_is_over.wait(END_TIMEOUT_S)
+            started.fit.wait(END_TIMEOUT_S)
         with contextlib.suppress(ray.exceptions.RayError):
             update = started.control.snapshot()
-        output_dir = self._options.args.output_dir
+        output_dir = self._args.output_dir
         failure = Failure(
-            records=[record for record in update.failures if record.attempt == update.attempt],
+            records=update.failures,
+            deaths=update.deaths.causes if update.deaths is not None else {},
             method=method,
             reason=update.reason,
-            fit_error=self._fit_error,
+            fit_error=started.fit.error,
             last_checkpoint=update.last_commit.path if update.last_commit is not None else None,
             log_dir=str(Path(output_dir) / "logs") if output_dir else None,
-            max_failures=self._options.args.max_failures,
-            num_attempts=max(1, update.attempt + 1),
+            num_attempts=max(1, update.num_attempts),
         )
         self.kill()
         return training_failed(failure)
 
-    # ---- inside -------------------------------------------------------------------------------------------------
 
-    def _fit(self, fit: Any) -> None:
-        try:
-            fit.fit()
-        except BaseException as error:  # noqa: BLE001  it belongs to the thread that calls
-            self._fit_error = error
-        finally:
-            self._fit_is_over.set()
-            self._forget()
-
-    def _forget(self) -> None:
-        registry.leave(self)
-        if self._started is not None:
-            shutil.rmtree(self._started.storage, ignore_errors=True)
+def _waiting_text(allocation: Allocation) -> str:
+    resources = cast("Mapping[str, float]", ray.available_resources())
+    free = {name: amount for name, amount in resources.items() if name in ("CPU", "GPU")}
+    return (
+        f"still waiting for {allocation.num_workers} workers with {allocation.resources_per_worker} each; free in "
+        f"the cluster: {free}"
+    )
 
 
-class _Ender:
-    """Ends a group whose trainer is gone, without waiting: it runs wherever garbage happens to be collected."""
-
-    def __init__(self, group: WorkerGroup) -> None:
-        self._group = group
-
-    def __call__(self) -> None:
-        threading.Thread(target=self._group.kill, name="raytrainer-end", daemon=True).start()
+def _kill_in_thread(group: WorkerGroup) -> None:
+    """End a group whose trainer is gone. Does not wait: it runs wherever garbage happens to be collected."""
+    threading.Thread(target=group.kill, name="raytrainer-end", daemon=True).start()

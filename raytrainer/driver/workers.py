@@ -12,7 +12,6 @@ from typing import Any
 
 from raytrainer.driver.entry_points import new_run_id
 from raytrainer.driver.worker_group import WorkerGroup
-from raytrainer.driver.worker_options import GroupOptions
 from raytrainer.errors import GroupClosedError
 from raytrainer.telemetry.console import Renderer
 from raytrainer.worker.session import Returned, TaskContext
@@ -89,7 +88,7 @@ class Workers:
             if trainer._weights_are_elsewhere:
                 trainer._fetch_weights()
             self._trained = None
-            self._group = WorkerGroup(trainer, GroupOptions(args=trainer.args), self._show)
+            self._group = WorkerGroup(trainer, trainer.args, self._show)
             self._group.start()
         return self._group
 
@@ -98,7 +97,7 @@ class Workers:
             self._renderer.handle(event)
 
     def _leave(self, trainer: Any) -> None:
-        """Forget a group that has ended; what it parked becomes the trainer's."""
+        """Forget a group that has ended; the weights that it left become the trainer's."""
         if trainer._weights_are_elsewhere:
             trainer._fetch_weights()
         if self._group is not None:
@@ -117,7 +116,7 @@ class Workers:
                 return group.call("_export_weights", task_id=context.run_id, context=context).value
             except GroupClosedError:
                 pass
-        return group.parked()
+        return group.final_weights()
 
     def end(self, trainer: Any) -> None:
         """End the workers; their weights come to the driver first."""

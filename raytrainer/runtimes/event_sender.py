@@ -1,8 +1,8 @@
 """Sends a rank's events to the control actor, without ever making the loop wait.
 
-Events are collected for a tenth of a second and sent in one call by a thread of its own. Of several ``StepDone`` in a
-row only the last one is worth sending. Order is kept, and ``flush`` returns when everything has arrived, so nothing
-is missing when a task's result is there.
+Events are collected for a tenth of a second, then a separate thread sends them in one call. Of several ``StepDone`` in
+a row only the last one is sent. Order is kept, and ``flush`` returns when everything has arrived, so that no event of a
+task comes after its result.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import logging
 import threading
 from typing import Any
 
-import ray
-
+from raytrainer.runtimes import ray_calls
+from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.telemetry.events import PredictionStep, StepDone
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1
+"""How long events are collected before they are sent."""
 _LATEST_ONLY = (StepDone, PredictionStep)
 
 
-class Uplink:
-    """The way up for one rank's events.
+class EventSender:
+    """Sends the events of one rank.
 
     Args:
         control: Handle of the control actor.
@@ -34,14 +35,14 @@ class Uplink:
         self._attempt = attempt
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._bell = threading.Event()
+        self._has_work = threading.Event()
         self._closed = threading.Event()
         self._pending: list[object] = []
-        self._last_call: Any = None
+        self._last_call: Ref[None] | None = None
         self._thread: threading.Thread | None = None
 
     def emit(self, event: object) -> None:
-        """Take an event; returns at once."""
+        """Queue an event; returns at once."""
         with self._lock:
             is_newer = (
                 bool(self._pending)
@@ -53,26 +54,26 @@ class Uplink:
             else:
                 self._pending.append(event)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="raytrainer-uplink", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="raytrainer-events", daemon=True)
                 self._thread.start()
-        self._bell.set()
+        self._has_work.set()
 
     def flush(self, timeout_s: float = 30.0) -> None:
-        """Send what is there, and wait until it has arrived."""
+        """Send what is queued, and wait until it has arrived."""
         self._send()
         call = self._last_call
         if call is not None:
-            ray.wait([call], timeout=timeout_s)
+            ray_calls.is_ready(call, timeout_s)
 
     def close(self) -> None:
-        """End the thread; what was not flushed is dropped."""
+        """End the thread; events that were not flushed are dropped."""
         self._closed.set()
-        self._bell.set()
+        self._has_work.set()
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            self._bell.wait()
-            self._bell.clear()
+            self._has_work.wait()
+            self._has_work.clear()
             try:
                 self._send()
             except Exception:  # Events must never harm training.
@@ -80,7 +81,7 @@ class Uplink:
             self._closed.wait(INTERVAL_S)
 
     def _send(self) -> None:
-        # Around both, or a later batch could be sent before an earlier one.
+        # One lock around both, or a later batch could be sent before an earlier one.
         with self._sending:
             with self._lock:
                 events, self._pending = self._pending, []

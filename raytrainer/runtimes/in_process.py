@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 from raytrainer.runtimes.base import Command
+from raytrainer.runtimes.interrupts import interrupts
 
 T = TypeVar("T")
 
@@ -55,37 +54,10 @@ class LocalRuntime:
         self._on_event(event)
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> Generator[None]:
         with interrupts(self._on_interrupt):
             yield
         self._command = Command.NONE
 
     def _on_interrupt(self) -> None:
         self._command = Command.STOP_AFTER_SAVE
-
-
-@contextlib.contextmanager
-def interrupts(on_first: Callable[[], None]) -> Iterator[None]:
-    """While it lasts, the first Ctrl-C (or SIGTERM) calls ``on_first``; the second one interrupts as usual.
-
-    Does nothing outside of the main thread, where Python allows no signal handlers.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: Any) -> None:
-        restore()
-        on_first()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()

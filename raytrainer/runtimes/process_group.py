@@ -5,15 +5,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from raytrainer.runtimes.base import Command
-from raytrainer.runtimes.in_process import interrupts
+from raytrainer.runtimes.interrupts import interrupts
 
 T = TypeVar("T")
 
@@ -28,26 +28,29 @@ def is_launched_rank(environment: Mapping[str, str]) -> bool:
 class CollectiveRuntime:
     """Collectives over torch.distributed for small Python values; the base of the runtimes with several ranks.
 
-    They run over gloo, also where tensors go over NCCL, so that agreeing on a flag never waits for a device.
+    They run over gloo even where tensors use NCCL, so that agreeing on a flag never waits for a device.
     """
 
     rank: int
     world_size: int
-    _group: Any
+    _group: dist.ProcessGroup | None
 
     def open_group(self, timeout_s: float) -> None:
-        """All ranks: take the default group if it is gloo, else make a gloo group beside it."""
+        """All ranks: use the default group if it is gloo, else create a gloo group beside it."""
         self._flags = torch.zeros(16, dtype=torch.int32)
         if self.world_size == 1 and not dist.is_initialized():
             self._group = None
         elif dist.get_backend() == "gloo":
             self._group = dist.group.WORLD
         else:
-            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            timeout = timedelta(seconds=timeout_s)
+            group = dist.new_group(backend="gloo", timeout=timeout)  # pyright: ignore[reportUnknownMemberType]
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
 
     def barrier(self) -> None:
         if self.world_size > 1:
-            dist.barrier(group=self._group)
+            dist.barrier(group=self._group)  # pyright: ignore[reportUnknownMemberType]
 
     def broadcast(self, value: T) -> T:
         if self.world_size == 1:
@@ -76,12 +79,14 @@ class CollectiveRuntime:
             return list(flags)
         mine = self._flags[: len(flags)]
         mine.copy_(torch.tensor(flags, dtype=torch.int32))
-        dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=self._group)
-        return mine.tolist()
+        dist.all_reduce(  # pyright: ignore[reportUnknownMemberType]
+            mine, op=dist.ReduceOp.MAX, group=self._group
+        )
+        return cast("list[int]", mine.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 class ProcessGroupRuntime(CollectiveRuntime):
-    """One rank of a process group that a launcher made."""
+    """One rank of a process group that a launcher started."""
 
     attempt = 0
 
@@ -90,8 +95,8 @@ class ProcessGroupRuntime(CollectiveRuntime):
 
         Args:
             on_event: Renders events; called on rank 0 only.
-            use_cpu: Take gloo even where there are GPUs.
-            timeout_s: Of collectives [s].
+            use_cpu: Use gloo even where there are GPUs.
+            timeout_s: Limit of a collective [s].
         """
         self.run_id = ""
         self.rank = int(os.environ["RANK"])
@@ -116,7 +121,7 @@ class ProcessGroupRuntime(CollectiveRuntime):
             self._on_event(event)
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> Generator[None]:
         with interrupts(self._on_interrupt):
             yield
         self._command = Command.NONE
@@ -125,9 +130,9 @@ class ProcessGroupRuntime(CollectiveRuntime):
         self._command = Command.STOP_AFTER_SAVE
 
     def leave(self) -> None:
-        """All ranks: wait for everybody; a rank that ends its process early fails the others.
+        """All ranks: wait for each other, since a rank whose process ends early makes the others fail.
 
-        The group lasts as long as the process, because the trainer can still be asked for something.
+        The group lasts as long as the process, because the trainer may be called again.
         """
         if dist.is_initialized():
             self.barrier()

@@ -1,8 +1,7 @@
 """The runtime of a rank that Ray Train started.
 
-Ranks agree with each other over torch.distributed; with the driver they talk through the control actor, which the loop
-never waits for: events go up through a thread, and what the driver asks for is looked at in a call that is already
-under way.
+Ranks agree with each other over torch.distributed. They reach the driver through the control actor, and the loop never
+waits for it: a thread sends events, and the command of the driver is read from a call that is already under way.
 """
 
 from __future__ import annotations
@@ -10,15 +9,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import ray
 import ray.train
 
+from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
-from raytrainer.runtimes.event_sender import Uplink
+from raytrainer.runtimes.event_sender import EventSender
 from raytrainer.runtimes.process_group import CollectiveRuntime
+from raytrainer.runtimes.ray_calls import Ref
+from raytrainer.wire.pickling import pack
 
 COMMAND_INTERVAL_S = 0.05
-"""How often rank 0 looks at what the driver asks for."""
+"""How often rank 0 looks for a command of the driver."""
 LONG_POLL_S = 20.0
 """How long one call waits in the control actor before it is made again."""
 
@@ -28,7 +29,7 @@ class RayRuntime(CollectiveRuntime):
 
     Args:
         control: Handle of the control actor.
-        timeout_s: Of collectives [s].
+        timeout_s: Limit of a collective [s].
     """
 
     def __init__(self, control: Any, *, timeout_s: float) -> None:
@@ -39,58 +40,55 @@ class RayRuntime(CollectiveRuntime):
         self.local_world_size = context.get_local_world_size()
         self.attempt = 0
         self.run_id = ""
-        self.group_attempt = 0
-        """Starts of the workers before this one, over all tasks; ``attempt`` counts those of the current task."""
         self._control = control
-        self._uplink: Uplink | None = None
+        self._events: EventSender | None = None
         self._command = Command.NONE
-        self._command_call: Any = None
-        self._looked_at = 0.0
+        self._command_call: Ref[int | None] | None = None
+        self._last_look_s = 0.0
         self.open_group(timeout_s)
 
     def start_attempt(self, attempt: int) -> None:
-        """All ranks: the number of this attempt is known."""
-        self.group_attempt = self.attempt = attempt
-        self._uplink = Uplink(self._control, attempt)
+        """All ranks: the control actor has numbered this start of the workers."""
+        self.attempt = attempt
+        self._events = EventSender(self._control, attempt)
 
     def start_task(self, restarts: int) -> None:
-        """All ranks: a task begins, or begins again."""
+        """All ranks: a task begins, or begins again after ``restarts`` restarts."""
         self.attempt = restarts
         self._command = Command.NONE
 
     def command(self) -> Command:
         if self.rank != 0:
             return Command.NONE  # Ranks agree on the maximum.
-        now = time.monotonic()
-        if now - self._looked_at < COMMAND_INTERVAL_S:
+        now_s = time.monotonic()
+        if now_s - self._last_look_s < COMMAND_INTERVAL_S:
             return self._command
-        self._looked_at = now
+        self._last_look_s = now_s
         if self._command_call is None:
             self._command_call = self._control.command.remote(int(self._command), LONG_POLL_S)
-        ready, _ = ray.wait([self._command_call], timeout=0)
-        if ready:
+        call = self._command_call
+        assert call is not None
+        if ray_calls.is_ready(call):
             self._command_call = None
-            found = ray.get(ready[0])
-            if found is not None:
-                self._command = Command(found)
+            changed = ray_calls.get(call)
+            if changed is not None:
+                self._command = Command(changed)
         return self._command
 
     def emit(self, event: object) -> None:
-        if self._uplink is not None:
-            self._uplink.emit(event)
+        if self._events is not None:
+            self._events.emit(event)
 
-    def park(self, value: Any) -> None:
-        """Leave something with the control actor that outlives the workers; the driver reads it with ``parked``."""
-        from raytrainer.wire.pickling import pack
-
-        ray.get(self._control.park.remote(pack(value)))
+    def store_final_weights(self, weights: object) -> None:
+        """Rank 0: leave weights with the control actor, where the driver finds them after the workers have ended."""
+        ray_calls.get(self._control.store_final_weights.remote(pack(weights)))
 
     def flush(self) -> None:
-        """Wait until the driver's side has all events."""
-        if self._uplink is not None:
-            self._uplink.flush()
+        """Wait until the control actor has all events."""
+        if self._events is not None:
+            self._events.flush()
 
     def close(self) -> None:
-        """Stop sending."""
-        if self._uplink is not None:
-            self._uplink.close()
+        """Stop sending events."""
+        if self._events is not None:
+            self._events.close()

@@ -1,22 +1,25 @@
-"""What a worker and the control actor say to each other: small records of plain values.
+"""What workers, driver and control actor say to each other: small records of plain values.
 
-This file imports nothing heavy: the control actor's process starts with it.
+This file imports nothing heavy, because the control actor's process starts with it.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raytrainer.wire.pickling import Shipped
 
 
 class Answer(enum.Enum):
-    """What a rank is to do next, other than a task."""
+    """What a rank does next, other than a task."""
 
     LEAVE = "leave"
-    """The group closes: hand over what is worth keeping, then return."""
+    """The group closes: leave the trained weights with the control actor, then return."""
     STOP = "stop"
-    """It is over, or another attempt has begun: return at once."""
+    """The run has ended, or another attempt has begun: return at once."""
     RETRY = "retry"
     """Raise, so that Ray starts the workers again."""
 
@@ -33,12 +36,13 @@ class Joined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One call on the bound trainer, for all ranks."""
+    """One call of a method of the trainer, for all ranks."""
 
     task_id: str
     method: str
-    payload: Any
-    """``(args, kwargs, context)`` in transport form, or a reference to it."""
+    payload: list[Any] | None
+    """One reference to ``(args, kwargs, context)`` in transport form; in a list, so that Ray passes the reference on.
+    None when no rank can need it any more."""
     restarts: int = 0
     """How often the workers were started again since the task began."""
 
@@ -48,5 +52,5 @@ class TaskResult:
     """What rank 0 returned."""
 
     task_id: str
-    payload: Any
+    payload: Shipped
     """The value in transport form."""

@@ -1,9 +1,9 @@
 """How objects travel between driver and workers: one pickle, and every large buffer beside it.
 
-Weights inside of a pickle would be copied into each process. So the storages of tensors leave the pickle, each once
-(tied weights stay tied), and become plain byte arrays. Ray keeps those in shared memory, where all workers of a node
-read the same pages. Tensors arrive on the CPU, whatever device they came from: a device of one process means nothing
-in another.
+Weights inside a pickle would be copied into each process. So the storages of tensors are taken out of the pickle, each
+once (tied weights stay tied), and become plain byte arrays. Ray keeps those in shared memory, where all workers of a
+node read the same pages. Tensors arrive on the CPU, whatever device they came from: a device of one process means
+nothing in another.
 
 Classes and functions of ``__main__`` travel by value. This file never imports ray, and imports torch only when the
 other side has used it.
@@ -14,11 +14,15 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-import cloudpickle
+import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
+import numpy.typing as npt
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class Shipped:
 
     pickle: bytes
     """Everything but the large buffers."""
-    storages: list[np.ndarray[Any, Any]]
+    storages: list[Bytes]
     """The bytes of each tensor storage, uint8."""
-    buffers: list[tuple[np.ndarray[Any, Any], bool]]
+    buffers: list[tuple[Bytes, bool]]
     """Other buffers that support it (numpy, Arrow), uint8, and whether they may be written to."""
 
     @property
@@ -47,14 +51,14 @@ def pack(value: object) -> Shipped:
         Exception: Whatever the object raises when it cannot be pickled.
     """
     file = io.BytesIO()
-    buffers: list[tuple[np.ndarray[Any, Any], bool]] = []
+    buffers: list[tuple[Bytes, bool]] = []
 
     def take(buffer: pickle.PickleBuffer) -> None:
         raw = buffer.raw()
         buffers.append((np.frombuffer(raw, dtype=np.uint8), not raw.readonly))
 
     pickler = _Pickler(file, take)
-    pickler.dump(value)
+    pickler.dump(value)  # pyright: ignore[reportUnknownMemberType]
     return Shipped(pickle=file.getvalue(), storages=pickler.storages, buffers=buffers)
 
 
@@ -65,9 +69,11 @@ def unpack(shipped: Shipped) -> Any:
 
 
 class _Pickler(cloudpickle.Pickler):
-    def __init__(self, file: io.BytesIO, take: Any) -> None:
-        super().__init__(file, protocol=5, buffer_callback=take)
-        self.storages: list[np.ndarray[Any, Any]] = []
+    def __init__(self, file: io.BytesIO, take: Callable[[pickle.PickleBuffer], None]) -> None:
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            file, protocol=5, buffer_callback=take
+        )
+        self.storages: list[Bytes] = []
         self._index: dict[int, int] = {}
         self._kept: list[Any] = []  # as long as a storage lives, its address is its own
 
@@ -90,7 +96,7 @@ class _Pickler(cloudpickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, arrays: list[Any], buffers: list[Any]) -> None:
+    def __init__(self, file: io.BytesIO, arrays: list[Bytes], buffers: list[Bytes]) -> None:
         super().__init__(file, buffers=buffers)
         self._arrays = arrays
         self._storages: dict[int, Any] = {}
@@ -101,13 +107,14 @@ class _Unpickler(pickle.Unpickler):
         index, dtype = pid
         if index not in self._storages:
             # A copy: the array is shared memory that nobody may write to.
-            self._storages[index] = torch.from_numpy(self._arrays[index].copy()).untyped_storage()
+            copy = torch.from_numpy(self._arrays[index].copy())  # pyright: ignore[reportUnknownMemberType]
+            self._storages[index] = copy.untyped_storage()
         storage = self._storages[index]
         if dtype is None:
             return storage
         return torch.storage.TypedStorage(wrap_storage=storage, dtype=getattr(torch, dtype), _internal=True)
 
 
-def _bytes_of(storage: Any, torch: Any) -> np.ndarray[Any, Any]:
+def _bytes_of(storage: Any, torch: Any) -> Bytes:
     on_cpu = storage if storage.device.type == "cpu" else storage.cpu()
     return torch.empty(0, dtype=torch.uint8).set_(on_cpu).numpy()

@@ -1,9 +1,10 @@
-"""Ships a trainer to its workers, and says which attribute is at fault when it cannot be shipped."""
+"""Ships a trainer to its workers, and names the attribute at fault when it cannot be shipped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from types import FunctionType
+from typing import cast
 
 from raytrainer.errors import ConfigurationError
 from raytrainer.wire.pickling import Shipped, pack, unpack
@@ -41,7 +42,7 @@ def ship(value: object, name: str = "trainer") -> Shipped:
 def _find_culprit(
     path: str, value: object, error: Exception, depth: int = 3
 ) -> tuple[str, object, Exception]:
-    """The deepest part that fails on its own: an attribute, an item, or what a function closes over."""
+    """The deepest part that fails on its own: an attribute, an item, or a variable in a function's closure."""
     if depth > 0:
         for child_path, child in _parts(path, value):
             try:
@@ -53,25 +54,26 @@ def _find_culprit(
 
 def _parts(path: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        mapping = cast("Mapping[object, object]", value)
+        for key, item in mapping.items():
             yield f"{path}[{key!r}]", item
     elif isinstance(value, list | tuple | set | frozenset):
-        for index, item in enumerate(value):
+        items = cast("Iterable[object]", value)
+        for index, item in enumerate(items):
             yield f"{path}[{index}]", item
-    elif callable(value) and getattr(value, "__closure__", None):
-        names = value.__code__.co_freevars
-        for name, cell in zip(names, value.__closure__, strict=True):  # type: ignore[attr-defined]
-            yield f"{path}.<{name}>", cell.cell_contents
+    elif isinstance(function := getattr(value, "__func__", value), FunctionType) and function.__closure__:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True):
+            yield f"{path}.<{name}>", cast("object", cell.cell_contents)
     elif not isinstance(value, type):
         for name, item in _state_of(value).items():
             yield f"{path}.{name}", item
 
 
-def _state_of(value: object) -> dict[str, Any]:
+def _state_of(value: object) -> dict[str, object]:
     try:
-        state = value.__getstate__()
+        state: object = value.__getstate__()
     except Exception:  # noqa: BLE001  then its attributes are all there is to look at
         state = None
     if isinstance(state, Mapping):
-        return dict(state)
+        return dict(cast("Mapping[str, object]", state))
     return dict(getattr(value, "__dict__", {}))

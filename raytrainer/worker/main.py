@@ -87,7 +87,8 @@ class _Worker:
         self._runtime: Any = None
         self._log_file: Path | None = None
         self._rank = 0
-        self._attempt = 0
+        self._attempt: int | None = None
+        """None until rank 0 has joined."""
         self._method: str | None = None
         self._is_done = threading.Event()
 
@@ -195,6 +196,7 @@ class _Worker:
     def _run(self, task: Task) -> None:
         from raytrainer.wire.pickling import pack, unpack
 
+        assert task.payload is not None
         self._method = task.method
         args, kwargs, context = unpack(_fetch(task.payload[0]))
         self._runtime.start_task(task.restarts)
@@ -217,9 +219,9 @@ class _Worker:
         """Hand over what the driver may still want. An error here is not worth a restart."""
         try:
             # All ranks: sharded weights are gathered.
-            value = self._session.farewell()
+            value = self._session.final_weights()
             if self._rank == 0 and value is not None:
-                self._runtime.park(value)
+                self._runtime.store_final_weights(value)
             self._session.close()
         except Exception as error:
             logger.exception("Could not hand over what the trainer holds.")

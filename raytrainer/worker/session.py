@@ -123,8 +123,8 @@ class Session:
         load_model_weights(self.trainer.model, path)  # pyright: ignore[reportArgumentType]
         self.has_trained = True
 
-    def farewell(self) -> dict[str, Any] | None:
-        """All ranks, before the workers end: what the driver may still want, which is the trained weights."""
+    def final_weights(self) -> dict[str, Any] | None:
+        """All ranks, before the workers leave: the trained weights on rank 0; None without training."""
         return self.trainer._export_weights() if self.has_trained else None
 
     def close(self) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raytrainer.control.state import ControlState, Phase
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone, TrainStarted
-from raytrainer.wire.failure_record import FailureRecord, Verdict
+from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
 from raytrainer.wire.messages import Answer, Task, TaskResult
 
 
@@ -30,7 +32,7 @@ def task(name):
     return Task(task_id=name, method="train", payload=None)
 
 
-def record(state, verdict=Verdict.TRANSIENT, *, step=5, attempt=None, type_name="OSError", rank=1):
+def record(state, type_name="OSError", *, step=5, attempt=None, rank=1):
     return FailureRecord(
         rank=rank,
         node="node",
@@ -38,9 +40,10 @@ def record(state, verdict=Verdict.TRANSIENT, *, step=5, attempt=None, type_name=
         attempt=state.snapshot().attempt if attempt is None else attempt,
         step=step,
         method="train",
-        verdict=verdict,
         type_name=type_name,
+        base_names=(type_name, "Exception"),
         message="no",
+        notes=(),
         user_frames="",
         pickled=None,
         log_file=None,
@@ -180,7 +183,7 @@ def test_command_holds_for_one_task_only(state):
 def test_deterministic_failure_ends_the_run_at_once(state):
     state.join()
     state.submit(task("one"))
-    assert state.fail(record(state, Verdict.DETERMINISTIC)) is Answer.STOP
+    assert state.fail(record(state, "TypeError")) is Answer.STOP
     assert state.snapshot().phase is Phase.FATAL
     assert state.is_over(0) is True
     assert state.join().is_over
@@ -190,14 +193,14 @@ def test_echo_neither_ends_the_run_nor_counts(state):
     state.join()
     state.submit(task("one"))
     for _ in range(3):
-        assert state.fail(record(state, Verdict.COLLATERAL)) is Answer.RETRY
+        assert state.fail(record(state, "DistNetworkError")) is Answer.RETRY
     assert state.snapshot().phase is Phase.OPEN
 
 
 def test_echo_after_the_cause_stops(state):
     state.join()
-    state.fail(record(state, Verdict.DETERMINISTIC))
-    assert state.fail(record(state, Verdict.COLLATERAL, rank=0)) is Answer.STOP
+    state.fail(record(state, "TypeError"))
+    assert state.fail(record(state, "DistNetworkError", rank=0)) is Answer.STOP
 
 
 def test_transient_failure_is_told_and_restarts(state):
@@ -252,7 +255,8 @@ def test_three_silent_deaths_from_the_same_step_without_a_commit_end_the_run(sta
     assert "3 times in a row" in (state.snapshot().reason or "")
 
 
-def test_silent_deaths_with_a_commit_in_between_go_on(state):
+def test_silent_deaths_with_a_commit_in_between_go_on(clock):
+    state = ControlState(max_failures=-1, idle_timeout_s=10.0, clock=clock)
     for step in range(5):
         assert not state.join().is_over
         state.push(state.snapshot().attempt, [started(step), commit(step + 1)])
@@ -266,6 +270,104 @@ def test_death_without_a_word_is_told_when_the_workers_are_back(state):
     assert note.text.startswith(
         "A worker died without an exception. Starting the workers again (restart 1 of"
     )
+
+
+def finish_one_call(state, name):
+    """A call that uses up all of three restarts, then ends well."""
+    state.submit(task(name))
+    for step in range(3):
+        assert state.fail(record(state, step=step)) is Answer.RETRY
+        assert state.report_deaths(WorkerDeaths(causes={})), (
+            "Ray starts the workers again, as the rank was told"
+        )
+        state.join()
+    state.finish(TaskResult(task_id=name, payload=1))
+
+
+def test_second_call_on_the_same_workers_may_use_all_of_its_restarts(state):
+    state.join()
+    finish_one_call(state, "one")
+    finish_one_call(state, "two")
+    state.submit(task("three"))
+    for step in range(3):
+        assert state.fail(record(state, step=step)) is Answer.RETRY
+        state.join()
+    notes = [event.text for event in state.update(0).events]
+    assert [note[note.index("(restart") :] for note in notes] == [
+        f"(restart {number} of at most 3)." for _ in range(3) for number in (1, 2, 3)
+    ]
+    assert state.fail(record(state, step=9)) is Answer.STOP
+    assert state.snapshot().reason == "max_failures=3 allows no further restart"
+
+
+def test_failure_of_an_earlier_call_at_the_same_step_is_no_loop(state):
+    state.join()
+    for name in ("one", "two"):
+        state.submit(task(name))
+        assert state.fail(record(state, step=5)) is Answer.RETRY
+        state.join()
+        state.finish(TaskResult(task_id=name, payload=1))
+
+
+def test_failure_that_a_rank_and_ray_both_report_counts_once(clock):
+    state = ControlState(max_failures=1, idle_timeout_s=10.0, clock=clock)
+    state.join()
+    state.submit(task("one"))
+    state.fail(record(state, step=1))
+    assert state.report_deaths(WorkerDeaths(causes={}))
+    assert not state.join().is_over
+    state.fail(record(state, step=2))
+    assert state.snapshot().phase is Phase.FATAL
+    assert not state.report_deaths(WorkerDeaths(causes={}))
+
+
+def test_death_that_ray_reports_ends_a_run_without_restarts_at_once(clock):
+    state = ControlState(max_failures=0, idle_timeout_s=10.0, clock=clock)
+    state.join()
+    state.submit(task("one"))
+    assert state.fail(record(state, "DistNetworkError", rank=0)) is Answer.RETRY
+    assert not state.report_deaths(WorkerDeaths(causes={1: "killed"}))
+    update = state.update(0)
+    assert update.phase is Phase.FATAL
+    assert update.reason == "max_failures=0 allows no restart"
+    assert update.deaths.causes == {1: "killed"}
+
+
+def test_death_is_told_with_rays_words(state):
+    state.join()
+    state.submit(task("one"))
+    assert state.report_deaths(WorkerDeaths(causes={1: "exit code 137."}))
+    (note,) = state.update(0).events
+    assert note.text == (
+        "The worker of rank 1 died without an exception (exit code 137). Starting the workers again (restart 1 of at "
+        "most 3)."
+    )
+
+
+def test_preemption_is_no_failure(clock):
+    state = ControlState(max_failures=0, idle_timeout_s=10.0, clock=clock)
+    state.submit(task("one"))
+    for _ in range(5):
+        assert not state.join().is_over
+        assert state.report_deaths(WorkerDeaths(causes={1: "node died"}, was_preempted=True))
+    state.join()
+    assert state.fail(record(state)) is Answer.STOP
+
+
+def test_workers_that_fail_before_they_join_are_counted(state):
+    state.submit(task("one"))
+    reports = [state.report_deaths(WorkerDeaths(causes={0: f"death {number}"})) for number in range(4)]
+    assert reports == [True, True, False, False]
+    assert "3 times in a row" in state.snapshot().reason
+
+
+def test_rank_that_cannot_be_set_up_ends_the_run(state):
+    state.submit(task("one"))
+    failed = replace(
+        record(state, "ModuleNotFoundError", attempt=0), attempt=None, base_names=("ImportError",)
+    )
+    assert state.fail(failed) is Answer.STOP
+    assert state.snapshot().failures == [failed]
 
 
 def test_last_commit_is_remembered(state):

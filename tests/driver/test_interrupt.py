@@ -23,7 +23,6 @@ SCRIPT = """
 import json, sys, time
 from pathlib import Path
 from raytrainer.driver.worker_group import WorkerGroup
-from raytrainer.driver.worker_options import GroupOptions
 from tests.driver.toy import TOY, ToyTrainer, toy_args
 
 def say(**facts):
@@ -39,7 +38,7 @@ def on_event(event):
 if __name__ == "__main__":
     run = Path(sys.argv[1])
     trainer = ToyTrainer(directory=str(run))
-    group = WorkerGroup(trainer, GroupOptions(args=toy_args(run), open_session=TOY), on_event)
+    group = WorkerGroup(trainer, toy_args(run), on_event, open_session=TOY)
     group.start()
     say(result=group.call("train", (10_000,), {"fail": "slow", "every": 1000}))
     try:

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from raytrainer.driver.worker_group import WorkerGroup
-from raytrainer.driver.worker_options import GroupOptions
 from raytrainer.errors import GroupClosedError, TrainingFailed
 from raytrainer.telemetry.events import Note, StepDone
 from tests.driver.toy import TOY, ToyTrainer, toy_args
@@ -31,9 +30,7 @@ def make_group(tmp_path):
     def make(trainer=None, **changes):
         trainer = trainer or ToyTrainer(directory=str(tmp_path))
         trainers.append(trainer)
-        group = WorkerGroup(
-            trainer, GroupOptions(args=toy_args(tmp_path, **changes), open_session=TOY), events.append
-        )
+        group = WorkerGroup(trainer, toy_args(tmp_path, **changes), events.append, open_session=TOY)
         groups.append(group)
         group.start()
         return group
@@ -99,8 +96,8 @@ def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp
 
     group.end()
     assert not group.is_open
-    assert group.parked()["weights"].tolist() == [0, 1, 2, 3]
-    assert group.parked()["step"] == 30
+    assert group.final_weights()["weights"].tolist() == [0, 1, 2, 3]
+    assert group.final_weights()["step"] == 30
     with pytest.raises(GroupClosedError):
         group.call("describe")
     wait_until(lambda: not any(is_alive(rank[0]) for rank in first["ranks"]))
@@ -111,7 +108,9 @@ def test_nothing_of_an_ended_group_stays(make_group, ray_directory):
     pids = pids_of(group)
     assert any("ControlActor" in command for command in members(ray_directory))
     group.end()
-    assert group.parked()["weights"].tolist() == [0, 1, 2, 3], "what was handed over stays with the driver"
+    assert group.final_weights()["weights"].tolist() == [0, 1, 2, 3], (
+        "what was handed over stays with the driver"
+    )
     wait_until(lambda: not any(map(is_alive, pids)))
     wait_until(lambda: not any("ControlActor" in command for command in members(ray_directory)))
     assert not list(Path(tempfile.gettempdir()).glob("raytrainer-*"))
@@ -198,7 +197,7 @@ def test_idle_workers_leave_and_what_they_held_stays(make_group):
     group = make_group(worker_idle_timeout_s=0.5)
     pids = pids_of(group)
     wait_until(lambda: not any(map(is_alive, pids)))
-    assert group.parked()["weights"].tolist() == [0, 1, 2, 3]
+    assert group.final_weights()["weights"].tolist() == [0, 1, 2, 3]
     with pytest.raises(GroupClosedError):
         group.call("echo", (1,))
 
@@ -207,11 +206,10 @@ def test_new_group_ends_idle_ones_and_a_lost_trainer_ends_its_own(make_group, tm
     first = make_group()
     first_pids = pids_of(first)
     trainer = ToyTrainer(directory=str(tmp_path))
-    options = GroupOptions(args=toy_args(tmp_path), open_session=TOY)
-    second = WorkerGroup(trainer, options, lambda _: None)
+    second = WorkerGroup(trainer, toy_args(tmp_path), lambda _: None, open_session=TOY)
     second.start()
     assert not first.is_open
-    assert first.parked() is not None
+    assert first.final_weights() is not None
     second_pids = pids_of(second)
     wait_until(lambda: not any(map(is_alive, first_pids)))
     del trainer

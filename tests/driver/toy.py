@@ -85,7 +85,7 @@ class ToySession:
     ) -> Any:
         return getattr(self, method)(*args, restarted=restarted, **kwargs)
 
-    def farewell(self) -> Any:
+    def final_weights(self) -> Any:
         return {"weights": torch.arange(4.0), "step": self.step}
 
     def close(self) -> None:
@@ -175,10 +175,6 @@ class ToySession:
 
     def big(self, *, restarted: bool) -> Any:
         return {"array": np.ones((1000, 1000)), "tensor": torch.ones(3, dtype=torch.bfloat16)}
-
-    def park(self, *, restarted: bool) -> None:
-        if self.runtime.rank == 0:
-            self.runtime.park({"parked": True})
 
     def say(self, *, restarted: bool) -> None:
         print(f"hello from rank {self.runtime.rank}")

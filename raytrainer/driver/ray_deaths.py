@@ -1,0 +1,38 @@
+"""What Ray's errors say about worker processes that ended."""
+
+from __future__ import annotations
+
+import re
+
+from raytrainer.wire.failure_record import WorkerDeaths
+
+MAX_WIDTH = 240
+"""Longest text about one death [characters]."""
+
+
+def deaths_in(error: BaseException | None) -> WorkerDeaths:
+    """The processes that ended, as a ``WorkerGroupError`` of Ray Train tells; none for any other error."""
+    failures: dict[int, object] = getattr(error, "worker_failures", None) or {}
+    causes: dict[int, str] = {}
+    was_preempted = False
+    for rank, failure in failures.items():
+        death: object = getattr(failure, "health_check_failure", failure)
+        if any(part in type(death).__name__ for part in ("Actor", "Died", "Crash", "HealthCheck")):
+            causes[rank] = _cause_in(str(death))
+            was_preempted |= bool(getattr(death, "preempted", False))
+    return WorkerDeaths(causes=causes, was_preempted=was_preempted)
+
+
+def _cause_in(text: str) -> str:
+    """The sentence in Ray's report that says how the process ended."""
+    for pattern in (
+        r"[Ww]orker exit detail: (.+)",
+        r"(The node (?:was|has) .+)",
+        r"(Task was killed due to the node running low on memory.*)",
+        r"(.*exit code.*)",
+    ):
+        found = re.search(pattern, text)
+        if found:
+            return found.group(1).strip()[:MAX_WIDTH]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[0] if lines else "unknown cause")[:MAX_WIDTH]

@@ -1,0 +1,36 @@
+"""What Ctrl-C and SIGTERM do while a call runs: the first one asks to stop, the second one stops."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Generator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def interrupts(on_first: Callable[[], None]) -> Generator[None]:
+    """Inside the block, the first Ctrl-C (or SIGTERM) calls ``on_first``; the second one interrupts as usual.
+
+    Does nothing outside of the main thread, where Python allows no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        restore()
+        on_first()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()
