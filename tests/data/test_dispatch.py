@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from raytrainer.control.failure_kinds import FailureKind, kind_of
 from raytrainer.data.dispatch import deal, receive
 from raytrainer.data.rounds import Cut, Share
 from raytrainer.errors import DispatchError
-from raytrainer.wire.failure_record import Verdict, judge
+from raytrainer.wire.failure_record import record_failure
 from tests.fakes import FakeRuntime, FakeWorld
 
 
@@ -39,4 +40,5 @@ def test_a_failure_of_rank_0_ends_all_ranks_and_is_collateral_on_the_others() ->
     assert isinstance(first, KeyError)
     assert isinstance(second, DispatchError)
     assert str(second) == "Rank 0, which reads the data for all ranks, failed: KeyError: 'lost'"
-    assert judge(second) is Verdict.COLLATERAL
+    record = record_failure(second, rank=1, attempt=0, step=None, method="train", log_file=None)
+    assert kind_of(record) is FailureKind.COLLATERAL
