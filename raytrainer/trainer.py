@@ -10,8 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -38,9 +37,11 @@ from raytrainer.arguments.aliases import trainer_keyword
 from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.arguments.keywords import unknown_argument
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.backends.base import Backend
 from raytrainer.callbacks.defaults import default_callbacks
 from raytrainer.callbacks.handler import CallbackHandler
 from raytrainer.checkpoint.model_match import model_signature
+from raytrainer.data.loader import RankDataLoader
 from raytrainer.driver.entry_points import (
     entry_point,
     new_run_id,
@@ -50,9 +51,11 @@ from raytrainer.driver.entry_points import (
 )
 from raytrainer.errors import ConfigurationError
 from raytrainer.hooks import TrainerHooks
-from raytrainer.hub.card import write_card
-from raytrainer.hub.run_uploads import card_facts, open_repository, push_after_save, push_output_dir
-from raytrainer.loop.queries import Answers
+from raytrainer.hub.methods import HubMethods
+from raytrainer.hub.run_uploads import push_after_save
+from raytrainer.loop.model_traits import ModelTraits
+from raytrainer.loop.queries import Queries
+from raytrainer.optim.traits import Traits
 from raytrainer.preflight.calls import check_call
 from raytrainer.preflight.construction import check_construction
 from raytrainer.preflight.facts import overrides_of
@@ -61,34 +64,16 @@ from raytrainer.preflight.unsupported_methods import (
     check_trial,
     warn_of_overrides_never_called,
 )
+from raytrainer.process_state import ProcessState
+from raytrainer.runtimes.base import Runtime
+
+if TYPE_CHECKING:
+    from raytrainer.worker.memory_metrics import MemoryTracker
 
 logger = logging.getLogger(__name__)
 
-PROCESS_BOUND = frozenset(
-    {
-        "_session",
-        "_workers",
-        "_runtime",
-        "_backend",
-        "_run",
-        "_renderer",
-        "_loss_scaling",
-        "_flop_counter",
-        "_eval_loaders",
-        "_memory_tracker",
-        "accelerator",
-        "model_wrapped",
-        "_weights_are_elsewhere",
-        "_trained",
-        "_hub",
-    }
-)
-"""Attributes that belong to one process and never travel."""
 
-_GIVEN_BACK_APART = frozenset({"state", "control", "callback_handler", "args"})
-
-
-class Trainer(TrainerHooks, Answers, UnsupportedMethods):
+class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     """A Trainer with the API of ``transformers.Trainer`` whose loop runs on Ray workers.
 
     Args:
@@ -142,7 +127,8 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
         if unknown:
             raise unknown_argument("Trainer", list(unknown), list(Trainer.__init__.__annotations__))
         warn_of_overrides_never_called(type(self), Trainer)
-        self._forget_process()
+        users_own = set(vars(self))  # what a subclass set before it called this constructor
+        self._process = ProcessState()
         processing_class = trainer_keyword(tokenizer, processing_class)
         self.args = as_training_arguments(args, scaling_config, run_config)
         self._own_model = model
@@ -174,7 +160,6 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
         self.current_gradient_accumulation_steps = 1
         self.hp_name = None
         self.hub_model_id: str | None = None
-        self._trained_by: int | None = None
         self.label_names: list[str] = list(self.args.label_names or [])
         self.can_return_loss = False
         self.model_accepts_loss_kwargs = False
@@ -182,39 +167,23 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
         self.neftune_noise_alpha = self.args.neftune_noise_alpha
         self.is_deepspeed_enabled = self.args.zero is not None
         self.is_fsdp_enabled = self.args.sharding is not None
-        self._loss_shifts_labels = self._smoother_shifts = False
         self._signature_columns: list[str] | None = None
         self._train_batch_size = self.args.per_device_train_batch_size
         self._created_lr_scheduler = False
-        self._optimizer_traits: Any = None
+        self._optimizer_traits: Traits | None = None
+        self._own_attributes: frozenset[str] = frozenset(vars(self)) - users_own | {"_own_attributes"}
+        """Attributes that the base class keeps; all others are the user's, and come back from the workers."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         wrap_overrides(cls)
 
-    def _forget_process(self) -> None:
-        self._session: Any = None
-        self._workers: Any = None
-        self._runtime: Any = None
-        self._backend: Any = None
-        self._run: Any = None
-        self._renderer: Any = None
-        self._loss_scaling: Any = None
-        self._flop_counter: Any = None
-        self._eval_loaders: dict[str, Any] = {}
-        self._memory_tracker: Any = None
-        self.accelerator: Any = None
-        self.model_wrapped: Any = None
-        self._weights_are_elsewhere = False
-        self._trained: Any = None
-        self._hub: Any = None
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in PROCESS_BOUND}
+        return {name: value for name, value in vars(self).items() if name != "_process"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget_process()
+        self._process = ProcessState()
 
     # ---- what a user calls --------------------------------------------------------------------------------------
 
@@ -244,7 +213,8 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
         from raytrainer.worker.train_task import train_on_rank
 
         check_trial(trial)
-        session = self._session
+        session = self._process.session
+        assert session is not None, "an entry point runs on a bound trainer"
         with session.listening():
             output = train_on_rank(
                 self,
@@ -339,103 +309,16 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
         if self.args.push_to_hub and not _internal_call:
             push_after_save(self)
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository on the Hub, unless it exists, and set ``hub_model_id`` to its whole name.
-
-        Args:
-            token: May write there; ``hub_token``, or that of this process, by default.
-            private: Who may see a new one; ``hub_private_repo`` by default.
-
-        Raises:
-            HubError: If the Hub does not answer, or refuses.
-        """
-        if self.is_world_process_zero():
-            open_repository(self, token=token, private=private)
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """Write a draft of the model card, ``README.md`` in ``output_dir``; what is not given is found out.
-
-        It has the hyperparameters, the table of evaluations, the last evaluation, and versions.
-        """
-        if self.is_world_process_zero():
-            write_card(
-                self,
-                Path(str(self.args.output_dir)),
-                world_size=self._trained_by or self.args.world_size,
-                language=language,
-                license=license,
-                tags=tags,
-                model_name=model_name,
-                finetuned_from=finetuned_from,
-                tasks=tasks,
-                dataset_tags=dataset_tags,
-                dataset=dataset,
-                dataset_args=dataset_args,
-            )
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Save the model in ``output_dir``, write its card, and upload the directory without its checkpoints.
-
-        All ranks call it; rank 0 uploads. On a driver the weights are fetched from the workers, and the driver
-        uploads.
-
-        Args:
-            commit_message: Of the commit.
-            blocking: Wait for the upload.
-            token: May write there; ``hub_token``, or that of this process, by default.
-            revision: The branch; ``hub_revision`` by default.
-            private: Who may see a new repository; ``hub_private_repo`` by default.
-            kwargs: For ``create_model_card``.
-
-        Returns:
-            The ``CommitInfo``, or a future of it if not blocking; None on other ranks than 0.
-
-        Raises:
-            HubError: If it failed. What was saved stays.
-        """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        repository = open_repository(self, token=token, private=private)
-        self.create_model_card(**card_facts(self, kwargs))
-        return push_output_dir(
-            self,
-            repository,
-            message=commit_message or "End of training",
-            revision=revision,
-            blocking=blocking,
-        )
-
     def end(self) -> None:
         """End the workers. Weights, state and results stay with this object."""
-        if self._workers is not None:
-            self._workers.end(self)
-        elif self._session is not None:
-            leave = getattr(self._session.runtime, "leave", None)
+        if self._process.workers is not None:
+            self._process.workers.end(self)
+        elif self._process.session is not None:
+            leave = getattr(self._process.session.runtime, "leave", None)
             if leave is not None:
                 leave()
-        if self._renderer is not None:
-            self._renderer.close()
+        if self._process.renderer is not None:
+            self._process.renderer.close()
 
     def add_callback(self, callback: Any) -> None:
         """Add a callback, a class or an instance."""
@@ -473,16 +356,60 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
     get_num_trainable_parameters = get_num_trainable_parameters
     get_optimizer_group = get_optimizer_group
 
+    # ---- what belongs to this process -------------------------------------------------------------------------------
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self._process.bound_runtime()
+
+    @property
+    def _backend(self) -> Backend:
+        return self._process.bound_backend()
+
+    @property
+    def accelerator(self) -> Any:
+        """Accelerate's ``Accelerator`` of this process; None on a driver."""
+        return self._process.accelerator
+
+    @accelerator.setter
+    def accelerator(  # pyright: ignore[reportIncompatibleVariableOverride]  # the protocol says what a property is
+        self, accelerator: Any
+    ) -> None:
+        self._process.accelerator = accelerator
+
+    @property
+    def model_wrapped(self) -> Any:
+        """The module that trains: the model, or the wrapper that a backend put around it; None on a driver."""
+        return self._process.model_wrapped
+
+    @model_wrapped.setter
+    def model_wrapped(self, model: Any) -> None:
+        self._process.model_wrapped = model
+
+    @property
+    def _memory_tracker(self) -> MemoryTracker:
+        assert self._process.memory_tracker is not None, "an entry point runs on a bound trainer"
+        return self._process.memory_tracker
+
+    def _use_model(self, model: nn.Module, traits: ModelTraits) -> None:
+        """Take a model, which lies on this rank's device, as the one to train."""
+        self.model = self.model_wrapped = model
+        self._signature_columns = None
+        self.label_names = traits.label_names
+        self.can_return_loss = traits.can_return_loss
+        self.model_accepts_loss_kwargs = traits.accepts_loss_kwargs
+        self._process.loss_shifts_labels = traits.loss_shifts_labels
+
     # ---- the model that the user holds --------------------------------------------------------------------------
 
     @property
     def model(self) -> Any:
         """The model. On a driver, its weights are those of the workers as of the last task."""
-        if self._weights_are_elsewhere:
+        if self._process.weights_are_on_workers:
             self._fetch_weights()
-        if self._session is None and self._own_model is None and self.model_init is not None:
+        if self._process.session is None and self._own_model is None and self.model_init is not None:
             self._own_model = self.call_model_init()
-        if self._session is None and isinstance(self._own_model, str):
+        if self._process.session is None and isinstance(self._own_model, str):
             self._own_model = self._load_named_model(self._own_model)
         return self._own_model
 
@@ -492,8 +419,9 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
 
     def _fetch_weights(self) -> None:
         # Cleared first: reading self.model below must not come back here.
-        self._weights_are_elsewhere = False
-        weights = self._workers.weights()
+        self._process.weights_are_on_workers = False
+        assert self._process.workers is not None, "only workers can have the weights"
+        weights = self._process.workers.weights()
         if weights is None:
             logger.warning("The trained weights were lost with their workers; load the last checkpoint.")
         else:
@@ -527,11 +455,18 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
             # All ranks of a launcher: each would make up its own.
             session.runtime.run_id = session.runtime.broadcast(new_run_id())
             return getattr(self, method)(*args, **kwargs)
-        if self._workers is None:
+        if method == "evaluation_loop" and isinstance(
+            args[0] if args else kwargs.get("dataloader"), RankDataLoader
+        ):
+            raise ConfigurationError(
+                "evaluation_loop was called on a driver with a loader that the driver made, which has no rank to give "
+                "batches to. Call evaluate(dataset) or predict(dataset): each worker makes its own loader there."
+            )
+        if self._process.workers is None:
             from raytrainer.driver.workers import Workers
 
-            self._workers = Workers()
-        return self._workers.call(self, method, args, kwargs)
+            self._process.workers = Workers()
+        return self._process.workers.call(self, method, args, kwargs)
 
     def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         check_call(self, method, args, kwargs)
@@ -554,8 +489,7 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
 
     def _user_attributes(self) -> dict[str, Any]:
         """Attributes that a subclass or its hooks set, to go back to the driver."""
-        own = set(self.__getstate__()) - OWN_ATTRIBUTES - _GIVEN_BACK_APART
-        return {name: getattr(self, name) for name in own}
+        return {name: value for name, value in vars(self).items() if name not in self._own_attributes}
 
     def _take_back(self, returned: Any) -> None:
         """Driver: take over what a task left behind on rank 0."""
@@ -567,6 +501,8 @@ class Trainer(TrainerHooks, Answers, UnsupportedMethods):
             ):
                 if attributes is not None:
                     vars(callback).update(attributes)
+        self._process.trained_world_size = returned.trained_world_size
+        self.hub_model_id = returned.hub_model_id
         vars(self).update(returned.attributes)
 
 
@@ -575,44 +511,3 @@ def default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
     if isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor):
         return DataCollatorWithPadding(processing_class)  # pyright: ignore[reportArgumentType]
     return default_data_collator
-
-
-OWN_ATTRIBUTES = frozenset(
-    [
-        "args",
-        "_own_model",
-        "model_init",
-        "train_dataset",
-        "eval_dataset",
-        "processing_class",
-        "_own_collator",
-        "data_collator",
-        "compute_loss_func",
-        "compute_metrics",
-        "preprocess_logits_for_metrics",
-        "optimizer",
-        "lr_scheduler",
-        "optimizer_cls_and_kwargs",
-        "callback_handler",
-        "control",
-        "state",
-        "is_in_train",
-        "current_flos",
-        "current_gradient_accumulation_steps",
-        "hp_name",
-        "label_names",
-        "can_return_loss",
-        "model_accepts_loss_kwargs",
-        "label_smoother",
-        "neftune_noise_alpha",
-        "is_deepspeed_enabled",
-        "is_fsdp_enabled",
-        "_loss_shifts_labels",
-        "_smoother_shifts",
-        "_signature_columns",
-        "_train_batch_size",
-        "_created_lr_scheduler",
-        "_optimizer_traits",
-    ]
-)
-"""Attributes that the base class keeps itself; everything else is the user's."""

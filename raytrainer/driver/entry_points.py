@@ -16,7 +16,7 @@ from typing import Any
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
-ENTRY_POINTS = frozenset({"train", "evaluate", "predict", "evaluation_loop", "_export_weights"})
+ENTRY_POINTS = frozenset({"train", "evaluate", "predict", "evaluation_loop"})
 
 
 def entry_point(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,7 +26,7 @@ def entry_point(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._session is not None:
+        if self._process.session is not None:
             return method(self, *args, **kwargs)
         return self._launch(method.__name__, args, kwargs)
 
@@ -76,7 +76,7 @@ def open_local_session(trainer: Any) -> Any:
         )
     else:
         runtime = LocalRuntime(renderer.handle)
-    trainer._renderer = renderer
+    trainer._process.renderer = renderer
     return open_session(trainer, runtime)
 
 

@@ -79,13 +79,13 @@ class Workers:
             trained_step=state.global_step,
             best_checkpoint=state.best_model_checkpoint if loads_best else None,
         )
-        trainer._weights_are_elsewhere = True
+        trainer._process.weights_are_on_workers = True
 
     def _open_group(self, trainer: Any) -> WorkerGroup:
         if self._group is not None and not self._group.is_open:
             self._leave(trainer)
         if self._group is None:
-            if trainer._weights_are_elsewhere:
+            if trainer._process.weights_are_on_workers:
                 trainer._fetch_weights()
             self._trained = None
             self._group = WorkerGroup(trainer, trainer.args, self._show)
@@ -98,7 +98,7 @@ class Workers:
 
     def _leave(self, trainer: Any) -> None:
         """Forget a group that has ended; the weights that it left become the trainer's."""
-        if trainer._weights_are_elsewhere:
+        if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
         if self._group is not None:
             self._group.kill()
@@ -122,7 +122,7 @@ class Workers:
         """End the workers; their weights come to the driver first."""
         if self._group is None:
             return
-        if trainer._weights_are_elsewhere:
+        if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
         self._group.end()
         self._group = None

@@ -14,6 +14,7 @@ import torch
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
 
+from raytrainer.backends.base import Backend
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.target_count import count_items
 from raytrainer.evaluation.nest import mark_objects, tensors_only, without_marks
@@ -22,6 +23,7 @@ from raytrainer.evaluation.rows import first_rows, gather_rows
 from raytrainer.evaluation.spill import PADDING
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import PredictionDone, PredictionStep
+from raytrainer.trainer_protocol import TrainerProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class LossMean:
         both = torch.stack([mean * weight, torch.full_like(mean, weight)])
         self._sums += torch.where(mean.isfinite(), both, 0.0) if self._leaves_out_bad else both
 
-    def value(self, backend: Any) -> float:
+    def value(self, backend: Backend) -> float:
         """All ranks: the mean; NaN when no batch had a target."""
         total, weight = backend.sum_over_ranks(self._sums).tolist()
         return total / weight if weight > 0 else float("nan")
@@ -71,9 +73,9 @@ class PredictionLoop:
 
     def __init__(
         self,
-        trainer: Any,
+        trainer: TrainerProtocol,
         *,
-        backend: Any,
+        backend: Backend,
         runtime: Runtime,
         dataloader: Any,
         description: str,
@@ -147,11 +149,11 @@ class PredictionLoop:
             # A rank without a real sample still takes part in what the others do, with one row that counts nothing.
             inputs = first_rows(inputs, max(num_real, 1), batch_size)
         weight = self.weight_of(inputs) if num_real > 0 else 0.0
-        trainer._is_fill_up = num_real == 0
+        trainer._process.predicts_stand_in = num_real == 0
         loss, logits, labels = trainer.prediction_step(
             model, inputs, self.loss_only, ignore_keys=self.ignore_keys
         )
-        trainer._is_fill_up = False
+        trainer._process.predicts_stand_in = False
         counts = self.real_counts(num_real)
         self.num_samples += sum(counts)
         if loss is not None:
@@ -191,7 +193,7 @@ class PredictionLoop:
             and torch.is_tensor(inputs["labels"])
             and not inputs["labels"].is_floating_point()
         ):
-            items = count_items([inputs], loss_shifts_labels=trainer._loss_shifts_labels)
+            items = count_items([inputs], loss_shifts_labels=trainer._process.loss_shifts_labels)
             if items is not None:
                 return float(items)
         return float(find_batch_size(inputs) or 1)

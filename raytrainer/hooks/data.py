@@ -17,7 +17,7 @@ from raytrainer.data.rounds import without_stand_ins
 from raytrainer.data.sampling_strategies import train_sampler
 from raytrainer.data.target_count import count_items
 from raytrainer.errors import ConfigurationError
-from raytrainer.hooks.attributes import Attributes
+from raytrainer.trainer_protocol import TrainerParts
 
 
 def is_hf_dataset(dataset: Any) -> bool:
@@ -25,7 +25,7 @@ def is_hf_dataset(dataset: Any) -> bool:
     return type(dataset).__module__.startswith("datasets.") and hasattr(dataset, "column_names")
 
 
-class DataHooks(Attributes):
+class DataHooks(TrainerParts):
     """Loaders, samplers and columns."""
 
     def get_train_dataloader(self) -> Any:
@@ -57,8 +57,8 @@ class DataHooks(Attributes):
                 "Evaluation needs an eval_dataset, and none was given. Pass eval_dataset=."
             )
         key = eval_dataset if isinstance(eval_dataset, str) else "eval"
-        if self.args.dataloader_persistent_workers and key in self._eval_loaders:
-            return self._eval_loaders[key]
+        if self.args.dataloader_persistent_workers and key in self._process.eval_loaders:
+            return self._process.eval_loaders[key]
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(eval_dataset, str):
             dataset = self.eval_dataset[eval_dataset]
@@ -69,7 +69,7 @@ class DataHooks(Attributes):
             sampler_fn=self._get_eval_sampler,
         )
         if self.args.dataloader_persistent_workers:
-            self._eval_loaders[key] = loader
+            self._process.eval_loaders[key] = loader
         return loader
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
@@ -92,7 +92,8 @@ class DataHooks(Attributes):
     ) -> RankDataLoader:
         collate, dataset = self.data_collator, adopt_dataset(dataset)
         # On a driver there is nobody to deal out to.
-        scatter = self._runtime.scatter if self._runtime is not None and deals_out(self.args) else None
+        runtime = self._process.runtime
+        scatter = runtime.scatter if runtime is not None and deals_out(self.args) else None
         # Before columns are dropped: one of them may hold the lengths.
         sampler = sampler_fn(dataset) if sampler_fn is not None and has_length(dataset) else None
         if is_hf_dataset(dataset) and hasattr(dataset, "remove_columns") and has_length(dataset):
@@ -123,21 +124,23 @@ class DataHooks(Attributes):
         if self._signature_columns is None:
             self._signature_columns = signature_columns(self.model, self.label_names)
 
+    def _columns_of_model(self) -> list[str]:
+        self._set_signature_columns_if_needed()
+        return self._signature_columns or []
+
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         if not self.args.remove_unused_columns:
             return dataset
-        self._set_signature_columns_if_needed()
         return drop_unused_columns(
-            dataset, self._signature_columns, description=description, model_name=type(self.model).__name__
+            dataset, self._columns_of_model(), description=description, model_name=type(self.model).__name__
         )
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         if not self.args.remove_unused_columns:
             return data_collator
-        self._set_signature_columns_if_needed()
         return strip_in_collator(
             data_collator,
-            self._signature_columns,
+            self._columns_of_model(),
             description=description,
             model_name=type(self.model).__name__,
         )
@@ -168,13 +171,13 @@ class DataHooks(Attributes):
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        scaling = self._loss_scaling
+        scaling = self._process.loss_scaling
         if not batch_samples or scaling is None or not scaling.needs_count:
             return None
         if not isinstance(batch_samples[0], Mapping) or "labels" not in batch_samples[0]:
             return None
         own = without_stand_ins(self.callback_handler.train_dataloader, batch_samples)
-        count = count_items(own or batch_samples[:1], loss_shifts_labels=self._loss_shifts_labels)
+        count = count_items(own or batch_samples[:1], loss_shifts_labels=self._process.loss_shifts_labels)
         if count is None:
             return None
         if not own:

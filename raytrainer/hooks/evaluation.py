@@ -12,15 +12,17 @@ from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
 from raytrainer.data.target_count import count_items
+from raytrainer.driver.entry_points import entry_point
 from raytrainer.evaluation.loop import PredictionLoop
-from raytrainer.hooks.attributes import Attributes
 from raytrainer.hooks.metric import metric_of
 from raytrainer.optim.schedules import waits_for_metric
+from raytrainer.trainer_protocol import TrainerParts
 
 
-class EvaluationHooks(Attributes):
+class EvaluationHooks(TrainerParts):
     """Prediction of a batch, and the loop over a loader."""
 
+    @entry_point
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -29,7 +31,20 @@ class EvaluationHooks(Attributes):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """All ranks: predict on a whole loader and compute metrics."""
+        """All ranks: predict on a whole loader and compute metrics.
+
+        Args:
+            dataloader: Batches of this rank, as ``get_eval_dataloader`` and ``get_test_dataloader`` give them. A loader of
+                your own gives every rank all batches.
+            description: Shown beside the progress.
+            prediction_loss_only: Keep the loss alone; ``args.prediction_loss_only`` by default.
+            ignore_keys: Outputs of the model that are left out of the predictions.
+            metric_key_prefix: Metrics are named ``<prefix>_<name>``.
+
+        Raises:
+            ConfigurationError: If it is called on a driver with a loader of the trainer's own, which belongs to the
+                driver's process.
+        """
         loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         loop = PredictionLoop(
             self,
@@ -101,7 +116,7 @@ class EvaluationHooks(Attributes):
             self.model_accepts_loss_kwargs or self.compute_loss_func is not None
         ):
             return None
-        count = count_items([inputs], loss_shifts_labels=self._loss_shifts_labels)
+        count = count_items([inputs], loss_shifts_labels=self._process.loss_shifts_labels)
         return None if count is None else count.to(self.args.device)
 
     def _evaluation_model(self) -> nn.Module:

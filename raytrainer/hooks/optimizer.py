@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.hooks.attributes import Attributes
 from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
 from raytrainer.optim.families.deepspeed import build_configured_optimizer, build_configured_schedule
 from raytrainer.optim.parameter_groups import decay_parameter_names, parameter_groups
 from raytrainer.optim.schedules import build_schedule, current_learning_rate
 from raytrainer.optim.target_modules import target_parameters
 from raytrainer.optim.traits import OptimizerRequest
+from raytrainer.trainer_protocol import TrainerParts
 
 
-class OptimizerHooks(Attributes):
+class OptimizerHooks(TrainerParts):
     """Optimizer and schedule."""
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
@@ -87,6 +87,12 @@ class OptimizerHooks(Attributes):
                 self.lr_scheduler = build_schedule(self.args, raw, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _drop_created_scheduler(self) -> None:
+        """Forget the schedule, if it was built here: another ``train()`` has another length."""
+        if self._created_lr_scheduler:
+            self.lr_scheduler = None
+            self._created_lr_scheduler = False
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that weight decay applies to."""

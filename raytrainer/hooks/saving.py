@@ -12,14 +12,15 @@ from transformers.trainer_utils import speed_metrics
 
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
 from raytrainer.checkpoint.sharded_weights import is_sharded
-from raytrainer.hooks.attributes import Attributes
+from raytrainer.errors import ConfigurationError
 from raytrainer.hooks.metric import metric_of
 from raytrainer.hub.run_uploads import upload_checkpoint, uploads_saves
 from raytrainer.loop.saving import save_checkpoint
 from raytrainer.telemetry.events import Logged
+from raytrainer.trainer_protocol import TrainerParts
 
 
-class SavingHooks(Attributes):
+class SavingHooks(TrainerParts):
     """Logs, checkpoints and the best model."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -28,15 +29,15 @@ class SavingHooks(Attributes):
             logs["epoch"] = self.state.epoch
         if self.args.include_num_input_tokens_seen != "no":
             logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
-            if start_time is not None and self._run is not None:
-                tokens = self.state.num_input_tokens_seen - self._run.first_tokens
+            run = self._process.run
+            if start_time is not None and run is not None:
+                tokens = self.state.num_input_tokens_seen - run.first_tokens
                 logs.update(speed_metrics("train", start_time, num_tokens=tokens))
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
-        if self._runtime is not None and self._runtime.rank == 0:
-            self._runtime.emit(
-                Logged(step=self.state.global_step, max_steps=self.state.max_steps, logs=dict(logs))
-            )
+        runtime = self._process.runtime
+        if runtime is not None and runtime.rank == 0:
+            runtime.emit(Logged(step=self.state.global_step, max_steps=self.state.max_steps, logs=dict(logs)))
 
     def store_flos(self) -> None:
         """All ranks: add what the ranks computed since the last time to the state."""
@@ -58,8 +59,13 @@ class SavingHooks(Attributes):
             save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        assert self._run is not None
-        save_checkpoint(self._run)
+        run = self._process.run
+        if run is None:
+            raise ConfigurationError(
+                "_save_checkpoint was called while nothing trains, and a checkpoint holds the state of a training run. "
+                "Call it from a hook or a callback of train(), or use save_model()."
+            )
+        save_checkpoint(run)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """All ranks: hand a committed checkpoint to the upload in the background, if the strategy has one."""
@@ -68,8 +74,8 @@ class SavingHooks(Attributes):
 
     def _finish_current_push(self) -> None:
         """Wait for the uploads of this process."""
-        if self._hub is not None:
-            self._hub.uploads.wait()
+        if self._process.hub is not None:
+            self._process.hub.uploads.wait()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.args.metric_for_best_model is None:

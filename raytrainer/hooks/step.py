@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from raytrainer.errors import ConfigurationError
-from raytrainer.hooks.attributes import Attributes
 from raytrainer.loop.step import FlopCounter
+from raytrainer.trainer_protocol import TrainerParts
 
 
-class StepHooks(Attributes):
+class StepHooks(TrainerParts):
     """Forward, loss and backward of a micro-batch."""
 
     def training_step(
@@ -35,7 +35,14 @@ class StepHooks(Attributes):
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
-        scaling = self._loss_scaling
+        scaling = self._process.loss_scaling
+        if scaling is None:
+            raise ConfigurationError(
+                "training_step was called while nothing trains. It is a hook of train(): override it, or call "
+                "compute_loss to get the loss of a batch."
+            )
+        if isinstance(num_items_in_batch, int):  # from a get_batch_samples of the user's own
+            num_items_in_batch = torch.tensor(num_items_in_batch, device=self.args.device)
         count = scaling.count_for_override(num_items_in_batch)
         with self.compute_loss_context_manager():
             if scaling.takes_count:
@@ -85,15 +92,19 @@ class StepHooks(Attributes):
             loss = self._smoothed_loss(outputs, labels, num_items_in_batch)
         else:
             loss = loss_of(outputs, inputs)
-        if model.training and self._loss_scaling is not None:
+        scaling = self._process.loss_scaling
+        if model.training and scaling is not None:
             count = num_items_in_batch if torch.is_tensor(num_items_in_batch) else None
-            loss = self._loss_scaling.scale_base_loss(loss, count)
+            loss = scaling.scale_base_loss(loss, count)
         return (loss, outputs) if return_outputs else loss
 
     def _smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
         # The smoother shifts labels by itself, where the model's own loss would.
         return self.label_smoother(
-            outputs, labels, shift_labels=self._smoother_shifts, num_items_in_batch=num_items_in_batch
+            outputs,
+            labels,
+            shift_labels=self._process.smoother_shifts_labels,
+            num_items_in_batch=num_items_in_batch,
         )
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
@@ -108,9 +119,9 @@ class StepHooks(Attributes):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Floating-point operations of a forward and backward pass of a batch."""
-        if self._flop_counter is None:
-            self._flop_counter = FlopCounter()
-        return self._flop_counter(self.model, inputs)
+        if self._process.flop_counter is None:
+            self._process.flop_counter = FlopCounter()
+        return self._process.flop_counter(self.model, inputs)
 
 
 def loss_of(outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:

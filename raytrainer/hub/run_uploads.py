@@ -25,6 +25,7 @@ from huggingface_hub import CommitInfo
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from raytrainer.arguments.hub import repository_name
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.checkpoint.names import LAST_CHECKPOINT_NAME, step_of
 from raytrainer.checkpoint.snapshot import Snapshot, files_below, is_of_model
 from raytrainer.errors import HubError
@@ -36,6 +37,7 @@ from raytrainer.telemetry.events import Note
 
 if TYPE_CHECKING:
     from raytrainer.loop.run import TrainRun
+    from raytrainer.trainer_protocol import TrainerProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class HubLink:
         trainer: Whose ``hub_model_id`` is set when the repository is there.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: TrainerProtocol) -> None:
         args = trainer.args
         self.uploads = Uploads()
         self.repository = Repository(
@@ -130,33 +132,35 @@ class HubLink:
             tell(self._trainer, text, level="warning")
 
 
-def link_of(trainer: Any) -> HubLink:
+def link_of(trainer: TrainerProtocol) -> HubLink:
     """This process's link to the Hub, made when it is first needed."""
-    if trainer._hub is None:
-        trainer._hub = HubLink(trainer)
-    return trainer._hub
+    process = trainer._process
+    if process.hub is None:
+        process.hub = HubLink(trainer)
+    return process.hub
 
 
-def known_id(trainer: Any) -> str | None:
+def known_id(trainer: TrainerProtocol) -> str | None:
     """The whole name of the repository that the arguments name, if it has been opened."""
     name, known = repository_name(trainer.args), trainer.hub_model_id
     return known if known is not None and f"/{known}".endswith(f"/{name}") else None
 
 
-def tell(trainer: Any, text: str, level: str = "info") -> None:
+def tell(trainer: TrainerProtocol, text: str, level: str = "info") -> None:
     """Any thread: say something to the user, through the driver if there is one elsewhere."""
-    if trainer._runtime is not None:
-        trainer._runtime.emit(Note(text=text, level=level))
+    runtime = trainer._process.runtime
+    if runtime is not None:
+        runtime.emit(Note(text=text, level=level))
     else:
         logger.log(logging.WARNING if level == "warning" else logging.INFO, text)
 
 
-def uploads_saves(args: Any) -> bool:
+def uploads_saves(args: TrainingArguments) -> bool:
     """Whether checkpoints are uploaded while training goes on."""
     return bool(args.push_to_hub) and args.hub_strategy != HubStrategy.END
 
 
-def folder_of(args: Any, checkpoint: Path) -> str | None:
+def folder_of(args: TrainingArguments, checkpoint: Path) -> str | None:
     """Where in the repository a checkpoint goes; None where only its model does."""
     if args.hub_strategy == HubStrategy.CHECKPOINT:
         return LAST_CHECKPOINT_NAME
@@ -181,13 +185,13 @@ def begin_uploads(run: TrainRun, goes_on_from: Path | None) -> None:
     """
     if run.runtime.rank != 0 or not uploads_saves(run.args):
         return
-    run.trainer._hub = None  # type: ignore[attr-defined]  # nothing of an earlier run, or of its arguments
+    run.trainer._process.hub = None  # nothing of an earlier run, or of its arguments
     link_of(run.trainer).open()
     if goes_on_from is not None:
         upload_checkpoint(run.trainer, goes_on_from)
 
 
-def upload_checkpoint(trainer: Any, checkpoint: Path) -> None:
+def upload_checkpoint(trainer: TrainerProtocol, checkpoint: Path) -> None:
     """Rank 0: offer a committed checkpoint to the Hub; returns as soon as its files are held."""
     args, state = trainer.args, trainer.state
     trainer.callback_handler.on_push_begin(args, state, trainer.control)
@@ -236,7 +240,7 @@ def finish_uploads(run: TrainRun) -> None:
     """
     if not uploads_saves(run.args):
         return
-    link: HubLink | None = run.trainer._hub if run.runtime.rank == 0 else None  # type: ignore[attr-defined]
+    link = run.trainer._process.hub if run.runtime.rank == 0 else None
     if not wait_for_uploads(run, link):
         return
     failed = link.failed if link is not None else None
@@ -284,7 +288,7 @@ def wait_for_uploads(run: TrainRun, link: HubLink | None) -> bool:
 # ---- what a user calls -------------------------------------------------------------------------------------------
 
 
-def open_repository(trainer: Any, *, token: str | None, private: bool | None) -> Repository:
+def open_repository(trainer: TrainerProtocol, *, token: str | None, private: bool | None) -> Repository:
     """This process's way to the repository of a trainer; makes it if nothing has.
 
     Raises:
@@ -302,7 +306,7 @@ def open_repository(trainer: Any, *, token: str | None, private: bool | None) ->
 
 
 def push_output_dir(
-    trainer: Any, repository: Repository, *, message: str, revision: str | None, blocking: bool
+    trainer: TrainerProtocol, repository: Repository, *, message: str, revision: str | None, blocking: bool
 ) -> CommitInfo | Future[CommitInfo]:
     """Rank 0 or a driver: upload the output directory without its checkpoints, after what is on its way.
 
@@ -344,7 +348,7 @@ def is_uploaded(name: str) -> bool:
     return not is_hidden and not any(fnmatch.fnmatchcase(name, pattern) for pattern in _NOT_OF_MODEL)
 
 
-def card_facts(trainer: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+def card_facts(trainer: TrainerProtocol, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What ``push_to_hub`` tells the model card: the user's words, the repository's name, the model's own tags."""
     facts = dict(facts)
     facts.setdefault("model_name", repository_name(trainer.args).split("/")[-1])
@@ -356,7 +360,7 @@ def card_facts(trainer: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def push_after_save(trainer: Any) -> None:
+def push_after_save(trainer: TrainerProtocol) -> None:
     """All ranks: what ``save_model`` does when ``push_to_hub`` is set. The model is saved, whatever the Hub says."""
     try:
         trainer.push_to_hub(commit_message="Model save", revision=trainer.args.hub_revision)

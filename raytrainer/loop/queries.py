@@ -16,9 +16,10 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.loop.run_setup import plan_of
 from raytrainer.optim.catalogue import build, look_up, parse_options
 from raytrainer.optim.traits import OptimizerRequest
+from raytrainer.trainer_protocol import TrainerParts
 
 
-class Answers:
+class Queries(TrainerParts):
     """Questions of ``transformers.Trainer`` that have an answer here too."""
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:

@@ -19,14 +19,14 @@ from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
 if TYPE_CHECKING:
-    from raytrainer.loop.protocol import LoopTrainer
+    from raytrainer.trainer_protocol import TrainerProtocol
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainRun:
     """Everything that one ``train()`` call needs, besides the public state on the trainer."""
 
-    trainer: LoopTrainer
+    trainer: TrainerProtocol
     args: TrainingArguments
     runtime: Runtime
     backend: Backend

@@ -26,12 +26,13 @@ from raytrainer.loop.saving import LOOP_STATE_NAME
 from raytrainer.optim.catalogue import check_backend, look_up, reduces
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
+from raytrainer.trainer_protocol import TrainerProtocol
 
 logger = logging.getLogger(__name__)
 
 
 def open_run(
-    trainer: Any,
+    trainer: TrainerProtocol,
     *,
     runtime: Runtime,
     backend: Backend,
@@ -108,7 +109,7 @@ def open_run(
     return run
 
 
-def plan_of(trainer: Any, loader: Any) -> TrainPlan:
+def plan_of(trainer: TrainerProtocol, loader: Any) -> TrainPlan:
     """Count what the arguments and the loader give."""
     args = trainer.args
     length = len(loader) if has_length(loader) else None
@@ -123,34 +124,30 @@ def plan_of(trainer: Any, loader: Any) -> TrainPlan:
     )
 
 
-def prepare(trainer: Any, backend: Backend, plan: TrainPlan) -> Any:
+def prepare(trainer: TrainerProtocol, backend: Backend, plan: TrainPlan) -> Any:
     """All ranks: wrap the model, build optimizer and schedule."""
-    if trainer._created_lr_scheduler:
-        # A second train() has another length, so another schedule; the optimizer goes on.
-        trainer.lr_scheduler = None
-        trainer._created_lr_scheduler = False
+    trainer._drop_created_scheduler()  # the optimizer of an earlier train() goes on
     model = trainer.model_wrapped
     if model is None or backend.unwrap(model) is model:
         model = backend.wrap(trainer.model, reduces=not optimizer_reduces(trainer))
         trainer.model_wrapped = model
     if trainer.optimizer is None or trainer.lr_scheduler is None:
         trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
-    traits = getattr(trainer, "_optimizer_traits", None)
-    if traits is not None:
+    if trainer._optimizer_traits is not None:
         check_backend(look_up(trainer.args.optim), backend.name)
     trainer.model_wrapped, trainer.optimizer = backend.wrap_optimizer(model, trainer.optimizer)
     return trainer.model_wrapped
 
 
-def optimizer_reduces(trainer: Any) -> bool:
+def optimizer_reduces(trainer: TrainerProtocol) -> bool:
     """Whether gradients are averaged over ranks by the optimizer, and not by the backend."""
     if trainer.optimizer_cls_and_kwargs is not None:
         return False
-    is_own = trainer.optimizer is not None and getattr(trainer, "_optimizer_traits", None) is None
+    is_own = trainer.optimizer is not None and trainer._optimizer_traits is None
     return not is_own and reduces(look_up(trainer.args.optim), trainer.args)
 
 
-def fresh_state(trainer: Any, plan: TrainPlan) -> TrainerState:
+def fresh_state(trainer: TrainerProtocol, plan: TrainPlan) -> TrainerState:
     """The public state of a run that begins at step 0."""
     state = TrainerState()
     state.train_batch_size = trainer.args.per_device_train_batch_size
@@ -158,7 +155,7 @@ def fresh_state(trainer: Any, plan: TrainPlan) -> TrainerState:
     return state
 
 
-def restore_state(trainer: Any, plan: TrainPlan, checkpoint: Path, *, is_restart: bool) -> Cursor:
+def restore_state(trainer: TrainerProtocol, plan: TrainPlan, checkpoint: Path, *, is_restart: bool) -> Cursor:
     """Take over the public state of a checkpoint; return where its data stood."""
     args = trainer.args
     state = load_trainer_state(checkpoint)
@@ -227,7 +224,7 @@ def restore_window(run: TrainRun, checkpoint: Path) -> None:
         run.meter.logged_total = -saved["window_sum"]
 
 
-def set_references(trainer: Any, plan: TrainPlan, loader: Any) -> None:
+def set_references(trainer: TrainerProtocol, plan: TrainPlan, loader: Any) -> None:
     """Tell state and callbacks what this run trains."""
     state, handler = trainer.state, trainer.callback_handler
     state.max_steps = plan.max_steps

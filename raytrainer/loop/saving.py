@@ -63,7 +63,7 @@ def save_checkpoint(run: TrainRun) -> Path:
         epoch=float(trainer.state.epoch or 0.0),
         samples_consumed=run.cursor.samples_consumed(run.plan),
         global_batch_size=run.plan.global_batch_size,
-        model_signature=trainer._model_signature(),  # type: ignore[attr-defined]
+        model_signature=trainer._model_signature(),
     )
     path = commit_checkpoint(directory, step, runtime=runtime, write_parts=parts, facts=facts)
     if runtime.rank == 0:

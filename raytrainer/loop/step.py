@@ -135,7 +135,7 @@ def track_work(run: TrainRun, inputs: Any) -> None:
     """Count samples, tokens and floating-point operations of a micro-batch."""
     run.speed.add(run.args.train_batch_size)
     trainer = run.trainer
-    trainer.current_flos += float(trainer.floating_point_ops(inputs))  # type: ignore[attr-defined]
+    trainer.current_flos += float(trainer.floating_point_ops(inputs))
     if run.args.include_num_input_tokens_seen != "no":
         run.trainer.state.num_input_tokens_seen += count_input_tokens(run, inputs)
 

@@ -248,7 +248,12 @@ class SFTTrainer(Trainer):
         )
         tally = self._tally if model.training else self._eval_tally
         logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
-        if tally is not None and labels is not None and logits is not None and not self._is_fill_up:
+        if (
+            tally is not None
+            and labels is not None
+            and logits is not None
+            and not self._process.predicts_stand_in
+        ):
             tally.add(logits, labels, num_tokens_of(inputs))
         return (loss, outputs) if return_outputs else loss
 
@@ -259,7 +264,11 @@ class SFTTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record logs; a row of training says how many targets were met, and how many tokens were seen."""
         # All ranks are here for this row, and for no other can that be known.
-        if self._run is not None and self._tally is not None and {"loss", "learning_rate"} <= logs.keys():
+        if (
+            self._process.run is not None
+            and self._tally is not None
+            and {"loss", "learning_rate"} <= logs.keys()
+        ):
             logs.update(self._tally.close(self._backend))
         super().log(logs, start_time)
 
@@ -287,7 +296,7 @@ class SFTTrainer(Trainer):
         return {**super().__getstate__(), "_tally": None, "_eval_tally": None}
 
     def _user_attributes(self) -> dict[str, Any]:
-        own = {"preparation", "peft_config", "_tally", "_eval_tally", "_is_isolated", "_is_fill_up"}
+        own = {"preparation", "peft_config", "_tally", "_eval_tally", "_is_isolated"}
         return {name: value for name, value in super()._user_attributes().items() if name not in own}
 
 

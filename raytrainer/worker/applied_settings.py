@@ -107,7 +107,7 @@ def optimizer_row(run: TrainRun) -> EngagedRow:
     is_fused = bool(optimizer.defaults.get("fused"))
     describe: Any = getattr(optimizer, "describe", None)
     name = f"{type(optimizer).__name__}{' (fused)' if is_fused else ''}" if describe is None else describe()
-    is_own = trainer._optimizer_traits is None  # type: ignore[attr-defined]
+    is_own = trainer._optimizer_traits is None
     return EngagedRow(
         what="optimizer",
         requested=_own_name(run) if is_own else wanted,

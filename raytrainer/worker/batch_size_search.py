@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import TrainOutput
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.callbacks.saved_states import export_states, restore_states
 from raytrainer.checkpoint.rng import load_rng, save_rng
 from raytrainer.checkpoint.state_files import load_trainer_state
@@ -24,13 +25,14 @@ from raytrainer.loop.micro_batch_sizes import BatchSizes
 from raytrainer.loop.out_of_memory import OutOfMemory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import Note
+from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.setup import build_model
 
 logger = logging.getLogger(__name__)
 
 
 def train_what_fits(
-    trainer: Any, runtime: Runtime, attempt: Callable[[BatchSizes, bool], TrainOutput]
+    trainer: TrainerProtocol, runtime: Runtime, attempt: Callable[[BatchSizes, bool], TrainOutput]
 ) -> TrainOutput:
     """All ranks: train with smaller micro-batches until one fits.
 
@@ -80,20 +82,20 @@ def tell(runtime: Runtime, tried: BatchSizes, smaller: BatchSizes, step: int) ->
         runtime.emit(Note(text=text, level="warning"))
 
 
-def sizes_of(args: Any) -> BatchSizes:
+def sizes_of(args: TrainingArguments) -> BatchSizes:
     """The sizes that the arguments hold."""
     return BatchSizes(
         per_device=args.per_device_train_batch_size, accumulation=args.gradient_accumulation_steps
     )
 
 
-def set_sizes(args: Any, sizes: BatchSizes) -> None:
+def set_sizes(args: TrainingArguments, sizes: BatchSizes) -> None:
     """Write sizes into the arguments."""
     args.per_device_train_batch_size = sizes.per_device
     args.gradient_accumulation_steps = sizes.accumulation
 
 
-def take_saved_sizes(args: Any, checkpoint: Path | None) -> None:
+def take_saved_sizes(args: TrainingArguments, checkpoint: Path | None) -> None:
     """Begin with what fitted when a checkpoint was saved, instead of finding it out again."""
     if checkpoint is None:
         return
@@ -106,7 +108,7 @@ def take_saved_sizes(args: Any, checkpoint: Path | None) -> None:
 class Start:
     """What a run begins from, kept on the CPU, so that it can begin again."""
 
-    def __init__(self, trainer: Any, runtime: Runtime) -> None:
+    def __init__(self, trainer: TrainerProtocol, runtime: Runtime) -> None:
         self._weights = None
         if trainer.model_init is None:
             state = trainer.model.state_dict()
@@ -117,7 +119,7 @@ class Start:
         self._directory = tempfile.TemporaryDirectory(prefix="raytrainer-start-")
         save_rng(self._directory.name, rank=runtime.rank, world_size=runtime.world_size)
 
-    def bring_back(self, trainer: Any, runtime: Runtime) -> None:
+    def bring_back(self, trainer: TrainerProtocol, runtime: Runtime) -> None:
         """All ranks: make the trainer what it was."""
         trainer.model.zero_grad(set_to_none=True)
         if self._weights is None:

@@ -49,6 +49,9 @@ class Returned:
     value: Any
     state: Any = None
     control: Any = None
+    trained_world_size: int | None = None
+    """Ranks of the last ``train()``."""
+    hub_model_id: str | None = None
     callbacks: list[dict[str, Any] | None] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +65,7 @@ class Session:
         self.is_restart = False
         self.has_trained = False
         bind(trainer, runtime)
-        trainer._session = self
+        trainer._process.session = self
 
     @property
     def step(self) -> int:
@@ -97,6 +100,8 @@ class Session:
             value=value,
             state=self.trainer.state,
             control=self.trainer.control,
+            trained_world_size=self.trainer._process.trained_world_size,
+            hub_model_id=self.trainer.hub_model_id,
             callbacks=[that_travel(vars(callback)) for callback in self.trainer.callback_handler.callbacks],
             attributes=that_travel(self.trainer._user_attributes()),
         )
@@ -129,7 +134,7 @@ class Session:
 
     def close(self) -> None:
         """The workers end."""
-        self.trainer._session = None
+        self.trainer._process.session = None
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
         """While it lasts, the driver, or Ctrl-C, may ask a running loop to save and stop."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -21,8 +19,10 @@ from raytrainer.arguments.placement import Placement
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.choose import forget_zero, open_backend
 from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
+from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.logfile import attach_rank_log
+from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.kernels import equip
 from raytrainer.worker.memory_metrics import MemoryTracker
 from raytrainer.worker.sharded_loading import class_of, load_in_shards
@@ -30,7 +30,7 @@ from raytrainer.worker.sharded_loading import class_of, load_in_shards
 logger = logging.getLogger(__name__)
 
 
-def bind(trainer: Any, runtime: Runtime) -> None:
+def bind(trainer: TrainerProtocol, runtime: Runtime) -> None:
     """All ranks: make a trainer ready to work in this process.
 
     Args:
@@ -41,13 +41,13 @@ def bind(trainer: Any, runtime: Runtime) -> None:
     seed(args)  # before a device is chosen, because CUDA reads the variables of full_determinism then
     args.resolve(placement_of(args, runtime))
     attach_rank_log(
-        Path(args.output_dir) / "logs", runtime.rank, run_id=runtime.run_id, attempt=runtime.attempt
+        run_directory(args) / "logs", runtime.rank, run_id=runtime.run_id, attempt=runtime.attempt
     )
     apply_log_level(args)
     forget_zero(args)
-    trainer._runtime = runtime
-    trainer._memory_tracker = MemoryTracker(args.skip_memory_metrics)
-    trainer._memory_tracker.start()
+    trainer._process.runtime = runtime
+    memory = trainer._process.memory_tracker = MemoryTracker(args.skip_memory_metrics)
+    memory.start()
     given = trainer._own_model
     is_named = isinstance(given, str | os.PathLike)
     loads_in_shards = is_named and args.sharding is not None and args.sharding.loads_on_meta
@@ -55,10 +55,10 @@ def bind(trainer: Any, runtime: Runtime) -> None:
     model: nn.Module | None = given if not is_named else None
     if is_named and not loads_in_shards and not loads_cut:
         model = trainer._load_named_model(str(given))
-    trainer._backend = open_backend(args, model)
-    trainer.accelerator = trainer._backend.accelerator
+    backend = trainer._process.backend = open_backend(args, model)
+    trainer.accelerator = backend.accelerator
     if loads_in_shards:
-        model = load_in_shards(str(given), trainer._backend, args.device)
+        model = load_in_shards(str(given), backend, args.device)
     elif loads_cut:
         model = trainer._load_named_model(str(given))
     if model is not None:
@@ -68,7 +68,7 @@ def bind(trainer: Any, runtime: Runtime) -> None:
     state.is_world_process_zero = runtime.rank == 0
     handler.model = model
     trainer.control = handler.on_init_end(args, state, trainer.control)
-    trainer._memory_tracker.stop_and_update_metrics()
+    memory.stop_and_update_metrics()
 
 
 def placement_of(args: TrainingArguments, runtime: Runtime) -> Placement:
@@ -109,27 +109,20 @@ def load_model(name: str) -> nn.Module:
     return class_of(transformers.AutoConfig.from_pretrained(name), name).from_pretrained(name)
 
 
-def adopt_model(trainer: Any, model: nn.Module) -> None:
+def adopt_model(trainer: TrainerProtocol, model: nn.Module) -> None:
     """Take a model as the one to train: on its device, looked at once."""
     args = trainer.args
     model.to(args.device)
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "use_cache"):
         config.use_cache = args.use_cache
-    trainer.model = model
-    trainer.model_wrapped = model
-    trainer._signature_columns = None
-    traits = inspect_model(model, args)
-    trainer.label_names = traits.label_names
-    trainer.can_return_loss = traits.can_return_loss
-    trainer.model_accepts_loss_kwargs = traits.accepts_loss_kwargs
-    trainer._loss_shifts_labels = traits.loss_shifts_labels
+    trainer._use_model(model, inspect_model(model, args))
     trainer.label_smoother = make_label_smoother(model, args)
-    trainer._smoother_shifts = smoother_shifts(model)
+    trainer._process.smoother_shifts_labels = smoother_shifts(model)
     equip(model, args)
 
 
-def build_model(trainer: Any) -> None:
+def build_model(trainer: TrainerProtocol) -> None:
     """Make the model of a trainer with ``model_init`` anew, from the run's seed, with a new optimizer."""
     seed(trainer.args)
     adopt_model(trainer, trainer.call_model_init())

@@ -30,6 +30,7 @@ from raytrainer.loop.saving import run_directory
 from raytrainer.loop.train import train
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import Note, TrainStarted
+from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
 from raytrainer.worker.batch_size_search import take_saved_sizes, train_what_fits
 from raytrainer.worker.setup import build_model
@@ -47,7 +48,7 @@ class Origin:
 
 
 def train_on_rank(
-    trainer: Any,
+    trainer: TrainerProtocol,
     *,
     runtime: Runtime,
     resume_from_checkpoint: str | bool | None,
@@ -56,7 +57,9 @@ def train_on_rank(
     compute_loss_override: Any | None,
 ) -> TrainOutput:
     """All ranks: do what ``trainer.train()`` asks for."""
-    trainer._memory_tracker.start()
+    memory = trainer._process.memory_tracker
+    assert memory is not None, "binding a trainer makes one"
+    memory.start()
     trainer.is_in_train = True
 
     def attempt(requested: BatchSizes | None = None, is_again: bool = False) -> TrainOutput:
@@ -80,7 +83,7 @@ def train_on_rank(
 
 
 def train_from(
-    trainer: Any,
+    trainer: TrainerProtocol,
     origin: Origin,
     *,
     runtime: Runtime,
@@ -114,34 +117,33 @@ def train_from(
         if requested is not None:
             run.requested_sizes = requested
             trainer.state.train_batch_size = trainer.args.per_device_train_batch_size
-        trainer._run = run
-        trainer._loss_scaling = run.scaling
+        trainer._process.run = run
         if run.updates_in_backward:
             trainer.optimizer.arm()
         if trainer.neftune_noise_alpha is not None:
             run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
         give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=origin.is_restart))
         announce(run, origin)
-        trainer._trained_by = runtime.world_size
+        trainer._process.trained_world_size = runtime.world_size
         begin_uploads(run, origin.checkpoint if origin.is_restart else None)
         with debugging(run), run.noise() if run.noise is not None else contextlib.nullcontext():
             return train(run)
     finally:
-        trainer._run = None
+        trainer._process.run = None
         if run is not None:
             run.scaling.close()
             if run.updates_in_backward:
                 trainer.optimizer.disarm()
-        trainer._loss_scaling = None
 
 
-def prepare_model(trainer: Any) -> None:
+def prepare_model(trainer: TrainerProtocol) -> None:
     """Build the model if the trainer has a factory, and switch on what the arguments ask of it."""
     args = trainer.args
     if trainer.model_init is not None:
         build_model(trainer)
     if args.activation_checkpointing:
-        enable_activation_checkpointing(trainer.model, dict(args.activation_checkpointing_kwargs or {}))
+        options = args.activation_checkpointing_kwargs
+        enable_activation_checkpointing(trainer.model, dict(options) if isinstance(options, dict) else {})
     can_align = isinstance(trainer.processing_class, PreTrainedTokenizerBase | ProcessorMixin)
     if can_align and hasattr(trainer.model, "config"):
         align_special_tokens(trainer.model, trainer.processing_class)
@@ -157,7 +159,7 @@ def enable_activation_checkpointing(model: Any, options: dict[str, Any]) -> None
 
 
 def choose_origin(
-    trainer: Any, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
+    trainer: TrainerProtocol, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
 ) -> Origin:
     """All ranks: agree on what to go on from. Rank 0 looks; an error there is an error everywhere."""
     outcome: Origin | Exception | None = None
@@ -174,7 +176,7 @@ def choose_origin(
 
 
 def look_for_origin(
-    trainer: Any, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
+    trainer: TrainerProtocol, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
 ) -> Origin:
     """Find the checkpoint to go on from.
 

@@ -64,7 +64,7 @@ def test_tags_of_a_card_that_is_there_are_kept(make, card):
 
 def test_card_says_how_many_workers_trained(make, card):
     trainer = make()
-    trainer._trained_by = 3
+    trainer._process.trained_world_size = 3
     text = card(trainer).text
     assert "- num_devices: 3\n" in text
     assert "- total_train_batch_size: 12\n" in text

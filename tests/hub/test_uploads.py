@@ -144,7 +144,7 @@ def test_a_restart_uploads_what_it_goes_on_from(hub, make, tmp_path):
     trainer.train()
     repo = hub.repo("my-model")
     repo.branches["main"] = {}  # the upload died with the attempt that made it
-    trainer._session.is_restart = True
+    trainer._process.session.is_restart = True
     trainer.train()
     state = json.loads(repo.branches["main"]["last-checkpoint/trainer_state.json"])
     assert state["global_step"] == 4

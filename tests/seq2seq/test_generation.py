@@ -217,7 +217,7 @@ def test_what_cannot_generate_is_refused_by_the_constructor(tmp_path, options, m
 def test_a_misspelt_keyword_is_refused_before_anything_starts(ours):
     with pytest.raises(ConfigurationError, match="Did you mean 'num_beams'"):
         ours.evaluate(num_beam=3)
-    assert ours._session is None
+    assert ours._process.session is None
 
 
 def test_several_sequences_for_a_sample_are_refused(ours):

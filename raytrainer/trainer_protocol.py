@@ -1,0 +1,211 @@
+"""The trainer as the rest of the package sees it: public attributes, hooks, and the state of its process.
+
+The loop, the evaluation, the uploads and the worker never import the trainer; they are handed the user's own subclass,
+whose overridden hooks they call. Types of higher rooms are imported for type checkers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import nn
+    from transformers import TrainerControl, TrainerState
+    from transformers.trainer_utils import EvalLoopOutput
+
+    from raytrainer.arguments.training_arguments import TrainingArguments
+    from raytrainer.backends.base import Backend
+    from raytrainer.callbacks.handler import CallbackHandler
+    from raytrainer.optim.traits import Traits
+    from raytrainer.process_state import ProcessState
+    from raytrainer.runtimes.base import Runtime
+
+
+class TrainerProtocol(Protocol):
+    """What other rooms may read, set and call on a trainer."""
+
+    args: TrainingArguments
+    state: TrainerState
+    control: TrainerControl
+    callback_handler: CallbackHandler
+    model: Any
+    """The user's own model; on a driver with the weights of the last task."""
+    model_wrapped: Any
+    """The module that trains: ``model``, or the wrapper that a backend put around it."""
+    model_init: Callable[..., nn.Module] | None
+    accelerator: Accelerator
+    optimizer: Any
+    lr_scheduler: Any
+    optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    data_collator: Any
+    compute_metrics: Callable[..., dict[str, Any]] | None
+    compute_loss_func: Callable[..., Any] | None
+    preprocess_logits_for_metrics: Callable[..., Any] | None
+    label_smoother: Any
+    label_names: list[str]
+    can_return_loss: bool
+    model_accepts_loss_kwargs: bool
+    loss_is_scaled_for_ga: bool | None
+    neftune_noise_alpha: float | None
+    current_gradient_accumulation_steps: int
+    current_flos: float
+    is_in_train: bool
+    hub_model_id: str | None
+
+    _process: ProcessState
+    _own_model: Any
+    """The model as it was passed: an instance, a name, or None."""
+    _own_collator: Any
+    _signature_columns: list[str] | None
+    _optimizer_traits: Traits | None
+    """Those of the catalogue's entry that made the optimizer; None for the user's own."""
+
+    @property
+    def _runtime(self) -> Runtime: ...
+
+    @property
+    def _backend(self) -> Backend: ...
+
+    @property
+    def _compute_loss_takes_count(self) -> bool: ...
+
+    # ---- data -------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Any: ...
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any: ...
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]: ...
+
+    def num_examples(self, dataloader: Any) -> int: ...
+
+    def _prepare_input(self, data: Any) -> Any: ...
+
+    def _prepare_inputs(self, inputs: Any) -> Any: ...
+
+    # ---- model, optimizer, schedule ---------------------------------------------------------------------------------
+
+    def call_model_init(self, trial: Any = None) -> nn.Module: ...
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None: ...
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any: ...
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any: ...
+
+    def _load_named_model(self, name: str) -> Any: ...
+
+    def _use_model(self, model: Any, described: Any) -> None: ...
+
+    def _drop_created_scheduler(self) -> None: ...
+
+    def _get_learning_rate(self) -> float: ...
+
+    # ---- a micro-batch ----------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor: ...
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any: ...
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]: ...
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int: ...
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]: ...
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput: ...
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, Any, Any]: ...
+
+    def _evaluation_model(self) -> nn.Module: ...
+
+    def _prediction_padding(self) -> int: ...
+
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
+    ) -> dict[str, float]: ...
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool: ...
+
+    # ---- logs, checkpoints, uploads ---------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None: ...
+
+    def store_flos(self) -> None: ...
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None: ...
+
+    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: Any) -> Any: ...
+
+    def is_local_process_zero(self) -> bool: ...
+
+    def is_world_process_zero(self) -> bool: ...
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None: ...
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None: ...
+
+    def _finish_current_push(self) -> None: ...
+
+    def _load_best_model(self) -> None: ...
+
+    def _model_signature(self) -> str: ...
+
+    def _task_state(self) -> dict[str, Any]: ...
+
+    def _restore_task_state(self, state: dict[str, Any]) -> None: ...
+
+    # ---- between driver and workers ---------------------------------------------------------------------------------
+
+    def _fetch_weights(self) -> None: ...
+
+    def _export_weights(self) -> dict[str, torch.Tensor]: ...
+
+    def _user_attributes(self) -> dict[str, Any]: ...
+
+    def _take_back(self, returned: Any) -> None: ...
+
+
+if TYPE_CHECKING:
+    TrainerParts = TrainerProtocol
+else:
+
+    class TrainerParts:
+        """Base of the classes that the Trainer is made of: for type checkers the protocol, so that each knows the rest.
+
+        At run time a protocol would give every user's subclass a metaclass of its own.
+        """
