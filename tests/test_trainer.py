@@ -74,7 +74,7 @@ def test_evaluation_loop_of_a_fresh_trainer_binds_it_and_gives_the_loss_of_evalu
 
 
 def test_evaluation_loop_on_a_driver_refuses_a_loader_of_the_drivers_process(tmp_path: Path):
-    trainer = make_trainer(raytrainer, tmp_path, num_workers=2)
+    trainer = make_trainer(raytrainer, tmp_path, num_ranks=2)
     with pytest.raises(ConfigurationError, match=r"evaluation_loop.*driver.*evaluate\("):
         trainer.evaluation_loop(trainer.get_eval_dataloader(), description="by hand")
     assert trainer._process.workers is None
