@@ -34,8 +34,8 @@ class EvaluationHooks(TrainerParts):
         """All ranks: predict on a whole loader and compute metrics.
 
         Args:
-            dataloader: Batches of this rank, as ``get_eval_dataloader`` and ``get_test_dataloader`` give them. A loader of
-                your own gives every rank all batches.
+            dataloader: Batches of this rank, as ``get_eval_dataloader`` and ``get_test_dataloader`` give them. A loader
+                of your own gives every rank all batches.
             description: Shown beside the progress.
             prediction_loss_only: Keep the loss alone; ``args.prediction_loss_only`` by default.
             ignore_keys: Outputs of the model that are left out of the predictions.
