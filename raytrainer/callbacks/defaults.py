@@ -20,7 +20,7 @@ __all__ = ["DefaultFlowCallback", "default_callbacks"]
 
 
 def default_callbacks(args: TrainingArguments) -> list[type[TrainerCallback] | TrainerCallback]:
-    """List the callbacks that come before the user's, in the anchor's order.
+    """List the callbacks that come before the user's, in the order of transformers.
 
     Args:
         args: The training arguments; ``report_to`` and ``logging_dir`` are read.

@@ -1,26 +1,27 @@
 """How an event of the run reaches the callbacks, and what their answers do.
 
-Every ``transformers.TrainerCallback`` works unchanged: the same 16 events, order, keyword arguments and resets of
-the control flags. Beyond that, a callback may answer with a mapping of control flags, as the guide's example does.
-An answer that means nothing is an error, never ignored.
+The handler is transformers' own, so every ``transformers.TrainerCallback`` works unchanged: the same 16 events, order,
+keyword arguments and resets of the control flags. What differs here is dispatch:
 
-Events are dispatched several times per optimizer step, so those that no callback overrides cost one list
-comparison and one dict lookup. The comparison also notices users who edit ``handler.callbacks`` directly.
+- A callback may answer with a mapping of control flags, as the example in the transformers guide does. An answer that
+  means nothing is an error, never ignored.
+- Events are dispatched several times per optimizer step, so one that no callback overrides costs one comparison of
+  lists and one dictionary lookup. The comparison also notices users who edit ``handler.callbacks`` directly.
 
-``on_log`` hands one and the same ``logs`` dict to all callbacks, in order. Users rely on it: a callback that adds
-a value (memory, throughput) places itself before the reporters so that they send it too. The price is that
+``on_log`` passes one and the same ``logs`` dict to all callbacks, in order. Users rely on it: a callback that adds a
+value (memory, throughput) places itself before the reporters so that they send it too. The price is that
 ``PrinterCallback`` removes ``total_flos`` for those after it; a caller that wants to keep its dict passes a copy.
 
-This file never decides when to log, evaluate or save, and knows nothing of ranks: agreement over them is the
-loop's.
+This file never decides when to log, evaluate or save, and knows nothing of ranks: the loop makes ranks agree.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from transformers import trainer_callback
 from transformers.trainer_callback import DefaultFlowCallback, TrainerCallback, TrainerControl
 
 from raytrainer.errors import ConfigurationError
@@ -58,11 +59,11 @@ EVENTS: tuple[str, ...] = (
     "on_prediction_step",
     "on_push_begin",
 )
-"""All events."""
+"""All events of transformers."""
 
 
-class CallbackHandler(TrainerCallback):
-    """Calls a list of callbacks in order. Same surface as transformers' handler of that name.
+class CallbackHandler(trainer_callback.CallbackHandler):
+    """Calls a list of callbacks in order.
 
     Args:
         callbacks: Callback classes (instantiated without arguments) or instances.
@@ -72,6 +73,14 @@ class CallbackHandler(TrainerCallback):
         lr_scheduler: Passed to every callback; may be set later.
     """
 
+    callbacks: list[Any]
+    model: Any
+    processing_class: Any
+    optimizer: Any
+    lr_scheduler: Any
+    train_dataloader: Any
+    eval_dataloader: Any
+
     def __init__(
         self,
         callbacks: Iterable[type | object],
@@ -80,13 +89,9 @@ class CallbackHandler(TrainerCallback):
         optimizer: Any,
         lr_scheduler: Any,
     ) -> None:
-        self.callbacks: list[Any] = []
-        self.model = model
-        self.processing_class = processing_class
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.train_dataloader: Any = None
-        self.eval_dataloader: Any = None
+        # Given a default flow, the base class does not warn; the warning below says what its absence means.
+        super().__init__([DefaultFlowCallback], model, processing_class, optimizer, lr_scheduler)
+        self.callbacks = []
         self._indexed: list[Any] = []
         self._listeners: dict[str, tuple[Any, ...]] = {}
         for callback in callbacks:
@@ -97,8 +102,6 @@ class CallbackHandler(TrainerCallback):
                 "stop. Add one with `trainer.add_callback(DefaultFlowCallback)`.",
                 _one_line(self.callback_list),
             )
-
-    # ---- The list -------------------------------------------------------------------------------------------
 
     def add_callback(self, callback: type | object) -> None:
         """Append a callback; a class is instantiated. A second one of the same class is allowed, with a warning."""
@@ -112,61 +115,32 @@ class CallbackHandler(TrainerCallback):
             )
         self.callbacks.append(instance)
 
-    def pop_callback(self, callback: type | object) -> Any | None:
-        """Remove and return the first callback that is an instance of, or equal to, ``callback``; None if none."""
-        for present in self.callbacks:
-            if isinstance(present, callback) if isinstance(callback, type) else present == callback:
-                self.callbacks.remove(present)
-                return present
-        return None
-
-    def remove_callback(self, callback: type | object) -> None:
-        """Remove the first callback of a class, silently if there is none; or this instance, which must be there."""
-        if isinstance(callback, type):
-            self.pop_callback(callback)
-        else:
-            self.callbacks.remove(callback)
-
-    @property
-    def callback_list(self) -> str:
-        """The class names of the callbacks, one a line."""
-        return "\n".join(type(callback).__name__ for callback in self.callbacks)
-
-    # ---- Dispatch -------------------------------------------------------------------------------------------
-
     def overrides(self, event: str) -> bool:
         """Whether any callback listens to ``event``, so that the loop can skip preparing for it."""
-        if self.callbacks != self._indexed:
-            self._index()
-        if event not in self._listeners:
-            self._listeners[event] = tuple(cb for cb in self.callbacks if _listens(cb, event))
-        return bool(self._listeners[event])
+        return bool(self._listeners_of(event))
 
     def call_event(
         self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Call ``event`` on every callback that has it, in order.
+        """Call ``event`` on every callback that overrides it, in order.
 
         Args:
             event: Name of the method, ``on_*``.
             args: The training arguments.
             state: The state of the run.
-            control: The flags; changed in place by callbacks, or replaced by one that they return.
-            **kwargs: Passed on, after the objects of the handler (model, optimizer, ...).
+            control: The control flags; callbacks change them in place, or return another control.
+            **kwargs: Passed on, besides the objects of the handler (model, optimizer, ...).
 
         Returns:
-            The control to go on with.
+            The control that is valid from now on.
 
         Raises:
-            ConfigurationError: If a callback returned a mapping with a key that is no control flag.
+            ConfigurationError: If a callback returned a mapping with a key that is not a control flag.
             TypeError: If a callback returned something that is neither None, a control nor a mapping.
         """
-        if self.callbacks != self._indexed:
-            self._index()
-        listeners = self._listeners.get(event)
-        if listeners is None:
-            listeners = self._listeners[event] = tuple(cb for cb in self.callbacks if _listens(cb, event))
-        for callback in listeners:
+        # Inlined from _listeners_of: for most events this is all that happens, several times per step.
+        listeners = self._listeners.get(event) if self.callbacks == self._indexed else None
+        for callback in self._listeners_of(event) if listeners is None else listeners:
             try:
                 answer = getattr(callback, event)(
                     args,
@@ -187,132 +161,26 @@ class CallbackHandler(TrainerCallback):
                 control = _apply(answer, control, callback, event)
         return control
 
-    def _index(self) -> None:
-        """Forget who listens to what; each event is looked up again when it is dispatched next."""
+    def _listeners_of(self, event: str) -> tuple[Any, ...]:
+        if self.callbacks != self._indexed:
+            self._forget_listeners()
+        listeners = self._listeners.get(event)
+        if listeners is None:
+            listeners = self._listeners[event] = tuple(cb for cb in self.callbacks if _listens(cb, event))
+        return listeners
+
+    def _forget_listeners(self) -> None:
+        """Forget who listens to what; each event is looked up again when it is next dispatched."""
         self._indexed = list(self.callbacks)
         self._listeners = {}
-
-    # ---- The events (the resets of flags are the anchor's) --------------------------------------------------
-
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """The Trainer is constructed."""
-        return self.call_event("on_init_end", args, state, control, **kwargs)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Training begins; a stop that was asked for before is forgotten."""
-        self._index()  # Methods may have been replaced on an instance since the list was last looked at.
-        control.should_training_stop = False
-        return self.call_event("on_train_begin", args, state, control, **kwargs)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Training ended."""
-        return self.call_event("on_train_end", args, state, control, **kwargs)
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """An epoch begins."""
-        control.should_epoch_stop = False
-        return self.call_event("on_epoch_begin", args, state, control, **kwargs)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """An epoch ended."""
-        return self.call_event("on_epoch_end", args, state, control, **kwargs)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """A step begins: its first micro-batch comes next."""
-        control.should_log = False
-        control.should_evaluate = False
-        control.should_save = False
-        return self.call_event("on_step_begin", args, state, control, **kwargs)
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Gradients are clipped, the optimizer comes next."""
-        return self.call_event("on_pre_optimizer_step", args, state, control, **kwargs)
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """The optimizer stepped, gradients are still there."""
-        return self.call_event("on_optimizer_step", args, state, control, **kwargs)
-
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """A micro-batch that does not end its step is done."""
-        return self.call_event("on_substep_end", args, state, control, **kwargs)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """A step is done."""
-        return self.call_event("on_step_end", args, state, control, **kwargs)
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **kwargs: Any,
-    ) -> TrainerControl:
-        """An evaluation ended."""
-        control.should_evaluate = False
-        return self.call_event("on_evaluate", args, state, control, metrics=metrics, **kwargs)
-
-    def on_predict(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **kwargs: Any,
-    ) -> TrainerControl:
-        """A prediction ended."""
-        return self.call_event("on_predict", args, state, control, metrics=metrics, **kwargs)
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """A checkpoint is saved."""
-        control.should_save = False
-        return self.call_event("on_save", args, state, control, **kwargs)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any],
-        **kwargs: Any,
-    ) -> TrainerControl:
-        """Values are logged."""
-        control.should_log = False
-        return self.call_event("on_log", args, state, control, logs=logs, **kwargs)
-
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """A batch of an evaluation or prediction is done."""
-        return self.call_event("on_prediction_step", args, state, control, **kwargs)
-
-    def on_push_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """The model is about to be pushed to the hub."""
-        return self.call_event("on_push_begin", args, state, control, **kwargs)
+        """Training begins."""
+        self._forget_listeners()  # Methods may have been replaced on an instance since they were last looked up.
+        base: Any = super()
+        return base.on_train_begin(args, state, control, **kwargs)
 
 
 def _listens(callback: Any, event: str) -> bool:
@@ -334,18 +202,18 @@ def _apply(answer: object, control: TrainerControl, callback: object, event: str
             f"The callback {name} returned {type(answer).__name__} from {event}. Expected None, the `control` "
             f"it was given, or a dict of control flags such as {{'should_training_stop': True}}."
         )
-    for key, value in answer.items():
+    for key, value in cast("Mapping[object, object]", answer).items():
         if key not in CONTROL_FLAGS:
             raise ConfigurationError(
-                f"The callback {name} returned the key {key!r} from {event}, which is no control flag. "
+                f"The callback {name} returned the key {key!r} from {event}, which is not a control flag. "
                 f"Use one of: {', '.join(CONTROL_FLAGS)}."
             )
         if isinstance(value, str):
             raise TypeError(
                 f"The callback {name} returned {{{key!r}: {value!r}}} from {event}. Every non-empty string is true, "
-                "so this cannot be what you mean; return True or False."
+                "so this is probably not what you mean. Return True or False."
             )
-        setattr(control, key, bool(value))
+        setattr(control, str(key), bool(value))
     return control
 
 

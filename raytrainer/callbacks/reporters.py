@@ -1,13 +1,16 @@
-"""The reporters that ``report_to`` names: those of ``transformers``, at home on workers.
+"""Which reporters ``report_to`` names: those of ``transformers``, adapted to workers.
 
-They are made where the Trainer is made and report on rank 0, which may be another machine and may be started again.
-So three of them are taught what theirs do not do: to take along where the user wants the files (a relative path means
-that of the driver), to go on with the run that an earlier attempt began, and to report an evaluation after training to
-the run that was trained, and not to a new one.
+They are constructed with the Trainer and report on rank 0, which may run on another machine and may be restarted. So
+three of them are extended: they carry along where the user wants the files (a relative path is relative to the
+driver's directory), continue the run that an earlier attempt began, and report an evaluation after training to the run
+that was trained instead of a new one.
 
-Files go where the user says. Without a word, TensorBoard writes into ``output_dir``; MLflow and Trackio write to their
-own default in the user's process, and into ``output_dir`` on a worker, whose directory nobody looks into.
+Files go where the user says. By default TensorBoard writes into ``output_dir``; MLflow and Trackio write to their own
+default in the user's process, and into ``output_dir`` on a worker, whose working directory nobody looks into.
 """
+
+# The base classes, transformers' reporters, have no types.
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ import importlib.util
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers.integrations import integration_utils as integrations
 from transformers.trainer_callback import TrainerCallback
@@ -29,11 +32,11 @@ from raytrainer.callbacks.tracker_runs import RunRecord
 from raytrainer.errors import ConfigurationError
 
 _PROCESS = uuid.uuid4().hex
-"""Tells this process from any other, also on another machine."""
+"""Identifies this process among all others, also on other machines."""
 
 
-class _AtHomeOnWorkers:
-    """What the three share."""
+class _OnWorkers:
+    """What the three reporters share: the record of the run, and whether this process constructed them."""
 
     keeps_record = True
     record: RunRecord | None = None
@@ -51,7 +54,7 @@ class _AtHomeOnWorkers:
             self.record.remember(reporter, name)
 
 
-class TensorBoardReporter(_AtHomeOnWorkers, integrations.TensorBoardCallback):
+class TensorBoardReporter(_OnWorkers, integrations.TensorBoardCallback):
     """TensorBoard, in one directory for all attempts of a run.
 
     Args:
@@ -61,13 +64,13 @@ class TensorBoardReporter(_AtHomeOnWorkers, integrations.TensorBoardCallback):
     def __init__(self, logging_dir: str | None = None) -> None:
         super().__init__()
         self._made_in = _PROCESS
-        wished = logging_dir or self.logging_dir
-        self._wished = None if wished is None else absolute(wished)
-        self.logging_dir = self._wished
+        requested = logging_dir or self.logging_dir
+        self._requested_dir = None if requested is None else absolute(requested)
+        self.logging_dir = self._requested_dir
 
     def _init_summary_writer(self, args: Any) -> None:
         known = self._known_as("tensorboard")
-        self.logging_dir = self.logging_dir or self._wished or known
+        self.logging_dir = self.logging_dir or self._requested_dir or known
         # Steps after the checkpoint that are trained again hide those of the attempt that was lost.
         purge = self.record.first_step if self.record is not None and known == self.logging_dir else None
         self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
@@ -76,7 +79,7 @@ class TensorBoardReporter(_AtHomeOnWorkers, integrations.TensorBoardCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._is_training = True
-        self.logging_dir = self._wished or self._known_as("tensorboard")
+        self.logging_dir = self._requested_dir or self._known_as("tensorboard")
         super().on_train_begin(args, state, control, **kwargs)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -93,10 +96,10 @@ class TensorBoardReporter(_AtHomeOnWorkers, integrations.TensorBoardCallback):
         super().on_train_end(args, state, control, **kwargs)
 
 
-class MLflowReporter(_AtHomeOnWorkers, integrations.MLflowCallback):
+class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
     """MLflow, as one run for all attempts."""
 
-    _auto_end_run = False  # theirs asks for it also when it could not be made
+    _auto_end_run = False  # the base class reads it even if its constructor failed
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ class MLflowReporter(_AtHomeOnWorkers, integrations.MLflowCallback):
         return state
 
     def _settings_here(self) -> dict[str, str]:
-        """What the user's process says about where runs go; never credentials."""
+        """Settings of the user's process that say where runs go; never credentials."""
         names = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TAGS", "MLFLOW_RUN_ID", "MLFLOW_NESTED_RUN")
         more = ("MLFLOW_FLATTEN_PARAMS", "MLFLOW_MAX_LOG_PARAMS", "MLFLOW_ALLOW_FILE_STORE")
         found = {
@@ -123,7 +126,7 @@ class MLflowReporter(_AtHomeOnWorkers, integrations.MLflowCallback):
         return found
 
     def setup(self, args: Any, state: Any, model: Any) -> None:
-        """Begin the run, or go on with it."""
+        """Begin the run, or continue it."""
         if not state.is_world_process_zero:
             self._initialized = True
             return
@@ -148,7 +151,7 @@ class MLflowReporter(_AtHomeOnWorkers, integrations.MLflowCallback):
             return
         if importlib.util.find_spec("sqlalchemy") is not None:
             self._ml_flow.set_tracking_uri(f"sqlite:///{directory.absolute()}/mlflow.db")
-        else:  # mlflow-skinny has files only, and asks whether they are meant
+        else:  # mlflow-skinny has file stores only, and requires this confirmation
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             self._ml_flow.set_tracking_uri((directory.absolute() / "mlruns").as_uri())
 
@@ -175,8 +178,8 @@ class MLflowReporter(_AtHomeOnWorkers, integrations.MLflowCallback):
             self._initialized = self._auto_end_run = False
 
 
-class TrackioReporter(_AtHomeOnWorkers, integrations.TrackioCallback):
-    """Trackio, as one run for all attempts. The package is imported on rank 0, when it is known where files go."""
+class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
+    """Trackio, as one run for all attempts. Rank 0 imports the package once it is known where files go."""
 
     _trackio: Any
 
@@ -208,7 +211,7 @@ class TrackioReporter(_AtHomeOnWorkers, integrations.TrackioCallback):
         self._trackio = importlib.import_module("trackio")
 
     def setup(self, args: Any, state: Any, model: Any = None, **kwargs: Any) -> None:
-        """Begin the run, or go on with it."""
+        """Begin the run, or continue it."""
         if not state.is_world_process_zero:
             self._initialized = True
             return
@@ -264,10 +267,15 @@ def make_reporters(args: Any) -> list[TrainerCallback]:
     Raises:
         ConfigurationError: If the package of one is not installed.
     """
-    own = {"tensorboard": TensorBoardReporter, "mlflow": MLflowReporter, "trackio": TrackioReporter}
+    own: dict[str, Any] = {
+        "tensorboard": TensorBoardReporter,
+        "mlflow": MLflowReporter,
+        "trackio": TrackioReporter,
+    }
     names = reporter_names(args.report_to)
     made: list[TrainerCallback] = []
-    for name, theirs in zip(names, integrations.get_reporting_integration_callbacks(names), strict=True):
+    classes = cast("list[Any]", integrations.get_reporting_integration_callbacks(names))
+    for name, theirs in zip(names, classes, strict=True):
         given = {"logging_dir": getattr(args, "logging_dir", None)} if name == "tensorboard" else {}
         try:
             made.append(own.get(name, theirs)(**given))
@@ -281,20 +289,20 @@ def make_reporters(args: Any) -> list[TrainerCallback]:
 
 
 def reporter_names(asked: Any) -> list[str]:
-    """The reporters that ``report_to`` asks for; ``set_logging`` leaves a word where the constructor makes a list."""
-    names = [asked] if isinstance(asked, str) else list(asked or [])
+    """The names in ``report_to``; ``set_logging`` leaves a string where the constructor makes a list."""
+    names: list[str] = [asked] if isinstance(asked, str) else list(asked or [])
     if "all" in names:
-        return integrations.get_available_reporting_integrations()
+        return integrations.get_available_reporting_integrations()  # pyright: ignore[reportUnknownVariableType]
     return [name for name in names if name != "none"]
 
 
 def absolute(path: str) -> str:
-    """A path of the user's process, as other processes must say it; a URI stays as it is."""
+    """A path of the user's process, as an absolute path for other processes; a URI stays unchanged."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def absolute_uri(uri: str) -> str:
-    """The same for MLflow's URIs, of which ``mlruns``, ``file:mlruns`` and ``sqlite:///x.db`` are relative paths."""
+    """The same for MLflow's URIs, where ``mlruns``, ``file:mlruns`` and ``sqlite:///x.db`` are relative paths."""
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{absolute(uri.removeprefix('sqlite:///'))}"
     if uri.startswith("file:") and not uri.startswith("file:/"):
@@ -303,8 +311,8 @@ def absolute_uri(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable while it lasts; None leaves it as it is."""
+def _environment(name: str, value: str | None) -> Generator[None, None, None]:
+    """Set an environment variable inside the context; None leaves it unchanged."""
     if value is None:
         yield
         return

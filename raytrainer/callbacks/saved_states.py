@@ -1,14 +1,14 @@
-"""What callbacks leave in ``trainer_state.json``, and how they get it back.
+"""How states of callbacks get into ``trainer_state.json``, and back into callbacks.
 
-The format is the anchor's: class name -> ``{"args": ..., "attributes": ...}``, or a list of those in order when
-several callbacks have one class. It is rebuilt from scratch for every checkpoint. (The anchor appends to the list
-of an earlier save, so that two early stoppings come back with what they knew when training began.)
+The format is that of transformers: class name -> ``{"args": ..., "attributes": ...}``, or a list of those in order
+when several callbacks have the same class. It is rebuilt for every checkpoint. (transformers appends to the list of an
+earlier save, so that two early stoppings come back with the states that they had when training began.)
 
-A restored callback keeps its identity and its place in the list: the order of callbacks is what users chose, and
-references that others hold to it stay valid.
+A restored callback keeps its identity and its place in the list: users chose the order of callbacks, and references to
+a callback stay valid.
 
-Nothing here decides whether to restore. A user's resume does so if ``restore_callback_states_from_checkpoint``
-is set; a restart after a failure always does, else a kill would change the result.
+Nothing here decides whether to restore. Resuming does so if ``restore_callback_states_from_checkpoint`` is set; a
+restart after a failure always does, otherwise a killed worker would change the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from transformers.trainer_callback import ExportableState, TrainerControl
 
@@ -39,30 +39,24 @@ def export_states(callbacks: Sequence[object], control: TrainerControl) -> Callb
         control: The control as it is right now.
 
     Returns:
-        Plain JSON values, shared with nobody, for ``TrainerState.stateful_callbacks``.
+        A fresh copy in plain JSON values, for ``TrainerState.stateful_callbacks``.
 
     Raises:
-        TypeError: If a state cannot be written as JSON; names the callback.
+        TypeError: If a state cannot be written as JSON; the message names the callback.
     """
-    states: CallbackStates = {}
+    collected: dict[str, list[Any]] = {}
     for exportable in (*callbacks, control):
         if not isinstance(exportable, ExportableState):
             continue
         name = type(exportable).__name__
-        state = _plain(exportable.state(), name)
-        if name not in states:
-            states[name] = state
-        elif isinstance(states[name], list):
-            states[name].append(state)
-        else:
-            states[name] = [states[name], state]
-    return states
+        collected.setdefault(name, []).append(_plain(cast("Any", exportable).state(), name))
+    return {name: found[0] if len(found) == 1 else found for name, found in collected.items()}
 
 
 def restore_states(
     handler: CallbackHandler, control: TrainerControl, states: Mapping[str, Any] | None
 ) -> TrainerControl:
-    """Give callbacks and control the states that ``export_states`` (or the anchor) wrote.
+    """Restore callbacks and control from the states that ``export_states`` (or transformers) wrote.
 
     Callbacks are matched by class name, several of one class in order. Those without a saved state stay as they
     are; saved states without a callback are reported in one warning.
@@ -73,22 +67,23 @@ def restore_states(
         states: ``TrainerState.stateful_callbacks`` of the checkpoint.
 
     Returns:
-        ``control`` with the flags that were saved. ``on_train_begin`` and ``on_epoch_begin`` reset two of them;
-        who restarts an attempt, and must not train on after a stop, sets them again.
+        ``control`` with the saved flags. ``on_train_begin`` and ``on_epoch_begin`` reset two of them; a restarted
+        attempt that must not train on after a stop sets them again.
 
     Raises:
         CheckpointError: If a callback cannot be rebuilt from its saved state.
     """
-    without_callback = []
+    without_callback: list[str] = []
     for name, saved in (states or {}).items():
         if name == CONTROL_NAME:
             continue
-        matching = [
+        matching: list[Any] = [
             cb for cb in handler.callbacks if isinstance(cb, ExportableState) and type(cb).__name__ == name
         ]
         if not matching:
             without_callback.append(name)
-        for callback, state in zip(matching, saved if isinstance(saved, list) else [saved], strict=False):
+        saved_states = cast("list[Any]", saved if isinstance(saved, list) else [saved])
+        for callback, state in zip(matching, saved_states, strict=False):
             _restore(callback, state)
     if without_callback:
         logger.warning(
@@ -102,10 +97,10 @@ def restore_states(
 
 
 def _restore(callback: ExportableState, state: Mapping[str, Any]) -> None:
-    """Rebuild a callback through its own ``from_state``, then take over what the rebuilt one holds."""
+    """Rebuild a callback with its own ``from_state``, then copy the attributes of the rebuilt one."""
     complete = {"args": state.get("args", {}), "attributes": state.get("attributes", {})}
     try:
-        rebuilt = type(callback).from_state(complete)
+        rebuilt = cast("object", cast("Any", type(callback)).from_state(complete))
     except Exception as error:
         raise CheckpointError(
             f"The callback {type(callback).__qualname__} cannot be rebuilt from its state in the checkpoint "

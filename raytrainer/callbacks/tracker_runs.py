@@ -1,7 +1,7 @@
-"""Under which names a run is known to its trackers, kept in ``output_dir/logs/reporters.json``.
+"""Which names trackers use for a run, kept in ``output_dir/logs/reporters.json``.
 
-A tracker gives a run a name of its own: MLflow an id, TensorBoard a directory. Workers that start again, and a user
-who resumes from a checkpoint in the same directory, go on under that name, so that a run is one run there too.
+Each tracker has its own name for a run: MLflow an id, TensorBoard a directory. Restarted workers, and users who resume
+from a checkpoint in the same directory, continue under that name, so that one run is also one run in the tracker.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class RunRecord:
 
     Args:
         directory: The run directory.
-        run_id: Of the call, over all of its attempts.
-        is_restart: An earlier attempt of the call began it.
-        is_resumed: The call goes on from a checkpoint in this directory.
+        run_id: Identifies the call, across all of its attempts.
+        is_restart: Whether an earlier attempt of the call exists.
+        is_resumed: Whether the call resumes from a checkpoint in this directory.
         first_step: The step that the trackers see next.
     """
 
@@ -32,8 +32,8 @@ class RunRecord:
         self._run_id = run_id
         self.first_step = first_step
         saved = self._read()
-        goes_on = is_resumed or (is_restart and saved.get("run_id") == run_id)
-        self._names: dict[str, str] = dict(saved.get("names", {})) if goes_on else {}
+        continues = is_resumed or (is_restart and saved.get("run_id") == run_id)
+        self._names: dict[str, str] = dict(saved.get("names", {})) if continues else {}
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -42,11 +42,11 @@ class RunRecord:
             return {}  # Only names are lost: the trackers begin a new run.
 
     def name(self, reporter: str) -> str | None:
-        """The name that a reporter began under; None if it has not begun."""
+        """The name under which a reporter began the run; None if it has not begun."""
         return self._names.get(reporter)
 
     def remember(self, reporter: str, name: str) -> None:
-        """Rank 0: keep a name."""
+        """Rank 0: save the name of a reporter's run."""
         if self._names.get(reporter) == name and self._read().get("run_id") == self._run_id:
             return
         self._names[reporter] = name
@@ -58,7 +58,7 @@ class RunRecord:
 
 
 def give_record(callbacks: Iterable[Any], record: RunRecord) -> None:
-    """Give the record of a run to the callbacks that keep one."""
+    """Hand the record of a run to the callbacks that use it."""
     for callback in callbacks:
         if getattr(callback, "keeps_record", False):
             callback.record = record

@@ -1,1 +1,1 @@
-"""What a run tells people: events, the terminal, log files, speed, and the summary."""
+"""What a run reports to people: events, the terminal, log files, throughput, and the summary."""

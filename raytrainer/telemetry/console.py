@@ -1,10 +1,10 @@
-"""What people see in the terminal while a run lives.
+"""What users see in the terminal during a run.
 
 On a terminal: one live line at the bottom, everything worth keeping above it. Anywhere else (a file, a job's log, a
-notebook): plain lines only, no carriage returns, and rare lines of progress. What is worth keeping goes to stdout,
-as the anchor prints its logs; the live line, progress and warnings go to stderr, as tqdm does.
+notebook): plain lines only, no carriage returns, and progress lines only rarely. What is worth keeping goes to stdout,
+where transformers prints its logs; the live line, progress and warnings go to stderr, as with tqdm.
 
-Rendering must never harm training: a terminal that went away ends the output and nothing else.
+Rendering must never harm training: a terminal that is gone ends the output and nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from raytrainer.telemetry.formatting import (
     format_bytes,
     format_duration,
     glyphs_for,
-    wants_colour,
+    wants_color,
 )
 from raytrainer.telemetry.live_line import LiveLine
 from raytrainer.telemetry.loglines import LogLines
@@ -55,16 +55,16 @@ from raytrainer.telemetry.summary import RunFacts, is_evaluation, run_summary
 logger = logging.getLogger(__name__)
 
 REDRAW_INTERVAL_S = 0.08
-"""The live line changes at most this often, so that it can be read."""
+"""The live line changes at most this often [s], so that it can be read."""
 
 PLAIN_INTERVAL_S = 10.0
-"""Without a terminal, lines of progress are at least this far apart ..."""
+"""Without a terminal, progress lines are at least this far apart [s] ..."""
 
 PLAIN_SHARE = 0.1
-"""... and this share of the work, or ..."""
+"""... and this fraction of the work, or ..."""
 
 PLAIN_PATIENCE_S = 300.0
-"""... this time, whichever comes first."""
+"""... this time [s], whichever comes first."""
 
 _UNLIMITED = 10_000
 
@@ -73,11 +73,11 @@ class Renderer:
     """Renders the events of a run. May be called from several threads.
 
     Args:
-        stream: Where lines that stay go; stdout by default.
+        stream: Where permanent lines go; stdout by default.
         progress_stream: Where the live line, progress and warnings go; ``stream`` if that is given, else stderr.
         disable: No live line and no lines of progress (``disable_tqdm``); everything else stays.
-        width: Columns of the terminal; asked for at each line by default.
-        clock: Seconds of a clock that never goes back.
+        width: Width of the terminal [columns]; looked up for each line by default.
+        clock: A monotonic clock [s].
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Renderer:
         self._clock = clock
         self._is_live = _is_terminal(self._err)
         self._glyphs = glyphs_for(self._out)
-        self._paint = Paint(wants_colour(_is_terminal(self._out)))
-        self._err_paint = Paint(wants_colour(self._is_live))
+        self._paint = Paint(wants_color(_is_terminal(self._out)))
+        self._err_paint = Paint(wants_color(self._is_live))
         self._line_style = LineStyle(glyphs_for(self._err), self._err_paint, with_bar=self._is_live)
         self._log_lines = LogLines(self._paint)
         self._live = LiveLine(self._err)
@@ -124,19 +124,19 @@ class Renderer:
         }
 
     def handle(self, event: object) -> None:
-        """Show an event; what is no event of ``telemetry.events`` is ignored. Never raises."""
+        """Show an event; anything that is not an event of ``telemetry.events`` is ignored. Never raises."""
         render = self._render.get(type(event))
         if render is None:
             return
         try:
             with self._live.lock:
                 render(event)
-        except Exception:  # A picture is never worth a run.
+        except Exception:  # Rendering must never end a run.
             # Outside of the lock: logging takes locks of its own.
             logger.debug("Could not render %r.", event, exc_info=True)
 
     def close(self) -> None:
-        """Take the live line away and give the streams back. A later event puts it up again."""
+        """Remove the live line and restore the streams. A later event shows it again."""
         with self._live.lock:
             self._train = None
             self._prediction = None
@@ -167,7 +167,7 @@ class Renderer:
 
     def _step_done(self, event: StepDone) -> None:
         if self._train is None:
-            return  # It came after the end, or after close(): the line must not come back.
+            return  # It came after the end, or after close(): the line must stay hidden.
         self._train = replace(
             self._train,
             step=event.step,
@@ -194,7 +194,7 @@ class Renderer:
                 learning_rate=_number(event.logs.get("learning_rate"), self._train.learning_rate),
             )
         if _is_terminal(self._out) and "train_runtime" in event.logs:
-            return  # The summary says it in a moment.
+            return  # The summary, which comes next, shows it.
         self._log_lines.width = self._columns(self._out) if _is_terminal(self._out) else None
         line = self._log_lines.format(event.step, event.max_steps, event.logs)
         if line:
@@ -259,7 +259,7 @@ class Renderer:
         self._keep("\n".join(self._paint.warn(line) if bad in line else line for line in table.split("\n")))
 
     def _show_changes(self, rows: list[EngagedRow]) -> None:
-        """After a restart: only what is engaged differently now."""
+        """After a restart: only the settings that differ now."""
         before = {row.what: row.engaged for row in self._rows}
         changes = [
             f"{row.what} {before[row.what]} -> {row.engaged}"
@@ -306,7 +306,7 @@ class Renderer:
     # ---- Writing --------------------------------------------------------------------------------------------
 
     def _keep(self, text: str, stream: TextIO | None = None) -> None:
-        """Write lines that stay; above the live line if that is up."""
+        """Write permanent lines, above the live line if it is shown."""
         target = self._out if stream is None else stream
         if not _is_terminal(target):
             self._write_line(target, text)
@@ -319,7 +319,7 @@ class Renderer:
             return
         encoding = getattr(stream, "encoding", None) or "utf-8"
         try:
-            # A stream that is not UTF-8 gets question marks for what it cannot carry.
+            # A stream that is not UTF-8 gets question marks for what it cannot encode.
             stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
             stream.flush()
         except (OSError, ValueError):  # Broken pipe, closed file.

@@ -1,7 +1,7 @@
-"""What a worker tells the driver while a task runs.
+"""Which events a worker sends to the driver while a task runs.
 
-Events are small frozen records of plain values. Rank 0 emits them through its runtime; the driver's console
-renders them. They carry no tensors and no references to the trainer.
+Events are small frozen records of plain values. Rank 0 emits them through its runtime; the driver's console renders
+them. They hold no tensors and no references to the trainer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TrainStarted:
 
     max_steps: int
     first_step: int
-    """Steps that were done before, by an earlier attempt or run."""
+    """Steps that an earlier attempt or run has done."""
     num_epochs: int
     attempt: int
     rows: list[EngagedRow]
@@ -95,5 +95,5 @@ class TrainEnded:
     step: int
     metrics: dict[str, object] = field(default_factory=dict[str, object])
     places: dict[str, str] = field(default_factory=dict[str, str])
-    """What lies where: label -> path (checkpoints, best model, logs)."""
+    """Label -> path (checkpoints, best model, logs)."""
     interrupted: bool = False

@@ -1,7 +1,7 @@
-"""How numbers, durations, sizes, paths and marks are written for people.
+"""How numbers, durations, sizes, paths and symbols are written for people.
 
 One place, so that the live line, the log lines, the table and the summary agree. Pure functions of values; the
-only thing read from the outside is the environment variable ``NO_COLOR`` (https://no-color.org) and the working
+only things read from outside are the environment variable ``NO_COLOR`` (https://no-color.org) and the working
 directory. Never writes anything.
 """
 
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import TextIO
 
 MAX_STRING = 100
-"""Longer strings in logs are cut [characters]; the same limit as the anchor's."""
+"""Longer strings in logs are cut [characters]; the same limit as in transformers."""
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Glyphs:
-    """The marks that differ between terminals with and without Unicode."""
+    """The characters that differ between terminals with and without Unicode."""
 
     dot: str
     full: str
@@ -69,14 +69,14 @@ ASCII = Glyphs(
 
 
 def glyphs_for(stream: TextIO) -> Glyphs:
-    """The marks that ``stream`` can carry, judged by its encoding (a stream without one takes everything)."""
+    """The characters that ``stream`` can show, judged by its encoding (a stream without one shows all)."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return UNICODE if encoding.lower().replace("-", "").replace("_", "").startswith("utf") else ASCII
 
 
 @dataclass(frozen=True, slots=True)
 class Paint:
-    """Wraps text in colour, or leaves it alone when colour is off."""
+    """Wraps text in color, or leaves it unchanged when color is off."""
 
     on: bool
 
@@ -84,11 +84,11 @@ class Paint:
         return f"\x1b[{code}m{text}\x1b[0m" if self.on and text else text
 
     def dim(self, text: str) -> str:
-        """For what is there to be found, not to be read."""
+        """Dim: for details."""
         return self._wrap("2", text)
 
     def bold(self, text: str) -> str:
-        """For what one looks for first."""
+        """Bold: for what matters most."""
         return self._wrap("1", text)
 
     def good(self, text: str) -> str:
@@ -104,19 +104,19 @@ class Paint:
         return self._wrap("36", text)
 
 
-def wants_colour(is_terminal: bool) -> bool:
-    """Whether to colour: on terminals, unless ``NO_COLOR`` is set to anything."""
+def wants_color(is_terminal: bool) -> bool:
+    """Whether to use color: on terminals, unless ``NO_COLOR`` is set to anything."""
     return is_terminal and not os.environ.get("NO_COLOR")
 
 
-def without_colour(text: str) -> str:
-    """``text`` without colour sequences."""
+def without_color(text: str) -> str:
+    """``text`` without color sequences."""
     return _ESCAPE.sub("", text)
 
 
 def display_width(text: str) -> int:
     """Columns that ``text`` takes on a terminal; East Asian wide characters take two, combining ones none."""
-    text = without_colour(text)
+    text = without_color(text)
     if text.isascii():
         return len(text)
     return sum(
@@ -131,10 +131,11 @@ def pad(text: str, columns: int) -> str:
 
 
 def cut(text: str, columns: int, ellipsis: str = "…") -> str:
-    """``text`` cut to ``columns``, with ``ellipsis`` at its end if something is missing. For text without colour."""
+    """``text`` cut to ``columns``, with ``ellipsis`` at its end if something is missing. For text without color."""
     if display_width(text) <= columns:
         return text
-    kept, left = [], columns - len(ellipsis)
+    kept: list[str] = []
+    left = columns - len(ellipsis)
     for char in text:
         left -= display_width(char)
         if left < 0:
@@ -186,7 +187,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_time_left(seconds: float) -> str:
-    """Like ``format_duration`` in whole seconds, since nobody knows the tenths of an estimate."""
+    """Like ``format_duration`` in whole seconds, since tenths of an estimate mean nothing."""
     return f"{max(0, round(seconds))} s" if seconds < 60 else format_duration(seconds)
 
 

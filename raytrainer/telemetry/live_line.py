@@ -1,12 +1,12 @@
 """One line at the bottom of a terminal that is rewritten in place while other output passes above it.
 
-Other output is everything: our log lines, the user's ``print``, records of loggers, what Ray forwards from the
-workers. Without care each of them would land in the middle of the line. So, while the line is up, ``sys.stderr``,
-``sys.stdout`` and the stream handlers of loggers that point to them are guarded: a write first takes the line away
-and then puts it back. Only on a terminal, and undone as soon as the line is down.
+Other output is everything: our log lines, the user's ``print``, log records, what Ray forwards from the workers. Each
+of them would otherwise land in the middle of the line. So, while the line is shown, ``sys.stderr``, ``sys.stdout`` and
+the stream handlers of loggers that point to them are guarded: a write first removes the line and then shows it again.
+This happens only on a terminal, and is undone as soon as the line is hidden.
 
-A terminal that went away only ends the line; no error leaves this file. It never takes a logging lock while it
-holds its own, because a handler that is just writing waits for ours.
+A terminal that is gone only ends the line; no error leaves this file. It never takes a logging lock while it holds its
+own lock, because a handler that is writing waits for that one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TextIO
 
 _TO_START = "\r"
@@ -41,22 +41,22 @@ class LiveLine:
         self._handlers: list[tuple[logging.StreamHandler[Any], TextIO]] = []
 
     def show(self, text: str) -> None:
-        """Put up the line, or rewrite it. ``text`` must fit into one line of the terminal."""
+        """Show the line, or rewrite it. ``text`` must fit into one line of the terminal."""
         with self.lock:
             self._text = text
             self._guard()
             self._draw()
 
     def hide(self) -> None:
-        """Take the line down and stop guarding."""
+        """Remove the line and stop guarding."""
         with self.lock:
             self._erase()
             self._text = ""
             self._unguard()
 
     @contextlib.contextmanager
-    def lifted(self) -> Iterator[None]:
-        """While inside, the line is away and whole lines may be written to the terminal."""
+    def lifted(self) -> Generator[None, None, None]:
+        """Inside the context the line is removed, so that whole lines may be written to the terminal."""
         with self.lock:
             self._erase()
             if self._foreign_line_is_open and self._text:
@@ -66,7 +66,7 @@ class LiveLine:
             self._draw()
 
     def pass_through(self, stream: TextIO, text: str) -> int:
-        """Write what somebody else writes to the terminal, above the line."""
+        """Write other output to the terminal, above the line."""
         with self.lock:
             self._erase()
             written = stream.write(text)
@@ -125,14 +125,14 @@ class LiveLine:
                 handler.stream = stream
         self._handlers.clear()
         for name, stream in self._guarded.items():
-            # Who replaced the stream meanwhile keeps the replacement; a guard below it just passes through.
+            # If someone replaced the stream meanwhile, the replacement stays; a guard below it just passes through.
             if isinstance(getattr(sys, name), _Guard):
                 setattr(sys, name, stream)
         self._guarded.clear()
 
 
 class _Guard:
-    """Stands for a terminal stream while a live line is up; everything but writing goes straight to the stream."""
+    """Replaces a terminal stream while a live line is shown; everything but writing goes straight to the stream."""
 
     def __init__(self, stream: TextIO, live: LiveLine) -> None:
         self._stream = stream

@@ -1,9 +1,9 @@
 """Where the log records of one rank are kept: ``output_dir/logs/rank-{rank}.log``.
 
-The terminal shows what everybody needs; this file keeps what one needs after something went wrong. Attaching a
-handler to the root logger has two side effects that are undone here: logging's last resort (warnings on stderr
-when nobody configured anything) would go silent, and lowering the level of our own loggers would make handlers of
-the user print our INFO records. What appears on the terminal is the same with and without the file.
+The terminal shows what everyone needs; this file keeps what is needed after something went wrong. Attaching a handler
+to the root logger has two side effects that are undone here: logging's last resort (warnings on stderr when nothing is
+configured) would go silent, and lowering the level of our own loggers would make the user's handlers print our INFO
+records. What appears on the terminal is the same with and without the file.
 
 Never writes anything to the terminal, and never changes the level of foreign loggers.
 """
@@ -26,8 +26,10 @@ class _Attached:
     path: Path
     attempt: int | None
     handler: logging.FileHandler
-    loggers: list[logging.Logger] = field(default_factory=list)
-    quieted: list[tuple[logging.Handler, logging.Filter]] = field(default_factory=list)
+    loggers: list[logging.Logger] = field(default_factory=list[logging.Logger])
+    quieted: list[tuple[logging.Handler, logging.Filter]] = field(
+        default_factory=list[tuple[logging.Handler, logging.Filter]]
+    )
     last_resort: logging.Handler | None = None
     former_level: int | None = None
 
@@ -39,7 +41,7 @@ def attach_rank_log(log_dir: Path, rank: int, *, run_id: str = "", attempt: int 
     """Write the records of this process (INFO and above) to a file as well.
 
     Calling it again for the same file and attempt changes nothing; for a new attempt it adds a header line; for
-    another file it leaves the former one.
+    another file it detaches the previous one.
 
     Args:
         log_dir: Directory of the log files; made if missing.
@@ -53,7 +55,7 @@ def attach_rank_log(log_dir: Path, rank: int, *, run_id: str = "", attempt: int 
     Raises:
         OSError: If the file cannot be opened.
     """
-    global _attached  # noqa: PLW0603  one file per process, like the root logger that it hangs on
+    global _attached  # noqa: PLW0603  one file per process, like the root logger that it is attached to
     path = Path(log_dir).absolute() / f"rank-{rank}.log"
     if _attached is not None and _attached.path == path:
         if _attached.attempt != attempt:
@@ -68,14 +70,14 @@ def attach_rank_log(log_dir: Path, rank: int, *, run_id: str = "", attempt: int 
     _write_header(handler, rank, run_id, attempt)
     _attached = _Attached(path=path, attempt=attempt, handler=handler)
     _keep_terminal_unchanged(_attached)
-    for target in (logging.root, *_loggers_that_keep_to_themselves()):
+    for target in (logging.root, *_loggers_without_propagation()):
         target.addHandler(handler)
         _attached.loggers.append(target)
     return path
 
 
 def detach_rank_log() -> None:
-    """Undo ``attach_rank_log``; nothing happens when no file is attached."""
+    """Undo ``attach_rank_log``; does nothing when no file is attached."""
     global _attached
     if _attached is None:
         return
@@ -92,7 +94,7 @@ def detach_rank_log() -> None:
 
 
 class _OursOnlyFrom(logging.Filter):
-    """Lets our own records pass only from the level on that was in force before."""
+    """Lets our own records pass only at or above the level that was in force before."""
 
     def __init__(self, level: int) -> None:
         super().__init__()
@@ -120,7 +122,7 @@ def _keep_terminal_unchanged(attached: _Attached) -> None:
     ours.setLevel(logging.INFO)
 
 
-def _loggers_that_keep_to_themselves() -> list[logging.Logger]:
+def _loggers_without_propagation() -> list[logging.Logger]:
     """Top-level loggers whose records never reach the root logger (transformers and ray do that)."""
     return [
         known
@@ -135,6 +137,6 @@ def _write_header(handler: logging.FileHandler, rank: int, run_id: str, attempt:
     if attempt is not None:
         run += f"attempt {attempt + 1}, "
     where = f"rank {rank}, pid {os.getpid()} on {socket.gethostname()}"
-    # Through a handle of its own, past the handler's format and level. Both append, so nothing is overwritten.
+    # Through a separate file object, to bypass the handler's format and level. Both append, so nothing is overwritten.
     with Path(handler.baseFilename).open("a", encoding="utf-8") as file:
         file.write(f"---- {when} {run}{where} ----\n")

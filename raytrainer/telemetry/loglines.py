@@ -1,8 +1,8 @@
 """How one ``Trainer.log`` call looks as a line: ``40/300  loss=0.5812  learning_rate=4.333e-05  epoch=0.4``.
 
 ``key=value`` stays grep-able and parses as logfmt; values of one key are padded to the widest seen so far, so that
-columns stand below each other. The keys are those that were logged, none is renamed. ``total_flos`` is left out, as
-the anchor leaves it out of what it prints. Pure apart from the widths it remembers.
+columns align. Keys appear exactly as they were logged. ``total_flos`` is left out, as transformers leaves it out of
+what it prints. Pure apart from the widths that it remembers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LogLines:
     """Formats logs one after the other.
 
     Args:
-        paint: Colours.
+        paint: Colors.
         width: Where to break long lines [columns]; None writes one line for each call.
     """
 
@@ -33,13 +33,14 @@ class LogLines:
         self._widths: dict[str, int] = {}
 
     def format(self, step: int, max_steps: int, logs: Mapping[str, object]) -> str:
-        """Return the line, or several lines if it has to be broken at ``width``. Empty if nothing is to show."""
+        """Return the line, or several lines if it has to be broken at ``width``. Empty if there is nothing to show."""
         items = [self._item(key, value) for key, value in logs.items() if key not in _HIDDEN]
         if not items:
             return ""
         prefix = _position(step, max_steps)
         indent = " " * display_width(prefix)
-        lines, line = [], self._paint.dim(prefix)
+        lines: list[str] = []
+        line = self._paint.dim(prefix)
         used = len(indent)
         for item in items:
             columns = display_width(item)

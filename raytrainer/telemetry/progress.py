@@ -1,8 +1,8 @@
 """What the live line says about training and evaluation, at any width.
 
-A terminal line that wraps cannot be rewritten, so the line drops what matters least until it fits: the learning
-rate and the epoch stand in the log lines above it, the share of each worker is the next to go. Step, bar and time
-left stay longest. Pure functions from numbers to text.
+A terminal line that wraps cannot be rewritten, so the line drops what matters least until it fits: first the learning
+rate and the epoch, which are in the log lines above it, then the throughput of each worker. Step, bar and time left
+stay longest. Pure functions from numbers to text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raytrainer.telemetry.formatting import (
     cut,
     display_width,
     format_time_left,
-    without_colour,
+    without_color,
 )
 
 BAR_CELLS = 10
@@ -34,8 +34,9 @@ class TrainProgress:
     loss: float | None = None
     learning_rate: float | None = None
     samples_per_s: Sequence[float] = field(default_factory=tuple)
-    """Of each rank; empty when unknown."""
+    """Throughput of each rank [samples/s]; empty when unknown."""
     eta_s: float | None = None
+    """Time left [s]; None when unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,24 +58,36 @@ class LineStyle:
 
 
 def train_line(progress: TrainProgress, style: LineStyle, width: int) -> str:
-    """The live line of training in at most ``width`` columns."""
+    """The live line of training in at most ``width`` columns.
+
+    Args:
+        progress: Where training is.
+        style: How the line is drawn.
+        width: Available width [columns].
+    """
     separator = style.paint.dim(f" {style.glyphs.dot} ")
     head = _head(progress.step, progress.max_steps, style)
     line = head
-    for parts in _ever_fewer_parts(progress, style.glyphs):
+    for parts in _forms_by_width(progress, style.glyphs):
         line = separator.join([head, *parts])
         if display_width(line) <= width:
             return line
-    return cut(without_colour(line), width, style.glyphs.ellipsis)
+    return cut(without_color(line), width, style.glyphs.ellipsis)
 
 
 def prediction_line(progress: PredictionProgress, style: LineStyle, width: int) -> str:
-    """The live line of an evaluation or prediction in at most ``width`` columns."""
+    """The live line of an evaluation or prediction in at most ``width`` columns.
+
+    Args:
+        progress: Where the evaluation or prediction is.
+        style: How the line is drawn.
+        width: Available width [columns].
+    """
     if progress.total:
         line = f"{progress.description} {_head(progress.done, progress.total, style)}"
     else:
         line = f"{progress.description} {progress.done} batches"
-    return line if display_width(line) <= width else cut(without_colour(line), width, style.glyphs.ellipsis)
+    return line if display_width(line) <= width else cut(without_color(line), width, style.glyphs.ellipsis)
 
 
 def fraction_done(done: int, total: int | None) -> float:
@@ -83,7 +96,7 @@ def fraction_done(done: int, total: int | None) -> float:
 
 
 def format_rate(rate: float) -> str:
-    """Samples per second: a tenth as long as that is more than noise."""
+    """Format samples per second, with one decimal below 1000."""
     return f"{rate:.1f}" if rate < 1000 else f"{rate:.0f}"
 
 
@@ -107,8 +120,8 @@ def _bar(fraction: float, glyphs: Glyphs) -> str:
     return bar + glyphs.empty * (BAR_CELLS - len(bar))
 
 
-def _ever_fewer_parts(progress: TrainProgress, glyphs: Glyphs) -> Iterator[list[str]]:
-    """The parts behind the bar, then the same with less and less in them."""
+def _forms_by_width(progress: TrainProgress, glyphs: Glyphs) -> Iterator[list[str]]:
+    """The parts after the bar, from the longest form to the shortest."""
     epoch = f"epoch {progress.epoch:.2f}"
     loss = "" if progress.loss is None else f"loss {progress.loss:#.3g}".rstrip(".")
     rate = "" if progress.learning_rate is None else f"lr {progress.learning_rate:.1e}"

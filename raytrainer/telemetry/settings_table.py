@@ -1,7 +1,7 @@
-"""How the table of requested against engaged looks.
+"""How the table of requested and applied settings looks.
 
-Every run prints it before its first step, so that nobody finds out afterwards that something fell back in silence.
-Decides layout only: what the rows say, and that a mismatch ends the run, is decided where the rows are made.
+Every run prints it before its first step, so that no setting falls back unnoticed. Decides layout only: what the rows
+say, and that a mismatch ends the run, is decided where the rows are made.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def engaged_table(rows: Sequence[EngagedRow], *, width: int = MAX_WIDTH, utf8: b
     """Draw rows of what | requested | engaged.
 
     Args:
-        rows: The rows in the order in which they are shown.
-        width: Columns that are there; at most ``MAX_WIDTH`` are used.
+        rows: The rows, in display order.
+        width: Available width [columns]; at most ``MAX_WIDTH`` are used.
         utf8: Whether box characters can be shown; None looks at ``sys.stdout``.
 
     Returns:
@@ -46,7 +46,7 @@ def engaged_table(rows: Sequence[EngagedRow], *, width: int = MAX_WIDTH, utf8: b
 
 
 def _column_widths(cells: Sequence[tuple[str, str, str]], width: int) -> list[int]:
-    """The natural width of each column; the widest ones shrink until the table fits."""
+    """The natural width of each column; the widest columns shrink until the table fits."""
     widths = [max(MIN_COLUMN, *(display_width(row[column]) for row in cells)) for column in range(3)]
     too_much = sum(widths) + 10 - width  # 4 edges and 6 blanks
     while too_much > 0 and max(widths) > MIN_COLUMN:
@@ -76,7 +76,7 @@ def _row(cells: tuple[str, str, str], widths: Sequence[int], glyphs: Glyphs) -> 
 
 
 def _wrap(cell: str, width: int) -> list[str]:
-    """Lines of at most ``width`` columns; breaks at blanks, and inside words that are too long."""
+    """Lines of at most ``width`` columns; breaks at spaces, and inside words that are too long."""
     if display_width(cell) <= width:
         return [cell]
     # Wide characters take two columns: wrapping at half the width is safe for them.

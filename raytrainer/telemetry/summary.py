@@ -1,7 +1,7 @@
-"""What the block at the end of a run says: how it ended, how good and how fast it was, and where everything lies.
+"""What the block at the end of a run says: how it ended, how good and how fast it was, and where everything is.
 
-A run that ends leaves one picture on the screen that answers the next question ("where is my model?"). Pure: it
-formats what it is given and looks at nothing on disk.
+The block answers the next question ("where is my model?") on one screen. Pure: it formats what it is given and does
+not look at the disk.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _SPEED_SUFFIXES = ("_runtime", "_samples_per_second", "_steps_per_second", "_mod
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFacts:
-    """Everything that the summary tells."""
+    """Everything that the summary shows."""
 
     step: int
     max_steps: int = 0
     """0 when unknown."""
     epoch: float | None = None
     interrupted: bool = False
-    metrics: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, object] = field(default_factory=dict[str, object])
     """What training returned: ``train_runtime``, ``train_samples_per_second``, ``train_loss``, ..."""
     last_loss: object | None = None
     """The last loss that was logged."""
-    eval_metrics: Mapping[str, object] = field(default_factory=dict)
+    eval_metrics: Mapping[str, object] = field(default_factory=dict[str, object])
     """The last evaluation, with its prefix in the keys."""
-    places: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict[str, str])
     """Label -> path."""
 
 
@@ -60,9 +60,9 @@ def run_summary(
 
     Args:
         facts: What happened.
-        width: Columns that are there.
+        width: Available width [columns].
         utf8: Whether the rule and the dots can be Unicode; None looks at ``sys.stdout``.
-        paint: Colours; none by default.
+        paint: Colors; none by default.
 
     Returns:
         Lines without a trailing newline. Paths are never cut or wrapped, so that they can be copied.
@@ -77,10 +77,10 @@ def run_summary(
         [(label, shorten_path(path)) for label, path in facts.places.items()],
     ]
     column = max(display_width(label) for group in groups for label, _ in group) + 2
-    colour = paint.good if status == "finished" else paint.warn
+    color = paint.good if status == "finished" else paint.warn
     title = f"{glyphs.rule * 2} {status} "
     rule = glyphs.rule * max(2, min(width, RULE_WIDTH) - len(title))
-    lines = [f"{paint.dim(glyphs.rule * 2)} {paint.bold(colour(status))} {paint.dim(rule)}"]
+    lines = [f"{paint.dim(glyphs.rule * 2)} {paint.bold(color(status))} {paint.dim(rule)}"]
     for index, group in enumerate(group for group in groups if group):
         if index:
             lines.append("")
@@ -103,7 +103,7 @@ def _steps(facts: RunFacts, dot: str) -> str:
 
 
 def _speed(facts: RunFacts, dot: str) -> list[tuple[str, str]]:
-    parts = []
+    parts: list[str] = []
     runtime = facts.metrics.get("train_runtime")
     if isinstance(runtime, int | float):
         parts.append(format_duration(runtime))
@@ -114,7 +114,7 @@ def _speed(facts: RunFacts, dot: str) -> list[tuple[str, str]]:
 
 
 def _losses(facts: RunFacts, dot: str) -> list[tuple[str, str]]:
-    parts = []
+    parts: list[str] = []
     if facts.last_loss is not None:
         parts.append(f"{format_value(facts.last_loss)} at the end")
     if "train_loss" in facts.metrics:
@@ -123,7 +123,7 @@ def _losses(facts: RunFacts, dot: str) -> list[tuple[str, str]]:
 
 
 def _evaluation(metrics: Mapping[str, object]) -> list[tuple[str, str]]:
-    """The metrics without their timings; what is no loss comes first, since that is what one looks for."""
+    """The metrics without their timings; losses come last, since other metrics are more interesting."""
     kept = [key for key in metrics if key != "epoch" and not key.endswith(_SPEED_SUFFIXES)]
     kept.sort(key=lambda key: key.endswith("_loss"))
     return [(key, format_value(metrics[key])) for key in kept]

@@ -1,7 +1,7 @@
 """How fast this rank trains.
 
-One addition per micro-batch; everything else happens when somebody reads. Knows nothing of other ranks: their
-readings are brought together where losses are.
+One addition per micro-batch; everything else happens when the rate is read. Knows nothing of other ranks: their
+readings are gathered together with the losses.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 
 class SpeedMeter:
-    """Counts samples, and tells their rate since the last reading.
+    """Counts samples, and computes their rate since the last reading.
 
     Args:
-        clock: Seconds of a clock that never goes back.
+        clock: A monotonic clock [s].
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,13 +32,13 @@ class SpeedMeter:
         return self._clock() - self._since
 
     def read(self) -> float:
-        """Return the rate since the last reading [samples/s] and start anew; 0 when no time has passed."""
+        """Return the rate since the last reading [samples/s] and start over; 0 when no time has passed."""
         elapsed_s = self.elapsed_s
         rate = self._num_samples / elapsed_s if elapsed_s > 0 else 0.0
         self.restart()
         return rate
 
     def restart(self) -> None:
-        """Forget what was counted; after an evaluation or a checkpoint, whose time is no training time."""
+        """Discard what was counted; after an evaluation or a checkpoint, whose time is not training time."""
         self._num_samples = 0
         self._since = self._clock()

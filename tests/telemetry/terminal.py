@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from raytrainer.telemetry.formatting import without_colour
+from raytrainer.telemetry.formatting import without_color
 
 
 class Stream(io.StringIO):
@@ -26,7 +26,7 @@ class Stream(io.StringIO):
     def screen(self) -> list[str]:
         """The lines that a terminal would show, without those that are empty at the end."""
         lines, column = [""], 0
-        for token in re.findall(r"\x1b\[K|[\r\n]|[^\x1b\r\n]", without_colour(self.getvalue())):
+        for token in re.findall(r"\x1b\[K|[\r\n]|[^\x1b\r\n]", without_color(self.getvalue())):
             if token == "\n":
                 lines.append("")
                 column = 0

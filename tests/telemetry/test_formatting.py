@@ -20,7 +20,7 @@ from raytrainer.telemetry.formatting import (
     format_value,
     glyphs_for,
     shorten_path,
-    wants_colour,
+    wants_color,
 )
 from tests.telemetry.terminal import Stream
 
@@ -100,14 +100,14 @@ def test_a_cut_is_never_wider_than_asked():
     assert [display_width(cut("훈련 loss", width)) for width in range(1, 10)] == [1, 1, 3, 3, 5, 6, 7, 8, 9]
 
 
-def test_colour_takes_no_columns():
+def test_color_takes_no_columns():
     assert display_width(Paint(on=True).warn("nan")) == 3
 
 
-def test_no_color_switches_colour_off(monkeypatch):
-    assert wants_colour(is_terminal=True)
+def test_no_color_switches_color_off(monkeypatch):
+    assert wants_color(is_terminal=True)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not wants_colour(is_terminal=True)
+    assert not wants_color(is_terminal=True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytrainer.telemetry.formatting import Paint, display_width, without_colour
+from raytrainer.telemetry.formatting import Paint, display_width, without_color
 from raytrainer.telemetry.loglines import LogLines
 
 PLAIN = Paint(on=False)
@@ -46,4 +46,4 @@ def test_an_evaluation_without_training_has_no_position():
 def test_nan_stands_out_and_stays_nan():
     line = LogLines(Paint(on=True)).format(1, 2, {"loss": float("nan")})
     assert "\x1b[33mnan" in line
-    assert without_colour(line) == "1/2  loss=nan"
+    assert without_color(line) == "1/2  loss=nan"

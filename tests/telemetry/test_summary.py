@@ -76,10 +76,10 @@ def test_without_utf8_the_summary_is_ascii():
     assert run_summary(facts(), utf8=False).isascii()
 
 
-def test_colour_changes_no_text():
-    from raytrainer.telemetry.formatting import without_colour
+def test_color_changes_no_text():
+    from raytrainer.telemetry.formatting import without_color
 
-    assert without_colour(run_summary(facts(), utf8=True, paint=Paint(on=True))) == run_summary(
+    assert without_color(run_summary(facts(), utf8=True, paint=Paint(on=True))) == run_summary(
         facts(), utf8=True
     )
 
