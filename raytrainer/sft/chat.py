@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from raytrainer.errors import ConfigurationError
@@ -105,29 +104,3 @@ def check_template(tokenizer: Any, *, marks_assistant: bool) -> None:
             "{% generation %} ... {% endgeneration %}. Put the marks around the assistant's content and the token that "
             "ends its turn (chat_template_path), or leave assistant_only_loss out."
         )
-
-
-def set_template(tokenizer: Any, path: str) -> None:
-    """Give a tokenizer the chat template of a Jinja file or of another tokenizer.
-
-    Raises:
-        ConfigurationError: If there is none, or it ends turns with a token that the tokenizer does not have.
-    """
-    if path.endswith((".jinja", ".j2")):
-        if not Path(path).is_file():
-            raise ConfigurationError(f"chat_template_path={path!r} is no file. Correct the path.")
-        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
-        return
-    from transformers import AutoTokenizer
-
-    source: Any = AutoTokenizer.from_pretrained(path)
-    if not source.chat_template:
-        raise ConfigurationError(f"The tokenizer at chat_template_path={path!r} has no chat template.")
-    missing = sorted(set(source.get_added_vocab()) - set(tokenizer.get_vocab()))
-    if any(token in str(source.chat_template) for token in missing) or source.eos_token in missing:
-        raise ConfigurationError(
-            f"The chat template of {path!r} uses the tokens {missing}, which this tokenizer does not have, and "
-            "embeddings are not resized here. Add the tokens and resize the model before you pass both."
-        )
-    tokenizer.chat_template = source.chat_template
-    tokenizer.eos_token = source.eos_token

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from raytrainer.errors import ConfigurationError
+from raytrainer.sft.config import SFTConfig
 from raytrainer.sft.packing import LENGTHS
 
 IGNORED = -100
@@ -76,3 +78,25 @@ class CausalCollator:
 def positions_of(lengths: list[int]) -> torch.Tensor:
     """Positions that restart at each piece, ``[sum of lengths]`` int64."""
     return torch.cat([torch.arange(length) for length in lengths])
+
+
+def collator_for(args: SFTConfig, own: Any, tokenizer: Any) -> Any:
+    """The user's collator, or ours.
+
+    Raises:
+        ConfigurationError: If the user's cannot know where packed examples end.
+    """
+    restarts = args.packs_training or args.packs_evaluation or args.padding_free
+    if own is not None:
+        if restarts:
+            raise ConfigurationError(
+                "data_collator= was given with packing or padding_free, and it does not know where the examples of a "
+                "block end. Leave one of them out."
+            )
+        return own
+    return CausalCollator(
+        pad_token_id=tokenizer.pad_token_id,
+        restarts_positions=restarts,
+        is_flat=args.padding_free,
+        pad_to_multiple_of=args.pad_to_multiple_of,  # pyright: ignore[reportArgumentType]
+    )

@@ -1,23 +1,21 @@
-"""Loading a causal language model for fine-tuning, preparing a quantized one, and putting an adapter on it.
+"""How a causal language model is loaded for fine-tuning, and which models and arguments do not fit each other.
 
-What is given by name is loaded where it is trained, the same on every worker: an adapter's first weights are drawn from
-the run's seed alone, and the random state of the process stays what it was.
+A model that is given by name is loaded where it is trained, the same on every worker.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.sft.adapter import check_peft
 from raytrainer.sft.config import SFTConfig
+from raytrainer.sft.quantization import is_quantized, quantized_without_adapter
 from raytrainer.worker.sharded_loading import class_of
 
 
@@ -54,86 +52,31 @@ def load_options(args: SFTConfig) -> dict[str, Any]:
     return options
 
 
-def is_quantized(model: Any) -> bool:
-    """Whether a model's weights are not in floating point, so that they cannot be trained."""
-    return getattr(model, "quantization_method", None) is not None or any(
-        getattr(model, name, False) for name in ("is_loaded_in_4bit", "is_loaded_in_8bit")
-    )
-
-
-def is_adapted(model: Any) -> bool:
-    """Whether a model has an adapter of peft."""
-    peft = sys.modules.get("peft")  # importing it takes seconds, and who has an adapter did
-    is_wrapped = peft is not None and isinstance(model, peft.PeftModel)
-    return is_wrapped or getattr(model, "_hf_peft_config_loaded", False)
-
-
-def equip(model: Any, peft_config: Any, *, seed: int) -> Any:
-    """Put an adapter on a model, if there is one to put, and make sure that something can be trained.
-
-    Args:
-        model: A model of transformers, or one that has an adapter.
-        peft_config: A ``peft.PeftConfig``, or None.
-        seed: The run's seed, from which the adapter's first weights are drawn.
+def check_model(args: SFTConfig, model: Any, peft_config: Any) -> None:
+    """Refuse what can be seen to be wrong before a model is loaded.
 
     Raises:
-        ConfigurationError: If the weights are quantized and there is no adapter, or two of them.
+        ConfigurationError: If arguments and model do not fit each other.
     """
-    if peft_config is None:
-        if is_quantized(model) and not is_adapted(model):
-            raise quantized_without_adapter(str(getattr(model, "quantization_method", "its loader")))
-        return model
-    check_peft(peft_config)
-    if is_adapted(model) or hasattr(model, "peft_config"):
+    is_named = isinstance(model, str | os.PathLike)
+    options = args.model_init_kwargs if isinstance(args.model_init_kwargs, Mapping) else {}
+    quantizes = options.get("quantization_config") is not None
+    if peft_config is not None:
+        check_peft(peft_config)
+    if options and not is_named:
         raise ConfigurationError(
-            "The model has an adapter, and peft_config= asks for another. Call model.merge_and_unload() first, or "
-            "leave peft_config out to train the adapter that is there."
+            f"model_init_kwargs has {sorted(options)}, and the model is not given by name, so nothing is loaded with "
+            "them. Pass the model's name, or load the model with them yourself."
         )
-    from peft import get_peft_model, prepare_model_for_kbit_training
-
-    if is_quantized(model):
-        # Norms and the head become fp32. Activation checkpointing is the trainer's to switch on.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    with seeded(seed, model):
-        return get_peft_model(model, peft_config)
-
-
-def check_peft(peft_config: Any) -> None:
-    """Check that peft is there and that a config is one of its.
-
-    Raises:
-        ConfigurationError: If not.
-    """
-    if importlib.util.find_spec("peft") is None:
+    if quantizes and peft_config is None:
+        raise quantized_without_adapter(type(options["quantization_config"]).__name__)
+    if (quantizes or is_quantized(model)) and (args.sharding is not None or args.zero is not None):
         raise ConfigurationError(
-            "peft_config= needs the package peft, which is not installed. Run: pip install 'raytrainer[sft]'"
+            "The model is quantized, and fsdp and deepspeed cut weights in pieces; that could not be tried here. Train "
+            "it with data parallelism, which every worker's whole copy of a quantized model allows."
         )
-    from peft import PeftConfig
-
-    if not isinstance(peft_config, PeftConfig):
+    if is_named and args.sharding is not None and args.sharding.loads_on_meta and (options or peft_config):
         raise ConfigurationError(
-            f"peft_config= is a {type(peft_config).__name__}, where a peft.PeftConfig was expected, for instance "
-            "LoraConfig()."
+            "fsdp with cpu_ram_efficient_loading loads shards of a plain model, without model_init_kwargs and without "
+            "an adapter. Leave cpu_ram_efficient_loading out."
         )
-    if peft_config.is_prompt_learning:
-        raise ConfigurationError(
-            f"peft_config= is a {type(peft_config).__name__}, which puts tokens before each row: positions "
-            "and labels shift; that could not be tried with blocks. Use LoraConfig or another adapter of weights."
-        )
-
-
-def quantized_without_adapter(by: str) -> ConfigurationError:
-    """The error for a model whose weights cannot move."""
-    return ConfigurationError(
-        f"The model's weights are quantized ({by}), and rounded weights cannot take small steps. Pass "
-        "peft_config=LoraConfig(...) to train an adapter on them, or load the model without quantization_config."
-    )
-
-
-@contextmanager
-def seeded(seed: int, model: nn.Module) -> Iterator[None]:
-    """Draw from a seed, and give back the random state."""
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
-        torch.manual_seed(seed)
-        yield

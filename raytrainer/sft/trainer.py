@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from raytrainer.arguments.aliases import trainer_keyword
-from raytrainer.errors import ConfigurationError
 from raytrainer.layout.flat_runs import is_cut
 from raytrainer.preflight.facts import overrides_of
+from raytrainer.sft.adapter import add_adapter, is_adapted
 from raytrainer.sft.block_isolation import check_isolation
-from raytrainer.sft.chat import set_template
-from raytrainer.sft.collator import CausalCollator
+from raytrainer.sft.collator import CausalCollator, collator_for
 from raytrainer.sft.config import SFTConfig, as_sft_config
-from raytrainer.sft.dft import dft_loss
-from raytrainer.sft.model import (
-    check_peft,
-    equip,
-    is_adapted,
-    is_quantized,
-    load_causal_model,
-    quantized_without_adapter,
-)
+from raytrainer.sft.loss import loss_function
+from raytrainer.sft.metrics import TokenTally, num_tokens_of
+from raytrainer.sft.model import check_model, load_causal_model
 from raytrainer.sft.packing import LENGTHS, PackingReport
 from raytrainer.sft.preparation import Preparation
-from raytrainer.sft.token_counts import TokenTally, num_tokens_of
+from raytrainer.sft.quantization import take_quantization
+from raytrainer.sft.tokenizer import load_tokenizer, set_tokens
 from raytrainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -110,7 +102,7 @@ class SFTTrainer(Trainer):
             set_tokens(tokenizer, options)
         self.preparation = Preparation(options, tokenizer, formatting_func)
         if isinstance(model, nn.Module):
-            model = equip(model, peft_config, seed=options.seed)
+            model = add_adapter(model, peft_config, seed=options.seed)
         super().__init__(
             model=model,
             args=options,
@@ -214,11 +206,11 @@ class SFTTrainer(Trainer):
     def _load_named_model(self, name: str) -> Any:
         device = self.args.device if self.args.is_resolved else None
         model = load_causal_model(name, self.args, device=device)
-        return equip(model, self.peft_config, seed=self.args.seed)
+        return add_adapter(model, self.peft_config, seed=self.args.seed)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Make a model with ``model_init``, and put the adapter on it."""
-        return equip(super().call_model_init(trial), self.peft_config, seed=self.args.seed)
+        return add_adapter(super().call_model_init(trial), self.peft_config, seed=self.args.seed)
 
     def _export_weights(self) -> dict[str, Any]:
         weights = super()._export_weights()
@@ -298,144 +290,3 @@ class SFTTrainer(Trainer):
     def _user_attributes(self) -> dict[str, Any]:
         own = {"preparation", "peft_config", "_tally", "_eval_tally", "_is_isolated"}
         return {name: value for name, value in super()._user_attributes().items() if name not in own}
-
-
-def take_quantization(args: SFTConfig, config: Any) -> None:
-    """Write ``quantization_config=`` into the keywords of ``from_pretrained``.
-
-    Raises:
-        ConfigurationError: If they have one.
-    """
-    if config is None:
-        return
-    options = dict(args.model_init_kwargs) if isinstance(args.model_init_kwargs, Mapping) else {}
-    if options.get("quantization_config") not in (None, config):
-        raise ConfigurationError(
-            "quantization_config= and model_init_kwargs both have a quantization_config. Keep one of them."
-        )
-    args.model_init_kwargs = {**options, "quantization_config": config}
-
-
-def check_model(args: SFTConfig, model: Any, peft_config: Any) -> None:
-    """Refuse what can be seen to be wrong before a model is loaded.
-
-    Raises:
-        ConfigurationError: If arguments and model do not fit each other.
-    """
-    is_named = isinstance(model, str | os.PathLike)
-    options = args.model_init_kwargs if isinstance(args.model_init_kwargs, Mapping) else {}
-    quantizes = options.get("quantization_config") is not None
-    if peft_config is not None:
-        check_peft(peft_config)
-    if options and not is_named:
-        raise ConfigurationError(
-            f"model_init_kwargs has {sorted(options)}, and the model is not given by name, so nothing is loaded with "
-            "them. Pass the model's name, or load the model with them yourself."
-        )
-    if quantizes and peft_config is None:
-        raise quantized_without_adapter(type(options["quantization_config"]).__name__)
-    if (quantizes or is_quantized(model)) and (args.sharding is not None or args.zero is not None):
-        raise ConfigurationError(
-            "The model is quantized, and fsdp and deepspeed cut weights in pieces; that could not be tried here. Train "
-            "it with data parallelism, which every worker's whole copy of a quantized model allows."
-        )
-    if is_named and args.sharding is not None and args.sharding.loads_on_meta and (options or peft_config):
-        raise ConfigurationError(
-            "fsdp with cpu_ram_efficient_loading loads shards of a plain model, without model_init_kwargs and without "
-            "an adapter. Leave cpu_ram_efficient_loading out."
-        )
-
-
-def load_tokenizer(model: Any, args: SFTConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that lies beside a model.
-
-    Raises:
-        ConfigurationError: If nobody knows where, or there is none.
-    """
-    name = str(model) if isinstance(model, str | os.PathLike) else ""
-    if isinstance(model, nn.Module):
-        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    if not name:
-        raise ConfigurationError(
-            "No tokenizer was given, and the model does not say where it came from (config._name_or_path is empty). "
-            "Pass processing_class=tokenizer."
-        )
-    given = args.model_init_kwargs if isinstance(args.model_init_kwargs, Mapping) else {}
-    options = {key: given[key] for key in ("revision", "subfolder", "gguf_file") if key in given}
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=args.trust_remote_code, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(
-            f"No tokenizer was given, and none can be loaded from {name!r}, where the model came from: "
-            f"{str(error).splitlines()[0]} Pass processing_class=tokenizer."
-        ) from error
-
-
-def set_tokens(tokenizer: Any, args: SFTConfig) -> None:
-    """Give a tokenizer the tokens and the chat template that the arguments name, and one to fill rows up with.
-
-    Raises:
-        ConfigurationError: If it is no tokenizer, or does not have them.
-    """
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ConfigurationError(
-            f"processing_class= is a {type(tokenizer).__name__}, where a tokenizer was expected: models that see "
-            "or hear are not available in this version of raytrainer's SFTTrainer. Pass its tokenizer for texts."
-        )
-    if args.chat_template_path is not None:
-        set_template(tokenizer, args.chat_template_path)
-    for name in ("eos_token", "pad_token"):
-        token = getattr(args, name)
-        if token is None:
-            continue
-        if token not in tokenizer.get_vocab():
-            raise ConfigurationError(
-                f"{name}={token!r} is no token of the {type(tokenizer).__name__}. Take one of its vocabulary; a new "
-                "one needs a row of the model's embeddings."
-            )
-        setattr(tokenizer, name, token)
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ConfigurationError(
-                f"The {type(tokenizer).__name__} has no token to fill rows up with, and none that ends a text. Set "
-                "pad_token and eos_token to tokens of its vocabulary."
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-
-
-def collator_for(args: SFTConfig, own: Any, tokenizer: Any) -> Any:
-    """The user's collator, or ours.
-
-    Raises:
-        ConfigurationError: If the user's cannot know where packed examples end.
-    """
-    restarts = args.packs_training or args.packs_evaluation or args.padding_free
-    if own is not None:
-        if restarts:
-            raise ConfigurationError(
-                "data_collator= was given with packing or padding_free, and it does not know where the examples of a "
-                "block end. Leave one of them out."
-            )
-        return own
-    return CausalCollator(
-        pad_token_id=tokenizer.pad_token_id,
-        restarts_positions=restarts,
-        is_flat=args.padding_free,
-        pad_to_multiple_of=args.pad_to_multiple_of,  # pyright: ignore[reportArgumentType]
-    )
-
-
-def loss_function(args: SFTConfig, own: Any) -> Any:
-    """The function of logits and labels that is the loss; None for the model's own.
-
-    Raises:
-        ConfigurationError: If there are two.
-    """
-    if args.loss_type != "dft":
-        return own
-    if own is not None or args.label_smoothing_factor > 0:
-        raise ConfigurationError(
-            "loss_type='dft' is a loss of its own, and compute_loss_func= or label_smoothing_factor asks for another. "
-            "Keep one of them."
-        )
-    return dft_loss
