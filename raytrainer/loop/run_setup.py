@@ -6,7 +6,7 @@ built on the wrapped model's parameters, and the schedule on the raw optimizer.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from raytrainer.backends.base import Backend
 from raytrainer.callbacks.saved_states import restore_states
 from raytrainer.checkpoint.model_files import load_model_weights
 from raytrainer.checkpoint.state_files import load_optimizer_files, load_trainer_state
+from raytrainer.loop.loop_state import LoopState, read_loop_state
 from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.loss_meter import LossMeter
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
-from raytrainer.loop.saving import LOOP_STATE_NAME
 from raytrainer.optim.catalogue import check_backend, look_up, reduces
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
@@ -71,8 +71,10 @@ def open_run(
         )
     trainer.state = fresh_state(trainer, plan)
     cursor = Cursor()
+    saved: LoopState | None = None
     if checkpoint is not None:
-        cursor = restore_state(trainer, plan, checkpoint, is_restart=is_restart)
+        saved = read_loop_state(checkpoint)
+        cursor = restore_state(trainer, plan, checkpoint, saved, is_restart=is_restart)
     set_references(trainer, plan, loader)
     run = TrainRun(
         trainer=trainer,
@@ -101,11 +103,9 @@ def open_run(
         updates_in_backward=hasattr(trainer.optimizer, "take_grad_norm"),
         rng_checkpoint=str(checkpoint) if checkpoint is not None and not args.ignore_data_skip else None,
     )
-    saved = None
-    if checkpoint is not None:
-        restore_window(run, checkpoint)
-        saved = read_loop_state(checkpoint)
-    trainer._restore_task_state((saved or {}).get("task", {}))
+    if saved is not None:
+        restore_window(run, saved)
+    trainer._restore_task_state(saved.task if saved is not None else {})
     return run
 
 
@@ -155,8 +155,21 @@ def fresh_state(trainer: TrainerProtocol, plan: TrainPlan) -> TrainerState:
     return state
 
 
-def restore_state(trainer: TrainerProtocol, plan: TrainPlan, checkpoint: Path, *, is_restart: bool) -> Cursor:
-    """Take over the public state of a checkpoint; return where its data stood."""
+def restore_state(
+    trainer: TrainerProtocol, plan: TrainPlan, checkpoint: Path, saved: LoopState | None, *, is_restart: bool
+) -> Cursor:
+    """Take over the public state of a checkpoint.
+
+    Args:
+        trainer: Gets the state.
+        plan: Of this run.
+        checkpoint: What the run goes on from.
+        saved: What the checkpoint keeps of the loop; None in one that transformers wrote.
+        is_restart: The checkpoint is of an earlier attempt of this run.
+
+    Returns:
+        Where the data stood.
+    """
     args = trainer.args
     state = load_trainer_state(checkpoint)
     trainer.state = state
@@ -172,7 +185,6 @@ def restore_state(trainer: TrainerProtocol, plan: TrainPlan, checkpoint: Path, *
         trainer.control = restore_states(trainer.callback_handler, trainer.control, saved_states)
     if args.ignore_data_skip:
         return Cursor(epoch=state.global_step // plan.steps_per_epoch)
-    saved = read_loop_state(checkpoint)
     if saved is not None:
         return rescaled(saved, plan)
     epoch, micro_batches = plan.position_at(state.global_step)
@@ -180,22 +192,16 @@ def restore_state(trainer: TrainerProtocol, plan: TrainPlan, checkpoint: Path, *
     return Cursor(epoch=epoch, micro_batches=micro_batches, samples_before=before)
 
 
-def read_loop_state(checkpoint: Path) -> dict[str, Any] | None:
-    """Our own part of a checkpoint; None in one that transformers wrote."""
-    path = checkpoint / LOOP_STATE_NAME
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def rescaled(saved: dict[str, Any], plan: TrainPlan) -> Cursor:
+def rescaled(saved: LoopState, plan: TrainPlan) -> Cursor:
     """The saved position in samples, in micro-batches of this plan."""
-    cursor = Cursor(**saved["cursor"])
-    if saved["round_size"] != plan.round_size:
-        samples = cursor.micro_batches * saved["round_size"]
+    cursor = dataclasses.replace(saved.cursor)
+    if saved.round_size != plan.round_size:
+        samples = cursor.micro_batches * saved.round_size
         cursor.micro_batches = samples // plan.round_size
         logger.warning(
             "The checkpoint was saved with %d samples per micro-batch over all workers, and this run takes %d; the "
             "data go on at sample %d of epoch %d.",
-            saved["round_size"],
+            saved.round_size,
             plan.round_size,
             cursor.micro_batches * plan.round_size,
             cursor.epoch,
@@ -203,25 +209,22 @@ def rescaled(saved: dict[str, Any], plan: TrainPlan) -> Cursor:
     return cursor
 
 
-def restore_window(run: TrainRun, checkpoint: Path) -> None:
+def restore_window(run: TrainRun, saved: LoopState) -> None:
     """Go on with the log window that the checkpoint cut in two."""
-    saved = read_loop_state(checkpoint)
-    if saved is None:
-        return
     if run.args.torch_compile:
         # The watched forward pass is not compiled: it would compute other bits than that of a run that goes on.
-        run.scaling.remember(saved.get("model_divides"))
+        run.scaling.remember(saved.model_divides)
     if not run.args.ignore_data_skip:
-        run.stream_position = saved.get("stream")
-    run.meter.restore_window(saved["window_sum"], saved["logged_step"])
+        run.stream_position = saved.stream
+    run.meter.restore_window(saved.window_sum, saved.logged_step)
     if run.is_restart:
         # The same train() call goes on: its totals are those of all of its attempts.
-        run.meter.first_step = saved["first_step"]
-        run.meter.logged_total = saved["logged_total"]
-        run.reported_bad_loss = saved["reported_bad_loss"]
+        run.meter.first_step = saved.first_step
+        run.meter.logged_total = saved.logged_total
+        run.reported_bad_loss = saved.reported_bad_loss
     elif run.meter.logged_step < run.meter.first_step:
         # A new train() call reports its own mean loss, without what the window holds from before.
-        run.meter.logged_total = -saved["window_sum"]
+        run.meter.logged_total = -saved.window_sum
 
 
 def set_references(trainer: TrainerProtocol, plan: TrainPlan, loader: Any) -> None:

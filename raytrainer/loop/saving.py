@@ -7,9 +7,7 @@ directory of it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,9 @@ from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.checkpoint.state_files import save_optimizer_files, save_trainer_state
 from raytrainer.data.position import stream_position
 from raytrainer.loop.boundary import gather_rows
+from raytrainer.loop.loop_state import LoopState
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import CheckpointCommitted
-
-LOOP_STATE_NAME = "loop_state.json"
 
 
 def run_directory(args: TrainingArguments) -> Path:
@@ -52,7 +49,7 @@ def save_checkpoint(run: TrainRun) -> Path:
     of_task = trainer._task_state()
 
     def write_states(target: Path) -> list[Path]:
-        return write_state_files(run, target, {**loop_state(run, window), "task": of_task})
+        return write_state_files(run, target, loop_state(run, window, of_task))
 
     parts = [
         functools.partial(write_weights, run),
@@ -103,7 +100,7 @@ def write_optimizer_shards(run: TrainRun, target: Path) -> list[Path]:
     return save_sharded_optimizer(run.trainer.model, run.trainer.optimizer, target)
 
 
-def write_state_files(run: TrainRun, target: Path, loops: dict[str, Any]) -> list[Path]:
+def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Path]:
     """This rank: write its random state; rank 0: also what exists once."""
     trainer, args, runtime = run.trainer, run.args, run.runtime
     written: list[Path] = []
@@ -118,8 +115,7 @@ def write_state_files(run: TrainRun, target: Path, loops: dict[str, Any]) -> lis
             scheduler=trainer.lr_scheduler,
             scaler=trainer.accelerator.scaler,
         )
-        (target / LOOP_STATE_NAME).write_text(json.dumps(loops, indent=2) + "\n")
-        written.append(target / LOOP_STATE_NAME)
+        written.append(state.write(target))
     written.append(
         save_trainer_state(
             target,
@@ -130,16 +126,23 @@ def write_state_files(run: TrainRun, target: Path, loops: dict[str, Any]) -> lis
     return written
 
 
-def loop_state(run: TrainRun, window: float) -> dict[str, Any]:
-    """What the anchor's files have no place for: the exact data position, and the log window that is open."""
-    return {
-        "cursor": dataclasses.asdict(run.cursor),
-        "round_size": run.plan.round_size,
-        "stream": stream_position(run.loader, run.cursor.micro_batches),
-        "window_sum": window,
-        "logged_step": run.meter.logged_step,
-        "logged_total": run.meter.logged_total,
-        "first_step": run.meter.first_step,
-        "reported_bad_loss": run.reported_bad_loss,
-        "model_divides": run.scaling.seen,
-    }
+def loop_state(run: TrainRun, window_sum: float, task: dict[str, Any]) -> LoopState:
+    """Where the loop stands.
+
+    Args:
+        run: The run.
+        window_sum: Mean over ranks of the losses since the last log, summed over steps.
+        task: What the trainer of one task keeps.
+    """
+    return LoopState(
+        cursor=run.cursor,
+        round_size=run.plan.round_size,
+        stream=stream_position(run.loader, run.cursor.micro_batches),
+        window_sum=window_sum,
+        logged_step=run.meter.logged_step,
+        logged_total=run.meter.logged_total,
+        first_step=run.meter.first_step,
+        reported_bad_loss=run.reported_bad_loss,
+        model_divides=run.scaling.seen,
+        task=task,
+    )

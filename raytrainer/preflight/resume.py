@@ -14,6 +14,7 @@ from torch import nn
 from raytrainer.checkpoint.model_match import check_matches_model
 from raytrainer.checkpoint.scan import check_resumable, named_checkpoint, newest_checkpoint
 from raytrainer.errors import CheckpointError
+from raytrainer.loop.loop_state import read_loop_state
 from raytrainer.preflight.facts import TrainerFacts
 
 logger = logging.getLogger(__name__)
@@ -43,5 +44,6 @@ def check_resume(facts: TrainerFacts, requested: str | bool | None) -> None:
     else:
         checkpoint = named_checkpoint(run_dir, requested)
         check_resumable(checkpoint)
+    read_loop_state(checkpoint)
     if isinstance(facts.model, nn.Module):
         check_matches_model(checkpoint, facts.model)

@@ -1,0 +1,100 @@
+"""What a checkpoint keeps of the loop, in ``loop_state.json``: the files of transformers have no place for it.
+
+The exact position in the data, the log window that the checkpoint cuts in two, and what a trainer of one task adds.
+The file is written and read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raytrainer.errors import CheckpointError
+from raytrainer.loop.plan import Cursor
+
+NAME = "loop_state.json"
+FORMAT = 1
+"""Of the file. Files without a number are older; they may lack ``stream``, ``model_divides`` and ``task``."""
+_NOT_IN_THE_FIRST_FILES = frozenset({"stream", "model_divides", "task"})
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopState:
+    """Where the loop of a run stands."""
+
+    cursor: Cursor
+    round_size: int
+    """Samples of one micro-batch over all ranks, in which the cursor counts [samples]."""
+    stream: dict[str, Any] | None = None
+    """Position of a dataset that is a stream; None for one with a length."""
+    window_sum: float
+    """Mean over ranks of the losses since the last log, summed over steps."""
+    logged_step: int
+    """Step of the last log."""
+    logged_total: float
+    """Sum of the losses that were logged, over steps."""
+    first_step: int
+    """Step at which this ``train()`` call began."""
+    reported_bad_loss: bool
+    """A loss that is not finite has been reported."""
+    model_divides: bool | None = None
+    """The model was seen to divide its loss by ``num_items_in_batch``; None if nothing was seen."""
+    task: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the trainer of one task (``SFTTrainer``) keeps."""
+
+    def write(self, directory: Path) -> Path:
+        """Write the file into a directory; return its path."""
+        path = directory / NAME
+        path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n")
+        return path
+
+
+def read_loop_state(checkpoint: Path) -> LoopState | None:
+    """Read the file of a checkpoint; None in one that transformers wrote.
+
+    Raises:
+        CheckpointError: If it is damaged, or another version of raytrainer wrote what this one cannot read.
+    """
+    path = checkpoint / NAME
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}. {_WHAT_TO_DO}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected an object. {_WHAT_TO_DO}")
+    saved: dict[str, Any] = {str(key): value for key, value in found.items()}
+    number = saved.pop("format", 0)
+    if number not in range(FORMAT + 1):
+        raise CheckpointError(
+            f"{path} has format {number!r}, and this version of raytrainer reads formats up to {FORMAT}. {_WHAT_TO_DO}"
+        )
+    optional: frozenset[str] = _NOT_IN_THE_FIRST_FILES if number == 0 else frozenset()
+    _check_keys(path, "", saved, names=_names_of(LoopState), optional=optional)
+    if not isinstance(saved["cursor"], dict):
+        raise CheckpointError(f"{path} has a cursor that is not an object. {_WHAT_TO_DO}")
+    cursor: dict[str, Any] = saved["cursor"]
+    _check_keys(path, "cursor.", cursor, names=_names_of(Cursor), optional=frozenset())
+    return LoopState(**{**saved, "cursor": Cursor(**cursor)})
+
+
+_WHAT_TO_DO = "Resume from another checkpoint, or with the version of raytrainer that wrote this one."
+
+
+def _names_of(kind: type[LoopState] | type[Cursor]) -> list[str]:
+    return [one.name for one in dataclasses.fields(kind)]
+
+
+def _check_keys(
+    path: Path, prefix: str, found: dict[str, Any], *, names: Iterable[str], optional: frozenset[str]
+) -> None:
+    unknown = sorted(found.keys() - set(names))
+    missing = sorted(set(names) - found.keys() - optional)
+    said = [f"unknown {prefix}{name}" for name in unknown] + [f"no {prefix}{name}" for name in missing]
+    if said:
+        raise CheckpointError(f"{path} has {', '.join(said)}. {_WHAT_TO_DO}")
