@@ -1,7 +1,10 @@
-"""Requested against engaged: the table of a run, and the error when they differ.
+"""Which settings a run applies, against those that were requested: the table of a run, and an error if they differ.
 
-Each row is read off the objects that train, not off the arguments that asked for them.
+Each row is read from the objects that train, not from the arguments that asked for them.
 """
+
+# pyright: reportPrivateUsage=false
+# The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
 
 
 def data_rows(run: TrainRun) -> list[EngagedRow]:
-    """How samples reach the ranks, where that is not each rank reading its part of filled-up rounds."""
+    """How samples reach the ranks, unless each rank simply reads its part of filled-up rounds."""
     args, loader = run.args, run.loader
     if run.runtime.world_size == 1:
         return []
@@ -70,7 +73,7 @@ def data_rows(run: TrainRun) -> list[EngagedRow]:
         return (
             [EngagedRow(what="batches", requested="data", engaged="the user's own loader")] if asked else []
         )
-    rows = []
+    rows: list[EngagedRow] = []
     if deals_out(args) or loader.is_dealt:
         rows.append(
             EngagedRow(
@@ -93,14 +96,14 @@ def data_rows(run: TrainRun) -> list[EngagedRow]:
 
 
 def optimizer_row(run: TrainRun) -> EngagedRow:
-    """What steps the weights, and on how many of them."""
+    """The optimizer, and the number of parameters that it steps."""
     trainer = run.trainer
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     zero = zero_of(trainer.optimizer)
     groups = (
         [group["params"] for group in optimizer.param_groups]
         if zero is None
-        else groups_of(zero)  # what it was given, and not the runs that this rank steps
+        else groups_of(zero)  # all that it was given, not only the runs that this rank steps
     )
     trained = sum(shape_of(parameter).numel() for group in groups for parameter in group)
     wanted = str(getattr(run.args.optim, "value", run.args.optim))
@@ -122,15 +125,15 @@ def _own_name(run: TrainRun) -> str:
 
 
 def check_engaged(rows: list[EngagedRow]) -> None:
-    """Stop a run that would not do what it was asked for.
+    """Stop a run that would not do what was requested.
 
     Raises:
-        EngagementError: If a row does not hold what was requested.
+        EngagementError: If a row differs from what was requested.
     """
     broken = [row for row in rows if not row.ok]
     if broken:
         found = "; ".join(f"{row.what}: requested {row.requested}, engaged {row.engaged}" for row in broken)
         raise EngagementError(
-            f"What was requested is not what would run: {found}. Change the arguments to what this machine gives, or "
-            "run where what they ask for is there."
+            f"What was requested is not what would run: {found}. Change the arguments to what this machine supports, "
+            "or run on machines that support them."
         )

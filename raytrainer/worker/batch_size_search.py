@@ -1,6 +1,6 @@
-"""Attempts of one ``train()`` call under ``auto_find_batch_size``: what is put back between them.
+"""Which micro-batch size fits into memory, for ``auto_find_batch_size``: attempts of one ``train()`` call.
 
-The arguments hold the sizes of the attempt while it lasts, and those of the user afterwards.
+The arguments hold the sizes of an attempt while it lasts, and those of the user afterwards.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from raytrainer.worker.setup import build_model
 logger = logging.getLogger(__name__)
 
 
-def train_what_fits(
+def search_batch_size(
     trainer: TrainerProtocol, runtime: Runtime, attempt: Callable[[BatchSizes, bool], TrainOutput]
 ) -> TrainOutput:
-    """All ranks: train with smaller micro-batches until one fits.
+    """All ranks: train, with smaller micro-batches after each attempt that does not fit into memory.
 
     Args:
         trainer: With its model.
         runtime: Where this rank runs.
-        attempt: Trains from the beginning, or from this run's last checkpoint; is told the sizes that were requested,
-            and whether it was tried before.
+        attempt: Trains from the beginning, or from this run's last checkpoint. Its arguments are the sizes that were
+            requested, and whether an attempt came before.
 
     Raises:
         ConfigurationError: If not even one sample fits.
     """
     args = trainer.args
     requested = sizes_of(args)
-    start = Start(trainer, runtime)
+    start = StartState(trainer, runtime)
     is_again = False
     try:
         while True:
@@ -55,7 +55,7 @@ def train_what_fits(
                 return attempt(requested, is_again)
             except OutOfMemory:
                 step = trainer.state.global_step + 1
-            # Outside of the handler, which kept alive what the attempt had made.
+            # Outside the handler, which kept the objects of the attempt alive.
             tried = sizes_of(args)
             smaller = tried.smaller()
             if smaller is None:
@@ -63,16 +63,23 @@ def train_what_fits(
                     f"A micro-batch of one sample does not fit into the memory of a worker (step {step}). Use a "
                     "smaller model, shorter samples, activation_checkpointing=True, bf16=True, or fsdp=True."
                 )
-            tell(runtime, tried, smaller, step)
+            report_smaller(runtime, tried, smaller, step)
             set_sizes(args, smaller)
-            start.bring_back(trainer, runtime)
+            start.restore(trainer, runtime)
             is_again = True
     finally:
         set_sizes(args, requested)
 
 
-def tell(runtime: Runtime, tried: BatchSizes, smaller: BatchSizes, step: int) -> None:
-    """Say what did not fit and what comes next."""
+def report_smaller(runtime: Runtime, tried: BatchSizes, smaller: BatchSizes, step: int) -> None:
+    """Report which sizes did not fit and which come next.
+
+    Args:
+        runtime: Where this rank runs.
+        tried: Sizes that did not fit.
+        smaller: Sizes of the next attempt.
+        step: The step that ran out of memory.
+    """
     text = (
         f"Out of memory in step {step} with {tried.per_device} x {tried.accumulation} samples a step on each worker; "
         f"going on with {smaller.per_device} x {smaller.accumulation}, which is the same global batch."
@@ -95,8 +102,8 @@ def set_sizes(args: TrainingArguments, sizes: BatchSizes) -> None:
     args.gradient_accumulation_steps = sizes.accumulation
 
 
-def take_saved_sizes(args: TrainingArguments, checkpoint: Path | None) -> None:
-    """Begin with what fitted when a checkpoint was saved, instead of finding it out again."""
+def apply_saved_sizes(args: TrainingArguments, checkpoint: Path | None) -> None:
+    """Begin with the sizes that fitted when a checkpoint was saved, instead of searching again."""
     if checkpoint is None:
         return
     saved, now = load_trainer_state(checkpoint).train_batch_size, sizes_of(args)
@@ -105,8 +112,8 @@ def take_saved_sizes(args: TrainingArguments, checkpoint: Path | None) -> None:
         set_sizes(args, BatchSizes(per_device=saved, accumulation=now.accumulation * factor))
 
 
-class Start:
-    """What a run begins from, kept on the CPU, so that it can begin again."""
+class StartState:
+    """The state that a run begins from, kept on the CPU, so that it can begin again."""
 
     def __init__(self, trainer: TrainerProtocol, runtime: Runtime) -> None:
         self._weights = None
@@ -119,8 +126,8 @@ class Start:
         self._directory = tempfile.TemporaryDirectory(prefix="raytrainer-start-")
         save_rng(self._directory.name, rank=runtime.rank, world_size=runtime.world_size)
 
-    def bring_back(self, trainer: TrainerProtocol, runtime: Runtime) -> None:
-        """All ranks: make the trainer what it was."""
+    def restore(self, trainer: TrainerProtocol, runtime: Runtime) -> None:
+        """All ranks: put the trainer back to where it began."""
         trainer.model.zero_grad(set_to_none=True)
         if self._weights is None:
             build_model(trainer)

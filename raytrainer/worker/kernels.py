@@ -1,8 +1,8 @@
-"""How a model computes on this rank: Liger's kernels put into it, then compiled.
+"""How a model computes on this rank: with Liger's kernels, and compiled.
 
 Both change the user's module in place, before any backend wraps it. So the names of its weights stay what they are,
-training, evaluation and prediction use the same code, and DDP, FSDP2 and ZeRO find the module that they know.
-torch compiles when the module is first called, that is after it was sharded.
+training, evaluation and prediction use the same code, and DDP, FSDP2 and ZeRO find the module that they expect.
+torch compiles at the first call of the module, after it was sharded.
 """
 
 from __future__ import annotations
@@ -13,25 +13,29 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import liger
-from transformers.trainer_utils import unwrap_peft_model
+from transformers.trainer_utils import (
+    unwrap_peft_model,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 from raytrainer.telemetry.events import EngagedRow
 
 
-def equip(model: nn.Module, args: TrainingArguments) -> None:
+def apply_kernels(model: nn.Module, args: TrainingArguments) -> None:
     """Give a model the kernels that resolved arguments ask for.
 
     Raises:
-        ConfigurationError: If this process lacks what that takes.
+        ConfigurationError: If this process lacks a device, a package or a compiler that they need.
     """
     keep_differentiable(model)
     if args.use_liger_kernel:
-        put_in_liger(model, args)
+        apply_liger(model, args)
     if args.torch_compile:
         check_compiler(str(args.torch_compile_backend), args.device)
-        model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        model.compile(  # pyright: ignore[reportUnknownMemberType]
+            backend=args.torch_compile_backend, mode=args.torch_compile_mode
+        )
 
 
 def keep_differentiable(model: nn.Module) -> None:
@@ -49,36 +53,38 @@ def keep_differentiable(model: nn.Module) -> None:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether calling a module runs what torch compiled of it."""
-    return model._compiled_call_impl is not None
+    """Whether a call of the module runs compiled code."""
+    return getattr(model, "_compiled_call_impl", None) is not None
 
 
-def put_in_liger(model: nn.Module, args: TrainingArguments) -> None:
-    """Replace a model's layers by Liger's.
+def apply_liger(model: nn.Module, args: TrainingArguments) -> None:
+    """Replace layers of a model by Liger's.
 
     Raises:
-        ConfigurationError: Without a GPU, without the package, or for a model that is none of transformers.
+        ConfigurationError: Without a GPU, without the package, or if the model is not one of transformers.
     """
     if args.device.type == "cpu":
         raise ConfigurationError(
             f"use_liger_kernel=True, but rank {args.process_index} runs on {args.device}: Liger's kernels are written "
             "in Triton, which runs on GPUs only. Leave use_liger_kernel out, or train on GPUs."
         )
-    if not liger.is_liger_kernel_available():
+    if not liger.is_liger_kernel_available():  # pyright: ignore[reportPrivateImportUsage]
         raise ConfigurationError(
             "use_liger_kernel=True needs the package liger-kernel on the workers, which is not installed or too old. "
             "Run: pip install -U liger-kernel"
         )
     if not isinstance(unwrap_peft_model(model), PreTrainedModel):
         raise ConfigurationError(
-            f"use_liger_kernel=True replaces layers of transformers' models, and {type(model).__name__} is none. Leave "
-            "use_liger_kernel out."
+            f"use_liger_kernel=True replaces layers of models of transformers, and {type(model).__name__} is not one. "
+            "Leave use_liger_kernel out."
         )
-    liger.apply_liger_kernel(model, args.liger_kernel_config)
+    liger.apply_liger_kernel(  # pyright: ignore[reportUnknownMemberType]
+        model, args.liger_kernel_config
+    )
 
 
 def check_compiler(backend: str, device: torch.device) -> None:
-    """Check that this process has the compiler that inductor calls.
+    """Check that this process has the compiler that inductor needs.
 
     Raises:
         ConfigurationError: If it is missing.
@@ -100,14 +106,14 @@ def check_compiler(backend: str, device: torch.device) -> None:
 
         if not has_triton():
             raise ConfigurationError(
-                "torch_compile_backend='inductor' compiles with Triton on a GPU, which is not installed or does not "
-                "know this GPU. Run: pip install triton; or use torch_compile_backend='aot_eager'."
+                "torch_compile_backend='inductor' compiles with Triton on a GPU, and Triton is not installed or does "
+                "not support this GPU. Run: pip install triton; or use torch_compile_backend='aot_eager'."
             )
 
 
 def kernel_rows(model: nn.Module, args: TrainingArguments) -> list[EngagedRow]:
-    """What of it is on, for the table of a run."""
-    rows = []
+    """The kernels that were asked for and those that are on, for the table of a run."""
+    rows: list[EngagedRow] = []
     if args.torch_compile:
         found = is_compiled(model)
         mode = args.torch_compile_mode or "default"
@@ -132,9 +138,9 @@ def kernel_rows(model: nn.Module, args: TrainingArguments) -> list[EngagedRow]:
     return rows
 
 
-def _liger_parts(model: Any) -> set[str]:
-    """The parts of a model whose code is Liger's: their forward passes come from its package."""
-    found = set()
+def _liger_parts(model: nn.Module) -> set[str]:
+    """Classes of the parts of a model whose forward pass comes from Liger's package."""
+    found: set[str] = set()
     for module in model.modules():
         origin: Any = getattr(module.forward, "__func__", module.forward)
         if str(getattr(origin, "__module__", "")).startswith("liger_kernel"):

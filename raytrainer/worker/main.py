@@ -1,10 +1,10 @@
 """The function that Ray Train calls on every worker, at every start and restart.
 
-A worker binds the trainer once, then does one task after the other until there is nothing more to do. It returns
-normally also when a failure ended the run: Ray would take an exception as a reason to start the workers again. It
-raises only when that is what shall happen.
+A worker sets the trainer up once, then runs one task after the other until the group closes. It returns normally even
+when a failure ended the run, because Ray starts the workers again when one of them raises. So it raises only when the
+control actor wants that.
 
-This module is imported while the workers start, so it imports what is heavy where it is needed.
+This module is imported while the workers start, so it imports heavy packages where they are needed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import ray
 import ray.exceptions
 
+from raytrainer.runtimes import ray_calls
+from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.wire.failure_record import record_failure
-from raytrainer.wire.messages import Answer, Task, TaskResult
+from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
+
+if TYPE_CHECKING:
+    from raytrainer.runtimes.ray_worker import RayRuntime
+    from raytrainer.wire.pickling import Shipped
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -37,28 +44,28 @@ STUCK_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What a worker must know before it can read the trainer."""
+    """What a worker needs before it can read the trainer."""
 
     control: Any
     """Handle of the control actor."""
-    trainer: list[Any]
+    trainer: list[Ref[Shipped]]
     """One reference to the trainer in transport form; in a list, so that Ray passes the reference on."""
     open_session: str
-    """``module:function`` that binds the trainer: ``(trainer, runtime) -> session``."""
+    """``module:function`` that sets the trainer up: ``(trainer, runtime) -> session``."""
     output_dir: str | None
     num_threads: int | None
     """CPU threads of torch, unless OMP_NUM_THREADS says otherwise."""
     use_gpu: bool
     backend: str
-    """Of ``torch.distributed``."""
+    """Backend of ``torch.distributed``."""
     timeout_s: float
-    """Of collectives [s]."""
+    """Limit of a collective [s]."""
     directory: str | None
     """Working directory of the driver, when workers run on its machine."""
 
 
 def work(config: dict[str, Any]) -> None:
-    """All ranks: do the tasks of a worker group. Ray Train calls this."""
+    """All ranks: run the tasks of a worker group. Ray Train calls this."""
     _Worker(config["worker"]).work()
 
 
@@ -66,25 +73,43 @@ class _DriverGoneError(Exception):
     """The control actor has ended, and so has the driver."""
 
 
-def _ask(call: Any) -> Any:
-    """The answer of the control actor. Errors of actors that belong to the user are not taken for its own."""
+def _ask(call: Ref[T]) -> T:
+    """The answer of the control actor. Only here does the end of an actor mean that the driver has ended."""
     try:
-        return ray.get(call)
+        return ray_calls.get(call)
     except ray.exceptions.RayActorError as error:
         raise _DriverGoneError from error
 
 
-def _fetch(reference: Any) -> Any:
-    """What lies in the object store; large arrays in it are shared, and must not be written to."""
-    return ray.get(reference)
+class WorkerSession(Protocol):
+    """What ``open_session`` returns."""
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps that are done, if the running task counts steps."""
+        ...
+
+    def run(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, restarted: bool, **more: Any
+    ) -> object:
+        """All ranks: run a task; rank 0's value goes to the driver."""
+        ...
+
+    def final_weights(self) -> object | None:
+        """All ranks, before the workers leave: what rank 0 leaves for the driver."""
+        ...
+
+    def close(self) -> None:
+        """The workers are about to end."""
+        ...
 
 
 class _Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._control = config.control
-        self._session: Any = None
-        self._runtime: Any = None
+        self._session: WorkerSession | None = None
+        self._runtime: RayRuntime | None = None
         self._log_file: Path | None = None
         self._rank = 0
         self._attempt: int | None = None
@@ -104,9 +129,9 @@ class _Worker:
             logger.info("The driver is gone.")
         except BaseException as error:  # noqa: BLE001  also sys.exit() in a user's code
             if self._report(error) is Answer.RETRY:
-                # Not the error itself: it may not survive the way through Ray, and the driver knows it already.
+                # Not the error itself: Ray may be unable to pickle it, and the driver has its record already.
                 raise RuntimeError(f"rank {self._rank} failed with {type(error).__name__}") from None
-            self._let_peers_go()
+            self._disconnect_peers()
         finally:
             self._is_done.set()
             if self._runtime is not None:
@@ -121,7 +146,7 @@ class _Worker:
         self._rank = context.get_world_rank()
         if self._config.directory is not None and Path(self._config.directory).is_dir():
             os.chdir(self._config.directory)
-        # What a launcher of torch would set; Accelerate and DeepSpeed read it.
+        # Variables that torchrun would set; Accelerate and DeepSpeed read them.
         os.environ.update(
             RANK=str(self._rank),
             WORLD_SIZE=str(context.get_world_size()),
@@ -135,7 +160,7 @@ class _Worker:
         import torch
         import torch.distributed as dist
 
-        # Ray sets the variable from the CPUs of a worker, unless the user has set it.
+        # Ray derives the variable from the CPUs of a worker, unless the user has set it.
         threads = os.environ.get("OMP_NUM_THREADS", "")
         number = int(threads) if threads.isdigit() else self._config.num_threads
         if number:
@@ -159,8 +184,9 @@ class _Worker:
         from raytrainer.runtimes.ray_worker import RayRuntime
 
         self._runtime = RayRuntime(self._control, timeout_s=self._config.timeout_s)
-        joined = _ask(self._control.join.remote()) if self._rank == 0 else None
-        joined = self._runtime.broadcast(joined)
+        answer: Joined | None = _ask(self._control.join.remote()) if self._rank == 0 else None
+        joined = self._runtime.broadcast(answer)
+        assert joined is not None
         self._attempt = joined.attempt
         self._runtime.start_attempt(joined.attempt)
         if joined.is_over:
@@ -177,13 +203,15 @@ class _Worker:
 
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
-        shipped: Any = self._config.trainer[0]
-        self._session = open_session(unpack(_fetch(shipped)), self._runtime)
+        self._session = open_session(unpack(ray_calls.get(self._config.trainer[0])), self._runtime)
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
     def _do_next(self) -> bool:
-        answer = _ask(self._control.next_task.remote(self._rank, self._attempt, LONG_POLL_S))
+        call: Ref[Task | Answer | None] = self._control.next_task.remote(
+            self._rank, self._attempt, LONG_POLL_S
+        )
+        answer = _ask(call)
         if answer is None:
             return True
         if isinstance(answer, Task):
@@ -196,13 +224,16 @@ class _Worker:
     def _run(self, task: Task) -> None:
         from raytrainer.wire.pickling import pack, unpack
 
+        session, runtime = self._session, self._runtime
+        assert session is not None
+        assert runtime is not None
         assert task.payload is not None
         self._method = task.method
-        args, kwargs, context = unpack(_fetch(task.payload[0]))
-        self._runtime.start_task(task.restarts)
-        self._runtime.run_id = task.task_id
+        args, kwargs, context = unpack(ray_calls.get(task.payload[0]))
+        runtime.start_task(task.restarts)
+        runtime.run_id = task.task_id
         more = {} if context is None else {"context": context}
-        value = self._session.run(task.method, args, kwargs, restarted=task.restarts > 0, **more)
+        value = session.run(task.method, args, kwargs, restarted=task.restarts > 0, **more)
         if self._rank == 0:
             try:
                 shipped = pack(value)
@@ -211,24 +242,27 @@ class _Worker:
                     f"{task.method}() returned a {type(value).__qualname__} that cannot be sent to the driver "
                     f"({type(error).__name__}: {error}). Return plain values, arrays or tensors."
                 ) from error
-            self._runtime.flush()
+            runtime.flush()
             _ask(self._control.finish.remote(TaskResult(task_id=task.task_id, payload=shipped)))
         self._method = None
 
     def _leave(self) -> None:
-        """Hand over what the driver may still want. An error here is not worth a restart."""
+        """Leave the trained weights for the driver. An error here is not worth a restart."""
+        session, runtime = self._session, self._runtime
+        assert session is not None
+        assert runtime is not None
         try:
             # All ranks: sharded weights are gathered.
-            value = self._session.final_weights()
-            if self._rank == 0 and value is not None:
-                self._runtime.store_final_weights(value)
-            self._session.close()
+            weights = session.final_weights()
+            if self._rank == 0 and weights is not None:
+                runtime.store_final_weights(weights)
+            session.close()
         except Exception as error:
-            logger.exception("Could not hand over what the trainer holds.")
+            logger.exception("Could not leave the trained weights for the driver.")
             self._write_traceback(error)
         finally:
             if self._rank == 0:
-                self._runtime.flush()
+                runtime.flush()
                 _ask(self._control.leave.remote())
 
     # ---- failure ------------------------------------------------------------------------------------------------
@@ -251,23 +285,23 @@ class _Worker:
                 self._runtime.flush()
             return _ask(self._control.fail.remote(record))
         except (_DriverGoneError, ray.exceptions.RayError):
-            return Answer.STOP  # Nobody is left who could want a restart.
+            return Answer.STOP  # The driver is gone, and nobody would use restarted workers.
 
     def _write_traceback(self, error: BaseException) -> None:
-        """To the log file only: the driver's terminal gets the part that matters, once."""
+        """To the log file only: the driver's terminal shows the relevant part, once."""
         if self._log_file is None:
             return
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def _let_peers_go(self) -> None:
-        """Break this rank's connections, so that ranks that wait for it in a collective get an error at once."""
+    def _disconnect_peers(self) -> None:
+        """Close this rank's connections, so that ranks that wait for it in a collective fail at once."""
         import torch.distributed as dist
 
         def destroy() -> None:
             with contextlib.suppress(Exception):
-                abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
+                abort: Any = getattr(dist.distributed_c10d, "_abort_process_group", None)
                 if abort is not None and dist.get_backend() == "nccl":
                     abort()
                 else:
@@ -279,13 +313,14 @@ class _Worker:
             thread.join(STUCK_S)
 
     def _watch(self) -> None:
-        """End a rank that is stuck although the run is over, for instance in a collective with a dead peer."""
+        """End a rank that is stuck after the end of its run, for instance in a collective with a dead peer."""
         is_over: bool | None = None
         while not is_over and not self._is_done.is_set():
             try:
-                is_over = ray.get(self._control.is_over.remote(self._attempt, LONG_POLL_S))
+                call: Ref[bool | None] = self._control.is_over.remote(self._attempt, LONG_POLL_S)
+                is_over = ray_calls.get(call)
             except ray.exceptions.RayError:
                 is_over = True
         if not self._is_done.wait(STUCK_S):
-            time.sleep(0.1)  # what is being written to stderr
+            time.sleep(0.1)  # for text that is being written to stderr
             os._exit(1)

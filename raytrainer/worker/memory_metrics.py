@@ -8,11 +8,11 @@ from transformers.trainer_utils import TrainerMemoryTracker
 
 
 class MemoryTracker(TrainerMemoryTracker):
-    """That of transformers, which tells a stage by the name of the function that calls it; these are ours."""
+    """Tells stages apart by the name of the function that calls it, as in transformers; these are our functions."""
 
     stages: ClassVar[dict[str, str]] = {
         **TrainerMemoryTracker.stages,
-        "bind": "init",
+        "set_up": "init",
         "train_on_rank": "train",
         "close": "train",
     }

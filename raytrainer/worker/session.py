@@ -1,8 +1,8 @@
-"""A bound trainer and the tasks that it is given: train, evaluate, predict, save, hand over weights.
+"""A trainer that is set up in this process, and its tasks: train, evaluate, predict, export weights.
 
-A session lasts as long as its process keeps the trainer: many tasks, one binding. What a task leaves behind on rank
-0 that the driver's trainer should have too (state, control, callbacks, the user's own attributes) goes back with its
-result.
+A session lasts as long as its process keeps the trainer: it is set up once for many tasks. What a task changes on
+rank 0 and the driver's trainer should have too (state, control, callbacks, the user's own attributes) goes back with
+its result.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.wire.pickling import pack
-from raytrainer.worker.setup import bind, build_model
+from raytrainer.worker.setup import build_model, set_up
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskContext:
-    """What the driver knows of a task besides its arguments."""
+    """What the driver knows about a task, apart from its arguments."""
 
     run_id: str
     """Names the ``train()`` call, over all of its attempts."""
     trained_run_id: str | None = None
-    """The run that these same workers completed before, whose weights a restarted worker must have."""
+    """The run that the same workers completed before; a restarted worker needs its weights."""
     trained_step: int = 0
     """The step at which it ended."""
     best_checkpoint: str | None = None
@@ -44,7 +44,7 @@ class TaskContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Returned:
-    """What a task gives back to the driver."""
+    """What the driver gets back from a task."""
 
     value: Any
     state: Any = None
@@ -52,19 +52,19 @@ class Returned:
     trained_world_size: int | None = None
     """Ranks of the last ``train()``."""
     hub_model_id: str | None = None
-    callbacks: list[dict[str, Any] | None] = field(default_factory=list)
-    attributes: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[dict[str, Any] | None] = field(default_factory=list[dict[str, Any] | None])
+    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Session:
-    """One bound trainer in one process."""
+    """One trainer in one process."""
 
     def __init__(self, trainer: Any, runtime: Runtime) -> None:
         self.trainer = trainer
         self.runtime = runtime
         self.is_restart = False
         self.has_trained = False
-        bind(trainer, runtime)
+        set_up(trainer, runtime)
         trainer._process.session = self
 
     @property
@@ -81,7 +81,7 @@ class Session:
         context: TaskContext,
         restarted: bool = False,
     ) -> Returned:
-        """All ranks: do a task.
+        """All ranks: run a task.
 
         Args:
             method: Name of a method of the trainer.
@@ -92,21 +92,23 @@ class Session:
         """
         self.runtime.run_id = context.run_id
         self.is_restart = restarted
-        self.bring_back_weights(context)
+        self.restore_trained_weights(context)
         value = getattr(self.trainer, method)(*args, **kwargs)
         if method.startswith("_"):
             return Returned(value=value)
+        attributes: dict[str, Any] = self.trainer._user_attributes()
+        callbacks: list[object] = self.trainer.callback_handler.callbacks
         return Returned(
             value=value,
             state=self.trainer.state,
             control=self.trainer.control,
             trained_world_size=self.trainer._process.trained_world_size,
             hub_model_id=self.trainer.hub_model_id,
-            callbacks=[that_travel(vars(callback)) for callback in self.trainer.callback_handler.callbacks],
-            attributes=that_travel(self.trainer._user_attributes()),
+            callbacks=[picklable(vars(callback)) for callback in callbacks],
+            attributes=picklable(attributes),
         )
 
-    def bring_back_weights(self, context: TaskContext) -> None:
+    def restore_trained_weights(self, context: TaskContext) -> None:
         """All ranks: give a restarted worker the weights that a completed run ended with.
 
         Raises:
@@ -133,18 +135,18 @@ class Session:
         return self.trainer._export_weights() if self.has_trained else None
 
     def close(self) -> None:
-        """The workers end."""
+        """The workers are about to end."""
         self.trainer._process.session = None
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
-        """While it lasts, the driver, or Ctrl-C, may ask a running loop to save and stop."""
+        """Inside the block, the driver or Ctrl-C may ask a running loop to save and stop."""
         listening: Callable[[], contextlib.AbstractContextManager[None]] | None
         listening = getattr(self.runtime, "listening", None)
         return listening() if listening is not None else contextlib.nullcontext()
 
 
 def open_session(trainer: Any, runtime: Runtime) -> Session:
-    """All ranks: bind a trainer to this process."""
+    """All ranks: set a trainer up in this process."""
     return Session(trainer, runtime)
 
 
@@ -157,14 +159,14 @@ def cpu_weights(model: torch.nn.Module, *, rank: int) -> dict[str, torch.Tensor]
     return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 
-def that_travel(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those attributes that can go back to the driver; a result is not lost for one that cannot."""
-    travelling: dict[str, Any] = {}
+def picklable(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that can be sent to the driver; one that cannot be pickled does not lose the whole result."""
+    kept: dict[str, Any] = {}
     for name, value in attributes.items():
         try:
             pack(value)
         except Exception as error:  # noqa: BLE001 - pickling runs code of the user, which may raise anything
             logger.info("The attribute %s stays on the worker: %s", name, error)
         else:
-            travelling[name] = value
-    return travelling
+            kept[name] = value
+    return kept

@@ -1,8 +1,11 @@
-"""The composition root: binds a trainer, which so far only stored things, to this process.
+"""The composition root: sets up a trainer, which so far only stored things, in this process.
 
-Everything that exists once per process is made here, in this order: device, threads, log file, seed, backend, model
-on its device, callbacks. Nothing here runs on a driver that launches workers.
+Everything that exists once per process is created here, in this order: seed, device, log file, backend, model on its
+device, callbacks. Nothing here runs on a driver that launches workers.
 """
+
+# pyright: reportPrivateUsage=false
+# The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import logging
 import os
 
 import torch
-import transformers
 from torch import nn
 from transformers.trainer_utils import enable_full_determinism, set_seed
 
@@ -23,21 +25,21 @@ from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.logfile import attach_rank_log
 from raytrainer.trainer_protocol import TrainerProtocol
-from raytrainer.worker.kernels import equip
+from raytrainer.worker.kernels import apply_kernels
 from raytrainer.worker.memory_metrics import MemoryTracker
-from raytrainer.worker.sharded_loading import class_of, load_in_shards
+from raytrainer.worker.sharded_loading import class_of, load_config, load_in_shards
 
 logger = logging.getLogger(__name__)
 
 
-def bind(trainer: TrainerProtocol, runtime: Runtime) -> None:
+def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     """All ranks: make a trainer ready to work in this process.
 
     Args:
-        trainer: A trainer that was constructed here, or that arrived from the driver.
+        trainer: Constructed here, or received from the driver.
         runtime: Where this rank runs.
     """
-    args = trainer.args
+    args: TrainingArguments = trainer.args
     seed(args)  # before a device is chosen, because CUDA reads the variables of full_determinism then
     args.resolve(placement_of(args, runtime))
     attach_rank_log(
@@ -49,26 +51,26 @@ def bind(trainer: TrainerProtocol, runtime: Runtime) -> None:
     memory = trainer._process.memory_tracker = MemoryTracker(args.skip_memory_metrics)
     memory.start()
     given = trainer._own_model
-    is_named = isinstance(given, str | os.PathLike)
-    loads_in_shards = is_named and args.sharding is not None and args.sharding.loads_on_meta
-    loads_cut = is_named and args.zero is not None  # by transformers, once the backend has told it of stage 3
-    model: nn.Module | None = given if not is_named else None
-    if is_named and not loads_in_shards and not loads_cut:
-        model = trainer._load_named_model(str(given))
+    model = given if isinstance(given, nn.Module) else None
+    name = None if given is None or isinstance(given, nn.Module) else str(given)
+    loads_in_shards = args.sharding is not None and args.sharding.loads_on_meta
+    loads_late = args.zero is not None  # transformers shards it, once the backend has set stage 3
+    if name is not None and not loads_in_shards and not loads_late:
+        model = trainer._load_named_model(name)
     backend = trainer._process.backend = open_backend(args, model)
     trainer.accelerator = backend.accelerator
-    if loads_in_shards:
-        model = load_in_shards(str(given), backend, args.device)
-    elif loads_cut:
-        model = trainer._load_named_model(str(given))
+    if name is not None and loads_in_shards:
+        model = load_in_shards(name, backend, args.device)
+    elif name is not None and loads_late:
+        model = trainer._load_named_model(name)
     if model is not None:
-        adopt_model(trainer, model)
+        set_model(trainer, model)
     state, handler = trainer.state, trainer.callback_handler
     state.is_local_process_zero = runtime.local_rank == 0
     state.is_world_process_zero = runtime.rank == 0
     handler.model = model
     trainer.control = handler.on_init_end(args, state, trainer.control)
-    memory.stop_and_update_metrics()
+    memory.stop_and_update_metrics()  # pyright: ignore[reportUnknownMemberType]
 
 
 def placement_of(args: TrainingArguments, runtime: Runtime) -> Placement:
@@ -104,13 +106,13 @@ def load_model(name: str) -> nn.Module:
     """Load a model by hub id or path, in the class that its config names.
 
     Raises:
-        ConfigurationError: If the config names no class that transformers has.
+        ConfigurationError: If transformers has no such class.
     """
-    return class_of(transformers.AutoConfig.from_pretrained(name), name).from_pretrained(name)
+    return class_of(load_config(name), name).from_pretrained(name)
 
 
-def adopt_model(trainer: TrainerProtocol, model: nn.Module) -> None:
-    """Take a model as the one to train: on its device, looked at once."""
+def set_model(trainer: TrainerProtocol, model: nn.Module) -> None:
+    """Make a model the one to train: move it to its device, inspect it once, and apply kernels."""
     args = trainer.args
     model.to(args.device)
     config = getattr(model, "config", None)
@@ -119,11 +121,11 @@ def adopt_model(trainer: TrainerProtocol, model: nn.Module) -> None:
     trainer._use_model(model, inspect_model(model, args))
     trainer.label_smoother = make_label_smoother(model, args)
     trainer._process.smoother_shifts_labels = smoother_shifts(model)
-    equip(model, args)
+    apply_kernels(model, args)
 
 
 def build_model(trainer: TrainerProtocol) -> None:
-    """Make the model of a trainer with ``model_init`` anew, from the run's seed, with a new optimizer."""
+    """Build the model of a trainer with ``model_init`` again, from the run's seed, and drop its optimizer."""
     seed(trainer.args)
-    adopt_model(trainer, trainer.call_model_init())
+    set_model(trainer, trainer.call_model_init())
     trainer.optimizer = trainer.lr_scheduler = None

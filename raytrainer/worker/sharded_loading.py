@@ -1,19 +1,20 @@
-"""Loading a model of which no rank ever holds more than its shard.
+"""Loading a model so that no rank ever holds more than its shard.
 
-The model is built without memory for its parameters, sharded, given memory for the shards alone, and each rank reads
-the slices of the files that it holds.
+The model is built without memory for its parameters, sharded, and given memory for the shards only. Then each rank
+reads its slices of the files.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
 from torch import nn
+from transformers import PreTrainedConfig
 
 from raytrainer.backends.base import Backend
 from raytrainer.checkpoint.model_files import load_model_weights
@@ -21,12 +22,12 @@ from raytrainer.errors import ConfigurationError
 
 
 def load_in_shards(name: str, backend: Backend, device: torch.device) -> nn.Module:
-    """All ranks: load a model by path or hub id into shards.
+    """All ranks: load a model into shards.
 
     Args:
-        name: Has all weights of the class that its config names, as safetensors.
+        name: Path or hub id of a model whose weights are safetensors.
         backend: Shards the model.
-        device: Where the shards lie.
+        device: Device of the shards.
 
     Raises:
         ConfigurationError: If the config names no class that transformers has.
@@ -34,7 +35,7 @@ def load_in_shards(name: str, backend: Backend, device: torch.device) -> nn.Modu
     """
     directory = local_directory(name)
     model = backend.wrap(empty_model(name))
-    # Buffers are real already, since no file has those that are computed.
+    # Buffers have memory already, since computed ones are in no file.
     buffers = {key: buffer.clone() for key, buffer in model.named_buffers() if buffer.device.type != "meta"}
     model.to_empty(device=device)
     for key, buffer in model.named_buffers():
@@ -45,36 +46,47 @@ def load_in_shards(name: str, backend: Backend, device: torch.device) -> nn.Modu
 
 
 def empty_model(name: str) -> nn.Module:
-    """A model with the parameters of a config and no memory for them."""
-    config = transformers.AutoConfig.from_pretrained(name)
+    """A model whose parameters have no memory."""
+    config = load_config(name)
     model_class = class_of(config, name)
     with init_empty_weights(include_buffers=False):
         model = model_class._from_config(config)
-    # Taking the memory away made two parameters of each tied one.
+    # Without memory, each pair of tied parameters has become two.
     model.tie_weights()
     return model
 
 
-def class_of(config: Any, name: str) -> Any:
-    """The class that a config names.
+def load_config(name: str) -> PreTrainedConfig:
+    """Load the config of a model by hub id or path."""
+    load = cast("Any", transformers.AutoConfig).from_pretrained
+    return load(name)
+
+
+def class_of(config: PreTrainedConfig, name: str) -> Any:
+    """The class of transformers that a config names.
 
     Raises:
-        ConfigurationError: If transformers has none of them.
+        ConfigurationError: If transformers has no such class.
     """
-    for architecture in config.architectures or []:
+    architectures = config.architectures or []
+    for architecture in architectures:
         model_class = getattr(transformers, architecture, None)
         if model_class is not None:
             return model_class
     raise ConfigurationError(
-        f"model={name!r} has a config that names the architectures {config.architectures}, of which transformers has "
-        "none. Load the model yourself and pass it, or pass model_init=."
+        f"The config of model={name!r} names the architectures {architectures}, and transformers has no class of these "
+        "names. Load the model yourself and pass it, or pass model_init=."
     )
 
 
 def local_directory(name: str) -> Path:
-    """Where the files of a model lie on this machine; those of a hub id are fetched once per node."""
+    """The directory of a model's files on this machine; those of a hub id are fetched once per node."""
     if os.path.isdir(name):
         return Path(name)
-    from huggingface_hub import snapshot_download
+    import huggingface_hub
 
-    return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
+    return Path(
+        huggingface_hub.snapshot_download(  # pyright: ignore[reportUnknownMemberType]
+            name, allow_patterns=["*.safetensors", "*.json"]
+        )
+    )

@@ -1,4 +1,7 @@
-"""The ``train`` task on a rank: which model, which checkpoint, is it engaged; then the loop."""
+"""The ``train`` task on a rank: the model, the checkpoint to go on from, the check of its settings; then the loop."""
+
+# pyright: reportPrivateUsage=false
+# The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
-from transformers.trainer_utils import TrainOutput, align_special_tokens
+from transformers.trainer_utils import (
+    TrainOutput,
+    align_special_tokens,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from raytrainer.callbacks.tracker_runs import RunRecord, give_record
 from raytrainer.checkpoint.scan import (
@@ -32,7 +38,7 @@ from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import Note, TrainStarted
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
-from raytrainer.worker.batch_size_search import take_saved_sizes, train_what_fits
+from raytrainer.worker.batch_size_search import apply_saved_sizes, search_batch_size
 from raytrainer.worker.setup import build_model
 
 logger = logging.getLogger(__name__)
@@ -40,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """What a train task goes on from."""
+    """Where a train task begins."""
 
     checkpoint: Path | None
     is_restart: bool
@@ -56,9 +62,18 @@ def train_on_rank(
     is_restart: bool,
     compute_loss_override: Any | None,
 ) -> TrainOutput:
-    """All ranks: do what ``trainer.train()`` asks for."""
+    """All ranks: do what ``trainer.train()`` asks for.
+
+    Args:
+        trainer: Set up in this process.
+        runtime: Where this rank runs.
+        resume_from_checkpoint: As the user passed it.
+        ignore_keys_for_eval: Passed on to evaluation.
+        is_restart: An earlier attempt of the workers began this call.
+        compute_loss_override: The user's ``compute_loss``, when it is not ours.
+    """
     memory = trainer._process.memory_tracker
-    assert memory is not None, "binding a trainer makes one"
+    assert memory is not None, "set_up creates it"
     memory.start()
     trainer.is_in_train = True
 
@@ -76,7 +91,7 @@ def train_on_rank(
     try:
         prepare_model(trainer)
         if trainer.args.auto_find_batch_size:
-            return train_what_fits(trainer, runtime, attempt)
+            return search_batch_size(trainer, runtime, attempt)
         return attempt()
     finally:
         trainer.is_in_train = False
@@ -103,7 +118,7 @@ def train_from(
     """
     run: TrainRun | None = None
     if requested is not None:
-        take_saved_sizes(trainer.args, origin.checkpoint)
+        apply_saved_sizes(trainer.args, origin.checkpoint)
     try:
         run = open_run(
             trainer,
@@ -137,7 +152,7 @@ def train_from(
 
 
 def prepare_model(trainer: TrainerProtocol) -> None:
-    """Build the model if the trainer has a factory, and switch on what the arguments ask of it."""
+    """Build the model if the trainer has a factory, and apply the arguments that change it."""
     args = trainer.args
     if trainer.model_init is not None:
         build_model(trainer)
@@ -161,11 +176,18 @@ def enable_activation_checkpointing(model: Any, options: dict[str, Any]) -> None
 def choose_origin(
     trainer: TrainerProtocol, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
 ) -> Origin:
-    """All ranks: agree on what to go on from. Rank 0 looks; an error there is an error everywhere."""
+    """All ranks: agree on what to go on from. Rank 0 looks; an error there is an error everywhere.
+
+    Args:
+        trainer: With its model.
+        runtime: Where this rank runs.
+        requested: ``resume_from_checkpoint`` as the user passed it.
+        is_restart: Whether this task was begun before.
+    """
     outcome: Origin | Exception | None = None
     if runtime.rank == 0:
         try:
-            outcome = look_for_origin(trainer, runtime, requested, is_restart=is_restart)
+            outcome = find_origin(trainer, runtime, requested, is_restart=is_restart)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait for an answer
             outcome = error
     agreed = runtime.broadcast(outcome)
@@ -175,13 +197,22 @@ def choose_origin(
     return agreed
 
 
-def look_for_origin(
+def find_origin(
     trainer: TrainerProtocol, runtime: Runtime, requested: str | bool | None, *, is_restart: bool
 ) -> Origin:
     """Find the checkpoint to go on from.
 
-    A restart takes the newest one that its own run committed, and else what the run itself began from. Checkpoints of
-    another run in the same directory are never taken for its own.
+    A restart takes the newest one that its own run committed; without one it begins where the run itself began.
+    Checkpoints of another run in the same directory are never taken for its own.
+
+    Args:
+        trainer: With its model.
+        runtime: Where this rank runs.
+        requested: ``resume_from_checkpoint`` as the user passed it.
+        is_restart: Whether this task was begun before.
+
+    Raises:
+        CheckpointError: If a checkpoint was asked for and there is none to go on from.
     """
     directory = run_directory(trainer.args)
 
@@ -212,7 +243,7 @@ def look_for_origin(
 
 
 def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
-    """Under which names trackers know this run: those of before, if it goes on in the same directory."""
+    """The names under which trackers know this run: the earlier ones, if it goes on in the same directory."""
     directory = run_directory(run.args)
     return RunRecord(
         directory,
@@ -225,7 +256,7 @@ def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
 
 
 def announce(run: TrainRun, origin: Origin) -> None:
-    """All ranks: compare what was requested with what is engaged, and tell the driver."""
+    """All ranks: compare the requested settings with those that apply, and send the table to the driver."""
     rows = engaged_rows(run)
     if run.runtime.rank == 0:
         run.runtime.emit(

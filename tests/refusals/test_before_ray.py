@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import raytrainer
-from raytrainer.driver import worker_group as group
+from raytrainer.driver import group_start
 from raytrainer.errors import CheckpointError, ConfigurationError
 from tests.parity.twins import make_model, make_samples
 
@@ -38,7 +38,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         pytest.fail("Ray was about to start")
 
-    monkeypatch.setattr(group, "connect", refuse)
+    monkeypatch.setattr(group_start, "connect", refuse)
 
 
 def train(directory: Path, resume: Any = None, setup: Any = None, **changes: Any) -> None:

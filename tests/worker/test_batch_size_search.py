@@ -145,7 +145,7 @@ def test_smaller_sizes_keep_the_global_batch(per_device: int) -> None:
     "sharding", [{"fsdp": True}, {"deepspeed": {"zero_optimization": {"stage": 1}}}], ids=str
 )
 def test_sharding_is_refused_with_it(sharding: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="auto_find_batch_size=True begins again"):
+    with pytest.raises(ConfigurationError, match="auto_find_batch_size=True starts over"):
         raytrainer.TrainingArguments(auto_find_batch_size=True, **sharding)
 
 

@@ -194,13 +194,13 @@ def test_liger_on_a_cpu_is_refused_on_the_driver(given: dict[str, Any]) -> None:
 
 def test_liger_on_a_worker_without_gpu_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="rank 0 runs on cpu"):
-        kernels.equip(make_model(), liger_args("cpu"))
+        kernels.apply_kernels(make_model(), liger_args("cpu"))
 
 
 def test_liger_without_its_package_names_the_command(monkeypatch: Any) -> None:
     monkeypatch.setattr(kernels.liger, "is_liger_kernel_available", lambda: False)
     with pytest.raises(ConfigurationError, match="pip install -U liger-kernel"):
-        kernels.equip(make_model(), liger_args("cuda"))
+        kernels.apply_kernels(make_model(), liger_args("cuda"))
 
 
 def test_liger_is_given_the_model_under_an_adapter_and_the_users_config(monkeypatch: Any) -> None:
@@ -211,7 +211,7 @@ def test_liger_is_given_the_model_under_an_adapter_and_the_users_config(monkeypa
     monkeypatch.setitem(__import__("sys").modules, "liger_kernel.transformers", package)
     monkeypatch.setattr(kernels.liger, "is_liger_kernel_available", lambda: True)
     model = peft.get_peft_model(make_model(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
-    kernels.equip(model, liger_args("cuda"))
+    kernels.apply_kernels(model, liger_args("cuda"))
     assert calls == [{"model": model.get_base_model(), "rope": False}]
 
 
