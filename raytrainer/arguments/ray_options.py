@@ -62,8 +62,8 @@ class RayOptions:
     max_failures: int = field(
         default=3,
         metadata={
-            "help": "How often the workers are started again after a failure, from the newest committed "
-            "checkpoint. 0: never. -1: no limit."
+            "help": "How often the workers are started again after failures in one call of train() or another method, "
+            "from the newest committed checkpoint. 0: never. -1: no limit."
         },
     )
     ray_address: str | None = field(

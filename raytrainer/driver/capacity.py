@@ -123,7 +123,7 @@ def check_capacity(
         sleep: Waits.
 
     Raises:
-        ConfigurationError: If there is no room and none is to be expected.
+        ConfigurationError: If there is no room and the cluster cannot grow, or did not grow in time.
     """
     needed = dict(allocation.resources_per_worker)
     if args.accelerator_type:

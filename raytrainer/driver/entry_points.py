@@ -30,7 +30,7 @@ def entry_point(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         return self._launch(method.__name__, args, kwargs)
 
-    call._is_entry_point = True  # type: ignore[attr-defined]
+    call._is_entry_point = True  # pyright: ignore[reportAttributeAccessIssue]
     return call
 
 

@@ -11,7 +11,7 @@ MAX_WIDTH = 240
 
 
 def deaths_in(error: BaseException | None) -> WorkerDeaths:
-    """The processes that ended, as a ``WorkerGroupError`` of Ray Train tells; none for any other error."""
+    """The processes that ended according to a ``WorkerGroupError`` of Ray Train; none for any other error."""
     failures: dict[int, object] = getattr(error, "worker_failures", None) or {}
     causes: dict[int, str] = {}
     was_preempted = False

@@ -63,5 +63,5 @@ class Runtime(Protocol):
         ...
 
     def emit(self, event: object) -> None:
-        """Any rank, never blocks: tell the driver something (see ``telemetry.events``)."""
+        """Any rank, never blocks: send the driver an event (see ``telemetry.events``)."""
         ...

@@ -63,7 +63,7 @@ def pack(value: object) -> Shipped:
 
 
 def unpack(shipped: Shipped) -> Any:
-    """Rebuild an object. What may be written to gets memory of its own; what was read-only stays shared."""
+    """Rebuild an object. Writable buffers are copied; read-only ones stay shared."""
     buffers = [array.copy() if is_writable else array for array, is_writable in shipped.buffers]
     return _Unpickler(io.BytesIO(shipped.pickle), shipped.storages, buffers).load()
 

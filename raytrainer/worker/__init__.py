@@ -1,1 +1,1 @@
-"""The worker's side: where a trainer is bound to a process, and the runtimes that it may be bound to."""
+"""The function that Ray calls on each worker, the set-up of a trainer in its process, and its tasks."""
