@@ -1,1 +1,1 @@
-"""The command ``raytrainer``: how a script is started."""
+"""The command ``raytrainer``: starts a script, or exports a checkpoint."""

@@ -1,4 +1,4 @@
-"""``raytrainer export``: the model of a checkpoint, in files to give away."""
+"""``raytrainer export``: writes the model of a checkpoint as files for ``from_pretrained``."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def export(arguments: list[str]) -> int:
-    """Export a checkpoint and say what was written.
+    """Export a checkpoint and print what was written.
+
+    Args:
+        arguments: Checkpoint, directory and options, as on the command line.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        ConfigurationError: For a size that is none.
-        CheckpointError: If the checkpoint has no weights or is damaged, or the target is not empty.
+        ConfigurationError: If the size cannot be read.
+        CheckpointError: If the checkpoint has no weights or is damaged, or the directory is not empty.
     """
     parser = argparse.ArgumentParser(
         prog="raytrainer export",
         description="Write the model of a checkpoint to a directory for from_pretrained.",
     )
-    parser.add_argument("checkpoint", type=Path, help="checkpoint-N of a run, whatever backend wrote it")
-    parser.add_argument("directory", type=Path, help="where the model goes; must not exist, or be empty")
-    parser.add_argument("--dtype", choices=_DTYPES, help="of the weights; as they were saved by default")
-    parser.add_argument("--max_shard_size", default="5GB", help="of a file of weights (default: 5GB)")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint-N directory, written by any backend")
+    parser.add_argument("directory", type=Path, help="where to write the model; must be new or empty")
+    parser.add_argument("--dtype", choices=_DTYPES, help="dtype of the weights (default: as saved)")
+    parser.add_argument(
+        "--max_shard_size", default="5GB", help="largest size of a weight file (default: 5GB)"
+    )
     given = parser.parse_args(arguments)
     size = num_bytes(given.max_shard_size)
 
@@ -45,11 +53,14 @@ def export(arguments: list[str]) -> int:
 def num_bytes(text: str) -> int:
     """Read a size such as ``5GB``.
 
+    Returns:
+        The size in bytes.
+
     Raises:
-        ConfigurationError: If it is none.
+        ConfigurationError: If it is not a size.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)", text.strip().upper())
     size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
     if size < 1:
-        raise ConfigurationError(f"--max_shard_size {text!r} is no size. Write it as in 500MB or 5GB.")
+        raise ConfigurationError(f"--max_shard_size {text!r} is not a size. Write it as in 500MB or 5GB.")
     return size

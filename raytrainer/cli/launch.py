@@ -1,7 +1,7 @@
-"""``raytrainer launch``: accelerate's own parser reads the flags, Ray starts the processes.
+"""``raytrainer launch``: accelerate's own parser reads the flags, and Ray starts the processes.
 
-The script runs once, here, as the driver. What the flags and the config file say becomes the arguments that its
-``TrainingArguments`` begin with: ``--num_processes=2`` is ``num_workers=2``, ``--use_fsdp`` is ``fsdp=True``.
+The script runs once, on this machine, as the driver. The flags and the config file become defaults of its
+``TrainingArguments``: ``--num_processes=2`` is ``num_workers=2``, ``--use_fsdp`` is ``fsdp=True``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from raytrainer.dialects.accelerate import LAUNCH_VARIABLE, load_file, translate
-from raytrainer.dialects.accelerate_deepspeed import WORDS as DEEPSPEED_WORDS
+from raytrainer.dialects.accelerate_deepspeed import OPTIONS as DEEPSPEED_OPTIONS
 from raytrainer.errors import ConfigurationError
 
 _STARTING = (
@@ -38,9 +38,9 @@ _FLAGS = {
 _FAMILIES = {
     "megatron_lm_": "Megatron-LM is not available; use fsdp",
     "fp8_": "fp8 is not available; use bf16",
-    "parallelism_config_": "workers are data parallel, or shards of fsdp",
+    "parallelism_config_": "workers are data parallel; shard with fsdp",
     "aws_": "submit the script to Ray",
-    "dynamo_": "models are not compiled from here; use torch_compile_backend of the arguments",
+    "dynamo_": "set torch_compile_backend in TrainingArguments instead",
     "tpu_": "TPUs are not available",
     "mpirun_": "Ray starts the workers",
 }
@@ -49,43 +49,48 @@ _OF_THE_SCRIPT = ("gradient_accumulation_steps", "gradient_clipping")
 
 
 def launch(arguments: list[str]) -> int:
-    """Run a script with what accelerate's flags ask for.
+    """Run a script with the settings that accelerate's flags ask for.
+
+    Args:
+        arguments: Flags of ``accelerate launch``, the script, and the script's own arguments.
 
     Returns:
         The exit code of the script.
 
     Raises:
-        ConfigurationError: For a flag that makes no sense on Ray or is not available, before the script starts.
+        ConfigurationError: For a flag that has no meaning on Ray or is not available, before the script starts.
     """
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    fields = translate(words_of(given), source="the command line")
+    fields = translate(options_of(given), source="the command line")
     environment = {**os.environ, LAUNCH_VARIABLE: json.dumps(fields)}
     return subprocess.call(_command(given), env=environment)
 
 
-def words_of(given: dict[str, Any]) -> dict[str, Any]:
-    """The words of a config file that flags stand for, over those of the file that applies.
+def options_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that flags stand for, over those of the config file that applies.
 
     Args:
         given: The flags that were given, by accelerate's names.
     """
-    words = dict(_file_words(given))
-    sections = {name: dict(words.pop(name, None) or {}) for name in _SECTIONS.values()}
-    for name, (word, meaning) in _FLAGS.items():
+    options = dict(_file_options(given))
+    sections: dict[str, dict[str, Any]] = {
+        name: dict(options.pop(name, None) or {}) for name in _SECTIONS.values()
+    }
+    for name, (option, meaning) in _FLAGS.items():
         if given.get(name):
-            words[word] = meaning
-    kind = words.setdefault("distributed_type", "NO")
+            options[option] = meaning
+    kind = options.setdefault("distributed_type", "NO")
     for name, value in given.items():
         if name in _STARTING or name in _FLAGS:
             continue
         section = _section_of(name, kind)
         if section is None:
-            words[name] = value
+            options[name] = value
         else:
             sections[section][name] = value
     used = _SECTIONS.get(kind)
-    return words | ({used: sections[used]} if used is not None and sections[used] else {})
+    return options | ({used: sections[used]} if used is not None and sections[used] else {})
 
 
 def _section_of(name: str, kind: str) -> str | None:
@@ -96,13 +101,13 @@ def _section_of(name: str, kind: str) -> str | None:
     """
     if name.startswith("fsdp_"):
         if kind != "FSDP":
-            raise ConfigurationError("Flags that begin with --fsdp_ need --use_fsdp.")
+            raise ConfigurationError(f"--{name} needs --use_fsdp.")
         return "fsdp_config"
-    if name in DEEPSPEED_WORDS and kind == "DEEPSPEED":
+    if name in DEEPSPEED_OPTIONS and kind == "DEEPSPEED":
         return "deepspeed_config"
     if name in _OF_THE_SCRIPT:
-        raise ConfigurationError(f"--{name} is an argument of the script: put it behind the script's name.")
-    if name in DEEPSPEED_WORDS:
+        raise ConfigurationError(f"--{name} is an argument of the script: put it after the script's name.")
+    if name in DEEPSPEED_OPTIONS:
         raise ConfigurationError(f"--{name} needs --use_deepspeed.")
     family = next((why for prefix, why in _FAMILIES.items() if name.startswith(prefix)), None)
     if family is not None:
@@ -110,8 +115,8 @@ def _section_of(name: str, kind: str) -> str | None:
     return None
 
 
-def _file_words(given: dict[str, Any]) -> dict[str, Any]:
-    """The file that is named, or the one that ``accelerate config`` left, as accelerate does it."""
+def _file_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Read the named file, or the default one that ``accelerate config`` wrote, as accelerate does."""
     from accelerate.commands.config.config_args import default_config_file
 
     if given.get("config_file"):
@@ -122,10 +127,10 @@ def _file_words(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Accelerate's parser, without its defaults: only what was given counts."""
+    """Return accelerate's parser without its defaults, so that it reports only what was given."""
     from accelerate.commands.launch import launch_command_parser
 
-    parser = launch_command_parser()
+    parser: argparse.ArgumentParser = launch_command_parser()
     parser.prog = "raytrainer launch"
     for action in parser._actions:
         action.default = argparse.SUPPRESS

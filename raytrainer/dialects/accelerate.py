@@ -1,8 +1,8 @@
-"""What an accelerate config file, ``raytrainer launch`` or the environment of ``accelerate launch`` say, as arguments.
+"""Translates accelerate's options into fields of ``TrainingArguments``.
 
-All three use the same words (``num_processes``, ``mixed_precision``, ``fsdp_sharding_strategy``, ...). Here they become
-fields of ``TrainingArguments``: processes are workers, machines are a placement. What has no meaning on Ray, or is not
-available, is refused with Ray's way of saying it.
+A config file, the flags of ``raytrainer launch`` and the environment of ``accelerate launch`` use the same options
+(``num_processes``, ``mixed_precision``, ``fsdp_sharding_strategy``, ...). Processes become workers, machines become a
+placement. An option that has no meaning on Ray, or is not available, is refused with what to use instead.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from raytrainer.dialects.accelerate_deepspeed import deepspeed_fields, words_of_environment
+from raytrainer.dialects.accelerate_deepspeed import deepspeed_fields, options_of_environment
 from raytrainer.errors import ConfigurationError
 from raytrainer.suggestions import did_you_mean
 
 LAUNCH_VARIABLE = "RAYTRAINER_LAUNCH"
-"""Fields that ``raytrainer launch`` found, as JSON, for the arguments that its script makes."""
+"""The fields that ``raytrainer launch`` was given, as JSON, for the arguments that its script constructs."""
 
 _KINDS = {
     "NO": {},
@@ -35,21 +35,21 @@ _OTHER_KINDS = {
     "TP": "tensor parallelism is not available; use fsdp",
 }
 _ON_RAY = {
-    "machine_rank": "Ray numbers the nodes itself: join them with `ray start --address HEAD:6379`",
-    "main_process_ip": "workers find each other through Ray: name a cluster with ray_address or RAY_ADDRESS",
+    "machine_rank": "Ray numbers the nodes itself; join them with `ray start --address HEAD:6379`",
+    "main_process_ip": "workers find each other through Ray; name a cluster with ray_address or RAY_ADDRESS",
     "main_process_port": "workers find each other through Ray",
-    "gpu_ids": "Ray hands out GPUs: use accelerator_type or label_selector, or CUDA_VISIBLE_DEVICES on the node",
+    "gpu_ids": "Ray assigns GPUs; use accelerator_type or label_selector, or CUDA_VISIBLE_DEVICES on the node",
     "rdzv_backend": "workers find each other through Ray",
     "rdzv_conf": "workers find each other through Ray",
     "same_network": "workers find each other through Ray",
     "monitor_interval": "Ray watches the workers",
-    "tee": "every rank has its log in output_dir/logs",
-    "log_dir": "every rank has its log in output_dir/logs",
+    "tee": "every rank writes its log to output_dir/logs",
+    "log_dir": "every rank writes its log to output_dir/logs",
     "role": "workers have no roles",
-    "num_cpu_threads_per_process": "cores are reserved per worker: resources_per_worker='{\"CPU\": 4}'",
-    "enable_cpu_affinity": "Ray places the workers: use resources_per_worker",
+    "num_cpu_threads_per_process": "cores are reserved per worker; use resources_per_worker='{\"CPU\": 4}'",
+    "enable_cpu_affinity": "Ray places the workers; use resources_per_worker",
 }
-"""Words about starting processes, and what takes their place."""
+"""Options about starting processes -> what to use instead."""
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "machine_rank": (0, "0"),
     "gpu_ids": ("all",),
@@ -58,14 +58,14 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "enable_cpu_affinity": (False,),
     "main_process_ip": ("127.0.0.1", "localhost"),
 }
-"""Values that a file of one machine has and that change nothing."""
+"""Values that a config file for one machine contains and that have no effect."""
 _NEVER = {
     "megatron_lm_config": "Megatron-LM is not available",
     "fp8_config": "fp8 is not available; use bf16",
-    "parallelism_config": "workers are data parallel, or shards of fsdp",
+    "parallelism_config": "workers are data parallel; shard with fsdp",
     "mpirun_config": "Ray starts the workers",
-    "dynamo_config": "models are not compiled from here; use torch_compile_backend of the arguments",
-    "dynamo_backend": "models are not compiled from here; use torch_compile_backend of the arguments",
+    "dynamo_config": "set torch_compile_backend in TrainingArguments instead",
+    "dynamo_backend": "set torch_compile_backend in TrainingArguments instead",
     "tpu_name": "TPUs are not available",
     "tpu_zone": "TPUs are not available",
     "tpu_use_cluster": "TPUs are not available",
@@ -95,77 +95,77 @@ def fields_from_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a file that ``accelerate config`` wrote, YAML or JSON.
 
     Raises:
-        ConfigurationError: For a file that cannot be read (with line and column), or asks for what cannot be done.
+        ConfigurationError: If the file cannot be read (with line and column), or asks for what is not available.
     """
     return translate(load_file(path), source=str(path))
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The words of a file.
+    """Read the options of a config file.
 
     Raises:
-        ConfigurationError: If it is not a mapping in YAML or JSON.
+        ConfigurationError: If it is not an accelerate config in YAML or JSON.
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+        found: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
     except OSError as error:
         raise ConfigurationError(f"The accelerate config {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         what = getattr(error, "problem", None) or error
-        raise ConfigurationError(f"The accelerate config {path} is no YAML: {where}{what}.") from error
+        raise ConfigurationError(f"The accelerate config {path} is not valid YAML: {where}{what}.") from error
     if not isinstance(found, dict) or "distributed_type" not in found:
         raise ConfigurationError(
-            f"{path} is no accelerate config: it has no distributed_type. `accelerate config` writes one."
+            f"{path} is not an accelerate config, because it has no distributed_type. `accelerate config` writes one."
         )
-    return found
+    return cast("dict[str, Any]", found)
 
 
-def translate(words: Mapping[str, Any], *, source: str) -> dict[str, Any]:
-    """Make fields of ``TrainingArguments`` of accelerate's words.
+def translate(options: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Translate accelerate's options into fields of ``TrainingArguments``.
 
     Args:
-        words: As in a config file.
-        source: Where they come from, for errors.
+        options: The options, by their names in a config file.
+        source: Where they come from, for messages.
 
     Raises:
-        ConfigurationError: For what is unknown, makes no sense on Ray, or is not available.
+        ConfigurationError: For an option that is unknown, has no meaning on Ray, or is not available.
     """
-    for word, value in words.items():
-        _check_word(word, value, source)
-    kind = str(words.get("distributed_type", "NO")).upper()
+    for option, value in options.items():
+        _check_option(option, value, source)
+    kind = str(options.get("distributed_type", "NO")).upper()
     if kind not in _KINDS:
-        why = _OTHER_KINDS.get(kind, f"it is none of {', '.join(_KINDS)}")
+        why = _OTHER_KINDS.get(kind, f"use one of {', '.join(_KINDS)}")
         raise ConfigurationError(f"{source}: distributed_type={kind} is not available: {why}.")
     found: dict[str, Any] = dict(_KINDS[kind])
-    if words.get("use_cpu"):
+    if options.get("use_cpu"):
         found = {**found, "use_cpu": True}
         found.pop("use_gpu", None)
-    if kind == "FSDP" and words.get("fsdp_config"):
-        found["fsdp_config"] = dict(words["fsdp_config"])
+    if kind == "FSDP" and options.get("fsdp_config"):
+        found["fsdp_config"] = dict(options["fsdp_config"])
     if kind == "DEEPSPEED":
-        found |= deepspeed_fields(words.get("deepspeed_config") or {}, source=source)
-    processes = words.get("num_processes")
+        found |= deepspeed_fields(options.get("deepspeed_config") or {}, source=source)
+    processes = options.get("num_processes")
     if processes is not None:
         found["num_workers"] = _count("num_processes", processes, source)
-    if _count("num_machines", words.get("num_machines") or 1, source) > 1:
+    if _count("num_machines", options.get("num_machines") or 1, source) > 1:
         found["placement_strategy"] = "SPREAD"
-    if words.get("max_restarts"):
-        found["max_failures"] = _count("max_restarts", words["max_restarts"], source)
-    return found | _precision(words.get("mixed_precision"), source)
+    if options.get("max_restarts"):
+        found["max_failures"] = _count("max_restarts", options["max_restarts"], source)
+    return found | _precision(options.get("mixed_precision"), source)
 
 
 def merge(
     given: dict[str, Any], found: Mapping[str, Any], *, source: str, defaults: Mapping[str, Any]
 ) -> None:
-    """Add fields to those that a user gave.
+    """Add fields from elsewhere to those that a user gave.
 
     Args:
-        given: Keywords of ``TrainingArguments``; is changed.
-        found: Fields from elsewhere.
-        source: Where, for errors.
-        defaults: A keyword with its default counts as not given: parsers give all of them.
+        given: Keywords of ``TrainingArguments``; changed in place.
+        found: The fields to add.
+        source: Where they come from, for messages.
+        defaults: Default of each field. A keyword at its default counts as not given, since parsers pass all of them.
 
     Raises:
         ConfigurationError: If the two contradict each other.
@@ -180,15 +180,19 @@ def merge(
 
 
 def fields_from_environment(environment: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    """What ``raytrainer launch`` and ``accelerate launch`` left for the script: where it stands, and the fields."""
+    """Read what ``raytrainer launch`` and ``accelerate launch`` left for the script.
+
+    Returns:
+        For each of them that did, its name and the fields.
+    """
     found: list[tuple[str, dict[str, Any]]] = []
     if environment.get(LAUNCH_VARIABLE):
         found.append(("raytrainer launch", json.loads(environment[LAUNCH_VARIABLE])))
     if environment.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
         found.append(("accelerate launch", {"fsdp": True, "fsdp_config": _fsdp_of(environment)}))
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
-        words = words_of_environment(environment)
-        found.append(("accelerate launch", deepspeed_fields(words, source="accelerate launch")))
+        options = options_of_environment(environment)
+        found.append(("accelerate launch", deepspeed_fields(options, source="accelerate launch")))
     return found
 
 
@@ -215,23 +219,28 @@ def _fsdp_of(environment: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
-def _check_word(word: str, value: Any, source: str) -> None:
-    if word in _NEVER:
-        is_off = value in (None, False, {}, [], "", "no", "NO") or (
-            word == "dynamo_config" and str(value.get("dynamo_backend", "NO")).upper() == "NO"
-        )
-        if not is_off:
-            raise ConfigurationError(f"{source}: {word} is not available: {_NEVER[word]}. Leave it out.")
-    elif word in _ON_RAY:
-        if value not in (None, "", *_HARMLESS.get(word, ())):
-            raise ConfigurationError(f"{source}: {word}={value!r} makes no sense on Ray: {_ON_RAY[word]}.")
-    elif word not in _READ:
-        hint = did_you_mean(word, [*_READ, *_ON_RAY, *_NEVER])
-        raise ConfigurationError(f"{source}: {word} is no word of an accelerate config.{hint}")
-    if word == "compute_environment" and str(value) != "LOCAL_MACHINE":
+def _check_option(option: str, value: Any, source: str) -> None:
+    if option in _NEVER:
+        if not _is_off(option, value):
+            raise ConfigurationError(f"{source}: {option} is not available: {_NEVER[option]}. Leave it out.")
+    elif option in _ON_RAY:
+        if value not in (None, "", *_HARMLESS.get(option, ())):
+            raise ConfigurationError(
+                f"{source}: {option}={value!r} has no meaning on Ray: {_ON_RAY[option]}."
+            )
+    elif option not in _READ:
+        hint = did_you_mean(option, [*_READ, *_ON_RAY, *_NEVER])
+        raise ConfigurationError(f"{source}: {option} is not an option of accelerate.{hint}")
+    if option == "compute_environment" and str(value) != "LOCAL_MACHINE":
         raise ConfigurationError(
-            f"{source}: compute_environment={value} is not available; submit the script to Ray."
+            f"{source}: compute_environment={value} is not available. Use LOCAL_MACHINE, and submit the script to Ray."
         )
+
+
+def _is_off(option: str, value: Any) -> bool:
+    if option == "dynamo_config" and isinstance(value, Mapping):
+        return str(cast("Mapping[str, Any]", value).get("dynamo_backend", "NO")).upper() == "NO"
+    return value in (None, False, {}, [], "", "no", "NO")
 
 
 def _precision(value: Any, source: str) -> dict[str, Any]:
@@ -243,11 +252,11 @@ def _precision(value: Any, source: str) -> dict[str, Any]:
     raise ConfigurationError(f"{source}: mixed_precision={value!r} is not available. Use no, bf16 or fp16.")
 
 
-def _count(word: str, value: Any, source: str) -> int:
+def _count(option: str, value: Any, source: str) -> int:
     try:
         number = int(value)
     except (TypeError, ValueError):
         number = 0
     if number < 1:
-        raise ConfigurationError(f"{source}: {word}={value!r} must be an integer of at least 1.")
+        raise ConfigurationError(f"{source}: {option}={value!r} is not an integer of at least 1. Give one.")
     return number

@@ -1,14 +1,14 @@
-"""What ``deepspeed`` asks for: reading and checking DeepSpeed's JSON, before there are any workers.
+"""What ``deepspeed`` asks for: reads and checks DeepSpeed's JSON before there are workers.
 
-DeepSpeed ignores most keys that it does not know, and a stage that is not there trains plain data parallel. Here a
-key is known, refused with a reason, or an error. Filling in "auto" is the matter of ``deepspeed_auto``.
+DeepSpeed ignores most keys that it does not know, and without a stage it trains plain data parallel. Here a key is
+supported, refused with a reason, or an error. "auto" is filled in by ``deepspeed_auto``.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, Protocol, cast
 
 from raytrainer.dialects.json_values import line_of, read_object
 from raytrainer.errors import ConfigurationError
@@ -98,47 +98,47 @@ _TOP = (
     "comet",
 )
 _REFUSED = {
-    "amp": "use bf16=True or fp16=True of TrainingArguments",
-    "torch_autocast": "use bf16=True or fp16=True of TrainingArguments",
-    "activation_checkpointing": "it acts on models that call DeepSpeed's own functions; set "
-    "activation_checkpointing=True of TrainingArguments",
-    "elasticity": "Ray gives and takes workers: num_workers=(least, most)",
-    "autotuning": "sweep over the values with Ray Tune",
+    "amp": "use bf16=True or fp16=True in TrainingArguments",
+    "torch_autocast": "use bf16=True or fp16=True in TrainingArguments",
+    "activation_checkpointing": "it affects only models that call DeepSpeed's own functions; set "
+    "activation_checkpointing=True in TrainingArguments",
+    "elasticity": "the number of workers is fixed: set num_workers",
+    "autotuning": "search over the values with Ray Tune",
     "checkpoint": "checkpoints are raytrainer's own: sharded, committed, and loaded on any number of workers",
-    "managed_gradient_accumulation": "the training loop says when a step ends",
+    "managed_gradient_accumulation": "the training loop decides when a step ends",
     "nebula": "checkpoints are raytrainer's own",
     "pipeline": "pipeline parallelism is not available",
     "tensor_parallel": "tensor parallelism is not available",
     "sequence_parallel_size": "sequence parallelism is not available",
-    "sparse_attention": "choose the model's own attn_implementation",
-    "sparse_gradients": "it was never run here",
-    "curriculum_learning": "give a dataset in the order that you want, with train_sampling_strategy='sequential'",
-    "data_efficiency": "give a dataset in the order that you want, with train_sampling_strategy='sequential'",
-    "compression_training": "it was never run here",
-    "progressive_layer_drop": "it was never run here",
-    "eigenvalue": "it was never run here",
-    "hybrid_engine": "it was never run here",
-    "compile": "models are not compiled",
-    "zenflow": "it was never run here",
-    "zero_hpz_partition_size": "it was never run here; partitions are cut over all workers",
-    "zero_quantized_weights": "it was never run here",
-    "zero_quantized_nontrainable_weights": "it was never run here",
-    "zero_quantized_gradients": "it was never run here",
-    "mics_shard_size": "it was never run here; fsdp='hybrid_shard' shards inside groups of workers",
-    "mics_hierarchical_params_gather": "it was never run here; fsdp='hybrid_shard' shards inside groups of workers",
-    "cpu_offload": "today's name is offload_optimizer={'device': 'cpu'}",
-    "cpu_offload_params": "today's name is offload_param={'device': 'cpu'}",
-    "cpu_offload_use_pin_memory": "today's name is pin_memory, in offload_optimizer and offload_param",
+    "sparse_attention": "choose the model's attn_implementation",
+    "sparse_gradients": "it is not tested here",
+    "curriculum_learning": "sort the dataset yourself, with train_sampling_strategy='sequential'",
+    "data_efficiency": "sort the dataset yourself, with train_sampling_strategy='sequential'",
+    "compression_training": "it is not tested here",
+    "progressive_layer_drop": "it is not tested here",
+    "eigenvalue": "it is not tested here",
+    "hybrid_engine": "it is not tested here",
+    "compile": "DeepSpeed does not compile models here",
+    "zenflow": "it is not tested here",
+    "zero_hpz_partition_size": "it is not tested here; parameters are partitioned over all workers",
+    "zero_quantized_weights": "it is not tested here",
+    "zero_quantized_nontrainable_weights": "it is not tested here",
+    "zero_quantized_gradients": "it is not tested here",
+    "mics_shard_size": "it is not tested here; fsdp='hybrid_shard' shards inside groups of workers",
+    "mics_hierarchical_params_gather": "it is not tested here; fsdp='hybrid_shard' shards inside groups of workers",
+    "cpu_offload": "its current name is offload_optimizer={'device': 'cpu'}",
+    "cpu_offload_params": "its current name is offload_param={'device': 'cpu'}",
+    "cpu_offload_use_pin_memory": "its current name is pin_memory, in offload_optimizer and offload_param",
     "bf16_master_weights_and_grads": "master weights are fp32",
-    "bf16_optimizer_states": "the optimizer decides about the dtype of its state",
+    "bf16_optimizer_states": "the optimizer decides the dtype of its state",
     "fp16_master_weights_and_grads": "master weights are fp32",
     "param_dtype": "the precision comes from bf16 and fp16",
     "buffer_dtype": "the precision comes from bf16 and fp16",
-    "nvme_path": "offload to NVMe was never run here; use device='cpu'",
-    "super_offload": "it was never run here",
+    "nvme_path": "offloading to NVMe is not tested here; use device='cpu'",
+    "super_offload": "it is not tested here",
     "compute_grad_norm": "the norm is always computed and logged",
 }
-"""Keys that DeepSpeed has and that are not available, with the reason or today's way; others only refuse when on."""
+"""Keys of DeepSpeed that are not available unless they are off -> the reason, or what to use instead."""
 OPTIMIZERS = ("Adam", "AdamW", "Adagrad", "Lion", "SGD")
 SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle", "LRRangeTest")
 _AUTO = (
@@ -160,29 +160,29 @@ _AUTO = (
     "zero_optimization.stage3_prefetch_bucket_size",
     "zero_optimization.stage3_param_persistence_threshold",
 )
-"""Where "auto" may stand: everything that the arguments or the model's hidden size give."""
+"""Where "auto" is allowed: every value that follows from the arguments or the model's hidden size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeepSpeedOptions:
-    """A DeepSpeed config that was checked."""
+    """A checked DeepSpeed config."""
 
     config: dict[str, Any]
-    """DeepSpeed's JSON; "auto" may still be in it."""
+    """DeepSpeed's JSON; may still contain "auto"."""
 
     @property
     def stage(self) -> int:
-        """1: the optimizer's state is sharded; 2: gradients too; 3: parameters too."""
+        """1: optimizer state is sharded; 2: gradients too; 3: parameters too."""
         return self.config["zero_optimization"]["stage"]
 
     @property
     def optimizer(self) -> dict[str, Any] | None:
-        """``{"type": ..., "params": {...}}``, where DeepSpeed's JSON chooses the optimizer."""
+        """``{"type": ..., "params": {...}}`` if DeepSpeed's JSON chooses the optimizer."""
         return self.config.get("optimizer")
 
     @property
     def scheduler(self) -> dict[str, Any] | None:
-        """Likewise for the schedule of the learning rate."""
+        """The same for the learning rate schedule."""
         return self.config.get("scheduler")
 
     def offloads(self, what: str) -> bool:
@@ -190,15 +190,21 @@ class DeepSpeedOptions:
         return (self.config["zero_optimization"].get(f"offload_{what}") or {}).get("device") == "cpu"
 
 
+class Refuse(Protocol):
+    """Raises the error about a key, with the file and line where it is."""
+
+    def __call__(self, key: str, message: str) -> NoReturn: ...
+
+
 def read_deepspeed(value: Any) -> DeepSpeedOptions | None:
-    """Read the argument; None when nothing was given.
+    """Read the argument ``deepspeed``; None if nothing was given.
 
     Args:
         value: A dict in DeepSpeed's form, the path of a JSON file, or None.
 
     Raises:
         ConfigurationError: For a key, stage or type that does not exist or is not available (with file and line), or
-            "auto" where nothing gives a value.
+            "auto" where no value follows from anything.
     """
     if value in (None, False, "", {}):
         return None
@@ -206,7 +212,7 @@ def read_deepspeed(value: Any) -> DeepSpeedOptions | None:
     if "bfloat16" in config:  # DeepSpeed's older name
         config["bf16"] = config.pop("bfloat16")
 
-    def refuse(key: str, message: str) -> None:
+    def refuse(key: str, message: str) -> NoReturn:
         raise ConfigurationError(f"{line_of(value, key.rpartition('.')[2])}deepspeed {key}: {message}")
 
     _check_keys(config, _TOP, "", refuse)
@@ -222,18 +228,18 @@ def read_deepspeed(value: Any) -> DeepSpeedOptions | None:
     if config.get("data_types", {}).get("grad_accum_dtype") == "fp32" and _stage(config) == 1:
         refuse(
             "data_types.grad_accum_dtype",
-            "under stage 1 DeepSpeed takes another optimizer for it, which was never run here. Use stage 2.",
+            "with stage 1 DeepSpeed uses another optimizer for it, which is not tested here. Use stage 2.",
         )
     return DeepSpeedOptions(config=config)
 
 
-def _check_section(section: Any, path: str, keys: tuple[str, ...], refuse: Any) -> None:
+def _check_section(section: Any, path: str, keys: tuple[str, ...], refuse: Refuse) -> None:
     if not isinstance(section, dict):
-        refuse(path, f"is {section!r}, where an object was expected.")
-    _check_keys(section, keys, f"{path}.", refuse)
+        refuse(path, f"is {section!r}; an object was expected.")
+    _check_keys(cast("dict[str, Any]", section), keys, f"{path}.", refuse)
 
 
-def _check_keys(config: dict[str, Any], known: tuple[str, ...], prefix: str, refuse: Any) -> None:
+def _check_keys(config: dict[str, Any], known: tuple[str, ...], prefix: str, refuse: Refuse) -> None:
     for key, value in config.items():
         if key in known:
             continue
@@ -242,38 +248,40 @@ def _check_keys(config: dict[str, Any], known: tuple[str, ...], prefix: str, ref
                 refuse(f"{prefix}{key}", f"is not available: {_REFUSED[key]}. Leave it out.")
             continue
         hint = did_you_mean(key, known)
-        refuse(f"{prefix}{key}", f"is no key of DeepSpeed's.{hint} There are: {', '.join(known)}.")
+        refuse(f"{prefix}{key}", f"is not a key of DeepSpeed's config.{hint} Known keys: {', '.join(known)}.")
     for key in [key for key in config if key not in known]:
         del config[key]
 
 
 def _is_off(value: Any) -> bool:
     if isinstance(value, dict) and "enabled" in value:
-        return not value["enabled"]
-    return value in (None, False, "", {}) or (value == 1 and value is not True)  # a size of 1 cuts nothing
+        return not cast("dict[str, Any]", value)["enabled"]
+    return value in (None, False, "", {}) or (
+        value == 1 and value is not True
+    )  # a size of 1 partitions nothing
 
 
 def _stage(config: dict[str, Any]) -> Any:
     return config.get("zero_optimization", {}).get("stage")
 
 
-def _check_stage(config: dict[str, Any], refuse: Any) -> None:
+def _check_stage(config: dict[str, Any], refuse: Refuse) -> None:
     stage = _stage(config)
     if isinstance(stage, str) and stage.isdigit():
         config["zero_optimization"]["stage"] = stage = int(stage)
     if stage not in (1, 2, 3) or isinstance(stage, bool):
         why = (
-            "shards nothing, and would train plain data parallel; leave deepspeed out for that"
+            "shards nothing, so this would be plain data parallel; leave deepspeed out for that"
             if stage in (0, None)
             else "does not exist"
         )
         refuse(
             "zero_optimization.stage",
-            f"stage {stage!r} {why}. There are: 1 (optimizer state is sharded), 2 (gradients too), 3 (parameters too).",
+            f"stage {stage!r} {why}. Stages: 1 (optimizer state is sharded), 2 (gradients too), 3 (parameters too).",
         )
 
 
-def _check_zero(zero: dict[str, Any], refuse: Any) -> None:
+def _check_zero(zero: dict[str, Any], refuse: Refuse) -> None:
     for name, keys in _OFFLOADS.items():
         offload = zero.get(name)
         if offload is None:
@@ -281,11 +289,9 @@ def _check_zero(zero: dict[str, Any], refuse: Any) -> None:
         _check_section(offload, f"zero_optimization.{name}", keys, refuse)
         device = offload.get("device", "none")
         if device == "nvme":
-            refuse(f"zero_optimization.{name}.device", "offload to NVMe was never run here. Use 'cpu'.")
+            refuse(f"zero_optimization.{name}.device", "offloading to NVMe is not tested here. Use 'cpu'.")
         if device not in ("cpu", "none", None):
-            refuse(
-                f"zero_optimization.{name}.device", f"{device!r} does not exist. There are: 'cpu', 'none'."
-            )
+            refuse(f"zero_optimization.{name}.device", f"{device!r} does not exist. Use 'cpu' or 'none'.")
     if (zero.get("offload_param") or {}).get("device") == "cpu" and zero["stage"] != 3:
         refuse(
             "zero_optimization.offload_param",
@@ -293,28 +299,33 @@ def _check_zero(zero: dict[str, Any], refuse: Any) -> None:
         )
 
 
-def _check_type(section: dict[str, Any], name: str, types: tuple[str, ...], refuse: Any) -> None:
+def _check_type(section: dict[str, Any], name: str, types: tuple[str, ...], refuse: Refuse) -> None:
     kind = section.get("type")
     same = next((one for one in types if one.lower() == str(kind).lower()), None)
     if same is None:
-        refuse(f"{name}.type", f"{kind!r} is not available. There are: {', '.join(types)}.")
+        refuse(f"{name}.type", f"{kind!r} is not available. Use one of {', '.join(types)}.")
     section["type"] = same
     if not isinstance(section.setdefault("params", {}), dict):
-        refuse(f"{name}.params", f"is {section['params']!r}, where an object was expected.")
+        refuse(f"{name}.params", f"is {section['params']!r}; an object was expected.")
 
 
-def _check_auto(config: dict[str, Any], refuse: Any) -> None:
+def _check_auto(config: dict[str, Any], refuse: Refuse) -> None:
     for path in auto_paths(config):
         if path not in _AUTO:
-            refuse(path, f'nothing gives a value for "auto" here. It may stand at: {", ".join(_AUTO)}.')
+            refuse(path, f'"auto" has no meaning here. It is allowed at: {", ".join(_AUTO)}.')
 
 
 def auto_paths(config: dict[str, Any], prefix: str = "") -> list[str]:
-    """The dotted paths of all values that are "auto"."""
-    found = []
+    """List the dotted paths of all values that are "auto".
+
+    Args:
+        config: DeepSpeed's JSON, or a section of it.
+        prefix: Path of the section, with a dot at its end.
+    """
+    found: list[str] = []
     for key, value in config.items():
         if isinstance(value, dict):
-            found += auto_paths(value, f"{prefix}{key}.")
+            found += auto_paths(cast("dict[str, Any]", value), f"{prefix}{key}.")
         elif value == "auto":
             found.append(f"{prefix}{key}")
     return found

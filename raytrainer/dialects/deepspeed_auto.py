@@ -1,14 +1,15 @@
-"""The values of a DeepSpeed config that the arguments, the model and the length of the run give.
+"""The values of a DeepSpeed config that follow from the arguments, the model and the length of the run.
 
-What stands as "auto" is filled in; what is left out is added where the engine needs it; and what is said twice must
-be the same in both places.
+"auto" is replaced, what is left out is added where the engine needs it, and a value that is given in both places must
+be the same.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from raytrainer.dialects.deepspeed import DeepSpeedOptions, auto_paths
 from raytrainer.errors import ConfigurationError
@@ -20,36 +21,36 @@ def check_against(options: DeepSpeedOptions, args: Any, *, world_size: int | Non
     Args:
         options: The config.
         args: Training arguments.
-        world_size: Number of ranks, if it is known.
+        world_size: Number of ranks, or None if it is not known yet.
 
     Raises:
-        ConfigurationError: Lists all that differ.
+        ConfigurationError: Lists all values that differ.
     """
     known = _from_arguments(args, world_size)
-    differing = []
+    differing: list[str] = []
     for path, (value, name) in known.items():
         found = _get(options.config, path)
         if found in (None, "auto") or value is None or _equal(found, value):
             continue
-        differing.append(f"{path}={found!r}, but {name} gives {value!r}")
+        differing.append(f"{path}={found!r}, but {name} is {value!r}")
     if differing:
         raise ConfigurationError(
-            f'deepspeed contradicts the arguments: {"; ".join(differing)}. Keep one of the two, or write "auto" into '
+            f'deepspeed contradicts the arguments: {"; ".join(differing)}. Keep one of the two, or write "auto" in '
             "the DeepSpeed config."
         )
 
 
 def engine_config(options: DeepSpeedOptions, args: Any, *, world_size: int, model: Any) -> dict[str, Any]:
-    """Make the config that DeepSpeed's engine gets, without the sections that are none of its business here.
+    """Make the config for DeepSpeed's engine, without the sections that this package handles itself.
 
     Args:
-        options: What was asked for; is not changed.
+        options: What was asked for; not changed.
         args: Resolved arguments.
         world_size: Number of ranks.
-        model: Its config gives the hidden size.
+        model: The model, whose config has the hidden size.
 
     Raises:
-        ConfigurationError: If something is said twice differently, or the model has no hidden size for an "auto".
+        ConfigurationError: If two values contradict each other, or the model has no hidden size for an "auto".
     """
     check_against(options, args, world_size=world_size)
     config = copy.deepcopy(options.config)
@@ -64,8 +65,8 @@ def engine_config(options: DeepSpeedOptions, args: Any, *, world_size: int, mode
         if node.get(key) in (None, "auto"):
             node[key] = value
     _fill_sizes(config, model)
-    # The engine prints for itself otherwise; any optimizer of the catalogue may be sharded; and offload does not
-    # force an optimizer that must be compiled first.
+    # Otherwise the engine prints by itself, rejects most optimizers of the catalogue, and with offload requires an
+    # optimizer that must be compiled first.
     config.setdefault("steps_per_print", None)
     config["zero_allow_untested_optimizer"] = True
     config["zero_force_ds_cpu_optimizer"] = False
@@ -73,12 +74,12 @@ def engine_config(options: DeepSpeedOptions, args: Any, *, world_size: int, mode
 
 
 def section_params(section: dict[str, Any], args: Any, *, max_steps: int | None = None) -> dict[str, Any]:
-    """The ``params`` of an ``optimizer`` or ``scheduler`` section, with "auto" filled in.
+    """Return the ``params`` of an ``optimizer`` or ``scheduler`` section, with "auto" filled in.
 
     Args:
-        section: As in the config.
+        section: The section of the config.
         args: Training arguments.
-        max_steps: Optimizer steps of the run, for a schedule.
+        max_steps: Number of optimizer steps of the run, for a schedule.
     """
     given: dict[str, Any] = {
         "lr": args.learning_rate,
@@ -95,7 +96,7 @@ def section_params(section: dict[str, Any], args: Any, *, max_steps: int | None 
 
 
 def _from_arguments(args: Any, world_size: int | None) -> dict[str, tuple[Any, str]]:
-    """Values by path, and the argument that gives each."""
+    """Path of a value -> the value, and the argument that it comes from."""
     micro, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     return {
         "train_micro_batch_size_per_gpu": (micro, "per_device_train_batch_size"),
@@ -116,10 +117,10 @@ def _from_arguments(args: Any, world_size: int | None) -> dict[str, tuple[Any, s
 
 
 def check_sizes(options: DeepSpeedOptions, model: Any) -> None:
-    """Check, on a driver, that a model gives the sizes for every "auto".
+    """Check, on a driver, that a model has the sizes for every "auto".
 
     Raises:
-        ConfigurationError: If it has no hidden size.
+        ConfigurationError: If its config has no hidden size.
     """
     _fill_sizes(copy.deepcopy(options.config), model)
 
@@ -132,7 +133,7 @@ def _fill_sizes(config: dict[str, Any], model: Any) -> None:
     hidden = hidden_size(model)
     if hidden is None:
         raise ConfigurationError(
-            f'deepspeed: the config of {type(model).__name__} has no hidden_size, which gives a value for "auto" at '
+            f'deepspeed: the config of {type(model).__name__} has no hidden_size, from which "auto" is computed at '
             f"{', '.join(wanted)}. Write a number there."
         )
     sizes = {
@@ -146,13 +147,13 @@ def _fill_sizes(config: dict[str, Any], model: Any) -> None:
 
 
 def hidden_size(model: Any) -> int | None:
-    """The hidden size that a model's config declares, the largest where there are several."""
-    config = getattr(model, "config", None)
+    """Return the hidden size that a model's config declares, the largest if there are several."""
+    config: Any = getattr(model, "config", None)
     for found in (config, getattr(config, "text_config", None)):
         if getattr(found, "hidden_size", None):
-            return int(found.hidden_size)  # type: ignore[union-attr]
+            return int(found.hidden_size)
         if getattr(found, "hidden_sizes", None):
-            return int(max(found.hidden_sizes))  # type: ignore[union-attr]
+            return int(max(found.hidden_sizes))
     return None
 
 
@@ -167,7 +168,10 @@ def _get(config: dict[str, Any], path: str) -> Any:
 
 def _equal(found: Any, value: Any) -> bool:
     if isinstance(value, list):
-        return isinstance(found, list | tuple) and len(found) == len(value) and all(map(_equal, found, value))
+        if not isinstance(found, list | tuple):
+            return False
+        ours, theirs = cast("list[Any]", value), cast("Sequence[Any]", found)
+        return len(theirs) == len(ours) and all(map(_equal, theirs, ours))
     if isinstance(value, bool) or isinstance(found, bool | str):
         return found == value
     return isinstance(found, int | float) and math.isclose(found, value)

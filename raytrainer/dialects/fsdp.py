@@ -1,8 +1,8 @@
-"""What ``fsdp`` and ``fsdp_config`` ask for, in the words of FSDP2.
+"""What ``fsdp`` and ``fsdp_config`` ask for, in the terms of FSDP2.
 
 Both vocabularies are read, that of FSDP1 (``fsdp="full_shard auto_wrap"``, ``sharding_strategy=1``) and that of FSDP2
-(``reshard_after_forward``), with and without the prefix ``fsdp_``. What FSDP2 does by itself may be asked for and
-changes nothing; what it cannot do is refused.
+(``reshard_after_forward``), with and without the prefix ``fsdp_``. Options for what FSDP2 always does are accepted
+without effect; options for what it cannot do are refused.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class ShardingOptions:
     """Free a layer's whole parameters after its forward pass (full shard, ZeRO-3), or keep them until its backward
     pass (shard-grad-op, ZeRO-2)."""
     is_hybrid: bool = False
-    """Shard inside groups of ranks and replicate between them."""
+    """Shard within groups of ranks and replicate between the groups."""
     hybrid_shard_size: int | None = None
-    """Ranks of a group; those of a node by default."""
+    """Number of ranks in a group; those of a node by default."""
     wrap: Wrap = "transformer"
-    """Which modules are sharded and gathered as one: blocks by class, modules by size, or the whole model."""
+    """Which modules are sharded and gathered as a unit: blocks by class, modules by size, or the whole model."""
     layer_classes: tuple[str, ...] = ()
-    """Class names of the blocks; what the model declares by default."""
+    """Class names of the blocks; those that the model declares by default."""
     min_num_params: int = 0
-    """Parameters from which on a module is a unit, under ``size``."""
+    """With ``wrap="size"``, the number of parameters that makes a module a unit."""
     cpu_offload: bool = False
     """Keep parameters, gradients and optimizer state in CPU memory."""
     activation_checkpointing: bool = False
     loads_on_meta: bool = False
-    """Build a model that is given by name without memory, and read each rank's shard only."""
+    """Build a model that is given by name on the meta device, and have each rank read only its shard."""
 
 
 STRATEGIES: dict[str, dict[str, bool]] = {
@@ -63,7 +63,7 @@ _DONE_ANYWAY: dict[str, str] = {
     "version": "every version means FSDP2",
     "state_dict_type": "checkpoints are written in shards and read as a whole",
 }
-"""Keys that change nothing here, with the reason."""
+"""Keys without effect here -> the reason."""
 _OFF_ONLY = (
     "xla",
     "xla_fsdp_v2",
@@ -89,28 +89,28 @@ _KEYS = (
 
 
 def read_sharding(fsdp: Any, fsdp_config: Any) -> ShardingOptions | None:
-    """Read the two arguments; None when nothing is to be sharded.
+    """Read the two arguments; None if nothing is to be sharded.
 
     Args:
-        fsdp: True, False, None, or words of FSDP1 in a string or list.
+        fsdp: True, False, None, or options of FSDP1 in a string or list.
         fsdp_config: A dict, or the path of a JSON file.
 
     Raises:
-        ConfigurationError: For a word, key or value that does not exist or cannot be done.
+        ConfigurationError: For an option, key or value that does not exist or is not available.
     """
     config = _without_prefix(read_object(fsdp_config, "fsdp_config"))
-    words = _words(fsdp)
-    if not words and str(fsdp).lower() != "true":  # a command line has text
+    options = _options(fsdp)
+    if not options and str(fsdp).lower() != "true":  # a command line has text
         if any(value not in (None, False, 0, "", {}) for value in config.values()):
             raise ConfigurationError(
-                f"fsdp_config={config!r} was given without fsdp, and nothing would be sharded. Add fsdp=True, or leave "
+                f"fsdp_config={config!r} was given without fsdp, so nothing would be sharded. Add fsdp=True, or leave "
                 "fsdp_config out."
             )
         return None
     _check_keys(config)
     chosen: dict[str, Any] = {}
-    for word in words:
-        _read_word(word, chosen, config)
+    for option in options:
+        _read_option(option, chosen, config)
     _read_strategy(config, chosen)
     _read_wrap(config, chosen)
     for key, name in (
@@ -132,7 +132,7 @@ def read_sharding(fsdp: Any, fsdp_config: Any) -> ShardingOptions | None:
 
 
 def canonical(options: ShardingOptions) -> dict[str, Any]:
-    """The options as a ``fsdp_config`` that ``transformers`` reads too."""
+    """Return the options as an ``fsdp_config`` that ``transformers`` can read too."""
     config: dict[str, Any] = {
         "version": 2,
         "reshard_after_forward": options.reshard_after_forward,
@@ -156,22 +156,22 @@ def _without_prefix(config: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("fsdp_"): value for key, value in config.items()}
 
 
-def _words(fsdp: Any) -> list[str]:
+def _options(fsdp: Any) -> list[str]:
     if fsdp in (None, False, True, ""):
         return []
     items = fsdp.split() if isinstance(fsdp, str) else list(fsdp)
-    words = [str(getattr(item, "value", item)).lower() for item in items]
-    return [] if words in (["true"], ["false"]) else words
+    options = [str(getattr(item, "value", item)).lower() for item in items]
+    return [] if options in (["true"], ["false"]) else options
 
 
-def _read_word(word: str, chosen: dict[str, Any], config: dict[str, Any]) -> None:
-    if word in STRATEGIES or word == "no_shard":
-        config.setdefault("sharding_strategy", word)
-    elif word == "offload":
+def _read_option(option: str, chosen: dict[str, Any], config: dict[str, Any]) -> None:
+    if option in STRATEGIES or option == "no_shard":
+        config.setdefault("sharding_strategy", option)
+    elif option == "offload":
         chosen["cpu_offload"] = True
-    elif word != "auto_wrap":
+    elif option != "auto_wrap":
         raise ConfigurationError(
-            f"fsdp={word!r} is no option. {_choices(word, [*STRATEGIES, 'offload', 'auto_wrap'])}"
+            f"fsdp={option!r} is not an option. {_choices(option, [*STRATEGIES, 'offload', 'auto_wrap'])}"
         )
 
 
@@ -184,7 +184,7 @@ def _read_strategy(config: dict[str, Any], chosen: dict[str, Any]) -> None:
         name = _NUMBERED.get(int(named), "") if str(named).isdigit() else str(named).lower()
         if name == "no_shard":
             raise ConfigurationError(
-                "fsdp with no_shard replicates the model, which is plain data parallelism. Leave fsdp out."
+                "fsdp='no_shard' replicates the model, which is plain data parallelism. Leave fsdp out."
             )
         if name not in STRATEGIES:
             raise ConfigurationError(f"fsdp strategy {named!r} does not exist. {_choices(name, STRATEGIES)}")
@@ -209,8 +209,8 @@ def _read_wrap(config: dict[str, Any], chosen: dict[str, Any]) -> None:
         chosen["wrap"] = "size"
     if classes and smallest:
         raise ConfigurationError(
-            f"fsdp_config has both transformer_layer_cls_to_wrap={classes!r} and min_num_params={smallest}. Keep one: "
-            "units are chosen by class or by size."
+            f"fsdp_config has both transformer_layer_cls_to_wrap={classes!r} and min_num_params={smallest}, but "
+            "units are chosen either by class or by size. Keep one of them."
         )
     chosen |= {"layer_classes": tuple(classes or ()), "min_num_params": smallest}
 
@@ -224,7 +224,7 @@ def _check_keys(config: dict[str, Any]) -> None:
     kind = str(config.get("state_dict_type", "")).upper()
     if kind == "LOCAL_STATE_DICT":
         raise ConfigurationError(
-            "fsdp_config state_dict_type='LOCAL_STATE_DICT' cannot be read on another number of workers. Use "
+            "fsdp_config state_dict_type='LOCAL_STATE_DICT' cannot be loaded on a different number of workers. Use "
             "SHARDED_STATE_DICT or FULL_STATE_DICT."
         )
 
@@ -234,7 +234,7 @@ def _flag(key: str, value: Any) -> bool:
         return value
     if str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
-    raise ConfigurationError(f"fsdp_config {key}={value!r} is neither true nor false.")
+    raise ConfigurationError(f"fsdp_config {key}={value!r} is neither true nor false. Use one of them.")
 
 
 def _number(key: str, value: Any, *, at_least: int) -> int:
@@ -243,10 +243,12 @@ def _number(key: str, value: Any, *, at_least: int) -> int:
     except (TypeError, ValueError):
         number = at_least - 1
     if number < at_least:
-        raise ConfigurationError(f"fsdp_config {key}={value!r} must be an integer of at least {at_least}.")
+        raise ConfigurationError(
+            f"fsdp_config {key}={value!r} is not an integer of at least {at_least}. Give one."
+        )
     return number
 
 
 def _choices(word: str, known: Iterable[str]) -> str:
     names = list(known)
-    return f"{did_you_mean(word, names)} There are: {', '.join(names)}.".strip()
+    return f"{did_you_mean(word, names)} Options: {', '.join(names)}.".strip()

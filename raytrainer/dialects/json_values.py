@@ -1,49 +1,57 @@
-"""An argument that is a dict, or the path of a JSON file, or JSON itself (as a command line gives it)."""
+"""Reads an argument that is a dict, the path of a JSON file, or JSON text as a command line passes it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raytrainer.errors import ConfigurationError
 
 
 def read_object(value: Any, name: str) -> dict[str, Any]:
-    """Read the value of an argument; nothing given is an empty dict.
+    """Read the value of an argument; None is an empty dict.
 
     Args:
         value: None, a mapping, a path, or a string that begins with a brace.
-        name: The argument, for errors.
+        name: The argument, for messages.
 
     Raises:
-        ConfigurationError: If there is no such file, or it is no JSON object; says line and column.
+        ConfigurationError: If the file cannot be read or is not a JSON object; gives line and column.
     """
     if value is None:
         return {}
     if isinstance(value, Mapping):
-        return dict(value)
+        given: dict[str, Any] = dict(value)
+        return given
     if not isinstance(value, str | Path):
         raise ConfigurationError(
             f"{name} is a {type(value).__name__}. Give a dict, or the path of a JSON file."
         )
     text = str(value).strip()
     try:
-        found = json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
+        found: Any = json.loads(text if text.startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{name}={text!r} cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise ConfigurationError(
-            f"{name}={text!r} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}."
+            f"{name}={text!r} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}."
         ) from error
     if not isinstance(found, dict):
-        raise ConfigurationError(f"{name}={text!r} holds a {type(found).__name__}, not an object.")
-    return found
+        raise ConfigurationError(
+            f"{name}={text!r} contains a {type(found).__name__}; a JSON object was expected."
+        )
+    return cast("dict[str, Any]", found)
 
 
 def line_of(value: Any, key: str) -> str:
-    """Where a key stands in the file that an argument names, as ``"file.json, line 3: "``; "" for a dict."""
+    """Return where a key is in the file that an argument names, as ``"file.json, line 3: "``; "" for a dict.
+
+    Args:
+        value: The argument, as for ``read_object``.
+        key: A key of the object, at any depth.
+    """
     if not isinstance(value, str | Path) or str(value).strip().startswith("{"):
         return ""
     lines = Path(value).read_text(encoding="utf-8").splitlines()

@@ -80,10 +80,10 @@ def test_the_file_that_accelerate_config_left_counts_and_flags_win(started, tmp_
         (["--use_deepspeed", "--offload_param_nvme_path", "/disk"], "NVMe"),
         (["--machine_rank", "1"], "ray start"),
         (["--main_process_port", "29500"], "through Ray"),
-        (["--gpu_ids", "0,1"], "Ray hands out GPUs"),
+        (["--gpu_ids", "0,1"], "Ray assigns GPUs"),
         (["--megatron_lm_tp_degree", "2"], "Megatron-LM"),
-        (["--gradient_accumulation_steps", "2"], "behind the script's name"),
-        (["--fsdp_sharding_strategy", "1"], "need --use_fsdp"),
+        (["--gradient_accumulation_steps", "2"], "after the script's name"),
+        (["--fsdp_sharding_strategy", "1"], "needs --use_fsdp"),
         (["--config_file", "/nowhere.yaml"], "cannot be read"),
         (["--num_cpu_threads_per_process", "4"], "resources_per_worker"),
     ],
@@ -97,4 +97,4 @@ def test_flags_that_make_no_sense_are_refused_before_the_script_starts(started, 
 def test_help_and_wrong_commands(capsys):
     assert main(["--help"]) == 0
     assert main(["lunch"]) == 2
-    assert "'lunch' is no command" in capsys.readouterr().err
+    assert "'lunch' is not a command" in capsys.readouterr().err

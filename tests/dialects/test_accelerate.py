@@ -101,14 +101,14 @@ def test_words_become_fields(words, fields):
             "Keep one of the two",
         ),
         ({"distributed_type": "MEGATRON_LM"}, "Megatron-LM is not available"),
-        ({"distributed_type": "FSPD"}, "none of"),
+        ({"distributed_type": "FSPD"}, "use one of"),
         ({"machine_rank": 1}, r"Ray numbers the nodes itself"),
         ({"main_process_ip": "10.0.0.1"}, "ray_address"),
-        ({"gpu_ids": "0,1"}, "Ray hands out GPUs"),
+        ({"gpu_ids": "0,1"}, "Ray assigns GPUs"),
         ({"mixed_precision": "fp8"}, "Use no, bf16 or fp16"),
         ({"num_processes": 0}, "at least 1"),
         ({"num_procesess": 2}, "Did you mean 'num_processes'"),
-        ({"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, "not compiled"),
+        ({"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, "set torch_compile_backend"),
         ({"compute_environment": "AMAZON_SAGEMAKER"}, "submit the script to Ray"),
     ],
 )
@@ -121,7 +121,7 @@ def test_what_makes_no_sense_on_ray_is_refused_with_the_way_of_ray(words, messag
     ("text", "message"),
     [
         ("distributed_type: [FSDP\nnum_processes: 2\n", r"line \d+, column \d+"),
-        ("- a\n- b\n", "no accelerate config"),
+        ("- a\n- b\n", "not an accelerate config"),
         ("num_processes: 2\n", "no distributed_type"),
     ],
 )

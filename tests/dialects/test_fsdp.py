@@ -86,7 +86,7 @@ def test_nothing_asked_is_nothing_sharded(nothing):
         (True, {"min_num_params": 5, "transformer_layer_cls_to_wrap": "A"}, "Keep one"),
         (True, {"min_num_params": -5}, "at least 0"),
         (True, {"hybrid_shard_size": 0}, "at least 1"),
-        (True, {"state_dict_type": "LOCAL_STATE_DICT"}, "another number of workers"),
+        (True, {"state_dict_type": "LOCAL_STATE_DICT"}, "a different number of workers"),
         (True, {"cpu_offload": "maybe"}, "neither true nor false"),
         (True, {"xla": True}, "not available"),
         (True, 3, "path of a JSON file"),
