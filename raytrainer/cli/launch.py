@@ -117,7 +117,9 @@ def _section_of(name: str, kind: str) -> str | None:
 
 def _file_options(given: dict[str, Any]) -> dict[str, Any]:
     """Read the named file, or the default one that ``accelerate config`` wrote, as accelerate does."""
-    from accelerate.commands.config.config_args import default_config_file
+    from accelerate.commands.config.config_args import (  # pyright: ignore[reportMissingTypeStubs]
+        default_config_file,
+    )
 
     if given.get("config_file"):
         return load_file(given["config_file"])
@@ -128,11 +130,14 @@ def _file_options(given: dict[str, Any]) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     """Return accelerate's parser without its defaults, so that it reports only what was given."""
-    from accelerate.commands.launch import launch_command_parser
+    from accelerate.commands.launch import (  # pyright: ignore[reportMissingTypeStubs]
+        launch_command_parser,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     parser: argparse.ArgumentParser = launch_command_parser()
     parser.prog = "raytrainer launch"
-    for action in parser._actions:
+    actions: list[argparse.Action] = parser._actions  # pyright: ignore[reportPrivateUsage]
+    for action in actions:
         action.default = argparse.SUPPRESS
     return parser
 

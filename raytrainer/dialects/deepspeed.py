@@ -187,7 +187,8 @@ class DeepSpeedOptions:
 
     def offloads(self, what: str) -> bool:
         """Whether ``"optimizer"`` (its state) or ``"param"`` (parameters) are kept in CPU memory."""
-        return (self.config["zero_optimization"].get(f"offload_{what}") or {}).get("device") == "cpu"
+        offload: dict[str, Any] = self.config["zero_optimization"].get(f"offload_{what}") or {}
+        return offload.get("device") == "cpu"
 
 
 class Refuse(Protocol):
@@ -262,14 +263,15 @@ def _is_off(value: Any) -> bool:
 
 
 def _stage(config: dict[str, Any]) -> Any:
-    return config.get("zero_optimization", {}).get("stage")
+    zero: dict[str, Any] = config.get("zero_optimization") or {}
+    return zero.get("stage")
 
 
 def _check_stage(config: dict[str, Any], refuse: Refuse) -> None:
     stage = _stage(config)
     if isinstance(stage, str) and stage.isdigit():
         config["zero_optimization"]["stage"] = stage = int(stage)
-    if stage not in (1, 2, 3) or isinstance(stage, bool):
+    if isinstance(stage, bool) or stage not in (1, 2, 3):
         why = (
             "shards nothing, so this would be plain data parallel; leave deepspeed out for that"
             if stage in (0, None)
@@ -292,7 +294,8 @@ def _check_zero(zero: dict[str, Any], refuse: Refuse) -> None:
             refuse(f"zero_optimization.{name}.device", "offloading to NVMe is not tested here. Use 'cpu'.")
         if device not in ("cpu", "none", None):
             refuse(f"zero_optimization.{name}.device", f"{device!r} does not exist. Use 'cpu' or 'none'.")
-    if (zero.get("offload_param") or {}).get("device") == "cpu" and zero["stage"] != 3:
+    parameters: dict[str, Any] = zero.get("offload_param") or {}
+    if parameters.get("device") == "cpu" and zero["stage"] != 3:
         refuse(
             "zero_optimization.offload_param",
             f"stage {zero['stage']} keeps whole parameters on the device. Use stage 3, or offload_optimizer.",

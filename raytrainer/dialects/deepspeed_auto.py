@@ -149,7 +149,8 @@ def _fill_sizes(config: dict[str, Any], model: Any) -> None:
 def hidden_size(model: Any) -> int | None:
     """Return the hidden size that a model's config declares, the largest if there are several."""
     config: Any = getattr(model, "config", None)
-    for found in (config, getattr(config, "text_config", None)):
+    candidates: list[Any] = [config, getattr(config, "text_config", None)]
+    for found in candidates:
         if getattr(found, "hidden_size", None):
             return int(found.hidden_size)
         if getattr(found, "hidden_sizes", None):
@@ -160,9 +161,9 @@ def hidden_size(model: Any) -> int | None:
 def _get(config: dict[str, Any], path: str) -> Any:
     node: Any = config
     for key in path.split("."):
-        if not isinstance(node, dict) or key not in node:
+        if not isinstance(node, dict):
             return None
-        node = node[key]
+        node = cast("dict[str, Any]", node).get(key)
     return node
 
 

@@ -23,8 +23,7 @@ def read_object(value: Any, name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if isinstance(value, Mapping):
-        given: dict[str, Any] = dict(value)
-        return given
+        return dict(cast("Mapping[str, Any]", value))
     if not isinstance(value, str | Path):
         raise ConfigurationError(
             f"{name} is a {type(value).__name__}. Give a dict, or the path of a JSON file."

@@ -7,7 +7,7 @@ the driver and reads names, headers and lengths only, so a mistake costs a secon
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.trainer_utils import IntervalStrategy, has_length
@@ -90,7 +90,8 @@ def check_evaluation(facts: TrainerFacts, dataset: Any = None, *, keyword: str =
 
 
 def _named_dataset(facts: TrainerFacts, name: str, keyword: str) -> dict[str, Any]:
-    named: dict[str, Any] = dict(facts.eval_dataset) if isinstance(facts.eval_dataset, Mapping) else {}
+    given = facts.eval_dataset
+    named = dict(cast("Mapping[str, Any]", given)) if isinstance(given, Mapping) else {}
     if name not in named:
         raise ConfigurationError(
             f"{keyword}={name!r} names no dataset of the Trainer, whose eval_dataset has "

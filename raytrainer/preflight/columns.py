@@ -1,7 +1,7 @@
 """Whether the columns of a dataset fit what the model's ``forward`` takes, seen on the driver.
 
 Looks at names only: those of a ``datasets.Dataset``, or the keys of the first sample of any other map-style dataset
-(with the random state put back). Datasets that tell nothing are left to the workers. Never reads a stream.
+(with the random state put back). A dataset whose columns cannot be known is left to the workers. Never reads a stream.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,26 +21,30 @@ from transformers.data.data_collator import (
     DefaultDataCollator,
     default_data_collator,
 )
-from transformers.trainer_utils import unwrap_peft_model
-from transformers.utils import find_labels
+from transformers.trainer_utils import (
+    unwrap_peft_model,  # pyright: ignore[reportUnknownVariableType]
+)
+from transformers.utils.generic import (
+    find_labels,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from raytrainer.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 _LABELS = ("label", "label_ids")
-"""Names under which the usual collators take labels."""
+"""Columns that the usual collators turn into labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardColumns:
-    """What a model takes."""
+    """The columns that a model takes."""
 
     model_name: str
     names: tuple[str, ...]
     """Parameters of ``forward``."""
     labels: tuple[str, ...]
-    """Columns that hold labels."""
+    """Columns that become labels."""
     takes_any: bool
     """Whether ``forward`` has a ``**kwargs``."""
 
@@ -52,9 +56,9 @@ def forward_columns(model: torch.nn.Module, label_names: list[str] | None) -> Fo
         model: The user's model.
         label_names: ``args.label_names``; None finds the labels in the signature.
     """
-    inner = unwrap_peft_model(model)
+    inner: Any = unwrap_peft_model(model)
     parameters = inspect.signature(inner.forward).parameters.values()
-    labels = find_labels(type(inner)) if label_names is None else label_names
+    labels: list[str] = find_labels(type(inner)) if label_names is None else label_names
     return ForwardColumns(
         model_name=type(inner).__name__,
         names=tuple(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)),
@@ -75,16 +79,16 @@ def check_columns(
 
     Args:
         dataset: Any dataset.
-        description: Names it in messages, for instance ``train_dataset``.
+        description: The dataset in messages, for instance ``train_dataset``.
         forward: What the model takes.
         remove_unused: ``args.remove_unused_columns``.
-        passes_through: Whether every column of a sample reaches ``forward``: no collator, loader or loss of the
-            user's own stands between.
+        passes_through: Whether every column of a sample reaches ``forward``, because the user brought no collator,
+            loader or loss that could change that.
 
     Raises:
-        ConfigurationError: If no column fits, or one that is kept does not.
+        ConfigurationError: If no column fits the model, or one that is kept does not.
     """
-    columns = _columns_of(dataset, after_transform=not remove_unused)
+    columns = _stored_columns(dataset) if remove_unused else _batch_columns(dataset)
     if not columns:
         return
     fitting = {*forward.names, *forward.labels}
@@ -92,7 +96,7 @@ def check_columns(
     if remove_unused:
         if not fitting.intersection(columns):
             raise ConfigurationError(
-                f"{description} has the columns {sorted(columns)}, and the model takes none of them "
+                f"{description} has the columns {sorted(columns)}, but the model takes none of them "
                 f"({takes}), so nothing would be left of a sample. Rename or tokenize the columns, or set "
                 "remove_unused_columns=False if your collator makes the model's inputs."
             )
@@ -107,48 +111,70 @@ def check_columns(
 
 
 def passes_columns_through(data_collator: Any) -> bool:
-    """Whether a collator hands every column to the model under its own name."""
+    """Whether a collator passes every column to the model under its own name."""
     if data_collator is None or data_collator is default_data_collator:
         return True
     return type(data_collator) in (DefaultDataCollator, DataCollatorWithPadding)
 
 
-def _columns_of(dataset: Any, *, after_transform: bool) -> Collection[str] | None:
-    """Names of the columns, as they are stored or as samples have them; None where they cannot be known."""
+def _stored_columns(dataset: Any) -> Collection[str] | None:
+    """Names of the columns as they are stored; None if they cannot be known."""
     names = getattr(dataset, "column_names", None)
-    features = getattr(dataset, "features", None)
-    if isinstance(names, list) and not after_transform:
-        return names
-    if isinstance(names, list) and features is not None:
-        if getattr(dataset, "format", {}).get("type") == "custom":
-            return None
-        # The usual collator leaves text out of batches.
-        return [
-            name for name in names if getattr(features[name], "dtype", None) not in ("string", "large_string")
-        ]
-    if names is not None or isinstance(dataset, torch.utils.data.IterableDataset):
-        return None
+    if isinstance(names, list):
+        return cast("list[str]", names)
+    return None if names is not None else _keys(_first_sample(dataset))
+
+
+def _batch_columns(dataset: Any) -> Collection[str] | None:
+    """Names of the columns that the usual collators put into a batch, which leave text out; None if unknown."""
+    names = getattr(dataset, "column_names", None)
+    if names is not None:
+        return _batch_columns_of_hf(dataset) if isinstance(names, list) else None
     sample = _first_sample(dataset)
-    if not isinstance(sample, Mapping) or not all(isinstance(key, str) for key in sample):
+    keys = _keys(sample)
+    return None if keys is None else [key for key in keys if not isinstance(sample[key], str | None)]
+
+
+def _batch_columns_of_hf(dataset: Any) -> list[str] | None:
+    features: Mapping[str, Any] | None = getattr(dataset, "features", None)
+    has_transform = getattr(dataset, "format", {}).get("type") == "custom"
+    if features is None or has_transform:
         return None
-    if not after_transform:
-        return list(sample)
-    return [key for key, value in sample.items() if value is not None and not isinstance(value, str)]
+    return [name for name in dataset.column_names if not _is_text(features[name])]
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _keys(sample: Any) -> list[str] | None:
+    if not isinstance(sample, Mapping):
+        return None
+    keys = list(cast("Mapping[Any, Any]", sample))
+    return keys if all(isinstance(key, str) for key in keys) else None
 
 
 def _first_sample(dataset: Any) -> Any:
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or len(dataset) == 0:
+    is_stream = isinstance(dataset, torch.utils.data.IterableDataset)
+    if (
+        is_stream
+        or not hasattr(dataset, "__getitem__")
+        or not hasattr(dataset, "__len__")
+        or len(dataset) == 0
+    ):
         return None
     with _same_randomness():
         try:
             return dataset[0]
-        except Exception as error:  # noqa: BLE001 - the data may be on the workers only; there it would be raised
-            logger.debug("Columns are not checked, the first sample cannot be read on the driver: %s", error)
+        except Exception as error:  # noqa: BLE001 - the data may exist on the workers only, where the error is raised
+            logger.debug(
+                "Columns are not checked, because the first sample cannot be read on the driver: %s", error
+            )
             return None
 
 
 @contextmanager
-def _same_randomness() -> Iterator[None]:
+def _same_randomness() -> Generator[None]:
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:
         yield

@@ -6,7 +6,7 @@ Only sized datasets are asked for their length, and no stream is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.trainer_utils import has_length
@@ -26,7 +26,7 @@ def named_datasets(dataset: Any, keyword: str) -> Iterator[tuple[str, Any]]:
     if dataset is None:
         return
     if isinstance(dataset, Mapping):
-        for name, one in dataset.items():
+        for name, one in cast("Mapping[str, Any]", dataset).items():
             yield f"{keyword}[{name!r}]", one
     else:
         yield keyword, dataset
