@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 from raytrainer.dialects.accelerate import LAUNCH_VARIABLE, load_file, translate
 from raytrainer.dialects.accelerate_deepspeed import OPTIONS as DEEPSPEED_OPTIONS
@@ -134,10 +134,9 @@ def _parser() -> argparse.ArgumentParser:
         launch_command_parser,  # pyright: ignore[reportUnknownVariableType]
     )
 
-    parser: argparse.ArgumentParser = launch_command_parser()
+    parser = cast("argparse.ArgumentParser", launch_command_parser())
     parser.prog = "raytrainer launch"
-    actions: list[argparse.Action] = parser._actions  # pyright: ignore[reportPrivateUsage]
-    for action in actions:
+    for action in parser._actions:
         action.default = argparse.SUPPRESS
     return parser
 

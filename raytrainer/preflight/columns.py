@@ -56,7 +56,7 @@ def forward_columns(model: torch.nn.Module, label_names: list[str] | None) -> Fo
         model: The user's model.
         label_names: ``args.label_names``; None finds the labels in the signature.
     """
-    inner: Any = unwrap_peft_model(model)
+    inner = cast("torch.nn.Module", unwrap_peft_model(model))
     parameters = inspect.signature(inner.forward).parameters.values()
     labels: list[str] = find_labels(type(inner)) if label_names is None else label_names
     return ForwardColumns(
