@@ -1,8 +1,8 @@
 """Where a call on a trainer runs: in this process, in a process group, or on Ray workers.
 
-The methods that a user calls are entry points. Called on a trainer that is bound to a process they just run; called on
-a driver's trainer they, overrides included, run on the workers, so that a user's ``evaluate`` sees what it would see
-in one process: a model, an accelerator, loaders.
+The methods that a user calls are entry points. On a trainer that is set up in this process they just run. On a driver's
+trainer they run on the workers, overrides included, so that a user's ``evaluate`` has what it would have in one
+process: a model, an accelerator, loaders.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ import functools
 import os
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from raytrainer.runtimes.base import Runtime
+    from raytrainer.trainer_protocol import TrainerProtocol
+    from raytrainer.worker.session import Session
 
 ENTRY_POINTS = frozenset({"train", "evaluate", "predict", "evaluation_loop"})
 
@@ -61,22 +66,22 @@ def runs_in_this_process(args: TrainingArguments) -> bool:
     return args.num_workers == 0
 
 
-def open_local_session(trainer: Any) -> Any:
-    """Bind a trainer to this process, alone or as a rank of a launcher's group."""
+def open_local_session(trainer: TrainerProtocol) -> Session:
+    """Set a trainer up in this process, alone or as a rank of a launcher's group."""
     from raytrainer.runtimes.in_process import LocalRuntime
     from raytrainer.runtimes.process_group import ProcessGroupRuntime, is_launched_rank
     from raytrainer.telemetry.console import Renderer
     from raytrainer.worker.session import open_session
 
     renderer = Renderer(disable=bool(trainer.args.disable_tqdm))
-    runtime: Any
+    runtime: Runtime
     if is_launched_rank(os.environ):
         runtime = ProcessGroupRuntime(
             renderer.handle, use_cpu=trainer.args.use_cpu, timeout_s=trainer.args.ddp_timeout
         )
     else:
         runtime = LocalRuntime(renderer.handle)
-    trainer._process.renderer = renderer
+    trainer._process.renderer = renderer  # pyright: ignore[reportPrivateUsage]
     return open_session(trainer, runtime)
 
 

@@ -1,14 +1,16 @@
 """The Ray workers of one trainer, as the driver's trainer uses them.
 
-They are started with the first task and stay for the next one. What the driver must know to give a task to workers
-that may have been restarted since (which run they completed, at which step) is kept here, and so is the picture on
-the terminal.
+They are started with the first task and stay for the next one. Workers may have been restarted between two tasks, so
+this file remembers which run they completed, and at which step. It also owns the progress display of a task.
 """
+
+# pyright: reportPrivateUsage=false
+# The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raytrainer.driver.entry_points import new_run_id
 from raytrainer.driver.worker_group import WorkerGroup
@@ -16,7 +18,22 @@ from raytrainer.errors import GroupClosedError
 from raytrainer.telemetry.console import Renderer
 from raytrainer.worker.session import Returned, TaskContext
 
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
+    from raytrainer.process_state import ProcessState
+
 logger = logging.getLogger(__name__)
+
+
+class DriverTrainer(Protocol):
+    """What this file needs of the driver's trainer."""
+
+    args: TrainingArguments
+    _process: ProcessState
+
+    def _fetch_weights(self) -> None: ...
+
+    def _take_back(self, returned: Returned) -> None: ...
 
 
 class Workers:
@@ -26,10 +43,16 @@ class Workers:
         self._group: WorkerGroup | None = None
         self._renderer: Renderer | None = None
         self._trained: TaskContext | None = None
-        """What the workers of this group have completed."""
+        """The last run that the workers of this group completed."""
 
-    def call(self, trainer: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, trainer: DriverTrainer, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a method of the trainer on the workers, and take back what it changed.
+
+        Args:
+            trainer: The driver's trainer.
+            method: Name of the method.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
 
         Raises:
             TrainingFailed: If the workers failed for good.
@@ -44,20 +67,22 @@ class Workers:
         trainer._take_back(returned)
         return returned.value
 
-    def _call(self, trainer: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Returned:
+    def _call(
+        self, trainer: DriverTrainer, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Returned:
         for _ in range(2):
             group = self._open_group(trainer)
             context = self._context(new_run_id())
             try:
                 returned = group.call(method, args, kwargs, task_id=context.run_id, context=context)
             except GroupClosedError:
-                # They left while nobody asked them for anything; their weights come along to the next group.
-                self._leave(trainer)
+                # They left because no task came; their weights go to the next group.
+                self._forget_group(trainer)
                 continue
             if method == "train":
                 self._note_training(trainer, returned, context.run_id)
             return returned
-        raise GroupClosedError("The workers left twice while a task was handed to them. Call again.")
+        raise GroupClosedError("The workers left twice while they were given a task. Call again.")
 
     def _context(self, run_id: str) -> TaskContext:
         done = self._trained
@@ -70,7 +95,7 @@ class Workers:
             best_checkpoint=done.best_checkpoint,
         )
 
-    def _note_training(self, trainer: Any, returned: Returned, run_id: str) -> None:
+    def _note_training(self, trainer: DriverTrainer, returned: Returned, run_id: str) -> None:
         state = returned.state
         loads_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
         self._trained = TaskContext(
@@ -81,9 +106,9 @@ class Workers:
         )
         trainer._process.weights_are_on_workers = True
 
-    def _open_group(self, trainer: Any) -> WorkerGroup:
+    def _open_group(self, trainer: DriverTrainer) -> WorkerGroup:
         if self._group is not None and not self._group.is_open:
-            self._leave(trainer)
+            self._forget_group(trainer)
         if self._group is None:
             if trainer._process.weights_are_on_workers:
                 trainer._fetch_weights()
@@ -96,7 +121,7 @@ class Workers:
         if self._renderer is not None:
             self._renderer.handle(event)
 
-    def _leave(self, trainer: Any) -> None:
+    def _forget_group(self, trainer: DriverTrainer) -> None:
         """Forget a group that has ended; the weights that it left become the trainer's."""
         if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
@@ -118,7 +143,7 @@ class Workers:
                 pass
         return group.final_weights()
 
-    def end(self, trainer: Any) -> None:
+    def end(self, trainer: DriverTrainer) -> None:
         """End the workers; their weights come to the driver first."""
         if self._group is None:
             return
