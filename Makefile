@@ -27,8 +27,9 @@ HAS_VENV := $(VENV)/.stamp-venv
 HAS_BASE := $(VENV)/.stamp-base
 HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
+HAS_DOCS := $(VENV)/.stamp-docs
 
-.PHONY: help demo quick test test-fast test-serial coverage check format bench clean
+.PHONY: help demo quick test test-fast test-serial coverage check docs format bench clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
@@ -36,6 +37,7 @@ help:
 	@echo "make test       all tests        (make test-fast: those that need no Ray and no second process)"
 	@echo "make coverage   all tests again, measured also in Ray's workers and in ranks; the least covered files"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
+	@echo "make docs       the documentation, built into site/; a broken link is an error"
 	@echo "make bench      the measurements, each beside its peer"
 	@echo "make clean      remove .venv, caches and runs"
 
@@ -87,12 +89,16 @@ format: $(HAS_DEV)
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
+docs: $(HAS_DOCS)
+	@$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo "Open site/index.html."
+
 bench: $(HAS_BASE) $(HAS_DATA)
 	@test -n "$(BENCHMARKS)" || { echo "benchmarks/ holds no script."; exit 1; }
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 
 clean:
-	@rm -rf $(VENV) build dist *.egg-info runs trainer_output tmp_trainer
+	@rm -rf $(VENV) build dist site *.egg-info runs trainer_output tmp_trainer
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -127,4 +133,9 @@ $(HAS_DATA): constraints.txt | $(HAS_VENV)
 $(HAS_DEV): $(HAS_BASE)
 	@echo "Installing the tools for tests and checks (once) ..."
 	@$(PIP) -e ".[deepspeed,dev,optimizers,reports,sft]"
+	@touch $@
+
+$(HAS_DOCS): $(HAS_BASE)
+	@echo "Installing the tools that build the documentation (once) ..."
+	@$(PIP) -e ".[docs]"
 	@touch $@
