@@ -68,7 +68,7 @@ def fills_up(args: Any) -> bool:
     return bool(args.accelerator_config.even_batches)
 
 
-def deals_out(args: Any) -> bool:
+def dispatches_batches(args: Any) -> bool:
     """Whether rank 0 reads for all ranks."""
     return bool(args.accelerator_config.dispatch_batches)
 

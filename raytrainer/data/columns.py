@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers.trainer_utils import RemoveColumnsCollator, unwrap_peft_model
+from transformers import trainer_utils
+from transformers.trainer_utils import RemoveColumnsCollator
 
 from raytrainer.errors import ConfigurationError
 
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 def signature_columns(model: torch.nn.Module, label_names: list[str]) -> list[str]:
-    """Names that the model's ``forward`` takes, and the names under which labels may travel."""
-    forward = unwrap_peft_model(model).forward
+    """Names that the model's ``forward`` takes, and the names that labels may have."""
+    unwrapped = cast("Any", trainer_utils.unwrap_peft_model)(model)  # pyright: ignore[reportUnknownMemberType]
+    forward = unwrapped.forward
     names = list(inspect.signature(forward).parameters)
     return names + [name for name in ("label", "label_ids", *label_names) if name not in names]
 

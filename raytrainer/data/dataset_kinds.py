@@ -1,13 +1,13 @@
-"""What kinds of datasets there are, and what each can do.
+"""Which kinds of datasets there are, and what each can do.
 
 Anything with a length and indices is read by index, a mapping of columns row by row; everything else is a stream. A
-stream that has ``state_dict`` and ``load_state_dict`` goes on where it was without reading what it has read.
+stream with ``state_dict`` and ``load_state_dict`` resumes at its position without reading earlier samples again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import Dataset, IterableDataset
 
@@ -52,19 +52,19 @@ class PlainStream(IterableDataset[Any]):
         return samples
 
 
-def adopt_dataset(dataset: Any) -> Any:
-    """Return a dataset that a loader can read, for whatever was passed as one."""
+def as_dataset(dataset: Any) -> Any:
+    """Return a dataset that a loader can read, for any object that was passed as a dataset."""
     if isinstance(dataset, Mapping):
-        return Columns(dataset)
+        return Columns(cast("Mapping[str, Any]", dataset))
     if isinstance(dataset, Dataset) or hasattr(dataset, "__getitem__") or not isinstance(dataset, Iterable):
-        return dataset
-    return PlainStream(dataset)
+        return cast("Any", dataset)
+    return PlainStream(cast("Iterable[Any]", dataset))
 
 
 def keeps_its_place(dataset: Any) -> bool:
-    """Whether a stream can go on, sample for sample, from a state that it gives.
+    """Whether a stream can resume, sample for sample, from its own ``state_dict()``.
 
-    A ``datasets.IterableDataset`` that shuffles through a buffer cannot: its state has no samples of the buffer.
+    A ``datasets.IterableDataset`` that shuffles through a buffer cannot: its state does not hold the buffer's samples.
     """
     has_state = callable(getattr(dataset, "state_dict", None)) and callable(
         getattr(dataset, "load_state_dict", None)

@@ -1,7 +1,7 @@
-"""Rank 0 reads the data and deals them out (``accelerator_config={"dispatch_batches": True}``).
+"""How rank 0 reads the data and dispatches it to all ranks (``accelerator_config={"dispatch_batches": True}``).
 
-A dataset that costs much to read, or that only rank 0 can read, is read once and not once per rank. Rank 0's loader
-yields whole rounds, collated for each rank by itself, so that ranks may get tensors of different lengths.
+A dataset that is expensive to read, or that only rank 0 can read, is read once instead of once per rank. Rank 0's
+loader yields whole rounds, collated separately for each rank, so that ranks may get tensors of different lengths.
 """
 
 from __future__ import annotations
@@ -9,64 +9,66 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from raytrainer.data.rounds import Cut, Share
+from raytrainer.data.rounds import BatchSplit, Share
 from raytrainer.errors import DispatchError
 
 Scatter = Callable[[list[Any] | None], Any]
-"""All ranks: hands each rank its element of rank 0's list (``Runtime.scatter``)."""
+"""All ranks: sends each rank its element of rank 0's list (``Runtime.scatter``)."""
 
 
-class Dealt(NamedTuple):
-    """What a rank gets of a round."""
+class Dispatched(NamedTuple):
+    """What rank 0 sends to a rank for one round."""
 
     batch: Any
     share: Share
     failure: str | None = None
-    """Why rank 0 has no more rounds."""
+    """The error that ended reading on rank 0; None if there was none."""
 
 
 class CollateRound:
     """Collates a round into one micro-batch for each rank."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any], cut: Cut) -> None:
+    def __init__(self, collate: Callable[[list[Any]], Any], split: BatchSplit) -> None:
         self.collate = collate
-        self.cut = cut
+        self.split = split
 
     def __call__(self, samples: list[Any]) -> list[Any]:
-        return [self.collate(self.cut.part_of(samples, rank)) for rank in range(self.cut.world_size)]
+        return [self.collate(self.split.part_of(samples, rank)) for rank in range(self.split.world_size)]
 
 
-def deal(rounds: Iterator[tuple[list[Any], int]], scatter: Scatter, cut: Cut) -> Iterator[tuple[Any, Share]]:
-    """Rank 0: hand each rank its micro-batch of each round, and yield its own.
+def dispatch_rounds(
+    rounds: Iterator[tuple[list[Any], int]], scatter: Scatter, split: BatchSplit
+) -> Iterator[tuple[Any, Share]]:
+    """Rank 0: send each rank its micro-batch of each round, and yield rank 0's own.
 
-    All ranks: the others are in ``receive``, and ask for as many rounds.
+    All ranks: the others are in ``receive_rounds`` for the same number of rounds.
 
     Args:
-        rounds: The micro-batches of each round, and the number of its real samples.
-        scatter: Hands each rank its part.
-        cut: Says whose the samples are.
+        rounds: The micro-batches of each round, one per rank, and the number of its real samples.
+        scatter: Sends each rank its part.
+        split: Says which samples belong to which rank.
     """
     while True:
         try:
             found = next(rounds, None)
         except Exception as error:
-            failed = Dealt(None, Share(0, 0), f"{type(error).__name__}: {error}")
-            scatter([failed] * cut.world_size)
+            failed = Dispatched(None, Share(0, 0), f"{type(error).__name__}: {error}")
+            scatter([failed] * split.world_size)
             raise
         if found is None:
-            scatter([None] * cut.world_size)
+            scatter([None] * split.world_size)
             return
         batches, num_round = found
-        shares = [cut.share_of(num_round, rank) for rank in range(cut.world_size)]
-        mine = scatter([Dealt(batch, share) for batch, share in zip(batches, shares, strict=True)])
+        shares = [split.share_of(num_round, rank) for rank in range(split.world_size)]
+        mine = scatter([Dispatched(batch, share) for batch, share in zip(batches, shares, strict=True)])
         yield mine.batch, mine.share
 
 
-def receive(scatter: Scatter) -> Iterator[tuple[Any, Share]]:
-    """Other ranks: yield what rank 0 hands out.
+def receive_rounds(scatter: Scatter) -> Iterator[tuple[Any, Share]]:
+    """Other ranks: yield the micro-batches that rank 0 sends, with their shares.
 
     Raises:
-        DispatchError: If rank 0 could not go on.
+        DispatchError: If reading failed on rank 0.
     """
     while True:
         got = scatter(None)

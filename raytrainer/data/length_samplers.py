@@ -5,6 +5,9 @@ global batch into micro-batches of like cost, with more of the short samples. Bo
 alone, so that every rank and every attempt has the same order, also after the first epoch.
 """
 
+# transformers' samplers and torch's tolist() have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import itertools
@@ -13,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
-from raytrainer.data.rounds import Cut
+from raytrainer.data.rounds import BatchSplit
 from raytrainer.data.samplers import EpochSampler
 
 
@@ -58,11 +61,11 @@ class BalancedBatches:
         self._skip_samples = 0
 
     @property
-    def cut(self) -> Cut:
+    def split(self) -> BatchSplit:
         """As if all micro-batches had the average number of samples."""
         given = self.sampler
         round_size = given.effective_batch_size // given.grad_accum
-        return Cut(batch_size=round_size // given.dp_size, rank=given.rank, world_size=given.dp_size)
+        return BatchSplit(batch_size=round_size // given.dp_size, rank=given.rank, world_size=given.dp_size)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -79,7 +82,7 @@ class BalancedBatches:
         whole = self.sampler.effective_batch_size
         done, rest = divmod(skip, whole)
         batches = itertools.chain.from_iterable(map(self._split, self._global_batches(done)))
-        yield from itertools.islice(batches, rest // self.cut.round_size, None)
+        yield from itertools.islice(batches, rest // self.split.round_size, None)
 
     def _global_batches(self, first: int) -> Iterator[list[int]]:
         generator = torch.Generator()
@@ -109,4 +112,4 @@ class BalancedBatches:
 
     def real_samples(self, first: int = 0) -> Iterator[int]:
         """As many in every round: its micro-batches count the same, whatever they hold; for training only."""
-        return itertools.repeat(self.cut.round_size)
+        return itertools.repeat(self.split.round_size)

@@ -5,6 +5,9 @@ samples, and how many samples of this micro-batch are no fill-up. Where rank 0 d
 it is rank 0 alone whose loader reads.
 """
 
+# Batches are the user's, and may nest containers of anything.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections import deque
@@ -19,9 +22,9 @@ from transformers.trainer_utils import seed_worker
 
 from raytrainer.arguments.accelerator_config import fills_up
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.data.dispatch import CollateRound, Scatter, deal, receive
+from raytrainer.data.dispatch import CollateRound, Scatter, dispatch_rounds, receive_rounds
 from raytrainer.data.length_samplers import BalancedBatches, LengthGrouped
-from raytrainer.data.rounds import Cut, Share
+from raytrainer.data.rounds import BatchSplit, Share
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 from raytrainer.data.streams import CollateItems, RankStream
 from raytrainer.errors import CheckpointError
@@ -66,12 +69,12 @@ class RankDataLoader(DataLoader[Any]):
         super().__init__(*args, **kwargs)
 
     @property
-    def cut(self) -> Cut:
+    def split(self) -> BatchSplit:
         """Which samples this rank takes."""
-        return self._shard().cut
+        return self._shard().split
 
     @property
-    def is_dealt(self) -> bool:
+    def is_dispatched(self) -> bool:
         """Whether rank 0 reads for all ranks."""
         return self._scatter is not None
 
@@ -83,8 +86,8 @@ class RankDataLoader(DataLoader[Any]):
         shard = self._shard()
         if isinstance(shard, RankStream):
             shard.skip_next(num_samples, max(1, self.num_workers))
-            self._position = shard._start
-            self._first = num_samples // shard.cut.round_size
+            self._position = shard.start
+            self._first = num_samples // shard.split.round_size
         else:
             self._skipped = num_samples
             shard.skip_next(num_samples)
@@ -130,12 +133,12 @@ class RankDataLoader(DataLoader[Any]):
 
     def weights(self, count: int) -> list[float]:
         """What the micro-batches that were yielded last count in a mean over ranks; samples that fill up do count."""
-        cut = self.cut
-        if cut.fills_up:
+        split = self.split
+        if split.fills_up:
             return [1.0] * count
-        return [share.weight(cut.world_size) for share in list(self._shares)[-count:]]
+        return [share.weight(split.world_size) for share in list(self._shares)[-count:]]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Now and not at the first batch: torch's loader draws its seed here, and the loop counts on that.
         return self._hand_out(self._shared())
 
@@ -148,16 +151,20 @@ class RankDataLoader(DataLoader[Any]):
 
     def _shared(self) -> Iterator[tuple[Any, Share]]:
         """This rank's micro-batches and their shares."""
-        cut = self.cut
+        split = self.split
         if self._scatter is None:
-            return ((batch, cut.share_of(num_round, cut.rank)) for batch, num_round in self._read())
-        return deal(self._read(), self._scatter, cut) if cut.rank == 0 else receive(self._scatter)
+            return ((batch, split.share_of(num_round, split.rank)) for batch, num_round in self._read())
+        return (
+            dispatch_rounds(self._read(), self._scatter, split)
+            if split.rank == 0
+            else receive_rounds(self._scatter)
+        )
 
     def _read(self) -> Iterator[tuple[Any, int]]:
         """What torch's loader yields, and the real samples of each round."""
         shard = self._shard()
         if isinstance(shard, RankStream):
-            shard.begin_turn()
+            shard.begin_pass()
             first, self._first = self._first, 0
             position, self._position = self._position, None
             self._positions.clear()
@@ -170,15 +177,15 @@ class RankDataLoader(DataLoader[Any]):
     ) -> Iterator[tuple[Any, int]]:
         num_processes = max(1, self.num_workers)
         places = [None] * num_processes if position is None else list(position["processes"])
-        for batch, process, turn in batches:
-            if turn is None:
+        for batch, process, round_end in batches:
+            if round_end is None:
                 continue
-            places[process] = turn.place
+            places[process] = round_end.place
             first += 1
             self._positions.append(
                 (first, {"processes": list(places), "next": (process + 1) % num_processes})
             )
-            yield batch, turn.num_round
+            yield batch, round_end.num_round
 
 
 def build_loader(
@@ -205,14 +212,14 @@ def build_loader(
     """
     bound = args.is_resolved
     rank, world_size = (args.process_index, args.world_size) if bound else (0, 1)
-    deals = scatter is not None and world_size > 1
-    cut = Cut(
+    dispatches = scatter is not None and world_size > 1
+    split = BatchSplit(
         batch_size=batch_size,
         rank=rank,
         world_size=world_size,
         drop_last=args.dataloader_drop_last,
         fills_up=fills_up(args),
-        takes_rounds=deals,
+        takes_rounds=dispatches,
     )
     options: dict[str, Any] = {
         "num_workers": args.dataloader_num_workers,
@@ -224,21 +231,23 @@ def build_loader(
         "in_order": args.dataloader_in_order or not training,
         "device": args.device,
         "keep": args.gradient_accumulation_steps + 1,
-        "scatter": scatter if deals else None,
+        "scatter": scatter if dispatches else None,
     }
-    if deals:
-        collate = CollateRound(collate, cut)
+    if dispatches:
+        collate = CollateRound(collate, split)
     if isinstance(dataset, IterableDataset):
-        stream = RankStream(dataset, cut)
+        stream = RankStream(dataset, split)
         if args.dataloader_persistent_workers:
             stream.share_clock()
-        return RankDataLoader(stream, batch_size=cut.taken_size, collate_fn=CollateItems(collate), **options)
+        return RankDataLoader(
+            stream, batch_size=split.taken_size, collate_fn=CollateItems(collate), **options
+        )
     if training:
         options["worker_init_fn"] = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank)
     if isinstance(sampler, BatchRebalanceSampler):
         batches: Any = BalancedBatches(sampler, seed=data_seed(args))
     else:
-        batches = RankBatchSampler(seeded(sampler, dataset, args), cut)
+        batches = RankBatchSampler(seeded(sampler, dataset, args), split)
     return RankDataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
 
 
@@ -246,7 +255,7 @@ def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingAr
     """Return a sampler whose order all ranks share."""
     if sampler is None:
         return SequentialSampler(dataset)  # type: ignore[arg-type]
-    if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:
+    if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:  # pyright: ignore[reportPrivateUsage]
         return SeededRandomSampler(sampler.data_source, data_seed(args))
     if type(sampler) is LengthGroupedSampler and sampler.generator is None:
         return LengthGrouped(sampler.lengths, batch_size=sampler.batch_size, seed=data_seed(args))

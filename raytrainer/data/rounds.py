@@ -1,8 +1,9 @@
-"""How the samples are cut into rounds and micro-batches, and whose these are.
+"""How samples are split into rounds and micro-batches, and which rank gets which.
 
-A round is the samples that all ranks together take with one micro-batch each. The last round of the data may be short
-of samples. Then some ranks' micro-batches are, or, where nothing fills them up, one has no sample of its own at all and
-computes on a stand-in that counts nothing, because every rank takes part in every collective. Pure arithmetic.
+A round is the set of samples that all ranks together take with one micro-batch each. The last round of the data may be
+short. Then the micro-batches of some ranks are short too, or, where nothing fills them up, a rank has no sample of its
+own and computes on a stand-in that counts nothing, because every rank must take part in every collective. Pure
+arithmetic.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from typing import Any, NamedTuple
 
 
 class Share(NamedTuple):
-    """What a micro-batch counts in its round."""
+    """How much a micro-batch counts in its round."""
 
     num_real: int
-    """Its samples that are no fill-up and no stand-in."""
+    """Its samples that are neither fill-ups nor stand-ins."""
     num_round: int
     """The same over all ranks."""
 
     def weight(self, world_size: int) -> float:
-        """What the mean over the micro-batch counts in a mean over ranks, so that every sample counts the same."""
+        """Weight of the micro-batch's mean in a mean over ranks, such that every sample counts the same."""
         return self.num_real * world_size / self.num_round if self.num_round else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class BatchSplit:
     """How samples become the micro-batches of a rank."""
 
     batch_size: int
@@ -33,11 +34,11 @@ class Cut:
     rank: int = 0
     world_size: int = 1
     drop_last: bool = False
-    """Drop a last round that is short of samples."""
+    """Drop a short last round."""
     fills_up: bool = True
-    """Fill it up with samples of the start; one rank alone takes a short micro-batch in any case."""
+    """Fill it up with samples from the start; with one rank the last micro-batch stays short in any case."""
     takes_rounds: bool = False
-    """This rank takes what all ranks take, one after the other, and hands it out."""
+    """This rank reads the samples of all ranks and dispatches them."""
 
     @property
     def round_size(self) -> int:
@@ -51,15 +52,15 @@ class Cut:
 
     @property
     def has_fill_ups(self) -> bool:
-        """Whether a round may have samples that were there before."""
+        """Whether a round may repeat samples of an earlier round."""
         return self.fills_up and not self.drop_last and self.world_size > 1
 
     def taken_of(self, samples: list[Any]) -> list[Any]:
-        """What this rank takes of a round."""
+        """The samples of a round that this rank reads."""
         return samples if self.takes_rounds else self.part_of(samples, self.rank)
 
     def part_of(self, samples: list[Any], rank: int) -> list[Any]:
-        """A rank's samples of a round; the first of the round as a stand-in where it has none."""
+        """A rank's samples of a round; if it has none, the first sample of the round as a stand-in."""
         first = rank * self.batch_size
         return samples[first : first + self.batch_size] or samples[:1]
 
@@ -69,17 +70,17 @@ class Cut:
 
 
 def weights_of(loader: Any, count: int) -> list[float]:
-    """What the micro-batches that a loader yielded last count in a mean over ranks.
+    """Weights, in a mean over ranks, of the micro-batches that a loader yielded last.
 
     Args:
-        loader: One that knows it; others' micro-batches count 1.
-        count: Micro-batches.
+        loader: One of ours; the micro-batches of other loaders weigh 1.
+        count: Number of micro-batches.
     """
-    known = loader.weights(count) if hasattr(loader, "weights") else []
+    known: list[float] = loader.weights(count) if hasattr(loader, "weights") else []
     return [1.0] * (count - len(known)) + known
 
 
 def without_stand_ins(loader: Any, batches: list[Any]) -> list[Any]:
-    """Those of the micro-batches that a loader yielded last which have samples of their own."""
+    """The micro-batches, of those that a loader yielded last, that hold real samples."""
     weights = weights_of(loader, len(batches))
     return [batch for batch, weight in zip(batches, weights, strict=True) if weight > 0]

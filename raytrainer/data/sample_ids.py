@@ -29,8 +29,8 @@ def sample_ids(loader: Any, micro_batch: int) -> list[int] | None:
     if not is_repeatable:
         return None
     order = list(batches.sampler)
-    cut = batches.cut
-    start = micro_batch * cut.round_size + cut.rank * cut.batch_size
-    stop = min(start + cut.batch_size, batches.num_samples())
+    split = batches.split
+    start = micro_batch * split.round_size + split.rank * split.batch_size
+    stop = min(start + split.batch_size, batches.num_samples())
     # Nothing for a stand-in, which counts nothing.
     return [order[index % len(order)] for index in range(start, stop)]

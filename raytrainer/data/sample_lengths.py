@@ -1,21 +1,21 @@
-"""How long the samples of a dataset are, for the orders that put like lengths together."""
+"""How long the samples of a dataset are, for samplers that group similar lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from raytrainer.errors import ConfigurationError
 
 
-def sample_lengths(dataset: Any, *, column: str, input_name: str | None, wish: str) -> list[int]:
+def sample_lengths(dataset: Any, *, column: str, input_name: str | None, argument: str) -> list[int]:
     """The length of every sample: what a column says, else the length of an input [tokens].
 
     Args:
         dataset: Sized, of mappings. A ``datasets.Dataset`` is read column by column.
         column: Holds lengths, if it is there.
         input_name: Key of a sample whose length counts; ``input_ids`` when None.
-        wish: The argument that asks for lengths, as a user writes it.
+        argument: The argument that asks for lengths, as a user writes it.
 
     Raises:
         ConfigurationError: If samples have neither.
@@ -26,16 +26,17 @@ def sample_lengths(dataset: Any, *, column: str, input_name: str | None, wish: s
         return [int(length) for length in dataset[column]]
     if key in names:
         return [len(row) for row in dataset[key]]
-    return [_length(dataset[index], column, key, wish) for index in range(len(dataset))]
+    return [_length(dataset[index], column, key, argument) for index in range(len(dataset))]
 
 
-def _length(row: Any, column: str, key: str, wish: str) -> int:
-    if isinstance(row, Mapping) and column in row:
-        return int(row[column])
-    if isinstance(row, Mapping) and key in row:
-        return len(row[key])
-    found = sorted(row) if isinstance(row, Mapping) else type(row).__name__
+def _length(row: Any, column: str, key: str, argument: str) -> int:
+    columns = cast("Mapping[str, Any] | None", row if isinstance(row, Mapping) else None)
+    if columns is not None and column in columns:
+        return int(columns[column])
+    if columns is not None and key in columns:
+        return len(columns[key])
+    found = type(cast("object", row)).__name__ if columns is None else sorted(columns)
     raise ConfigurationError(
-        f"{wish} needs the length of each sample, and a sample ({found}) has neither {column!r} (length_column_name) "
-        f"nor {key!r}. Add a column with lengths, or leave {wish} out."
+        f"{argument} needs the length of each sample, but a sample ({found}) has neither {column!r} "
+        f"(length_column_name) nor {key!r}. Add a column with lengths, or leave {argument} out."
     )

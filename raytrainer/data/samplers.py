@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sized
+from typing import cast
 
 import torch
 from torch.utils.data import Sampler
 
-from raytrainer.data.rounds import Cut
+from raytrainer.data.rounds import BatchSplit
 
 
 class EpochSampler(Sampler[int]):
@@ -56,24 +57,24 @@ class SeededRandomSampler(EpochSampler):
         self.data_source = data_source
 
     def __iter__(self) -> Iterator[int]:
-        yield from torch.randperm(self.count, generator=self.generator()).tolist()
+        yield from cast("list[int]", torch.randperm(self.count, generator=self.generator()).tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 class RankBatchSampler:
     """This rank's micro-batches of an epoch.
 
-    The samples are cut into micro-batches; rank ``r`` of ``W`` takes micro-batches ``r, r + W, r + 2W, ...``. With
+    The samples are split into micro-batches; rank ``r`` of ``W`` takes micro-batches ``r, r + W, r + 2W, ...``. With
     several ranks the order is filled up from its own start to whole rounds (``rounds``), so that every rank has the
     same number of full micro-batches; one rank alone gets a short last one.
 
     Args:
         sampler: Yields the sample indices of an epoch, the same on every rank.
-        cut: Says which of them this rank takes.
+        split: Says which of them this rank takes.
     """
 
-    def __init__(self, sampler: Sampler[int], cut: Cut) -> None:
+    def __init__(self, sampler: Sampler[int], split: BatchSplit) -> None:
         self.sampler = sampler
-        self.cut = cut
+        self.split = split
         self._skip_samples = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -88,24 +89,24 @@ class RankBatchSampler:
     def num_samples(self) -> int:
         """Samples of one epoch over all ranks, those that fill up the last round included."""
         total = len(self.sampler)  # type: ignore[arg-type]
-        if self.cut.drop_last:
-            return total - total % self.cut.round_size
-        if not self.cut.has_fill_ups:
+        if self.split.drop_last:
+            return total - total % self.split.round_size
+        if not self.split.has_fill_ups:
             return total
-        return -(-total // self.cut.round_size) * self.cut.round_size
+        return -(-total // self.split.round_size) * self.split.round_size
 
     def __len__(self) -> int:
-        return -(-self.num_samples() // self.cut.round_size)
+        return -(-self.num_samples() // self.split.round_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         skip, self._skip_samples = self._skip_samples, 0
         order = list(self.sampler)
         total = self.num_samples()
-        for start in range(skip, total, self.cut.round_size):
-            stop = min(start + self.cut.round_size, total)
+        for start in range(skip, total, self.split.round_size):
+            stop = min(start + self.split.round_size, total)
             samples = order[start:stop]
             samples += itertools.islice(itertools.cycle(order), stop - start - len(samples))
-            yield self.cut.taken_of(samples)
+            yield self.split.taken_of(samples)
 
     def real_samples(self, first: int = 0) -> Iterator[int]:
         """Samples that are no fill-up, of each round that an iteration yields.
@@ -114,5 +115,5 @@ class RankBatchSampler:
             first: Samples of the global order before it.
         """
         num_samples = len(self.sampler)  # type: ignore[arg-type]
-        for start in range(first, self.num_samples(), self.cut.round_size):
-            yield max(0, min(self.cut.round_size, num_samples - start))
+        for start in range(first, self.num_samples(), self.split.round_size):
+            yield max(0, min(self.split.round_size, num_samples - start))

@@ -27,8 +27,10 @@ def train_sampler(dataset: Any, args: TrainingArguments, *, input_name: str | No
         return SequentialSampler(dataset)
     if strategy == "random":
         return SeededRandomSampler(dataset, seed)
-    wish = f"train_sampling_strategy={strategy!r}"
-    lengths = sample_lengths(dataset, column=args.length_column_name, input_name=input_name, wish=wish)
+    argument = f"train_sampling_strategy={strategy!r}"
+    lengths = sample_lengths(
+        dataset, column=args.length_column_name, input_name=input_name, argument=argument
+    )
     step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if strategy == "group_by_length":
         return LengthGrouped(lengths, batch_size=step, seed=seed)

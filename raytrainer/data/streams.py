@@ -1,12 +1,12 @@
-"""A rank's share of a dataset that can only be read from its start, and how to go on in the middle of one.
+"""Which samples of a stream a rank gets, and how reading continues in the middle of a stream.
 
-Every rank reads the stream and keeps its slice of each round of ``world_size * batch_size`` samples, in the same
-order as the map-style shards. The last round is filled up with samples of the first, and each sample travels with a
-mark that tells whether it is such a fill-up, so that evaluation can leave fill-ups out.
+Every rank reads the stream and keeps its slice of each round of ``world_size * batch_size`` samples, in the same order
+as for map-style datasets. The last round is filled up with samples of the first.
 
-The last sample of a micro-batch also carries where the stream then stood: how many samples were read, and the
-dataset's own ``state_dict()`` if it has one. So the position is that of what was handed out, whatever was read ahead.
-It says as well how many samples of its round are real, on all ranks.
+The last sample of a micro-batch also carries a ``RoundEnd``: how many samples of its round are real, over all ranks, so
+that evaluation can leave fill-ups out, and the position of the stream at that point (how many samples were read, and
+the dataset's own ``state_dict()`` if it has one). So the position is that of the data handed out, however much was read
+ahead.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from raytrainer.data.dataset_kinds import keeps_its_place
-from raytrainer.data.rounds import Cut
+from raytrainer.data.rounds import BatchSplit
 
 
-class Turn(NamedTuple):
-    """What the last sample of a micro-batch tells."""
+class RoundEnd(NamedTuple):
+    """What the last sample of a micro-batch carries."""
 
     num_round: int
-    """Real samples of the round."""
+    """Real samples of the round, over all ranks."""
     place: dict[str, Any]
-    """Where the stream stands behind it."""
+    """Position of the stream after it."""
 
 
 class Item(NamedTuple):
     """A sample on its way to the collator."""
 
     sample: Any
-    turn: Turn | None
+    round_end: RoundEnd | None
     """On the last sample of a micro-batch."""
 
 
@@ -46,8 +46,8 @@ class Collated(NamedTuple):
     batch: Any
     process: int
     """Index of the loading process."""
-    turn: Turn | None
-    """None for an empty turn, by which a process waits for the others."""
+    round_end: RoundEnd | None
+    """None for an empty micro-batch, with which a process waits its turn."""
 
 
 class RankStream(IterableDataset[Item]):
@@ -55,53 +55,56 @@ class RankStream(IterableDataset[Item]):
 
     Args:
         dataset: The stream, the same on every rank.
-        cut: Says which samples this rank takes.
+        split: Says which samples this rank takes.
     """
 
-    def __init__(self, dataset: Iterable[Any], cut: Cut) -> None:
+    def __init__(self, dataset: Iterable[Any], split: BatchSplit) -> None:
         self.dataset = dataset
-        self.cut = cut
-        self._start: dict[str, Any] | None = None
-        self._start_turn = -1
+        self.split = split
+        self.start: dict[str, Any] | None = None
+        """Position at which the next pass begins; None for the start of the stream."""
+        self._start_pass = -1
         self._loaded = False
         self._initial: Any = None
-        # [epoch, turn]; shared with loading processes that stay for several epochs.
+        # [epoch, pass]; shared with loading processes that stay for several epochs.
         self._clock = torch.zeros(2, dtype=torch.int64)
 
     def share_clock(self) -> None:
-        """Let loading processes that stay see later epochs."""
+        """Let persistent loading processes see later epochs."""
         self._clock.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         self._clock[0] = epoch
-        self._tell_epoch()
+        self._set_dataset_epoch()
 
-    def begin_turn(self) -> None:
+    def begin_pass(self) -> None:
         """Called in the main process before each pass."""
         self._clock[1] += 1
 
     def start_next_at(self, position: dict[str, Any]) -> None:
         """Begin the next pass (and only that one) at a position that a loader gave."""
-        self._start, self._start_turn = position, int(self._clock[1]) + 1
+        self.start, self._start_pass = position, int(self._clock[1]) + 1
 
     def skip_next(self, num_samples: int, num_processes: int = 1) -> None:
         """Begin the next pass after ``num_samples`` samples of the stream; they are read, not collated."""
-        done = num_samples // self.cut.round_size
-        odd = num_samples % self.cut.round_size if num_processes == 1 else 0
+        done = num_samples // self.split.round_size
+        odd = num_samples % self.split.round_size if num_processes == 1 else 0
         places: list[dict[str, Any] | None] = []
         for process in range(num_processes):
             rounds = -(-(done - process) // num_processes)  # they take turns
-            places.append({"samples": max(rounds, 0) * self.cut.round_size + odd})
+            places.append({"samples": max(rounds, 0) * self.split.round_size + odd})
         self.start_next_at({"processes": places, "next": done % num_processes})
 
     def __len__(self) -> int:
         total = len(self.dataset)  # type: ignore[arg-type]
-        if self.cut.world_size == 1 and not self.cut.drop_last:
+        if self.split.world_size == 1 and not self.split.drop_last:
             return total
-        rounds = total // self.cut.round_size if self.cut.drop_last else -(-total // self.cut.round_size)
-        return rounds * self.cut.taken_size
+        rounds = (
+            total // self.split.round_size if self.split.drop_last else -(-total // self.split.round_size)
+        )
+        return rounds * self.split.taken_size
 
-    def _tell_epoch(self) -> None:
+    def _set_dataset_epoch(self) -> None:
         set_epoch = getattr(self.dataset, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(int(self._clock[0]))
@@ -109,17 +112,17 @@ class RankStream(IterableDataset[Item]):
     def __iter__(self) -> Iterator[Item]:
         info = get_worker_info()
         process = 0 if info is None else info.id
-        if info is None and self._start_turn == int(self._clock[1]) + 1:
-            self.begin_turn()  # iterated by itself, without a loader
+        if info is None and self._start_pass == int(self._clock[1]) + 1:
+            self.begin_pass()  # iterated by itself, without a loader
         start = None
-        if self._start is not None and self._start_turn == int(self._clock[1]):
-            start = self._start["processes"][process]
-            if process < self._start["next"]:
-                yield from itertools.repeat(Item(None, None), self.cut.taken_size)
+        if self.start is not None and self._start_pass == int(self._clock[1]):
+            start = self.start["processes"][process]
+            if process < self.start["next"]:
+                yield from itertools.repeat(Item(None, None), self.split.taken_size)
         if info is None:
-            self._start = None
+            self.start = None
         else:
-            self._tell_epoch()
+            self._set_dataset_epoch()
         yield from self._rounds(start or {"samples": 0})
 
     def _rounds(self, start: dict[str, Any]) -> Iterator[Item]:
@@ -127,25 +130,25 @@ class RankStream(IterableDataset[Item]):
         num_read, current = start["samples"], list[Any]()
         for sample in samples:
             current.append(sample)
-            if len(current) < self.cut.round_size:
+            if len(current) < self.split.round_size:
                 continue
             num_read += len(current)
-            if not first and num_read == self.cut.round_size and self.cut.has_fill_ups:
+            if not first and num_read == self.split.round_size and self.split.has_fill_ups:
                 first = current
             yield from self._share(current, len(current), self._place(num_read))
             current = []
-        if not current or self.cut.drop_last:
+        if not current or self.split.drop_last:
             return
         num_real = len(current)
         place = self._place(num_read + num_real)
-        if self.cut.has_fill_ups:
+        if self.split.has_fill_ups:
             first = first or (current[:] if num_read == 0 else self._first_round())
-            while len(current) < self.cut.round_size:
-                current += first[: self.cut.round_size - len(current)]
+            while len(current) < self.split.round_size:
+                current += first[: self.split.round_size - len(current)]
         yield from self._share(current, num_real, place)
 
     def _open(self, start: dict[str, Any]) -> tuple[Iterator[Any], list[Any]]:
-        """The stream behind a place, and the first round if it was read on the way."""
+        """The rest of the stream after a position, and the first round if it was read on the way."""
         dataset: Any = self.dataset
         if "state" in start:
             self._initial = copy.deepcopy(dataset.state_dict())
@@ -153,8 +156,8 @@ class RankStream(IterableDataset[Item]):
             self._loaded = True
             return iter(dataset), []
         self._rewind()
-        samples = iter(dataset)
-        first = list(itertools.islice(samples, min(start["samples"], self.cut.round_size)))
+        samples: Iterator[Any] = iter(dataset)
+        first: list[Any] = list(itertools.islice(samples, min(start["samples"], self.split.round_size)))
         for _ in itertools.islice(samples, start["samples"] - len(first)):
             pass
         return samples, first
@@ -166,7 +169,7 @@ class RankStream(IterableDataset[Item]):
 
     def _first_round(self) -> list[Any]:
         self._rewind()
-        return list(itertools.islice(iter(self.dataset), self.cut.round_size))
+        return list(itertools.islice(iter(self.dataset), self.split.round_size))
 
     def _place(self, num_read: int) -> dict[str, Any]:
         dataset: Any = self.dataset
@@ -175,10 +178,10 @@ class RankStream(IterableDataset[Item]):
         return {"samples": num_read, "state": copy.deepcopy(dataset.state_dict())}
 
     def _share(self, samples: list[Any], num_real: int, place: dict[str, Any]) -> Iterator[Item]:
-        *before, last = self.cut.taken_of(samples)
+        *before, last = self.split.taken_of(samples)
         for sample in before:
             yield Item(sample, None)
-        yield Item(last, Turn(num_real, place))
+        yield Item(last, RoundEnd(num_real, place))
 
 
 class CollateItems:
@@ -189,6 +192,6 @@ class CollateItems:
 
     def __call__(self, items: list[Item]) -> Collated:
         info = get_worker_info()
-        process, turn = 0 if info is None else info.id, items[-1].turn
-        batch = None if turn is None else self.collate([item.sample for item in items])
-        return Collated(batch, process, turn)
+        process, round_end = 0 if info is None else info.id, items[-1].round_end
+        batch = None if round_end is None else self.collate([item.sample for item in items])
+        return Collated(batch, process, round_end)

@@ -19,7 +19,7 @@ def count_items(batches: Sequence[Any], *, loss_shifts_labels: bool) -> torch.Te
         A scalar int64 tensor [items]; None where the labels are no tensors of class indices.
     """
     try:
-        counts = []
+        counts: list[torch.Tensor] = []
         for batch in batches:
             if "shift_labels" in batch:
                 labels = batch["shift_labels"]

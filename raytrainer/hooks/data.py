@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers.trainer_utils import has_length
 
-from raytrainer.arguments.accelerator_config import deals_out
+from raytrainer.arguments.accelerator_config import dispatches_batches
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
-from raytrainer.data.dataset_kinds import adopt_dataset
+from raytrainer.data.dataset_kinds import as_dataset
 from raytrainer.data.loader import RankDataLoader, build_loader, to_device
 from raytrainer.data.rounds import without_stand_ins
 from raytrainer.data.sampling_strategies import train_sampler
@@ -90,10 +90,10 @@ class DataHooks(TrainerParts):
         is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> RankDataLoader:
-        collate, dataset = self.data_collator, adopt_dataset(dataset)
+        collate, dataset = self.data_collator, as_dataset(dataset)
         # On a driver there is nobody to deal out to.
         runtime = self._process.runtime
-        scatter = runtime.scatter if runtime is not None and deals_out(self.args) else None
+        scatter = runtime.scatter if runtime is not None and dispatches_batches(self.args) else None
         # Before columns are dropped: one of them may hold the lengths.
         sampler = sampler_fn(dataset) if sampler_fn is not None and has_length(dataset) else None
         if is_hf_dataset(dataset) and hasattr(dataset, "remove_columns") and has_length(dataset):

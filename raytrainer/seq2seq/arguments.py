@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 
@@ -75,7 +75,7 @@ def _read_json(value: Any) -> Any:
                 f"generation_config={value!r} begins like JSON and is none: {error}. Correct it, or name a file."
             ) from error
     if value is None or isinstance(value, str | Path | Mapping | transformers.GenerationConfig):
-        return value
+        return cast("Any", value)
     raise ConfigurationError(
         f"generation_config= is a {type(value).__name__}, where a transformers.GenerationConfig, a dict, a path or a "
         "hub id was expected. Pass one of these."

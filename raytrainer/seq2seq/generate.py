@@ -7,7 +7,7 @@ in all of them, so the ones that are done go on with passes that count nothing (
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def generate(model: Any, inputs: dict[str, Any], keywords: dict[str, Any]) -> to
 
 
 @contextlib.contextmanager
-def whole_outermost_unit(model: Any) -> Iterator[None]:
+def whole_outermost_unit(model: Any) -> Generator[None, None, None]:
     """All ranks: gather what FSDP2's outermost unit holds, such as shared embeddings.
 
     ``generate`` calls the encoder by itself, before the first forward pass of the whole model would gather them.

@@ -4,6 +4,9 @@ Everything here reads plain values and small files, on the driver, so that a pat
 ``num_beam=`` costs a second and not the start of workers. Nothing here generates.
 """
 
+# transformers' generation configs have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import copy
@@ -111,7 +114,7 @@ def check_call(model: Any, names: Iterable[str]) -> None:
         raise unknown_argument("generate()", unknown, sorted(known - {"self", "kwargs"}))
 
 
-class GenerationWish:
+class GenerationSettings:
     """What one call of ``generate`` will go by: its keywords first, then a config among them, then the model's.
 
     Args:

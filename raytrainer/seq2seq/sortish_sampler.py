@@ -3,6 +3,9 @@
 Pure index arithmetic on lengths: one order per epoch, drawn from ``seed + epoch`` alone, the same on every rank.
 """
 
+# torch's split() and tolist() have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

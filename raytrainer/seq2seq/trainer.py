@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from raytrainer.preflight.facts import overrides_of
 from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments, as_seq2seq_training_arguments
 from raytrainer.seq2seq.generate import fill_up, generate, prompt_length
 from raytrainer.seq2seq.generation_config import (
-    GenerationWish,
+    GenerationSettings,
     check_call,
     check_generates,
     load_generation_config,
@@ -156,8 +156,8 @@ class Seq2SeqTrainer(Trainer):
         labels = inputs.get("labels")
         begin = {name: value for name, value in inputs.items() if name not in _made_of_labels(inputs)}
         tokens = generate(self.model, begin, keywords)
-        wish = GenerationWish(self.model.generation_config, keywords)
-        longest = wish.longest(prompt_length(self.model, begin))
+        settings = GenerationSettings(self.model.generation_config, keywords)
+        longest = settings.longest(prompt_length(self.model, begin))
         if tokens.shape[-1] < longest:
             tokens = self._pad_tensors_to_max_len(tokens, longest)
         if labels is None:
@@ -179,7 +179,7 @@ class Seq2SeqTrainer(Trainer):
             self.train_dataset if has_length(self.train_dataset) else dataset,
             column=args.length_column_name,
             input_name=getattr(self.model, "main_input_name", None),
-            wish="sortish_sampler=True",
+            argument="sortish_sampler=True",
         )
         step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         return SortishSampler(lengths, batch_size=step, seed=data_seed(args))
@@ -211,7 +211,7 @@ class Seq2SeqTrainer(Trainer):
     # ---- inside -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _generating(self, gen_kwargs: dict[str, Any]) -> Iterator[None]:
+    def _generating(self, gen_kwargs: dict[str, Any]) -> Generator[None, None, None]:
         """Within a call, for each of several datasets too, generate with the keywords of that call."""
         before = self._gen_kwargs
         if gen_kwargs and not self.args.predict_with_generate:
@@ -247,8 +247,9 @@ class Seq2SeqTrainer(Trainer):
         )
         for source in sources:
             for name in ("pad_token_id", "eos_token_id"):
-                found = getattr(source, name, None)
-                found = found[0] if isinstance(found, list | tuple) and found else found
+                found: Any = getattr(source, name, None)
+                if isinstance(found, list | tuple) and found:
+                    found = cast("Sequence[Any]", found)[0]
                 if isinstance(found, int):
                     return found
         raise ConfigurationError(

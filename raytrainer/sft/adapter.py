@@ -3,6 +3,9 @@
 The weights are drawn from the run's seed alone, and the random state of the process is restored afterwards.
 """
 
+# peft and torch.random have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import importlib.util

@@ -4,6 +4,9 @@ The forms are those of TRL: text, prompt and completion, conversations (``messag
 of messages; ``conversations`` with ``from`` and ``value`` is the earlier spelling), and rows that are tokenized.
 """
 
+# Rows are the user's.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import enum

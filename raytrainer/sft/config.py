@@ -150,7 +150,7 @@ class SFTConfig(TrainingArguments):
     def _take_earlier_names(self) -> None:
         if self.max_seq_length is not None:
             warn_once("max_seq_length", "write `max_length` today")
-            say_once(self, "max_length", self.max_seq_length, keyword="max_seq_length")
+            set_once(self, "max_length", self.max_seq_length, keyword="max_seq_length")
             self.max_seq_length = None
         if self.loss_type == "chunked_nll":
             self.loss_type = "nll"
@@ -235,7 +235,7 @@ def _multiple(text: str) -> int | None:
     return int(text)
 
 
-def say_once(args: SFTConfig, name: str, value: Any, *, keyword: str) -> None:
+def set_once(args: SFTConfig, name: str, value: Any, *, keyword: str) -> None:
     """Give a field what a keyword of the constructor says.
 
     Raises:
@@ -299,6 +299,6 @@ def as_sft_config(args: transformers.TrainingArguments | None, keywords: Mapping
                 "set it in SFTConfig, or leave it out."
             )
         if value is not None:
-            say_once(made, KEYWORDS[keyword], value, keyword=keyword)
+            set_once(made, KEYWORDS[keyword], value, keyword=keyword)
     made.check()
     return made

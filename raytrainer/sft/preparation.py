@@ -6,12 +6,15 @@ options, so that a second run, or the next rank of a launcher, finds it ready. N
 state. A stream is prepared as it is read, on every worker, for there is no other time.
 """
 
+# datasets and pyarrow have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false, reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +43,7 @@ class Preparation:
     args: SFTConfig
     tokenizer: Any
     formatting_func: Callable[[Any], Any] | None = None
-    reports: dict[str, PackingReport] = field(default_factory=dict)
+    reports: dict[str, PackingReport] = field(default_factory=dict[str, PackingReport])
     """Name of a dataset -> what packing it gave."""
 
     def prepare(self, dataset: Any, name: str, *, packing: bool) -> Any:
@@ -256,7 +259,7 @@ def fingerprint(dataset: Any, maker: ExampleMaker) -> str:
 
 
 @contextlib.contextmanager
-def one_rank_at_a_time(dataset: Any) -> Iterator[None]:
+def one_rank_at_a_time(dataset: Any) -> Generator[None, None, None]:
     """Ranks that a launcher started on one machine: the first one prepares, the others find it in the cache.
 
     A dataset in memory has no cache; then every rank prepares it for itself, all at once, with the same result.

@@ -1,5 +1,8 @@
 """Which tokenizer a run has, and which tokens and chat template the arguments give it."""
 
+# Tokenizers of transformers have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import os

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -132,7 +132,8 @@ class SFTTrainer(Trainer):
         if dataset is None or isinstance(dataset, str) or not self.preparation.args.prepares_datasets:
             return dataset
         if isinstance(dataset, Mapping):
-            return {key: self._prepared(one, str(key), packing=packing) for key, one in dataset.items()}
+            datasets = cast("Mapping[str, Any]", dataset)
+            return {key: self._prepared(one, str(key), packing=packing) for key, one in datasets.items()}
         return self.preparation.prepare(dataset, name, packing=packing)
 
     def _launch(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -239,7 +240,7 @@ class SFTTrainer(Trainer):
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         tally = self._tally if model.training else self._eval_tally
-        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        logits = cast("Mapping[str, Any]", outputs).get("logits") if isinstance(outputs, Mapping) else None
         if (
             tally is not None
             and labels is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from raytrainer.arguments.accelerator_config import deals_out, fills_up
+from raytrainer.arguments.accelerator_config import dispatches_batches, fills_up
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.errors import EngagementError
 from raytrainer.layout.flat_runs import groups_of, shape_of, zero_of
@@ -69,27 +69,27 @@ def data_rows(run: TrainRun) -> list[EngagedRow]:
     if run.runtime.world_size == 1:
         return []
     if not isinstance(loader, RankDataLoader):
-        asked = deals_out(args) or not fills_up(args)
+        asked = dispatches_batches(args) or not fills_up(args)
         return (
             [EngagedRow(what="batches", requested="data", engaged="the user's own loader")] if asked else []
         )
     rows: list[EngagedRow] = []
-    if deals_out(args) or loader.is_dealt:
+    if dispatches_batches(args) or loader.is_dispatched:
         rows.append(
             EngagedRow(
                 what="batches",
-                requested="dispatched" if deals_out(args) else "read by each",
-                engaged="rank 0 reads for all" if loader.is_dealt else "each rank reads",
-                ok=loader.is_dealt == deals_out(args),
+                requested="dispatched" if dispatches_batches(args) else "read by each",
+                engaged="rank 0 reads for all" if loader.is_dispatched else "each rank reads",
+                ok=loader.is_dispatched == dispatches_batches(args),
             )
         )
-    if not (fills_up(args) and loader.cut.fills_up):
+    if not (fills_up(args) and loader.split.fills_up):
         rows.append(
             EngagedRow(
                 what="last round",
                 requested="filled up" if fills_up(args) else "uneven",
-                engaged="filled up" if loader.cut.fills_up else "each sample once",
-                ok=loader.cut.fills_up == fills_up(args),
+                engaged="filled up" if loader.split.fills_up else "each sample once",
+                ok=loader.split.fills_up == fills_up(args),
             )
         )
     return rows

@@ -1,4 +1,4 @@
-"""Runs of one small model whose data are cut into batches in different ways, on any number of ranks."""
+"""Runs of one small model whose data are split into batches in different ways, on any number of ranks."""
 
 from __future__ import annotations
 

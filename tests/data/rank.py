@@ -1,4 +1,4 @@
-"""Trains on many ways to cut the data, one after the other; every rank tells what it saw, rank 0 writes it as JSON."""
+"""Trains on many ways to split the data, one after the other; every rank reports what it saw, rank 0 writes JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank 0 deals out what it reads; and what happens when it cannot."""
+"""Rank 0 dispatches what it reads; and what happens when it cannot."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrainer.control.failure_kinds import FailureKind, kind_of
-from raytrainer.data.dispatch import deal, receive
-from raytrainer.data.rounds import Cut, Share
+from raytrainer.data.dispatch import dispatch_rounds, receive_rounds
+from raytrainer.data.rounds import BatchSplit, Share
 from raytrainer.errors import DispatchError
 from raytrainer.wire.failure_record import record_failure
 from tests.fakes import FakeRuntime, FakeWorld
@@ -21,8 +21,8 @@ def rounds() -> Iterator[tuple[list[Any], int]]:
 
 def take(runtime: FakeRuntime) -> Iterator[tuple[Any, Share]]:
     if runtime.rank == 0:
-        return deal(rounds(), runtime.scatter, Cut(batch_size=2, world_size=2))
-    return receive(runtime.scatter)
+        return dispatch_rounds(rounds(), runtime.scatter, BatchSplit(batch_size=2, world_size=2))
+    return receive_rounds(runtime.scatter)
 
 
 def test_a_rank_gets_its_part_and_what_it_counts() -> None:

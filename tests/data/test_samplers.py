@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, Sampler, SequentialSampler
 
-from raytrainer.data.rounds import Cut
+from raytrainer.data.rounds import BatchSplit
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 
 SIZES = st.integers(1, 60)
@@ -21,7 +21,9 @@ def shares(
     return [
         RankBatchSampler(
             sampler,
-            Cut(batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options),
+            BatchSplit(
+                batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options
+            ),
         )
         for rank in range(world_size)
     ]
@@ -50,7 +52,7 @@ def test_every_sample_is_seen_once_and_fill_ups_are_counted(
     real: list[int] = []
     for num_round, *micro_batches in zip(ranks[0].real_samples(), *ranks, strict=True):
         for rank, batch in enumerate(micro_batches):
-            real += batch[: ranks[rank].cut.share_of(num_round, rank).num_real]
+            real += batch[: ranks[rank].split.share_of(num_round, rank).num_real]
     kept = num_samples - num_samples % (batch_size * world_size) if drop_last else num_samples
     assert real == list(sampler)[:kept]
     assert sorted(sampler) == list(range(num_samples))
@@ -66,7 +68,7 @@ def test_without_fill_ups_shares_equal_those_of_accelerate_but_for_stand_ins(
     assert len({len(list(mine)) for mine in ranks}) == 1, "all ranks take part in all rounds"
     for rank, mine in enumerate(ranks):
         theirs = BatchSamplerShard(batches, world_size, rank, even_batches=False)
-        reals = [mine.cut.share_of(n, rank).num_real for n in mine.real_samples()]
+        reals = [mine.split.share_of(n, rank).num_real for n in mine.real_samples()]
         own = [batch for batch, num_real in zip(mine, reals, strict=True) if num_real > 0]
         assert own == list(theirs)
         assert len(mine) == len(list(mine))
@@ -88,10 +90,10 @@ def test_a_whole_round_is_what_the_ranks_take(
     options = {"drop_last": drop_last, "fills_up": fills_up}
     whole, *_ = shares(sampler, batch_size, world_size, takes_rounds=True, **options)
     done = data.draw(st.integers(0, len(whole)))
-    whole.skip_next(done * whole.cut.round_size)
+    whole.skip_next(done * whole.split.round_size)
     rounds = list(whole)
     for rank, mine in enumerate(shares(sampler, batch_size, world_size, **options)):
-        parts = [mine.cut.part_of(samples, rank) for samples in rounds]
+        parts = [mine.split.part_of(samples, rank) for samples in rounds]
         assert parts == list(mine)[done:]
 
 
@@ -103,7 +105,7 @@ def test_an_epoch_goes_on_at_any_round(
     for mine in shares(sampler, batch_size, world_size, drop_last=drop_last):
         whole = list(mine)
         done = data.draw(st.integers(0, len(whole)))
-        mine.skip_next(done * mine.cut.round_size)
+        mine.skip_next(done * mine.split.round_size)
         assert list(mine) == whole[done:]
         assert list(mine) == whole, "a skip holds for one iteration"
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
-from raytrainer.data.rounds import Cut
-from raytrainer.data.streams import CollateItems, Item, RankStream, Turn
+from raytrainer.data.rounds import BatchSplit
+from raytrainer.data.streams import CollateItems, Item, RankStream, RoundEnd
 
 
 class Numbers(IterableDataset[int]):
@@ -33,7 +33,9 @@ def shares(
     return [
         RankStream(
             dataset,
-            Cut(batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options),
+            BatchSplit(
+                batch_size=batch_size, drop_last=drop_last, rank=rank, world_size=world_size, **options
+            ),
         )
         for rank in range(world_size)
     ]
@@ -45,8 +47,8 @@ def micro_batches(mine: RankStream) -> list[tuple[list[int], int]]:
     current: list[int] = []
     for item in mine:
         current.append(item.sample)
-        if item.turn is not None:
-            found.append((current, item.turn.num_round))
+        if item.round_end is not None:
+            found.append((current, item.round_end.num_round))
             current = []
     assert not current, "the last sample of a turn says so"
     return found
@@ -56,7 +58,7 @@ def real_samples(mine: RankStream) -> list[int]:
     """Those that are no fill-ups and no stand-ins."""
     real: list[int] = []
     for samples, num_round in micro_batches(mine):
-        real += samples[: mine.cut.share_of(num_round, mine.cut.rank).num_real]
+        real += samples[: mine.split.share_of(num_round, mine.split.rank).num_real]
     return real
 
 
@@ -94,7 +96,7 @@ def test_without_fill_ups_no_sample_comes_twice(count: int, batch_size: int, wor
     ranks = shares(Numbers(count), batch_size, world_size, drop_last=False, fills_up=False)
     yielded = [[item.sample for item in mine] for mine in ranks]
     assert sorted(sample for mine in ranks for sample in real_samples(mine)) == list(range(count))
-    turns = {sum(item.turn is not None for item in mine) for mine in ranks}
+    turns = {sum(item.round_end is not None for item in mine) for mine in ranks}
     assert turns == {-(-count // (batch_size * world_size))}, "all ranks take part in all rounds"
     assert sum(map(len, yielded)) - count <= world_size - 1, "beyond the samples there are stand-ins"
 
@@ -109,7 +111,7 @@ def test_a_whole_round_is_what_the_ranks_take(
     ranks = shares(Numbers(count), batch_size, world_size, drop_last=drop_last, fills_up=fills_up)
     rounds = micro_batches(whole)
     for rank, mine in enumerate(ranks):
-        parts = [mine.cut.part_of(samples, rank) for samples, _ in rounds]
+        parts = [mine.split.part_of(samples, rank) for samples, _ in rounds]
         assert parts == [samples for samples, _ in micro_batches(mine)]
 
 
@@ -132,5 +134,5 @@ def test_the_epoch_reaches_the_dataset() -> None:
 
 
 def test_a_batch_says_how_many_of_its_samples_are_real() -> None:
-    turn = Turn(num_round=2, place={"samples": 2})
+    turn = RoundEnd(num_round=2, place={"samples": 2})
     assert CollateItems(sum)([Item(1, None), Item(2, None), Item(4, turn)]) == (7, 0, turn)

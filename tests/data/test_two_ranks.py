@@ -1,4 +1,4 @@
-"""However the data are cut for two ranks, every sample counts the same; and a stream goes on on any number of them."""
+"""However the data are split for two ranks, every sample counts the same; a stream resumes on any number of ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.timeout(200)]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cut")
+    return tmp_path_factory.mktemp("split")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from raytrainer import ConfigurationError, HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
 from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.seq2seq.arguments import as_seq2seq_training_arguments
-from raytrainer.seq2seq.generation_config import GenerationWish, check_call, load_generation_config
+from raytrainer.seq2seq.generation_config import GenerationSettings, check_call, load_generation_config
 
 
 def test_every_field_of_transformers_is_there():
@@ -141,4 +141,4 @@ def test_a_misspelt_keyword_of_generate_is_refused_with_the_nearest_name():
     ids=str,
 )
 def test_the_longest_sequence_is_what_generate_would_allow(config, keywords, longest):
-    assert GenerationWish(GenerationConfig(**config), keywords).longest(prompt_length=3) == longest
+    assert GenerationSettings(GenerationConfig(**config), keywords).longest(prompt_length=3) == longest
