@@ -51,11 +51,15 @@ def test_less_than_a_batch_is_a_batch(count):
 def test_lengths_come_from_the_column_else_from_the_main_input():
     rows = [{"input_ids": [1] * size, "length": size + 5} for size in (3, 1, 2)]
     for data in (rows, datasets.Dataset.from_list(rows)):
-        assert sample_lengths(data, column="length", input_name=None, wish="sortish_sampler=True") == [
+        assert sample_lengths(data, column="length", input_name=None, argument="sortish_sampler=True") == [
             8,
             6,
             7,
         ]
-        assert sample_lengths(data, column="none", input_name=None, wish="sortish_sampler=True") == [3, 1, 2]
+        assert sample_lengths(data, column="none", input_name=None, argument="sortish_sampler=True") == [
+            3,
+            1,
+            2,
+        ]
         with pytest.raises(ConfigurationError, match=r"neither 'none' \(length_column_name\) nor 'pixels'"):
-            sample_lengths(data, column="none", input_name="pixels", wish="sortish_sampler=True")
+            sample_lengths(data, column="none", input_name="pixels", argument="sortish_sampler=True")
