@@ -436,9 +436,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         return load_model(name)
 
     def _export_weights(self) -> dict[str, torch.Tensor]:
-        from raytrainer.worker.session import cpu_weights
-
-        return cpu_weights(self.model, rank=self._runtime.rank)
+        return self._backend.full_state_dict(self.model)
 
     def _model_signature(self) -> str:
         return model_signature(self.model)

@@ -19,8 +19,9 @@ from torch.distributed.tensor import DTensor
 import raytrainer
 from raytrainer.backends.fsdp2 import FullyShardedBackend
 from raytrainer.checkpoint.model_files import save_model_weights
-from raytrainer.checkpoint.sharded_optimizer import save_sharded_optimizer
-from raytrainer.checkpoint.sharded_weights import gather_weights, save_in_parts
+from raytrainer.checkpoint.optimizer_files import save_optimizer_shards
+from raytrainer.checkpoint.optimizer_state import optimizer_state
+from raytrainer.checkpoint.sharded_weights import gather_state_dict, save_in_parts
 from raytrainer.dialects.fsdp import ShardingOptions
 from raytrainer.worker.sharded_loading import load_in_shards
 
@@ -145,10 +146,10 @@ def measure_saving(directory: Path, trainer: raytrainer.Trainer) -> dict[str, li
 
     def in_shards(target: Path) -> None:
         save_in_parts(model, target)
-        save_sharded_optimizer(model, optimizer, target)
+        save_optimizer_shards(target, optimizer_state(model, optimizer))
 
     def gathered(target: Path) -> None:
-        weights = gather_weights(model)
+        weights = gather_state_dict(model)
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = get_optimizer_state_dict(model, optimizer, options=whole)
         if dist.get_rank() == 0:

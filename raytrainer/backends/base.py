@@ -1,11 +1,14 @@
 """What the loop may ask of a backend.
 
-The loop knows no backend by name: whatever DDP, FSDP2 or DeepSpeed do differently is a method here.
+The loop knows no backend by name: whatever they do differently is a method here, including how weights and optimizer
+state are saved, loaded and gathered. A new backend is one file with a class that has these methods, and one line in
+``choose``.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -80,4 +83,61 @@ class Backend(Protocol):
 
     def evaluation_model(self, model: nn.Module, *, in_training: bool) -> nn.Module:
         """The module to predict with: the precision of training, no reduction of gradients."""
+        ...
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+        """All ranks: write the weights, in the files of ``from_pretrained``.
+
+        Args:
+            model: The user's module.
+            directory: On storage that all ranks share; made if it does not exist.
+            processing_class: Tokenizer or processor that is saved beside the weights.
+
+        Raises:
+            CheckpointError: If the model holds something that cannot be saved.
+        """
+        ...
+
+    def load_model(self, model: nn.Module, directory: Path) -> None:
+        """All ranks: read weights that any backend wrote into the user's module, wrapped or not.
+
+        Raises:
+            CheckpointError: If there are no weights, they are damaged, or they are those of another model.
+        """
+        ...
+
+    def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """All ranks: the full weights and buffers on the CPU of rank 0, by name; {} on the others."""
+        ...
+
+    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+        """All ranks: write the state of an optimizer; return the files that this rank wrote.
+
+        Args:
+            model: The user's module.
+            optimizer: What the loop steps.
+            directory: Of the checkpoint; it exists.
+
+        Raises:
+            CheckpointError: If the state holds objects that could not be read back safely.
+        """
+        ...
+
+    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+        """All ranks: restore the state that any backend wrote.
+
+        Args:
+            model: The user's module.
+            optimizer: What the loop steps, on the same parameters as when it was saved.
+            directory: Of the checkpoint.
+
+        Raises:
+            CheckpointError: If the state is damaged, or that of another optimizer.
+        """
+        ...
+
+    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+        """The model's parameters, by the groups in which the optimizer was given them."""
         ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import timedelta
 
 from accelerate import Accelerator
@@ -19,15 +18,13 @@ from transformers import PreTrainedModel
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
 from raytrainer.backends.data_parallel import DataParallelBackend
-from raytrainer.backends.deepspeed import ZeroBackend
+from raytrainer.backends.deepspeed import ZeroBackend, forget_earlier
 from raytrainer.backends.fsdp2 import FullyShardedBackend
 
 
-def forget_zero(args: TrainingArguments) -> None:
-    """Take back what an earlier trainer of this process told transformers: that models are cut as they are made."""
-    told = sys.modules.get("transformers.integrations.deepspeed")
-    if told is not None and args.zero is None:
-        told.unset_hf_deepspeed_config()
+def forget_earlier_backend(args: TrainingArguments) -> None:
+    """Before a model is loaded: undo what the backend of an earlier trainer left in this process."""
+    forget_earlier(args)
 
 
 def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:

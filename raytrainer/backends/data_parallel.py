@@ -7,6 +7,7 @@ micro-batch.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raytrainer.backends.precision import autocast_dtype
+from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
+from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_full_optimizer
+from raytrainer.checkpoint.optimizer_state import optimizer_state
+from raytrainer.layout.ranks import current_rank, num_ranks, sum_over_group
 from raytrainer.telemetry.events import EngagedRow
 
 _NO_WRAP: AbstractContextManager[None] = nullcontext()
@@ -95,12 +100,42 @@ class DataParallelBackend:
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         if self.name == "single":
             return value
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_group(value)
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+        if current_rank() == 0:
+            save_model_weights(model, directory, processing_class=processing_class)
+
+    def load_model(self, model: nn.Module, directory: Path) -> None:
+        load_model_weights(model, directory)
+
+    def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        if current_rank() != 0:
+            return {}
+        state: dict[str, torch.Tensor] = model.state_dict()
+        return {name: value.detach().cpu() for name, value in state.items()}
+
+    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+        return save_full_optimizer(directory, optimizer)
+
+    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+        load_saved_optimizer(
+            directory,
+            state=optimizer_state(model, optimizer),
+            full=optimizer,
+            name=type(getattr(optimizer, "optimizer", optimizer)).__name__,
+            device=self.accelerator.device,
+        )
+
+    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+        return [group["params"] for group in optimizer.param_groups]
+
+    # ---- proof --------------------------------------------------------------------------------------------------
 
     def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
-        workers = dist.get_world_size() if dist.is_initialized() else 1
+        workers = num_ranks()
         is_ddp = isinstance(model, DistributedDataParallel)
         group = dist.get_backend() if dist.is_initialized() else ""
         wanted = "data parallel" if requested_workers > 1 else "one process"

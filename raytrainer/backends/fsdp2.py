@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,14 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from raytrainer.backends.sharding_units import check_groups, choose_units
+from raytrainer.checkpoint.model_files import load_model_weights, save_sharded_model
+from raytrainer.checkpoint.optimizer_files import (
+    ShardsOfFullState,
+    load_saved_optimizer,
+    save_optimizer_shards,
+)
+from raytrainer.checkpoint.optimizer_state import optimizer_state
+from raytrainer.checkpoint.sharded_weights import gather_state_dict
 from raytrainer.dialects.fsdp import ShardingOptions
 from raytrainer.layout.ranks import join_group, sum_over_group
 from raytrainer.telemetry.events import EngagedRow
@@ -106,6 +115,32 @@ class FullyShardedBackend:
 
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         return sum_over_group(value)
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+        save_sharded_model(model, directory, processing_class=processing_class)
+
+    def load_model(self, model: nn.Module, directory: Path) -> None:
+        load_model_weights(model, directory)
+
+    def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        return gather_state_dict(model)
+
+    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+        return save_optimizer_shards(directory, optimizer_state(model, optimizer))
+
+    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+        load_saved_optimizer(
+            directory,
+            state=optimizer_state(model, optimizer),
+            full=ShardsOfFullState(optimizer),
+            name=type(optimizer).__name__,
+            device=self.accelerator.device,
+        )
+
+    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+        return [group["params"] for group in optimizer.param_groups]
 
     # ---- proof --------------------------------------------------------------------------------------------------
 

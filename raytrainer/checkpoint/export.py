@@ -17,11 +17,11 @@ import safetensors.torch
 import torch
 
 from raytrainer.checkpoint.names import MANIFEST_NAME, WEIGHTS_INDEX_NAME
+from raytrainer.checkpoint.shard_files import stored_shards
 from raytrainer.checkpoint.sharded_weights import part_name
 from raytrainer.checkpoint.verify import verify_checkpoint
 from raytrainer.checkpoint.weight_files import find_adapter, find_weights
 from raytrainer.errors import CheckpointError
-from raytrainer.layout.pieces import contents
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _OF_TRAINING = (
@@ -138,7 +138,7 @@ def _sizes(paths: list[Path], dtype: torch.dtype | None) -> dict[str, int]:
     sizes = {}
     for path in paths:
         with path.open("rb") as file:
-            table = contents(file)
+            table = stored_shards(file)
         for name in sorted(table):
             stored = table[name].dtype
             kept = dtype if dtype is not None and stored.is_floating_point else stored

@@ -16,7 +16,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torch.distributed as dist
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
@@ -25,17 +24,17 @@ from transformers.utils import is_peft_available
 from raytrainer.checkpoint.model_match import Layout, match_layout
 from raytrainer.checkpoint.names import WEIGHTS_NAME
 from raytrainer.checkpoint.sharded_weights import (
-    gather_weights,
+    copy_full_state,
+    gather_state_dict,
     is_saved_in_parts,
-    is_sharded,
     load_sharded_weights,
     original_class,
     save_in_parts,
-    spread,
 )
 from raytrainer.checkpoint.weight_files import WeightFiles, find_adapter, find_weights, read_shapes
 from raytrainer.errors import CheckpointError
-from raytrainer.layout.flat_runs import made_whole
+from raytrainer.layout.ranks import current_rank
+from raytrainer.layout.tensor_layout import has_distributed_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -73,18 +72,18 @@ def save_model_weights(
 
 
 def save_sharded_model(model: Any, directory: Path, *, processing_class: Any = None) -> None:
-    """All ranks: write the weights of a sharded model, as ``save_model_weights`` does for a whole one.
+    """All ranks: write the weights of a model that is distributed over ranks, as ``save_model_weights`` does otherwise.
 
     Every rank writes its share of the tensors. Where the files have other names or shapes than the model in memory,
     or hold an adapter only, rank 0 gathers the weights and writes them all.
     """
-    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    is_first = current_rank() == 0
     if is_saved_in_parts(model):
         save_in_parts(model, directory)
         if is_first and processing_class is not None:
             processing_class.save_pretrained(directory)
         return
-    weights = gather_weights(model)
+    weights = gather_state_dict(model)
     if is_first:
         save_model_weights(model, directory, processing_class=processing_class, state_dict=weights)
 
@@ -113,7 +112,7 @@ def _load_safetensors(model: nn.Module, directory: Path, weights: WeightFiles) -
     if match_layout(read_shapes(weights), model, directory) is Layout.CONVERTED:
         _load_converted(model, directory)
         return
-    if is_sharded(model):
+    if has_distributed_parameters(model):
         load_sharded_weights(model, weights.paths)
         return
     for path in weights.paths:
@@ -145,7 +144,7 @@ def _load_converted(model: nn.Module, directory: Path) -> None:
     """Read what transformers saved under other names: only its own ``from_pretrained`` knows the way back."""
     assert isinstance(model, PreTrainedModel)
     load: Any = original_class(model).from_pretrained
-    with _without_progress_bars(), made_whole():
+    with _without_progress_bars():
         loaded, info = load(directory, config=model.config, dtype=model.dtype, output_loading_info=True)
     wrong = [
         str(entry) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for entry in info[kind]
@@ -159,8 +158,8 @@ def _load_converted(model: nn.Module, directory: Path) -> None:
 
 
 def _copy(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    if is_sharded(model):
-        spread(model, tensors)
+    if has_distributed_parameters(model):
+        copy_full_state(model, tensors)
     else:
         model.load_state_dict(tensors, strict=False)
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytrainer.checkpoint.weight_files import Shape, find_weights, read_shapes
+from raytrainer.checkpoint.safetensors_header import Shape
+from raytrainer.checkpoint.weight_files import find_weights, read_shapes
 from raytrainer.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def model_tensors(model: nn.Module) -> ModelTensors:
     """Look up the names, shapes and ties of a model's tensors, without copying any."""
     import torch
 
-    from raytrainer.layout.flat_runs import shape_of
+    from raytrainer.layout.tensor_layout import full_shape
 
     state = model.state_dict(keep_vars=True)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     return ModelTensors(
-        shapes={name: tuple(shape_of(tensor)) for name, tensor in tensors.items()}, ties=tied_names(tensors)
+        shapes={name: tuple(full_shape(tensor)) for name, tensor in tensors.items()}, ties=tied_names(tensors)
     )
 
 
@@ -145,12 +146,12 @@ def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import revert_weight_conversion
 
-    from raytrainer.layout.flat_runs import shape_of
+    from raytrainer.layout.tensor_layout import full_shape
 
     if not isinstance(model, PreTrainedModel):
         return None
     state = {
-        name: torch.empty(shape_of(value), dtype=value.dtype, device="meta")
+        name: torch.empty(full_shape(value), dtype=value.dtype, device="meta")
         for name, value in model.state_dict(keep_vars=True).items()
         if isinstance(value, torch.Tensor)
     }

@@ -18,12 +18,8 @@ from raytrainer.checkpoint.names import (
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
+from raytrainer.checkpoint.safetensors_header import Shape, read_header
 from raytrainer.errors import CheckpointError
-
-Shape = tuple[int, ...]
-
-_MAX_HEADER_BYTES = 100_000_000
-"""Limit of the safetensors format; a larger number is debris."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,31 +64,20 @@ def read_shapes(files: WeightFiles) -> dict[str, Shape]:
     """
     shapes: dict[str, Shape] = {}
     for path in files.paths:
-        shapes |= read_header(path)
+        shapes |= _shapes_in(path)
     return shapes
 
 
-def read_header(path: Path) -> dict[str, Shape]:
-    """Read names and shapes from the header of one safetensors file, and check its length.
-
-    Raises:
-        CheckpointError: If the file is damaged or shorter or longer than its header says.
-    """
+def _shapes_in(path: Path) -> dict[str, Shape]:
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError(f"it begins with a header of {length} bytes")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            header = read_header(file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    expected, found = 8 + length + end, path.stat().st_size
-    if found != expected:
-        raise CheckpointError(f"{path} has {found:,} bytes where its header says {expected:,}.")
-    return shapes
+    found = path.stat().st_size
+    if found != header.file_size:
+        raise CheckpointError(f"{path} has {found:,} bytes where its header says {header.file_size:,}.")
+    return {name: entry.shape for name, entry in header.tensors.items()}
 
 
 def _shards(index: Path) -> list[Path]:

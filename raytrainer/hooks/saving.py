@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from transformers.trainer_utils import speed_metrics
 
-from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
-from raytrainer.checkpoint.sharded_weights import is_sharded
+from raytrainer.checkpoint.model_files import save_model_weights
 from raytrainer.errors import ConfigurationError
 from raytrainer.hooks.metric import metric_of
 from raytrainer.hub.run_uploads import upload_checkpoint, uploads_saves
@@ -46,16 +45,13 @@ class SavingHooks(TrainerParts):
         self.current_flos = 0.0
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        is_in_shards = state_dict is None and is_sharded(self.model)  # then all ranks take part
-        if not self.args.should_save and not is_in_shards:
-            return
         target = Path(output_dir if output_dir is not None else str(self.args.output_dir))
         processor = self.processing_class
         if processor is None:
             processor = getattr(self.data_collator, "tokenizer", None)
-        if is_in_shards:
-            save_sharded_model(self.model, target, processing_class=processor)
-        else:
+        if self._backend is not None and state_dict is None:
+            self._backend.save_model(self.model, target, processing_class=processor)
+        elif self.args.should_save:
             save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -100,4 +96,4 @@ class SavingHooks(TrainerParts):
         """All ranks: begin a run with what a checkpoint kept, or with nothing."""
 
     def _load_best_model(self) -> None:
-        load_model_weights(self.model, Path(self.state.best_model_checkpoint))  # pyright: ignore[reportArgumentType]
+        self._backend.load_model(self.model, Path(str(self.state.best_model_checkpoint)))

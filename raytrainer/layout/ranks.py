@@ -1,4 +1,7 @@
-"""The process group that a sharding backend works on."""
+"""The process group: which rank this is, how many there are, and sums over them.
+
+Without a process group this process is the only rank.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,24 @@ import torch
 import torch.distributed as dist
 
 
+def current_rank() -> int:
+    """The rank of this process, counted from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def num_ranks() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def join_group() -> None:
-    """Make a group of this process alone, where there is none: sharding works on a group also then."""
+    """Make a group of this process alone if there is none, because sharding always works on a group."""
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
 def sum_over_group(value: torch.Tensor) -> torch.Tensor:
-    """All ranks: the sum of a tensor over ranks."""
+    """All ranks: sum a tensor of any shape over ranks; the argument is not changed."""
     total = value.clone()
     dist.all_reduce(total)
     return total

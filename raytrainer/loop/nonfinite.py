@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.data.sample_ids import sample_ids
+from raytrainer.layout.tensor_layout import has_distributed_parameters
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import Note
 
@@ -64,7 +64,7 @@ def origin(run: TrainRun, inputs: Any, num_items: Any) -> str:
     """Do a forward pass again, and say which module gave a non-finite value first."""
     model = run.trainer.model
     talks = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    if is_sharded(model) or (talks and run.runtime.world_size > 1):
+    if has_distributed_parameters(model) or (talks and run.runtime.world_size > 1):
         return "The module is not looked for: this model's forward pass needs all ranks."
     found: list[str] = []
     devices = [run.args.device] if run.args.device.type == "cuda" else []

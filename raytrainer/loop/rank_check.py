@@ -6,14 +6,11 @@ look right, and a checkpoint has the weights of rank 0 alone. Here the run stops
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 from raytrainer.errors import EngagementError
-from raytrainer.layout.flat_runs import is_cut
+from raytrainer.layout.tensor_layout import is_sharded
 from raytrainer.loop.run import TrainRun
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -32,7 +29,7 @@ def check_ranks_agree(run: TrainRun) -> None:
     Raises:
         EngagementError: On all ranks, if one differs; names the first.
     """
-    copies = [(name, p) for name, p in run.trainer.model.named_parameters() if not _is_part(p)]
+    copies = [(name, p) for name, p in run.trainer.model.named_parameters() if not is_sharded(p)]
     if not copies:
         return
     sums = torch.stack([_sum_of_bits(parameter.detach()) for _, parameter in copies])
@@ -48,10 +45,6 @@ def check_ranks_agree(run: TrainRun) -> None:
             "other ranks: an optimizer, a callback or a hook. Checkpoints since the last comparison hold the weights "
             "of rank 0. rank_check_steps=0 leaves the comparison out."
         )
-
-
-def _is_part(parameter: Any) -> bool:
-    return isinstance(parameter, DTensor) or is_cut(parameter)
 
 
 def _sum_of_bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ built on the wrapped model's parameters, and the schedule on the raw optimizer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from transformers.trainer_utils import compare_trainer_and_checkpoint_args, has_
 
 from raytrainer.backends.base import Backend
 from raytrainer.callbacks.saved_states import restore_states
-from raytrainer.checkpoint.model_files import load_model_weights
-from raytrainer.checkpoint.state_files import load_optimizer_files, load_trainer_state
+from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
 from raytrainer.loop.loop_state import LoopState, read_loop_state
 from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.loss_meter import LossMeter
@@ -54,20 +54,18 @@ def open_run(
     """
     args = trainer.args
     if checkpoint is not None:
-        load_model_weights(trainer.model, checkpoint)
+        backend.load_model(trainer.model, checkpoint)
     loader = trainer.get_train_dataloader()
     plan = plan_of(trainer, loader)
     model = prepare(trainer, backend, plan)
     if checkpoint is not None:
         if backend.rounds_weights:
-            load_model_weights(trainer.model, checkpoint)
-        load_optimizer_files(
+            backend.load_model(trainer.model, checkpoint)
+        load_optimizer_and_schedule(
             checkpoint,
-            model=trainer.model,
-            optimizer=trainer.optimizer,
+            load_optimizer=functools.partial(backend.load_optimizer, trainer.model, trainer.optimizer),
             scheduler=trainer.lr_scheduler,
             scaler=trainer.accelerator.scaler,
-            device=args.device,
         )
     trainer.state = fresh_state(trainer, plan)
     cursor = Cursor()

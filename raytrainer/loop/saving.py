@@ -1,8 +1,8 @@
 """What a checkpoint of this loop holds, and who writes which file of it.
 
-Rank 0 writes weights, optimizer, schedule, the public state and the loop's own state; every rank writes its random
-state, and its share of weights and optimizer when these are sharded. ``checkpoint.commit`` makes one committed
-directory of it.
+The backend writes weights and optimizer: rank 0 alone, or each rank its share. Rank 0 writes the schedule, the public
+state and the loop's own state; every rank writes its random state. ``checkpoint.commit`` makes one committed directory
+of it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from raytrainer.callbacks.saved_states import export_states
 from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import save_rng
-from raytrainer.checkpoint.sharded_optimizer import save_sharded_optimizer
-from raytrainer.checkpoint.sharded_weights import is_sharded
-from raytrainer.checkpoint.state_files import save_optimizer_files, save_trainer_state
+from raytrainer.checkpoint.state_files import save_schedule, save_trainer_state
 from raytrainer.data.position import stream_position
 from raytrainer.loop.boundary import gather_rows
 from raytrainer.loop.loop_state import LoopState
@@ -53,7 +51,7 @@ def save_checkpoint(run: TrainRun) -> Path:
 
     parts = [
         functools.partial(write_weights, run),
-        functools.partial(write_optimizer_shards, run),
+        functools.partial(write_optimizer, run),
         write_states,
     ]
     facts = CheckpointFacts(
@@ -86,18 +84,20 @@ def note_best(run: TrainRun, directory: Path) -> None:
 
 
 def write_weights(run: TrainRun, target: Path) -> list[Path]:
-    """All ranks: write the weights; which rank writes what is the matter of ``save_model``."""
+    """All ranks: write the weights; ``save_model`` decides which rank writes what.
+
+    Returns:
+        No files, because hooks may have written any: the commit finds them when all ranks are done.
+    """
     run.trainer.save_model(str(target), _internal_call=True)
-    # What ranks wrote together is found when all of them are done.
-    is_alone = run.runtime.rank == 0 and not is_sharded(run.trainer.model)
-    return [path for path in target.rglob("*") if path.is_file()] if is_alone else []
+    return []
 
 
-def write_optimizer_shards(run: TrainRun, target: Path) -> list[Path]:
-    """All ranks: write what each holds of the optimizer's state, if it is sharded."""
-    if run.args.save_only_model or not is_sharded(run.trainer.model):
+def write_optimizer(run: TrainRun, target: Path) -> list[Path]:
+    """All ranks: write the state of the optimizer; the backend decides which rank writes what."""
+    if run.args.save_only_model:
         return []
-    return save_sharded_optimizer(run.trainer.model, run.trainer.optimizer, target)
+    return run.backend.save_optimizer(run.trainer.model, run.trainer.optimizer, target)
 
 
 def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Path]:
@@ -109,12 +109,7 @@ def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Pat
     if runtime.rank != 0:
         return written
     if not args.save_only_model:
-        written += save_optimizer_files(
-            target,
-            optimizer=None if is_sharded(trainer.model) else trainer.optimizer,
-            scheduler=trainer.lr_scheduler,
-            scaler=trainer.accelerator.scaler,
-        )
+        written += save_schedule(target, scheduler=trainer.lr_scheduler, scaler=trainer.accelerator.scaler)
         written.append(state.write(target))
     written.append(
         save_trainer_state(

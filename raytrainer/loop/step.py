@@ -11,7 +11,7 @@ from torch import nn
 
 from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.data.rounds import weights_of
-from raytrainer.layout.flat_runs import shape_of
+from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.loop.nonfinite import look_at_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
@@ -161,7 +161,7 @@ def num_parameters(model: Any) -> int:
     """Parameters without embeddings, also of a model of which this rank holds a part."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     others = [one for one in model.parameters() if id(one) not in embeddings]
-    hidden = sum(shape_of(one).numel() - one.numel() for one in others)
+    hidden = sum(full_shape(one).numel() - one.numel() for one in others)
     return model.num_parameters(exclude_embeddings=True) + hidden
 
 

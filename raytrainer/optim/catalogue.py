@@ -143,7 +143,9 @@ def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:
         ConfigurationError: If its package is not installed.
     """
     try:
-        is_cut = any(rows.is_cut(parameter) for group in request.groups for parameter in group["params"])
+        is_cut = any(
+            rows.is_row_sharded(parameter) for group in request.groups for parameter in group["params"]
+        )
         if not entry.traits.steps_whole or not is_cut:
             return entry.build(request)
         groups = [{"lr": request.learning_rate, **group} for group in request.groups]

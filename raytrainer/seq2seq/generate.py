@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from raytrainer.checkpoint.sharded_weights import is_sharded
 from raytrainer.errors import ConfigurationError
+from raytrainer.layout.tensor_layout import has_distributed_parameters
 
 
 def generate(model: Any, inputs: dict[str, Any], keywords: dict[str, Any]) -> torch.Tensor:
@@ -28,7 +28,7 @@ def generate(model: Any, inputs: dict[str, Any], keywords: dict[str, Any]) -> to
     Returns:
         Tokens ``[batch, length]``; the length may differ from batch to batch and from rank to rank.
     """
-    keywords = {"synced_gpus": is_sharded(model), **keywords}
+    keywords = {"synced_gpus": has_distributed_parameters(model), **keywords}
     with torch.no_grad(), whole_outermost_unit(model):
         made = model.generate(**inputs, **keywords)
     tokens = made if isinstance(made, torch.Tensor) else made.sequences

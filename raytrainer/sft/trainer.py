@@ -15,7 +15,7 @@ from typing import Any, cast
 from torch import nn
 
 from raytrainer.arguments.aliases import trainer_keyword
-from raytrainer.layout.flat_runs import is_cut
+from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.preflight.facts import overrides_of
 from raytrainer.sft.adapter import add_adapter, is_adapted
 from raytrainer.sft.block_isolation import check_isolation
@@ -151,7 +151,8 @@ class SFTTrainer(Trainer):
         """Return this rank's loader, after a look at whether the model keeps packed examples apart."""
         collator = self.data_collator
         if isinstance(collator, CausalCollator) and collator.restarts_positions and not self._is_isolated:
-            if any(is_cut(parameter) for parameter in self.model.parameters()):
+            # Before training nothing gathers parameters that do not show their full shape.
+            if any(full_shape(one) != one.shape for one in self.model.parameters()):
                 logger.warning(
                     "The model is cut over the workers, so it is not tried whether it keeps examples apart."
                 )

@@ -15,7 +15,7 @@ import torch
 from raytrainer.arguments.accelerator_config import dispatches_batches, fills_up
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.errors import EngagementError
-from raytrainer.layout.flat_runs import groups_of, shape_of, zero_of
+from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.loop.micro_batch_sizes import BatchSizes
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import EngagedRow
@@ -99,13 +99,8 @@ def optimizer_row(run: TrainRun) -> EngagedRow:
     """The optimizer, and the number of parameters that it steps."""
     trainer = run.trainer
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    zero = zero_of(trainer.optimizer)
-    groups = (
-        [group["params"] for group in optimizer.param_groups]
-        if zero is None
-        else groups_of(zero)  # all that it was given, not only the runs that this rank steps
-    )
-    trained = sum(shape_of(parameter).numel() for group in groups for parameter in group)
+    groups = run.backend.optimizer_groups(trainer.optimizer)
+    trained = sum(full_shape(parameter).numel() for group in groups for parameter in group)
     wanted = str(getattr(run.args.optim, "value", run.args.optim))
     is_fused = bool(optimizer.defaults.get("fused"))
     describe: Any = getattr(optimizer, "describe", None)

@@ -14,11 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from raytrainer.checkpoint.model_files import load_model_weights
 from raytrainer.checkpoint.scan import newest_checkpoint
-from raytrainer.checkpoint.sharded_weights import gather_weights, is_sharded
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
@@ -127,7 +123,7 @@ class Session:
                 )
         if self.trainer.model is None:
             build_model(self.trainer)
-        load_model_weights(self.trainer.model, path)  # pyright: ignore[reportArgumentType]
+        self.trainer._backend.load_model(self.trainer.model, path)
         self.has_trained = True
 
     def final_weights(self) -> dict[str, Any] | None:
@@ -148,15 +144,6 @@ class Session:
 def open_session(trainer: Any, runtime: Runtime) -> Session:
     """All ranks: set a trainer up in this process."""
     return Session(trainer, runtime)
-
-
-def cpu_weights(model: torch.nn.Module, *, rank: int) -> dict[str, torch.Tensor]:
-    """All ranks: a model's weights and buffers on the CPU of rank 0, tied ones once each by name; {} on the others."""
-    if is_sharded(model):
-        return gather_weights(model) or {}
-    if rank != 0:
-        return {}
-    return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 
 def picklable(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from transformers.trainer_utils import enable_full_determinism, set_seed
 from raytrainer.arguments.log_levels import apply_log_level
 from raytrainer.arguments.placement import Placement
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.backends.choose import forget_zero, open_backend
+from raytrainer.backends.choose import forget_earlier_backend, open_backend
 from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
 from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
@@ -46,7 +46,7 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
         run_directory(args) / "logs", runtime.rank, run_id=runtime.run_id, attempt=runtime.attempt
     )
     apply_log_level(args)
-    forget_zero(args)
+    forget_earlier_backend(args)
     trainer._process.runtime = runtime
     memory = trainer._process.memory_tracker = MemoryTracker(args.skip_memory_metrics)
     memory.start()

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from raytrainer.backends.base import Backend
-from raytrainer.checkpoint.model_files import load_model_weights
 from raytrainer.errors import ConfigurationError
 
 
@@ -41,7 +40,7 @@ def load_in_shards(name: str, backend: Backend, device: torch.device) -> nn.Modu
     for key, buffer in model.named_buffers():
         if key in buffers:
             buffer.copy_(buffers[key])
-    load_model_weights(model, directory)
+    backend.load_model(model, directory)
     return model.eval()
 
 

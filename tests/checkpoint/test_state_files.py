@@ -12,12 +12,11 @@ from torch import nn
 from transformers import TrainerState
 
 from raytrainer.checkpoint.state_files import (
-    load_optimizer_files,
     load_trainer_state,
-    save_optimizer_files,
     save_trainer_state,
 )
 from raytrainer.errors import CheckpointError
+from tests.checkpoint.optimizers import load_optimizer_files, save_optimizer_files
 from tests.checkpoint.saving import names
 
 MODEL = nn.Linear(4, 2)

@@ -16,12 +16,11 @@ from raytrainer.checkpoint.model_match import check_matches_model
 from raytrainer.checkpoint.rng import load_rng, save_rng
 from raytrainer.checkpoint.scan import check_resumable, newest_checkpoint
 from raytrainer.checkpoint.state_files import (
-    load_optimizer_files,
     load_trainer_state,
-    save_optimizer_files,
     save_trainer_state,
 )
 from tests.checkpoint.models import gpt2, plain, same_weights
+from tests.checkpoint.optimizers import load_optimizer_files, save_optimizer_files
 from tests.checkpoint.saving import FACTS
 from tests.fakes import FakeWorld
 

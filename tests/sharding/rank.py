@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import raytrainer
 from raytrainer import EngagementError
-from raytrainer.checkpoint.sharded_weights import gather_weights
+from raytrainer.checkpoint.sharded_weights import gather_state_dict
 from tests.parity.twins import make_model, make_samples, rows
 
 GLOBAL_BATCH = 12
@@ -175,7 +175,7 @@ def train(run: dict[str, Any], *, num_workers: int) -> dict[str, Any]:
             trainer.train(resume_from_checkpoint=run.get("resume"))
     except EngagementError as error:
         return {"error": str(error), "step": trainer.state.global_step}
-    weights = gather_weights(trainer.model)
+    weights = gather_state_dict(trainer.model)
     own = torch.cat(
         [p.detach().reshape(-1) for p in trainer.model.parameters() if not isinstance(p, DTensor)]
         or [torch.zeros(1)]
@@ -192,7 +192,7 @@ def train(run: dict[str, Any], *, num_workers: int) -> dict[str, Any]:
         "optimizer": optimizer.describe() if hasattr(optimizer, "describe") else type(optimizer).__name__,
         "rows": rows(trainer),
         "eval": [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log],
-        "weights": {name: value.tolist() for name, value in (weights or {}).items()},
+        "weights": {name: value.tolist() for name, value in weights.items()},
         "ranks_are_equal": bool(are_equal),
         "is_ddp": isinstance(model, DistributedDataParallel),
         "is_compiled": trainer.model._compiled_call_impl is not None,

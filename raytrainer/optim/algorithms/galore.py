@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from raytrainer.layout.rows import is_cut
+from raytrainer.layout.rows import is_row_sharded
 from raytrainer.optim.algorithms.galore_slots import LowRank, LowRankOnOwner, LowRankReduced, Reduced
 from raytrainer.optim.composition.composed import Composed, MakeInner
 from raytrainer.optim.composition.slots import Slot, SquaredNorm, norm_of
@@ -56,10 +56,10 @@ class GaLore(Composed):
 
     def slot(self, parameter: torch.Tensor, group: dict[str, Any]) -> Slot:
         if "rank" in group:
-            if isinstance(parameter, DTensor) and is_cut(parameter):
+            if isinstance(parameter, DTensor) and is_row_sharded(parameter):
                 return LowRankOnOwner(parameter, group, self._owners[parameter])
             return LowRankReduced(parameter, group) if self.reduces else LowRank(parameter, group)
-        if is_cut(parameter):
+        if is_row_sharded(parameter):
             return Slot(parameter) if self._steps_elements else super().slot(parameter, group)
         return Reduced(parameter) if self.reduces else Slot(parameter)
 

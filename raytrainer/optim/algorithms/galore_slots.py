@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from raytrainer.layout.gathered import shape_of
-from raytrainer.layout.rows import Cut, local_of
+from raytrainer.layout.ranks import current_rank, num_ranks
+from raytrainer.layout.rows import RowShards, local_tensor
+from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.optim.composition.slots import Slot
 
 PROJECTION = "projection"
@@ -38,7 +39,7 @@ class LowRank(Slot):
 
     def __init__(self, parameter: torch.Tensor, group: dict[str, Any], owner: int | None = None) -> None:
         super().__init__(parameter, owner)
-        rows, columns = shape_of(parameter)
+        rows, columns = full_shape(parameter)
         self.rank = min(group["rank"], rows, columns)
         self.from_right = projects_from_right(torch.Size((rows, columns)), group["side"])
         self.shape = (rows, self.rank) if self.from_right else (self.rank, columns)
@@ -58,7 +59,7 @@ class LowRank(Slot):
         if self.parameter.grad is None:
             return
         assert self.inner_parameter is not None
-        gradient = local_of(self.parameter.grad)
+        gradient = local_tensor(self.parameter.grad)
         if self.is_due(group, inner):
             self.share()
         assert self.projection is not None
@@ -77,14 +78,14 @@ class LowRank(Slot):
         if gradient is not None and self.is_due(group, inner):
             self.projection = (
                 projection_of(gradient, self.rank, from_right=self.from_right)
-                if _rank() == self.source_rank % _num_ranks()
+                if current_rank() == self.source_rank % num_ranks()
                 else torch.empty(self.projection_shape, device=gradient.device)
             )
 
     def share(self) -> None:
         """All ranks: send the new projection from the rank that computed it to all others."""
-        if self.projection is not None and _num_ranks() > 1:
-            dist.broadcast(self.projection, src=self.source_rank % _num_ranks())
+        if self.projection is not None and num_ranks() > 1:
+            dist.broadcast(self.projection, src=self.source_rank % num_ranks())
 
     def store(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
@@ -102,7 +103,7 @@ class LowRank(Slot):
             step: N P^T, ``[rows of this rank, n]``.
             group: The parameter group, with ``scale``, ``lr`` and ``weight_decay``.
         """
-        local = local_of(self.parameter)
+        local = local_tensor(self.parameter)
         local.add_(step.to(local.device, local.dtype), alpha=group["scale"])
         if group.get("weight_decay"):
             local.add_(local, alpha=-group["lr"] * group["weight_decay"])
@@ -163,15 +164,15 @@ class LowRankOnOwner(LowRank):
 
     def __init__(self, parameter: DTensor, group: dict[str, Any], owner: int) -> None:
         self._owner = owner
-        self._cut = Cut(parameter)
+        self._rows = RowShards(parameter)
         self._age = 0
         self._whole: torch.Tensor | None = None
         super().__init__(parameter, group, owner)
 
     def make_inner_parameter(self, device: torch.device) -> None:
         self.inner_parameter = None
-        if self._cut.rank == self._owner:
-            super().make_inner_parameter(self._cut.device)
+        if self._rows.rank == self._owner:
+            super().make_inner_parameter(self._rows.device)
 
     def is_due(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> bool:
         # Ranks without the state count the steps themselves.
@@ -179,7 +180,7 @@ class LowRankOnOwner(LowRank):
 
     def gather(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is not None and self.is_due(group, inner):
-            self._whole = self._cut.gather(local_of(self.parameter.grad), self._owner)
+            self._whole = self._rows.gather(local_tensor(self.parameter.grad), self._owner)
 
     def compute(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self._whole is not None:
@@ -189,14 +190,14 @@ class LowRankOnOwner(LowRank):
     def load(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        gradient = local_of(self.parameter.grad)
+        gradient = local_tensor(self.parameter.grad)
         self._age += 1
         self._own_part = self._distributed()
-        part = project(gradient.to(self._cut.device), self._own_part, from_right=self.from_right)
+        part = project(gradient.to(self._rows.device), self._own_part, from_right=self.from_right)
         small = (
-            self._cut.gather(part, self._owner)
+            self._rows.gather(part, self._owner)
             if self.from_right
-            else self._cut.sum_on_owner(part, self._owner)
+            else self._rows.sum_on_owner(part, self._owner)
         )
         if self.inner_parameter is not None:
             self.inner_parameter.grad = small
@@ -205,12 +206,12 @@ class LowRankOnOwner(LowRank):
     def store(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        local = local_of(self.parameter)
+        local = local_tensor(self.parameter)
         if self.from_right:
             rows = self._own_part.new_empty((local.shape[0], self.rank))
-            step = self._cut.scatter(self.inner_parameter, self._owner, rows)
+            step = self._rows.scatter(self.inner_parameter, self._owner, rows)
         else:
-            step = self._cut.broadcast(self.inner_parameter, self._owner, self.shape)
+            step = self._rows.broadcast(self.inner_parameter, self._owner, self.shape)
         self.apply(project_back(step, self._own_part, from_right=self.from_right), group)
         del self._own_part
         if inner is not None:
@@ -228,9 +229,9 @@ class LowRankOnOwner(LowRank):
             float32, ``[rank, n]`` for a projection from the right, ``[rows of this rank, rank]`` from the left.
         """
         if self.from_right:
-            return self._cut.broadcast(self.projection, self._owner, self.projection_shape)
-        rows = torch.empty((local_of(self.parameter).shape[0], self.rank), device=self._cut.device)
-        return self._cut.scatter(self.projection, self._owner, rows)
+            return self._rows.broadcast(self.projection, self._owner, self.projection_shape)
+        rows = torch.empty((local_tensor(self.parameter).shape[0], self.rank), device=self._rows.device)
+        return self._rows.scatter(self.projection, self._owner, rows)
 
 
 def projects_from_right(shape: torch.Size, side: str) -> bool:
@@ -293,14 +294,6 @@ def project_back(step: torch.Tensor, projection: torch.Tensor, *, from_right: bo
 
 def average(gradient: torch.Tensor | None) -> None:
     """All ranks: average a gradient, of any shape and dtype, in place."""
-    if gradient is not None and _num_ranks() > 1:
+    if gradient is not None and num_ranks() > 1:
         dist.all_reduce(gradient)  # pyright: ignore[reportUnknownMemberType]
-        gradient.div_(_num_ranks())
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _num_ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+        gradient.div_(num_ranks())

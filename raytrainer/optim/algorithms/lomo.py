@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
-from raytrainer.layout.rows import Cut, is_cut, local_of, rows_of
+from raytrainer.layout.rows import RowShards, is_row_sharded, local_rows, local_tensor
+from raytrainer.layout.tensor_layout import full_tensor
 from raytrainer.optim.algorithms.norms import norm
 
 
@@ -73,8 +73,8 @@ def _step(
     if not state:
         state["step"] = 0
         if is_factored:
-            state["row"] = local_of(gradient).new_zeros(gradient.shape[:-1])
-            state["column"] = local_of(gradient).new_zeros(gradient.shape[:-2] + gradient.shape[-1:])
+            state["row"] = local_tensor(gradient).new_zeros(gradient.shape[:-1])
+            state["column"] = local_tensor(gradient).new_zeros(gradient.shape[:-2] + gradient.shape[-1:])
         else:
             state["square"] = torch.zeros_like(gradient)
     state["step"] += 1
@@ -82,32 +82,28 @@ def _step(
     square = gradient.square() + group["eps"][0]
     if is_factored:
         row, column = state["row"], state["column"]
-        row.mul_(1 - new).add_(_whole(square.sum(dim=-1)) / square.shape[-1], alpha=new)
-        column.mul_(1 - new).add_(_whole(square.sum(dim=-2)) / square.shape[-2], alpha=new)
+        row.mul_(1 - new).add_(full_tensor(square.sum(dim=-1)) / square.shape[-1], alpha=new)
+        column.mul_(1 - new).add_(full_tensor(square.sum(dim=-2)) / square.shape[-2], alpha=new)
         ratio = (row / row.mean(dim=-1, keepdim=True)).rsqrt_()
-        here = rows_of(parameter)
+        here = local_rows(parameter)
         scale = (ratio if here is None else ratio[here]).unsqueeze(-1) * column.unsqueeze(-2).rsqrt()
-        update = scale.mul_(local_of(gradient))
+        update = scale.mul_(local_tensor(gradient))
     else:
         state["square"].mul_(1 - new).add_(square, alpha=new)
-        update = local_of(state["square"]).rsqrt().mul_(local_of(gradient))
+        update = local_tensor(state["square"]).rsqrt().mul_(local_tensor(gradient))
     size = _rms(update, parameter)
     update.div_((size / group["clip_threshold"]).clamp_(min=1.0))
-    values = local_of(parameter).float()
+    values = local_tensor(parameter).float()
     rate = group["lr"] * max(group["eps"][1], float(_rms(values, parameter)))
     if group["weight_decay"]:
         values = values.mul(1 - rate * group["weight_decay"])
-    local_of(parameter).copy_(values - rate * update)
-
-
-def _whole(tensor: Any) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    local_tensor(parameter).copy_(values - rate * update)
 
 
 def _rms(local: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """The root mean square (a scalar) of a tensor laid out like a parameter, of which ``local`` is this rank's part."""
-    if isinstance(parameter, DTensor) and is_cut(parameter):
+    if is_row_sharded(parameter):
         square = local.square().sum()
-        dist.all_reduce(square, group=Cut(parameter).group)  # pyright: ignore[reportUnknownMemberType]
+        dist.all_reduce(square, group=RowShards(parameter).group)  # pyright: ignore[reportUnknownMemberType]
         return (square / parameter.numel()).sqrt()
     return norm(local) / math.sqrt(local.numel())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from raytrainer.layout.rows import assign_owners, is_cut
+from raytrainer.layout.rows import assign_owners, is_row_sharded
 from raytrainer.optim.composition.exact_state import ExactStateOptimizer
 from raytrainer.optim.composition.slots import OnOwner, Slot, SquaredNorm
 
@@ -124,7 +124,7 @@ class Composed(ExactStateOptimizer):
 
     def slot(self, parameter: torch.Tensor, group: dict[str, Any]) -> Slot:
         """What takes the place of a parameter in the inner optimizer."""
-        if isinstance(parameter, DTensor) and is_cut(parameter):
+        if isinstance(parameter, DTensor) and is_row_sharded(parameter):
             return OnOwner(parameter, self._owners[parameter])
         return Slot(parameter)
 

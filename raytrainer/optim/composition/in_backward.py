@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from torch.utils.hooks import RemovableHandle
 
-from raytrainer.layout.gathered import whole
-from raytrainer.layout.rows import assign_owners, is_cut
+from raytrainer.layout.ranks import num_ranks
+from raytrainer.layout.rows import assign_owners, is_row_sharded
+from raytrainer.layout.tensor_layout import writable
 from raytrainer.optim.composition.composed import OWNER, POSITION, Composed, MakeInner
 from raytrainer.optim.composition.slots import Slot, SquaredNorm, norm_of, squared_norm
 
@@ -108,16 +109,16 @@ class UpdatesInBackward(Composed):
             return
         inner, group = self._hooked[parameter]
         averages_itself = getattr(inner, "reduces", False) and not self._is_measuring
-        if not is_cut(parameter) and not averages_itself and _num_ranks() > 1:
+        if not is_row_sharded(parameter) and not averages_itself and num_ranks() > 1:
             # All ranks: they run backward through the same graph, so they come here in the same order.
             dist.all_reduce(parameter.grad)  # pyright: ignore[reportUnknownMemberType]
-            parameter.grad.div_(_num_ranks())
+            parameter.grad.div_(num_ranks())
         if self._is_measuring:
             self._norms.append(squared_norm(parameter, parameter.grad))
         else:
             if self._factor is not None:
                 parameter.grad.mul_(self._factor.to(parameter.grad.device))
-            with whole(parameter):
+            with writable(parameter):
                 self._update(parameter, inner, group)
         parameter.grad = None
 
@@ -130,7 +131,3 @@ class UpdatesInBackward(Composed):
             self._norms.append(squared_norm(parameter, parameter.grad))
             inner.step()
         self._share_state(parameter)
-
-
-def _num_ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1

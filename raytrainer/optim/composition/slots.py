@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from raytrainer.layout.rows import Cut, is_cut, local_of
+from raytrainer.layout.rows import RowShards, is_row_sharded, local_tensor
 
 SquaredNorm = tuple[torch.Tensor, bool]
 """Squared norm of a gradient (a float32 scalar), and whether other ranks hold other parts of that gradient."""
@@ -75,10 +75,10 @@ def squared_norm(parameter: torch.Tensor, gradient: torch.Tensor | None) -> Squa
     Returns:
         A float32 scalar, and whether other ranks hold other parts.
     """
-    is_part = is_cut(parameter)
-    if gradient is None or (is_part and Cut(parameter).is_replica):  # pyright: ignore[reportArgumentType]
-        return torch.zeros((), device=local_of(parameter).device), is_part
-    return local_of(gradient).float().pow(2).sum(), is_part
+    is_part = is_row_sharded(parameter)
+    if gradient is None or (is_part and RowShards(parameter).is_replica):
+        return torch.zeros((), device=local_tensor(parameter).device), is_part
+    return local_tensor(gradient).float().pow(2).sum(), is_part
 
 
 def norm_of(squares: list[SquaredNorm]) -> torch.Tensor:
@@ -114,12 +114,12 @@ class OnOwner(Slot):
     def __init__(self, parameter: DTensor, owner: int) -> None:
         super().__init__(parameter, owner)
         self._owner = owner
-        self._cut = Cut(parameter)
+        self._rows = RowShards(parameter)
         self.inner_parameter = None
-        if self._cut.rank == owner:
+        if self._rows.rank == owner:
             # It holds values only while it is stepped.
             self.inner_parameter = torch.nn.Parameter(
-                torch.empty(parameter.shape, dtype=parameter.dtype, device=self._cut.device)
+                torch.empty(parameter.shape, dtype=parameter.dtype, device=self._rows.device)
             )
 
     def release(self) -> None:
@@ -131,8 +131,8 @@ class OnOwner(Slot):
     def load(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        values = self._cut.gather(local_of(self.parameter), self._owner)
-        gradient = self._cut.gather(local_of(self.parameter.grad), self._owner)
+        values = self._rows.gather(local_tensor(self.parameter), self._owner)
+        gradient = self._rows.gather(local_tensor(self.parameter.grad), self._owner)
         if self.inner_parameter is not None:
             assert values is not None
             self.inner_parameter.data = values
@@ -141,7 +141,7 @@ class OnOwner(Slot):
     def store(self, group: dict[str, Any], inner: torch.optim.Optimizer | None) -> None:
         if self.parameter.grad is None:
             return
-        local = local_of(self.parameter)
+        local = local_tensor(self.parameter)
         whole = None if self.inner_parameter is None else self.inner_parameter.data
-        local.copy_(self._cut.scatter(whole, self._owner, local))
+        local.copy_(self._rows.scatter(whole, self._owner, local))
         self.release()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from raytrainer.errors import ConfigurationError
-from raytrainer.layout.rows import is_cut
+from raytrainer.layout.rows import is_row_sharded
 from raytrainer.optim.algorithms.apollo import Apollo
 from raytrainer.optim.composition.in_backward import UpdatesInBackward
 from raytrainer.optim.composition.stepped_by_owner import SteppedByOwner
@@ -65,7 +65,7 @@ def build_apollo_adamw_layerwise(request: OptimizerRequest) -> torch.optim.Optim
         def make_whole(inner_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
             return Apollo(inner_groups, betas=request.adam_betas, eps=request.adam_epsilon)
 
-        is_sharded = any(is_cut(parameter) for group in groups for parameter in group["params"])
+        is_sharded = any(is_row_sharded(parameter) for group in groups for parameter in group["params"])
         return SteppedByOwner(groups, make_whole) if is_sharded else make_whole(groups)
 
     measures = bool(request.options.get(GRAD_NORM))

@@ -11,8 +11,10 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +23,23 @@ from accelerate import Accelerator
 from torch import nn
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.backends.deepspeed.flat_runs import (
+    flats_of,
+    groups_of,
+    mark_owner,
+    shard_size,
+    whole_models,
+)
+from raytrainer.backends.deepspeed.state import ZeroState
+from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
+from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_optimizer_shards
+from raytrainer.checkpoint.optimizer_state import OptimizerState, optimizer_state
+from raytrainer.checkpoint.sharded_weights import gather_state_dict
 from raytrainer.dialects.deepspeed import DeepSpeedOptions
 from raytrainer.dialects.deepspeed_auto import engine_config
 from raytrainer.errors import ConfigurationError
-from raytrainer.layout.ranks import join_group, sum_over_group
+from raytrainer.layout.ranks import current_rank, join_group, sum_over_group
+from raytrainer.layout.tensor_layout import has_distributed_parameters
 from raytrainer.telemetry.events import EngagedRow
 
 _NO_CONTEXT: AbstractContextManager[None] = nullcontext()
@@ -138,10 +153,7 @@ class ZeroBackend:
             zero = self._engine.optimizer
             if self._args.mixed_precision == "fp16":
                 self.accelerator.scaler = LossScale(zero.loss_scaler)
-            for group in getattr(zero, "bit16_groups", []):
-                for parameter in group:
-                    # DeepSpeed marks those only of which this rank steps a part. Ranks must agree on what is cut.
-                    parameter._zero_optimizer = zero
+            mark_owner(zero)
 
     # ---- a step -------------------------------------------------------------------------------------------------
 
@@ -180,6 +192,44 @@ class ZeroBackend:
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         return sum_over_group(value)
 
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+        if has_distributed_parameters(model):
+            save_sharded_model(model, directory, processing_class=processing_class)
+        elif current_rank() == 0:  # stages 1 and 2 without training
+            save_model_weights(model, directory, processing_class=processing_class)
+
+    def load_model(self, model: nn.Module, directory: Path) -> None:
+        with whole_models():
+            load_model_weights(model, directory)
+
+    def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        return gather_state_dict(model)
+
+    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+        return save_optimizer_shards(directory, self._state_of(model, optimizer))
+
+    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+        state = self._state_of(model, optimizer)
+        load_saved_optimizer(
+            directory,
+            state=state,
+            full=state if isinstance(state, ZeroState) else optimizer,
+            name=type(getattr(optimizer, "optimizer", optimizer)).__name__,
+            device=self.accelerator.device,
+        )
+
+    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+        if isinstance(optimizer, EngineOptimizer):
+            return groups_of(optimizer.zero)  # what it was given, and not the runs that this rank steps
+        return [group["params"] for group in optimizer.param_groups]
+
+    def _state_of(self, model: nn.Module, optimizer: Any) -> OptimizerState:
+        if isinstance(optimizer, EngineOptimizer):
+            return ZeroState(model, optimizer.zero)
+        return optimizer_state(model, optimizer)
+
     # ---- proof --------------------------------------------------------------------------------------------------
 
     def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
@@ -190,7 +240,7 @@ class ZeroBackend:
         compute, reduce = engine.get_data_types() if is_engine else (None, None)
         precision = self._args.mixed_precision
         wanted_dtype = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
-        what, own, whole = _share(zero, stage)
+        what, own, total = shard_size(zero, stage)
         ranks = dist.get_world_size()
         return [
             EngagedRow(
@@ -208,13 +258,13 @@ class ZeroBackend:
             EngagedRow(
                 what="shard",
                 requested=f"1/{ranks} a rank",
-                engaged=f"{what} of {own / 1e6:.2f} of {whole / 1e6:.2f} M parameters",
-                ok=ranks == 1 or own < whole,
+                engaged=f"{what} of {own / 1e6:.2f} of {total / 1e6:.2f} M parameters",
+                ok=ranks == 1 or own < total,
             ),
             EngagedRow(
                 what="precision",
                 requested={"no": "fp32"}.get(precision, precision),
-                engaged=f"{_short(compute)}, reduced in {_short(reduce)}, stepped in {_short(_flats(zero)[0].dtype)}"
+                engaged=f"{_short(compute)}, reduced in {_short(reduce)}, stepped in {_short(flats_of(zero)[0].dtype)}"
                 if self._reduces
                 else f"{_short(compute)}, reduced and stepped by the optimizer",
                 ok=_short(compute) == wanted_dtype,
@@ -230,7 +280,7 @@ class ZeroBackend:
         ):
             if self._options.offloads(what):
                 is_on = any(bool(getattr(zero, name, False)) for name in attribute)
-                places = {flat.device.type for flat in _flats(zero)}
+                places = {flat.device.type for flat in flats_of(zero)}
                 rows.append(
                     EngagedRow(
                         what=f"offload {what}",
@@ -267,6 +317,13 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+def forget_earlier(args: TrainingArguments) -> None:
+    """Undo what an earlier trainer of this process told transformers: that models are partitioned as they are made."""
+    integration = sys.modules.get("transformers.integrations.deepspeed")
+    if integration is not None and args.zero is None:
+        integration.unset_hf_deepspeed_config()
+
+
 def check_installed() -> None:
     """Check, also on a driver, that there is a DeepSpeed.
 
@@ -293,25 +350,6 @@ def _without_auto(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if value != "auto"
     }
-
-
-def _flats(zero: Any) -> list[torch.Tensor]:
-    if hasattr(zero, "fp32_partitioned_groups_flat"):
-        return zero.fp32_partitioned_groups_flat
-    return zero.single_partition_of_fp32_groups
-
-
-def _share(zero: Any, stage: int) -> tuple[str, int, int]:
-    """What is cut, how much of it this rank holds, and the whole [elements]."""
-    if type(zero).__name__ == "DeepSpeedZeRoOffload":
-        parameters = list(zero.module.parameters())
-        return "parameters", sum(p.ds_tensor.numel() for p in parameters), sum(p.ds_numel for p in parameters)
-    own = sum(flat.numel() for flat in _flats(zero))
-    if stage == 3:
-        whole = sum(parameter.ds_numel for group in zero.fp16_groups for parameter in group)
-        return "parameters, gradients, state", own, whole
-    whole = sum(parameter.numel() for group in zero.bit16_groups for parameter in group)
-    return "gradients, state" if stage == 2 else "state", own, whole
 
 
 def _short(dtype: torch.dtype | None) -> str:

@@ -1,0 +1,39 @@
+"""Optimizer and schedule of a checkpoint, as a backend with full parameters saves and loads them."""
+
+from __future__ import annotations
+
+import torch
+
+from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_full_optimizer
+from raytrainer.checkpoint.optimizer_state import optimizer_state
+from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, save_schedule
+
+
+def save_optimizer_files(directory, *, optimizer, scheduler, scaler=None):
+    return [
+        *save_full_optimizer(directory, optimizer),
+        *save_schedule(directory, scheduler=scheduler, scaler=scaler),
+    ]
+
+
+def load_optimizer_files(
+    directory,
+    *,
+    model,
+    optimizer,
+    scheduler,
+    scaler=None,
+    device=torch.device("cpu"),  # noqa: B008
+):
+    def load_optimizer(path):
+        load_saved_optimizer(
+            path,
+            state=optimizer_state(model, optimizer),
+            full=optimizer,
+            name=type(optimizer).__name__,
+            device=device,
+        )
+
+    return load_optimizer_and_schedule(
+        directory, load_optimizer=load_optimizer, scheduler=scheduler, scaler=scaler
+    )
