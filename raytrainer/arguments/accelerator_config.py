@@ -96,10 +96,10 @@ def check_accelerator_config(args: Any) -> None:
             "dispatch_batches=True deals out rounds of equal micro-batches, and "
             "train_sampling_strategy='batch_rebalance' makes them of different sizes. Drop one of the two."
         )
-    if syncs_each_batch(args) and args.deepspeed:
+    if syncs_each_batch(args) and args.zero is not None:
         raise ConfigurationError(
-            "sync_each_batch=True of gradient_accumulation_kwargs, and DeepSpeed decides itself when it reduces "
-            "gradients: ZeRO 2 and 3 in every micro-batch. Leave it out."
+            "sync_each_batch=True of gradient_accumulation_kwargs is not available under ZeRO, which itself decides "
+            "when gradients are reduced: under stages 2 and 3 in every micro-batch. Leave it out."
         )
 
 

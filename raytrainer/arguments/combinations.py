@@ -184,10 +184,10 @@ def devices_agree(args: Any) -> None:
 
 def batch_size_search_needs_whole_models(args: Any) -> None:
     """A rank that runs out of memory must not leave the others in a collective; sharded models have one per layer."""
-    if args.auto_find_batch_size and (args.fsdp or args.deepspeed):
+    if args.auto_find_batch_size and args.sharded_by is not None:
         raise ConfigurationError(
             "auto_find_batch_size=True starts over when a worker runs out of memory, but with "
-            f"{'fsdp' if args.fsdp else 'deepspeed'} the other workers would be waiting for it inside the model. Set "
+            f"{args.sharded_by} the other workers would be waiting for it inside the model. Set "
             "per_device_train_batch_size and gradient_accumulation_steps to sizes that fit."
         )
 

@@ -188,6 +188,11 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         """How FSDP shards parameters; None if it was not asked for."""
         return read_sharding(self.fsdp, self.fsdp_config)
 
+    @property
+    def sharded_by(self) -> str | None:
+        """The argument that asks to shard the model; None if none does."""
+        return "fsdp" if self.fsdp else "deepspeed" if self.deepspeed else None
+
     def normalize_deepspeed(self) -> None:
         """Read DeepSpeed's config, which may be a file, and check it against the other arguments.
 

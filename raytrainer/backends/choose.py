@@ -1,10 +1,12 @@
-"""Which backend a run gets, and the Accelerator under it."""
+"""Which backend a run gets, and the Accelerator under it: the one file that knows every backend by name."""
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
@@ -18,8 +20,10 @@ from transformers import PreTrainedModel
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
 from raytrainer.backends.data_parallel import DataParallelBackend
-from raytrainer.backends.deepspeed import ZeroBackend, forget_earlier
+from raytrainer.backends.deepspeed import ZeroBackend, check_model, forget_earlier
 from raytrainer.backends.fsdp2 import FullyShardedBackend
+from raytrainer.backends.sharding_units import check_sharding
+from raytrainer.optim.families.deepspeed import build_configured_optimizer, build_configured_schedule
 
 
 def forget_earlier_backend(args: TrainingArguments) -> None:
@@ -54,6 +58,69 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
         kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
     )
     return DataParallelBackend(accelerator)
+
+
+def sharding_backend(args: TrainingArguments) -> str | None:
+    """The name of the backend that arguments ask for, if it shards the model."""
+    if args.sharding is not None:
+        return FullyShardedBackend.name
+    return f"zero{args.zero.stage}" if args.zero is not None else None
+
+
+def check_before_workers(args: TrainingArguments, model: Any, *, has_optimizer: bool) -> None:
+    """Check, as far as a driver can know, that the backend is installed and can shard the model.
+
+    Args:
+        args: The arguments, resolved or not.
+        model: The user's model; its name, or None, if it is made on the workers.
+        has_optimizer: The user passed an optimizer instance.
+
+    Raises:
+        ConfigurationError: If it is not, or cannot.
+    """
+    if args.zero is not None:
+        check_model(args.zero, model)
+    if args.sharding is not None:
+        check_sharding(args, args.sharding, model, has_optimizer=has_optimizer)
+
+
+def names_optimizer(args: TrainingArguments) -> bool:
+    """Whether the backend's own configuration names an optimizer, in place of ``optim``."""
+    return args.zero is not None and args.zero.optimizer is not None
+
+
+def drops_empty_groups(args: TrainingArguments) -> bool:
+    """Whether the backend removes parameter groups without parameters from an optimizer that it is given."""
+    return args.zero is not None
+
+
+def configured_optimizer(
+    args: TrainingArguments, groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer | None:
+    """Build the optimizer that the backend's own configuration names; None if it names none.
+
+    Raises:
+        ConfigurationError: If it cannot be built.
+    """
+    if args.zero is None or args.zero.optimizer is None:
+        return None
+    return build_configured_optimizer(args.zero, args, groups)
+
+
+def configured_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer, max_steps: int) -> Any:
+    """Build the schedule that the backend's own configuration names; None if it names none.
+
+    Args:
+        args: Resolved arguments.
+        optimizer: The optimizer whose learning rate is scheduled.
+        max_steps: Optimizer steps of the whole run.
+
+    Raises:
+        ConfigurationError: If it cannot be built.
+    """
+    if args.zero is None or args.zero.scheduler is None:
+        return None
+    return build_configured_schedule(args.zero, args, optimizer, max_steps)
 
 
 def _plain_accelerator(args: TrainingArguments, mixed_precision: str) -> Accelerator:

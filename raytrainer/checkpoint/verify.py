@@ -123,6 +123,6 @@ def _refuse_foreign_shards(path: Path) -> None:
         )
     if (path / "zero_to_fp32.py").is_file():
         raise CheckpointError(
-            f"{path} holds the weights as shards of DeepSpeed. Convert them once with `python {path}/zero_to_fp32.py "
-            f"{path} {path} --safe_serialization`; the optimizer then begins anew."
+            f"{path} holds the weights as shards of a ZeRO engine. Convert them once with "
+            f"`python {path}/zero_to_fp32.py {path} {path} --safe_serialization`; the optimizer then begins anew."
         )

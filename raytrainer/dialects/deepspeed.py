@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, ClassVar, NoReturn, Protocol, cast
 
 from raytrainer.dialects.json_values import line_of, read_object
 from raytrainer.errors import ConfigurationError
@@ -169,6 +169,8 @@ class DeepSpeedOptions:
 
     config: dict[str, Any]
     """DeepSpeed's JSON; may still contain "auto"."""
+    source: ClassVar[str] = "deepspeed"
+    """The argument that holds the config."""
 
     @property
     def stage(self) -> int:

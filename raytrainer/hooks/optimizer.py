@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raytrainer.backends.choose import configured_optimizer, configured_schedule, drops_empty_groups
 from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
-from raytrainer.optim.families.deepspeed import build_configured_optimizer, build_configured_schedule
 from raytrainer.optim.parameter_groups import decay_parameter_names, parameter_groups
 from raytrainer.optim.schedules import build_schedule, current_learning_rate
 from raytrainer.optim.target_modules import target_parameters
@@ -34,18 +34,14 @@ class OptimizerHooks(TrainerParts):
                 self.args.weight_decay,
                 self._target_names(target),
             )
-            zero = self.args.zero
-            if zero is not None:
-                groups = [
-                    group for group in groups if group["params"]
-                ]  # DeepSpeed takes empty ones out, later
+            if drops_empty_groups(self.args):
+                groups = [group for group in groups if group["params"]]
             if self.optimizer_cls_and_kwargs is not None:
                 optimizer_class, options = self.optimizer_cls_and_kwargs
                 self.optimizer = optimizer_class(groups, **options)
-            elif zero is not None and zero.optimizer is not None:
-                self.optimizer = build_configured_optimizer(zero, self.args, groups)
             else:
-                self.optimizer = self._build_from_catalogue(groups)
+                configured = configured_optimizer(self.args, groups)
+                self.optimizer = self._build_from_catalogue(groups) if configured is None else configured
         return self.optimizer
 
     def _target_names(self, model: nn.Module) -> list[str]:
@@ -80,11 +76,11 @@ class OptimizerHooks(TrainerParts):
         """
         if self.lr_scheduler is None:
             target = self.optimizer if optimizer is None else optimizer
-            raw, zero = getattr(target, "optimizer", target), self.args.zero
-            if zero is not None and zero.scheduler is not None:
-                self.lr_scheduler = build_configured_schedule(zero, self.args, raw, num_training_steps)
-            else:
-                self.lr_scheduler = build_schedule(self.args, raw, num_training_steps)
+            raw = getattr(target, "optimizer", target)
+            configured = configured_schedule(self.args, raw, num_training_steps)
+            self.lr_scheduler = (
+                build_schedule(self.args, raw, num_training_steps) if configured is None else configured
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -49,8 +49,9 @@ class SavingHooks(TrainerParts):
         processor = self.processing_class
         if processor is None:
             processor = getattr(self.data_collator, "tokenizer", None)
-        if self._backend is not None and state_dict is None:
-            self._backend.save_model(self.model, target, processing_class=processor)
+        backend = self._process.backend
+        if backend is not None and state_dict is None:
+            backend.save_model(self.model, target, processing_class=processor)
         elif self.args.should_save:
             save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
 

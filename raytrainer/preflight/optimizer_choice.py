@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.backends.choose import names_optimizer, sharding_backend
 from raytrainer.errors import ConfigurationError
 from raytrainer.optim.catalogue import check_backend, look_up, parse_options
 from raytrainer.optim.target_modules import ALL_LINEAR, target_parameters
@@ -104,11 +105,10 @@ def batch_size_search_is_supported(entry: Entry, args: TrainingArguments) -> Non
 
 
 def backend_is_supported(entry: Entry, args: TrainingArguments) -> None:
-    """The optimizer must be able to step what FSDP or DeepSpeed leave on a rank."""
-    if args.sharding is not None:
-        check_backend(entry, "fsdp2")
-    if args.zero is not None and args.zero.optimizer is None:
-        check_backend(entry, f"zero{args.zero.stage}")
+    """The optimizer must be able to step what a backend that shards leaves on a rank."""
+    backend = sharding_backend(args)
+    if backend is not None and not names_optimizer(args):
+        check_backend(entry, backend)
 
 
 def backward_updates_fit(name: str, args: TrainingArguments, *, measures_norm: bool) -> None:
@@ -134,7 +134,7 @@ def backward_updates_fit(name: str, args: TrainingArguments, *, measures_norm: b
         )
     if args.zero is not None and args.mixed_precision != "no":
         raise ConfigurationError(
-            f"optim={name!r} steps the weights of DeepSpeed's engine directly, and these are {args.mixed_precision} "
+            f"optim={name!r} steps the weights of ZeRO's engine directly, and these are {args.mixed_precision} "
             "without an fp32 copy. Leave bf16 and fp16 out, or use fsdp=True, which keeps fp32 weights."
         )
     if args.mixed_precision == "fp16":
@@ -153,5 +153,5 @@ def _norm_can_be_measured(name: str, args: TrainingArguments) -> None:
     if args.zero is not None:
         raise ConfigurationError(
             f"optim_args='grad_norm=true' of optim={name!r} runs two backward passes through one forward pass, but "
-            "DeepSpeed frees the weights after the first. Use fsdp=True, or leave grad_norm out."
+            "ZeRO frees the weights after the first. Use fsdp=True, or leave grad_norm out."
         )

@@ -73,10 +73,10 @@ def check_model(args: SFTConfig, model: Any, peft_config: Any) -> None:
         )
     if quantizes and peft_config is None:
         raise quantized_without_adapter(type(options["quantization_config"]).__name__)
-    if (quantizes or is_quantized(model)) and (args.sharding is not None or args.zero is not None):
+    if (quantizes or is_quantized(model)) and args.sharded_by is not None:
         raise ConfigurationError(
-            "The model is quantized, and fsdp and deepspeed cut weights in pieces; that could not be tried here. Train "
-            "it with data parallelism, which every worker's whole copy of a quantized model allows."
+            f"The model is quantized, and {args.sharded_by} shards weights, which was never run on quantized ones. "
+            "Train it with plain data parallelism, where every worker has the whole quantized model."
         )
     if is_named and args.sharding is not None and args.sharding.loads_on_meta and (options or peft_config):
         raise ConfigurationError(

@@ -115,8 +115,12 @@ def optimizer_row(run: TrainRun) -> EngagedRow:
 
 
 def _own_name(run: TrainRun) -> str:
-    section = run.args.zero.optimizer if run.args.zero is not None else None
-    return "the user's own" if section is None else f"deepspeed {section['type']}"
+    zero = run.args.zero
+    return (
+        "the user's own"
+        if zero is None or zero.optimizer is None
+        else f"{zero.source} {zero.optimizer['type']}"
+    )
 
 
 def check_engaged(rows: list[EngagedRow]) -> None:

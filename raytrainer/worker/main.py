@@ -146,7 +146,7 @@ class _Worker:
         self._rank = context.get_world_rank()
         if self._config.directory is not None and Path(self._config.directory).is_dir():
             os.chdir(self._config.directory)
-        # Variables that torchrun would set; Accelerate and DeepSpeed read them.
+        # Variables that torchrun would set; Accelerate and the backends read them.
         os.environ.update(
             RANK=str(self._rank),
             WORLD_SIZE=str(context.get_world_size()),

@@ -36,7 +36,7 @@ from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_opt
 from raytrainer.checkpoint.optimizer_state import OptimizerState, optimizer_state
 from raytrainer.checkpoint.sharded_weights import gather_state_dict
 from raytrainer.dialects.deepspeed import DeepSpeedOptions
-from raytrainer.dialects.deepspeed_auto import engine_config
+from raytrainer.dialects.deepspeed_auto import check_sizes, engine_config
 from raytrainer.errors import ConfigurationError
 from raytrainer.layout.ranks import current_rank, join_group, sum_over_group
 from raytrainer.layout.tensor_layout import has_distributed_parameters
@@ -322,6 +322,17 @@ def forget_earlier(args: TrainingArguments) -> None:
     integration = sys.modules.get("transformers.integrations.deepspeed")
     if integration is not None and args.zero is None:
         integration.unset_hf_deepspeed_config()
+
+
+def check_model(options: DeepSpeedOptions, model: Any) -> None:
+    """Check, also on a driver, that DeepSpeed is installed and that "auto" can be filled in for a model.
+
+    Raises:
+        ConfigurationError: If it is not, or cannot.
+    """
+    check_installed()
+    if isinstance(model, nn.Module):
+        check_sizes(options, model)
 
 
 def check_installed() -> None:
