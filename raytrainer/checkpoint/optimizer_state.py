@@ -92,11 +92,11 @@ def _prepare_to_step(optimizer: Any) -> None:
 @contextlib.contextmanager
 def _without_empty_groups(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Take groups without parameters away for a while: torch finds the options of a group by its parameters."""
-    groups: list[dict[str, Any]] = optimizer.param_groups
-    empty = [(place, group) for place, group in enumerate(groups) if not group["params"]]
-    groups[:] = [group for group in groups if group["params"]]
+    empty = [(place, group) for place, group in enumerate(optimizer.param_groups) if not group["params"]]
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     try:
         yield
     finally:
+        # Loading a state replaces the list itself.
         for place, group in empty:
-            groups.insert(place, group)
+            optimizer.param_groups.insert(place, group)
