@@ -1,25 +1,28 @@
 """The evaluation and prediction loop over one data loader.
 
 ``<prefix>_loss`` is the mean over all target items of the dataset, whatever the batch size and the number of ranks:
-each batch's loss counts as often as the batch has targets.
+the loss of each batch is weighted by its number of targets.
 """
+
+# pyright: reportPrivateUsage=false
+# The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
-from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, has_length
+from transformers import trainer_utils
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
 
 from raytrainer.backends.base import Backend
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.target_count import count_items
-from raytrainer.evaluation.nest import mark_objects, tensors_only, without_marks
+from raytrainer.evaluation.nested import require_tensors, unwrap_objects, wrap_objects
 from raytrainer.evaluation.results import Results
-from raytrainer.evaluation.rows import first_rows, gather_rows
+from raytrainer.evaluation.rows import batch_size_of, gather_rows, truncate_batch
 from raytrainer.evaluation.spill import PADDING
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import PredictionDone, PredictionStep
@@ -28,8 +31,8 @@ from raytrainer.trainer_protocol import TrainerProtocol
 logger = logging.getLogger(__name__)
 
 
-def with_last(batches: Any) -> Iterator[tuple[Any, bool]]:
-    """Pairs of an item and whether it is the last."""
+def flag_last(batches: Any) -> Iterator[tuple[Any, bool]]:
+    """Yield each item, and whether it is the last one."""
     iterator = iter(batches)
     try:
         current = next(iterator)
@@ -42,34 +45,51 @@ def with_last(batches: Any) -> Iterator[tuple[Any, bool]]:
 
 
 class LossMean:
-    """Weighted mean of batch losses over batches and ranks.
+    """Weighted mean of batch losses over batches and ranks, in float64.
 
     Args:
-        device: Of the losses.
-        leaves_out_bad: Batches whose loss is NaN or infinite do not count (``logging_nan_inf_filter``).
+        device: The device of the losses.
+        skips_nonfinite: Leave out batches whose loss is NaN or infinite (``logging_nan_inf_filter``).
     """
 
-    def __init__(self, device: torch.device, *, leaves_out_bad: bool = False) -> None:
+    def __init__(self, device: torch.device, *, skips_nonfinite: bool = False) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
-        self._leaves_out_bad = leaves_out_bad
-        self.seen = False
+        self._skips_nonfinite = skips_nonfinite
+        self.has_batches = False
 
     def add(self, loss: torch.Tensor, weight: float) -> None:
-        self.seen = True
+        """Add the loss of a batch.
+
+        Args:
+            loss: One loss ``[]``, or several ``[n]`` that are averaged first.
+            weight: Number of targets in the batch; a batch of weight 0 does not count.
+        """
+        self.has_batches = True
         if weight <= 0:
             return
         mean = loss.detach().double().mean()
-        both = torch.stack([mean * weight, torch.full_like(mean, weight)])
-        self._sums += torch.where(mean.isfinite(), both, 0.0) if self._leaves_out_bad else both
+        terms = torch.stack([mean * weight, torch.full_like(mean, weight)])
+        self._sums += torch.where(mean.isfinite(), terms, 0.0) if self._skips_nonfinite else terms
 
     def value(self, backend: Backend) -> float:
-        """All ranks: the mean; NaN when no batch had a target."""
-        total, weight = backend.sum_over_ranks(self._sums).tolist()
+        """All ranks: the mean; NaN if no batch had a target."""
+        sums = backend.sum_over_ranks(self._sums)
+        total, weight = float(sums[0]), float(sums[1])
         return total / weight if weight > 0 else float("nan")
 
 
 class PredictionLoop:
-    """One pass over a loader."""
+    """One pass over a data loader.
+
+    Args:
+        trainer: Its hooks predict, and its arguments say what is kept.
+        backend: Sums over ranks.
+        runtime: The runtime of this rank.
+        dataloader: The batches of this rank, or a loader of the user's own, which gives every rank all batches.
+        description: Shown beside the progress.
+        prediction_loss_only: Keep neither predictions nor labels.
+        ignore_keys: Outputs of the model that are left out of the predictions.
+    """
 
     def __init__(
         self,
@@ -91,19 +111,20 @@ class PredictionLoop:
         self.description = description
         self.loss_only = prediction_loss_only
         self.ignore_keys = ignore_keys
-        # A plain loader of the user's own gives every rank the whole dataset: nothing is gathered then.
+        # A user's plain loader gives every rank the whole dataset, so nothing is gathered.
         self.is_sharded = isinstance(dataloader, RankDataLoader) or hasattr(dataloader, "end_of_dataloader")
-        self.loss = LossMean(args.device, leaves_out_bad=args.logging_nan_inf_filter)
-        self.kept = [
-            Results(runtime, joins=args.eval_do_concat_batches, is_shared=self.is_sharded, padding=padding)
+        self.loss = LossMean(args.device, skips_nonfinite=args.logging_nan_inf_filter)
+        concatenates = args.eval_do_concat_batches
+        self.results = [
+            Results(runtime, concatenates=concatenates, is_shared=self.is_sharded, padding=padding)
             for padding in (PADDING, self.prediction_padding(), PADDING, PADDING)
         ]
-        self.losses, self.predictions, self.labels, self.inputs = self.kept
+        self.losses, self.predictions, self.labels, self.inputs = self.results
         self.num_samples = 0
         self.metrics: dict[str, Any] | None = None
 
     def run(self) -> None:
-        """All ranks: go through the loader."""
+        """All ranks: predict on every batch of the loader."""
         trainer, args = self.trainer, self.args
         model = trainer._evaluation_model()
         model.eval()
@@ -111,44 +132,54 @@ class PredictionLoop:
             trainer.optimizer.eval()
         trainer.callback_handler.eval_dataloader = self.loader
         total = len(self.loader) if has_length(self.loader) else None
-        for step, (inputs, is_last) in enumerate(with_last(self.batches())):
-            batch, num_real = inputs
-            self.one_batch(model, batch, num_real, is_last=is_last)
-            trainer.control = trainer.callback_handler.on_prediction_step(
-                args, trainer.state, trainer.control
-            )
+        for step, ((batch, num_real), is_last) in enumerate(flag_last(self.batches())):
+            self.predict_batch(model, batch, num_real, is_last=is_last)
+            self.fire_prediction_step()
             if self.runtime.rank == 0:
                 self.runtime.emit(PredictionStep(description=self.description, done=step + 1, total=total))
-            every = args.eval_accumulation_steps
-            if every is not None and (step + 1) % every == 0:
-                for results in self.kept:
-                    results.to_host()
+            interval = args.eval_accumulation_steps
+            if interval is not None and (step + 1) % interval == 0:
+                for results in self.results:
+                    results.to_cpu()
         if self.runtime.rank == 0:
             self.runtime.emit(PredictionDone(description=self.description))
 
-    def batches(self) -> Iterator[tuple[Any, int]]:
-        """Batches, and how many of their rows are real samples."""
-        for inputs in self.loader:
-            batch_size = find_batch_size(inputs) or self.args.eval_batch_size
-            yield inputs, self.count_real(batch_size)
+    def fire_prediction_step(self) -> None:
+        """Call the callbacks' ``on_prediction_step``."""
+        trainer = self.trainer
+        handler: Any = trainer.callback_handler
+        trainer.control = handler.on_prediction_step(self.args, trainer.state, trainer.control)
 
-    def count_real(self, batch_size: int) -> int:
-        """Rows of the batch that was yielded last which are no fill-up, on this rank."""
+    def batches(self) -> Iterator[tuple[Any, int]]:
+        """Yield each batch with the number of its rows that are real samples."""
+        for inputs in self.loader:
+            batch_size = batch_size_of(inputs) or self.args.eval_batch_size
+            yield inputs, self.num_real_rows(batch_size)
+
+    def num_real_rows(self, batch_size: int) -> int:
+        """Count the rows of this rank's latest batch that are not duplicates from filling up an uneven dataset."""
         if isinstance(self.loader, RankDataLoader):
             return min(self.loader.num_real(), batch_size)
         if getattr(self.loader, "end_of_dataloader", False) and getattr(self.loader, "remainder", -1) > 0:
-            before = self.runtime.rank * batch_size
-            return max(0, min(batch_size, self.loader.remainder - before))
+            rows_before = self.runtime.rank * batch_size
+            return max(0, min(batch_size, self.loader.remainder - rows_before))
         return batch_size
 
-    def one_batch(self, model: Any, inputs: Any, num_real: int, *, is_last: bool) -> None:
-        """All ranks: predict on one batch and keep what is asked for."""
+    def predict_batch(self, model: Any, inputs: Any, num_real: int, *, is_last: bool) -> None:
+        """All ranks: predict on one batch, and accumulate what the arguments ask for.
+
+        Args:
+            model: The model that evaluates, in eval mode.
+            inputs: The batch of this rank.
+            num_real: Rows of it that are real samples; may be 0.
+            is_last: Whether it is the last batch of the loader.
+        """
         trainer, args = self.trainer, self.args
-        batch_size = find_batch_size(inputs)
+        batch_size = batch_size_of(inputs)
         if batch_size is not None and num_real < batch_size:
-            # A rank without a real sample still takes part in what the others do, with one row that counts nothing.
-            inputs = first_rows(inputs, max(num_real, 1), batch_size)
-        weight = self.weight_of(inputs) if num_real > 0 else 0.0
+            # A rank without a real sample still takes part in the collectives of the others, with one row of weight 0.
+            inputs = truncate_batch(inputs, max(num_real, 1), batch_size)
+        weight = self.loss_weight(inputs) if num_real > 0 else 0.0
         trainer._process.predicts_stand_in = num_real == 0
         loss, logits, labels = trainer.prediction_step(
             model, inputs, self.loss_only, ignore_keys=self.ignore_keys
@@ -158,35 +189,44 @@ class PredictionLoop:
         self.num_samples += sum(counts)
         if loss is not None:
             self.loss.add(loss, weight)
-        kept_losses = kept_inputs = None
+        losses = main_inputs = None
         if "loss" in args.include_for_metrics and loss is not None:
-            kept_losses = self.gather(loss.detach().reshape(-1)[:1].repeat(max(num_real, 1)), counts)
+            losses = self.gather(loss.detach().reshape(-1)[:1].repeat(max(num_real, 1)), counts)
         if "inputs" in args.include_for_metrics:
             name = getattr(trainer.model, "main_input_name", "input_ids")
-            kept_inputs = self.gather(trainer._prepare_input(inputs[name]), counts)
+            main_inputs = self.gather(trainer._prepare_input(inputs[name]), counts)
         if labels is not None and logits is not None and trainer.preprocess_logits_for_metrics is not None:
             logits = trainer.preprocess_logits_for_metrics(logits, labels)
-        num_rows = find_batch_size(inputs) or max(num_real, 1)
+        num_rows = batch_size_of(inputs) or max(num_real, 1)
         logits = self.gather(
-            self.checked(logits, num_rows, "predictions"), counts, padding=self.prediction_padding()
+            self.as_gatherable(logits, num_rows, "predictions"), counts, padding=self.prediction_padding()
         )
-        labels = self.gather(self.checked(labels, num_rows, "labels"), counts)
+        labels = self.gather(self.as_gatherable(labels, num_rows, "labels"), counts)
         if args.batch_eval_metrics:
-            self.batch_metrics(logits, labels, kept_losses, kept_inputs, is_last=is_last)
+            self.batch_metrics(logits, labels, losses, main_inputs, is_last=is_last)
             if self.description != "Prediction":
                 return
-        for results, part in zip(self.kept, (kept_losses, logits, labels, kept_inputs), strict=True):
+        for results, part in zip(self.results, (losses, logits, labels, main_inputs), strict=True):
             if part is not None:
                 results.add(part)
 
-    def checked(self, data: Any, num_rows: int, source: str) -> Any:
-        """A nest whose leaves can be gathered."""
-        if self.args.eval_use_gather_object:
-            return mark_objects(data, num_rows)
-        return tensors_only(data, source=source)
+    def as_gatherable(self, data: Any, num_rows: int, source: str) -> Any:
+        """Turn the leaves of a nested structure into what can be gathered.
 
-    def weight_of(self, inputs: Any) -> float:
-        """How often a batch's loss counts: its target items, or its samples where labels are no class indices."""
+        Args:
+            data: The predictions or labels of a batch.
+            num_rows: Samples in the batch.
+            source: "predictions" or "labels", for error messages.
+
+        Raises:
+            ConfigurationError: If a leaf is not a tensor, and ``eval_use_gather_object`` is not set.
+        """
+        if self.args.eval_use_gather_object:
+            return wrap_objects(data, num_rows)
+        return require_tensors(data, source=source)
+
+    def loss_weight(self, inputs: Any) -> float:
+        """Weight of a batch's loss: its number of targets, or of samples if its labels are not class indices."""
         trainer = self.trainer
         if (
             "labels" in inputs
@@ -196,45 +236,67 @@ class PredictionLoop:
             items = count_items([inputs], loss_shifts_labels=trainer._process.loss_shifts_labels)
             if items is not None:
                 return float(items)
-        return float(find_batch_size(inputs) or 1)
+        return float(batch_size_of(inputs) or 1)
 
     def real_counts(self, num_real: int) -> list[int]:
-        """All ranks: how many rows of each rank count."""
+        """All ranks: the number of real rows on each rank, ``[world_size]``."""
         if self.runtime.world_size == 1 or not self.is_sharded:
             return [num_real]
         counts = torch.zeros(self.runtime.world_size, dtype=torch.int64, device=self.args.device)
         counts[self.runtime.rank] = num_real
-        return self.backend.sum_over_ranks(counts).tolist()
+        summed = self.backend.sum_over_ranks(counts)
+        return cast("list[int]", summed.tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def prediction_padding(self) -> int:
+        """Value that pads predictions; a generating trainer pads with its padding token."""
         return self.trainer._prediction_padding()
 
     def gather(self, data: Any, counts: list[int], *, padding: int = PADDING) -> Any:
+        """All ranks: the real rows of all ranks.
+
+        Args:
+            data: A nested structure of this rank's rows.
+            counts: Number of real rows on each rank, ``[world_size]``.
+            padding: Value that fills a dimension that is shorter than on another rank.
+        """
         if not self.is_sharded:
             return data
         return gather_rows(self.trainer.accelerator, data, counts, padding=padding)
 
     def close(self) -> None:
         """Remove temporary files."""
-        for results in self.kept:
+        for results in self.results:
             results.close()
 
     def batch_metrics(self, logits: Any, labels: Any, losses: Any, inputs: Any, *, is_last: bool) -> None:
+        """Call ``compute_metrics`` on one batch (``batch_eval_metrics``).
+
+        Args:
+            logits: Predictions of all ranks.
+            labels: Labels of all ranks.
+            losses: Losses ``[rows]`` if ``include_for_metrics`` has "loss".
+            inputs: The model's main input if ``include_for_metrics`` has "inputs".
+            is_last: Whether the metrics of the whole dataset are due.
+        """
         trainer = self.trainer
         if trainer.compute_metrics is None or logits is None or labels is None:
             return
-        logits, labels = without_marks(logits), without_marks(labels)
+        logits, labels = unwrap_objects(logits), unwrap_objects(labels)
         self.metrics = trainer.compute_metrics(
             EvalPrediction(predictions=logits, label_ids=labels, losses=losses, inputs=inputs),
             compute_result=is_last,
         )
 
     def result(self, metric_key_prefix: str) -> EvalLoopOutput:
-        """All ranks: metrics and predictions of the whole dataset."""
+        """All ranks: the metrics and predictions of the whole dataset.
+
+        Args:
+            metric_key_prefix: Metrics are named ``<prefix>_<name>``.
+        """
         trainer = self.trainer
         predictions: Any = self.predictions.result()
         labels: Any = self.labels.result()
-        metrics: Any = self.metrics or {}
+        metrics: dict[str, Any] = self.metrics or {}
         if (
             trainer.compute_metrics is not None
             and not self.args.batch_eval_metrics
@@ -246,8 +308,12 @@ class PredictionLoop:
             metrics = trainer.compute_metrics(
                 EvalPrediction(predictions=predictions, label_ids=labels, losses=losses, inputs=inputs)
             )
-        metrics = denumpify_detensorize(dict(metrics or {}))
-        if self.loss.seen:
+        to_python = cast(
+            "Callable[[dict[str, Any]], dict[str, Any]]",
+            trainer_utils.denumpify_detensorize,  # pyright: ignore[reportUnknownMemberType]
+        )
+        metrics = to_python(dict(metrics or {}))
+        if self.loss.has_batches:
             metrics[f"{metric_key_prefix}_loss"] = self.loss.value(self.backend)
         prefix = f"{metric_key_prefix}_"
         metrics = {key if key.startswith(prefix) else prefix + key: value for key, value in metrics.items()}

@@ -1,43 +1,55 @@
-"""Rows of batches: cutting off fill-ups before the forward pass, and gathering what is left over ranks.
+"""Rows of evaluation batches: which are dropped before the forward pass, and how the others are gathered over ranks.
 
-A sample that only fills up the last round of batches is never shown to the model, so it can reach neither a loss
-nor a metric, whatever the metric does.
+A duplicate sample that only fills the last batches of an uneven dataset is never shown to the model, so it can affect
+neither a loss nor a metric, however the metric is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
+from accelerate.utils import gather_object  # pyright: ignore[reportMissingTypeStubs]
+from transformers.trainer_pt_utils import find_batch_size  # pyright: ignore[reportUnknownVariableType]
 
-from raytrainer.evaluation.nest import Objects, map_leaves
+from raytrainer.evaluation.nested import Objects, is_mapping, is_object_list, is_sequence, like, map_leaves
 from raytrainer.evaluation.spill import PADDING
 
 
-def first_rows(data: Any, num_rows: int, batch_size: int) -> Any:
-    """Keep the first rows of every tensor of a nested batch whose first dimension is the batch."""
-    if isinstance(data, torch.Tensor):
-        return data[:num_rows] if data.dim() > 0 and data.shape[0] == batch_size else data
-    if isinstance(data, Mapping):
-        return type(data)({key: first_rows(value, num_rows, batch_size) for key, value in data.items()})  # type: ignore[call-arg]
-    if isinstance(data, list) and len(data) == batch_size and not any(map(torch.is_tensor, data)):
-        return data[:num_rows]  # one object a sample
-    if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
-        return type(data)(first_rows(value, num_rows, batch_size) for value in data)
-    return data
+def batch_size_of(batch: Any) -> int | None:
+    """The size of the first dimension of the first tensor in a nested batch; None if there is no tensor."""
+    return cast("int | None", find_batch_size(batch))
+
+
+def truncate_batch(batch: Any, num_rows: int, batch_size: int) -> Any:
+    """Keep the first rows of every tensor whose first dimension is the batch.
+
+    Args:
+        batch: A nested structure of tensors ``[batch_size, ...]``; any other leaf stays as it is.
+        num_rows: Rows to keep.
+        batch_size: Rows in the batch.
+    """
+    if isinstance(batch, torch.Tensor):
+        return batch[:num_rows] if batch.dim() > 0 and batch.shape[0] == batch_size else batch
+    if is_mapping(batch):
+        return like(batch, {key: truncate_batch(value, num_rows, batch_size) for key, value in batch.items()})
+    if is_object_list(batch, batch_size):
+        return batch[:num_rows]
+    if is_sequence(batch) and not hasattr(batch, "_fields"):
+        return like(batch, [truncate_batch(value, num_rows, batch_size) for value in batch])
+    return batch
 
 
 def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int], *, padding: int = PADDING) -> Any:
-    """All ranks: the real rows of a nest, of all ranks, in rank order.
+    """All ranks: gather the real rows of a nested structure from all ranks, in rank order.
 
     Args:
-        accelerator: Of this rank.
+        accelerator: The accelerator of this rank.
         data: Tensors ``[rows, ...]``, which may differ between ranks in every dimension, and ``Objects``.
-        num_real: Rows of each rank that count.
-        padding: What fills up a dimension that is shorter than another rank's.
+        num_real: Number of real rows on each rank, ``[world_size]``.
+        padding: Value that fills a dimension that is shorter than on another rank.
     """
     if accelerator.num_processes == 1:
         return data
@@ -46,8 +58,8 @@ def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int], *, pad
         if leaf is None:
             return None
         if isinstance(leaf, Objects):
-            mine = leaf.items[: num_real[accelerator.process_index]]
-            return Objects(list(gather_object(mine)))
+            own = leaf.items[: num_real[accelerator.process_index]]
+            return Objects(list(cast("list[Any]", gather_object(own))))
         if leaf.dim() == 0:
             return _gather_tensor(
                 accelerator, leaf.reshape(1), [min(count, 1) for count in num_real], padding
@@ -60,12 +72,13 @@ def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int], *, pad
 def _gather_tensor(
     accelerator: Accelerator, data: torch.Tensor, num_real: list[int], padding: int
 ) -> torch.Tensor:
-    shapes: Any = accelerator.gather(torch.tensor([data.shape], device=data.device))
-    widest = shapes.max(dim=0).values.tolist()
+    gather = cast("Callable[[torch.Tensor], torch.Tensor]", accelerator.gather)  # pyright: ignore[reportUnknownMemberType]
+    shapes = gather(torch.tensor([data.shape], device=data.device))
+    widest = cast("list[int]", shapes.max(dim=0).values.tolist())  # pyright: ignore[reportUnknownMemberType]
     if list(data.shape) != widest:
         padded = data.new_full(widest, padding)
         padded[tuple(slice(size) for size in data.shape)] = data
         data = padded
-    gathered: Any = accelerator.gather(data.contiguous())
-    rows = gathered.split(widest[0])
+    gathered = gather(data.contiguous())
+    rows = cast("tuple[torch.Tensor, ...]", gathered.split(widest[0]))  # pyright: ignore[reportUnknownMemberType]
     return torch.cat([part[:count] for part, count in zip(rows, num_real, strict=True)])

@@ -14,7 +14,7 @@ import torch
 import raytrainer
 from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation import results
-from raytrainer.evaluation.nest import Objects, mark_objects
+from raytrainer.evaluation.nested import Objects, wrap_objects
 from raytrainer.evaluation.results import Results
 from raytrainer.runtimes.in_process import LocalRuntime
 from tests.parity.twins import make_args, make_model, make_samples
@@ -38,8 +38,8 @@ def is_mapped(array: Any) -> bool:
     return False
 
 
-def collect(batches: list[Any], *, joins: bool = True) -> Any:
-    kept = Results(LocalRuntime(lambda event: None), joins=joins, is_shared=True)
+def collect(batches: list[Any], *, concatenates: bool = True) -> Any:
+    kept = Results(LocalRuntime(lambda event: None), concatenates=concatenates, is_shared=True)
     for batch in batches:
         kept.add(batch)
     found = kept.result()
@@ -73,7 +73,7 @@ def test_what_is_small_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(found, padded(batches))
 
 
-def test_nests_keep_their_form() -> None:
+def test_nested_batches_keep_their_structure() -> None:
     batches = [
         (torch.rand(2, 30), {"a": torch.rand(2), "none": None}, [torch.ones(2, 20 + i)]) for i in range(3)
     ]
@@ -86,7 +86,7 @@ def test_nests_keep_their_form() -> None:
 
 def test_batches_stay_apart_when_asked_to() -> None:
     batches = [(torch.rand(2, 30 + index), torch.rand(2)) for index in range(3)]
-    found = collect(batches, joins=False)
+    found = collect(batches, concatenates=False)
     assert len(found) == 3
     for (mine, short), (theirs, other) in zip(found, batches, strict=True):
         assert np.array_equal(mine, theirs.numpy())
@@ -106,10 +106,10 @@ def test_a_metric_may_write_to_what_it_is_given() -> None:
 
 
 def test_a_list_of_one_object_a_sample_is_one_leaf() -> None:
-    marked = mark_objects({"text": ["a", "b"], "pair": [torch.ones(2), torch.ones(2)], "note": "x"}, 2)
-    assert marked["text"] == Objects(["a", "b"])
-    assert marked["note"] == Objects(["x"])
-    assert all(torch.is_tensor(one) for one in marked["pair"])
+    wrapped = wrap_objects({"text": ["a", "b"], "pair": [torch.ones(2), torch.ones(2)], "note": "x"}, 2)
+    assert wrapped["text"] == Objects(["a", "b"])
+    assert wrapped["note"] == Objects(["x"])
+    assert all(torch.is_tensor(one) for one in wrapped["pair"])
 
 
 def make_evaluator(directory: Path, trainer_class: Any = raytrainer.Trainer, **options: Any) -> Any:
@@ -176,7 +176,7 @@ def test_objects_are_gathered_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_objects_are_refused_when_not_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"hold a str.*eval_use_gather_object=True"):
+    with pytest.raises(ConfigurationError, match=r"contain a str.*eval_use_gather_object=True"):
         make_evaluator(tmp_path, Texts).predict(make_samples(10))
 
 
