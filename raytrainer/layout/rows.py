@@ -8,7 +8,7 @@ parameter; under hybrid sharding every replica does the same independently.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -78,7 +78,9 @@ class RowShards:
         if self.rank == owner:
             assert full is not None
             rows = full.to(target.device, target.dtype)
-            parts = [self._padded(part) for part in rows.split(self.chunk)]
+            untyped: Any = rows
+            split: tuple[torch.Tensor, ...] = untyped.split(self.chunk)
+            parts = [self._padded(part) for part in split]
             parts += [torch.zeros_like(target) for _ in range(self.size - len(parts))]
         dist.scatter(target, parts, src=self.global_rank(owner), group=self.group)
         return target[: like.shape[0]].to(like.device)
