@@ -52,7 +52,7 @@ def run(kind: str, num_steps: int, save_steps: int) -> tuple[float, int]:
     import transformers
 
     import raytrainer
-    from raytrainer.hub.run_uploads import upload_checkpoint
+    from raytrainer.hub.checkpoint_uploads import upload_checkpoint
 
     class Clock(transformers.TrainerCallback):
         began = ended = 0.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from raytrainer.backends.base import Backend
     from raytrainer.driver.workers import Workers
-    from raytrainer.hub.run_uploads import HubLink
+    from raytrainer.hub.connection import HubConnection
     from raytrainer.loop.loss import LossScaling
     from raytrainer.loop.run import TrainRun
     from raytrainer.loop.step import FlopCounter
@@ -60,7 +60,7 @@ class ProcessState:
     """Evaluation loaders that keep their worker processes (``dataloader_persistent_workers``)."""
     predicts_stand_in: bool = False
     """The batch that is being predicted holds no sample of this rank's; its result does not count."""
-    hub: HubLink | None = None
+    hub: HubConnection | None = None
     """Uploads to the Hub from this process."""
 
     @property

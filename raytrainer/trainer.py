@@ -51,8 +51,8 @@ from raytrainer.driver.entry_points import (
 )
 from raytrainer.errors import ConfigurationError
 from raytrainer.hooks import TrainerHooks
+from raytrainer.hub.export_uploads import push_after_save
 from raytrainer.hub.methods import HubMethods
-from raytrainer.hub.run_uploads import push_after_save
 from raytrainer.loop.model_traits import ModelTraits
 from raytrainer.loop.queries import Queries
 from raytrainer.optim.traits import Traits

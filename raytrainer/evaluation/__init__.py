@@ -1,1 +1,1 @@
-"""Evaluation and prediction: the loop, gathering over ranks, and the loss of a whole dataset."""
+"""Evaluation and prediction: the loop, gathering over ranks, and accumulating results."""

@@ -13,7 +13,7 @@ from transformers.trainer_utils import speed_metrics
 from raytrainer.checkpoint.model_files import save_model_weights
 from raytrainer.errors import ConfigurationError
 from raytrainer.hooks.metric import metric_of
-from raytrainer.hub.run_uploads import upload_checkpoint, uploads_saves
+from raytrainer.hub.checkpoint_uploads import upload_checkpoint, uploads_checkpoints
 from raytrainer.loop.saving import save_checkpoint
 from raytrainer.telemetry.events import Logged
 from raytrainer.trainer_protocol import TrainerParts
@@ -66,13 +66,13 @@ class SavingHooks(TrainerParts):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """All ranks: hand a committed checkpoint to the upload in the background, if the strategy has one."""
-        if self._runtime.rank == 0 and uploads_saves(self.args):
+        if self._runtime.rank == 0 and uploads_checkpoints(self.args):
             upload_checkpoint(self, Path(checkpoint_folder))
 
     def _finish_current_push(self) -> None:
         """Wait for the uploads of this process."""
         if self._process.hub is not None:
-            self._process.hub.uploads.wait()
+            self._process.hub.queue.wait()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.args.metric_for_best_model is None:

@@ -1,1 +1,1 @@
-"""The Hub: a repository there, what is written about a model, and uploads that nobody waits for."""
+"""The Hub: repositories, the model card, and uploads in the background."""

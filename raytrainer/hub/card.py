@@ -1,16 +1,17 @@
-"""The model card: what is written about a model from what its trainer knows.
+"""What the model card says about a trained model.
 
-The text is that of ``transformers.modelcard.TrainingSummary``, filled from a view of the trainer: a model without a
-config, data without a name and a driver, which has no placement, all get a card that says nothing untrue. Nothing of
-the arguments is in it but the hyperparameters that the summary lists by name.
+The text is that of ``transformers.modelcard.TrainingSummary``, filled from a view of the trainer, so that a model
+without a config, an unnamed dataset, and a driver, whose arguments do not know the workers, all get a correct card. Of
+the arguments it has only the hyperparameters that the summary lists by name.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError
@@ -22,40 +23,41 @@ from raytrainer._version import __version__
 
 CARD_NAME = "README.md"
 LICENSE_TIMEOUT_S = 10.0
-"""How long the Hub may take to say which license the model that was fine-tuned has."""
+"""How long the Hub may take to answer which license the base model has."""
 
 
 def write_card(trainer: Any, directory: Path, *, world_size: int, **facts: Any) -> Path:
     """Write the card of a trained model.
 
     Args:
-        trainer: ``model``, ``args``, ``state``, and the datasets.
-        directory: Where the card lies; tags of one that is there are kept.
+        trainer: Its ``model``, ``args``, ``state`` and datasets are read.
+        directory: Directory of the card; the tags of an existing card are kept.
         world_size: Number of workers that trained.
-        facts: Keywords of ``TrainingSummary.from_trainer``; None is found out.
+        facts: Keywords of ``TrainingSummary.from_trainer``; None values are inferred.
 
     Returns:
-        The file.
+        Path of the card.
     """
     path = directory / CARD_NAME
-    there = ModelCard.load(path).data if path.is_file() else None
-    base_model = facts.pop("finetuned_from") or base_of(trainer.model)
+    existing = ModelCard.load(path).data if path.is_file() else None
+    base_model = facts.pop("finetuned_from") or base_model_of(trainer.model)
     license_name = facts.pop("license") or license_of(base_model)
-    facts["tags"] = joined_tags(facts["tags"], there.get("tags") if there is not None else None)
-    # The name of the model comes after, because the summary would ask the Hub for its license without a time limit.
-    summary = TrainingSummary.from_trainer(view_of(trainer, world_size), license=license_name, **facts)
+    facts["tags"] = merge_tags(facts["tags"], existing.get("tags") if existing is not None else None)
+    # finetuned_from is set afterwards, because the summary would ask the Hub for its license without a timeout.
+    summarize = cast("Callable[..., TrainingSummary]", TrainingSummary.from_trainer)  # pyright: ignore[reportUnknownMemberType]
+    summary = summarize(trainer_view(trainer, world_size), license=license_name, **facts)
     summary.finetuned_from = base_model
-    summary.eval_lines = with_same_columns(summary.eval_lines)
+    summary.eval_lines = fill_missing_columns(summary.eval_lines)
     directory.mkdir(parents=True, exist_ok=True)
     text = summary.to_model_card().rstrip("\n") + f"\n- Raytrainer {__version__}\n"
     path.write_text(text, encoding="utf-8")
-    if there is not None and there.get("library_name") == "peft":
+    if existing is not None and existing.get("library_name") == "peft":
         trainer.model.create_or_update_model_card(str(directory))
     return path
 
 
-def view_of(trainer: Any, world_size: int) -> SimpleNamespace:
-    """What the summary reads of a trainer."""
+def trainer_view(trainer: Any, world_size: int) -> SimpleNamespace:
+    """The attributes of a trainer that the summary reads."""
     named = type(type(trainer.model).__name__, (), {"config": SimpleNamespace()})
     return SimpleNamespace(
         model=named(),
@@ -67,7 +69,7 @@ def view_of(trainer: Any, world_size: int) -> SimpleNamespace:
 
 
 class _Arguments:
-    """Arguments, with the number of workers that really trained."""
+    """The arguments, with the number of workers that trained."""
 
     def __init__(self, args: Any, world_size: int) -> None:
         self._args = args
@@ -76,7 +78,7 @@ class _Arguments:
 
     @property
     def optim(self) -> str:
-        """The name alone: the text of an enumeration's member has its class in it."""
+        """The name of the optimizer, without the class that the text of an enum member has."""
         return getattr(self._args.optim, "value", self._args.optim)
 
     def __getattr__(self, name: str) -> Any:
@@ -84,43 +86,43 @@ class _Arguments:
 
 
 def _if_named(dataset: Any) -> Any:
-    """A dataset that has a name; one made in memory would be called "the None dataset"."""
+    """A dataset if it has a name; one made in memory would be called "the None dataset"."""
     return dataset if getattr(dataset, "builder_name", None) not in (None, "generator") else None
 
 
-def base_of(model: Any) -> str | None:
-    """The name on the Hub of the model that was fine-tuned, if it has one."""
+def base_model_of(model: Any) -> str | None:
+    """The name on the Hub of the model that was fine-tuned; None for a local path or no name."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     if not name or os.path.isdir(name):
         return None
     try:
         validate_repo_id(name)
     except HFValidationError:
-        return None  # a path of another machine
+        return None  # a path on another machine
     return name
 
 
 def license_of(base_model: str | None) -> str | None:
-    """The license of a model on the Hub; None if that cannot be found out now."""
+    """The license of a model on the Hub; None if the Hub does not say or cannot be reached."""
     if base_model is None:
         return None
     try:
         tags = HfApi().model_info(base_model, timeout=LICENSE_TIMEOUT_S).tags or []
-    except Exception:  # noqa: BLE001  no network, no such model: a card without it is a card
+    except Exception:  # noqa: BLE001  no network or no such model: the license is optional
         return None
     return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
 
 
-def joined_tags(tags: str | list[str] | None, there: list[str] | None) -> str | list[str] | None:
-    """The tags of a call, and those that a card has."""
-    if tags is None or there is None:
+def merge_tags(tags: str | list[str] | None, existing: list[str] | None) -> str | list[str] | None:
+    """The tags of a call, followed by those of an existing card."""
+    if tags is None or existing is None:
         return tags
     own = [tags] if isinstance(tags, str) else list(tags)
-    return own + [tag for tag in there if tag not in own]
+    return own + [tag for tag in existing if tag not in own]
 
 
-def with_same_columns(lines: list[Any] | None) -> list[Any] | None:
-    """Rows of the table of results that all have the columns of all."""
+def fill_missing_columns(lines: list[Any] | None) -> list[Any] | None:
+    """Give every row of the results table all columns, empty where the row has none."""
     if not lines:
         return lines
     columns = dict.fromkeys(column for line in lines for column in line)

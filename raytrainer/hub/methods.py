@@ -1,4 +1,4 @@
-"""The methods of a Trainer that are about the Hub: a repository, the model card, and the upload at the end.
+"""The Trainer's Hub methods: create the repository, write the model card, upload the output directory.
 
 Rank 0 does the work; on a driver the driver does, with the weights of the workers.
 """
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.hub.card import write_card
-from raytrainer.hub.run_uploads import card_facts, open_repository, push_output_dir
+from raytrainer.hub.export_uploads import card_facts, open_repository, push_output_dir
 from raytrainer.trainer_protocol import TrainerParts
 
 
 class HubMethods(TrainerParts):
-    """The repository of a trainer on the Hub."""
+    """Methods for the trainer's repository on the Hub."""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository on the Hub, unless it exists, and set ``hub_model_id`` to its whole name.
+        """Create the repository on the Hub if it does not exist, and set ``hub_model_id`` to its full name.
 
         Args:
-            token: May write there; ``hub_token``, or that of this process, by default.
-            private: Who may see a new one; ``hub_private_repo`` by default.
+            token: A token with write access; ``hub_token``, or the token of this process, by default.
+            private: Whether a new repository is private; ``hub_private_repo`` by default.
 
         Raises:
             HubError: If the Hub does not answer, or refuses.
@@ -41,9 +41,20 @@ class HubMethods(TrainerParts):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Write a draft of the model card, ``README.md`` in ``output_dir``; what is not given is found out.
+        """Write a draft of the model card, ``README.md`` in ``output_dir``.
 
-        It has the hyperparameters, the table of evaluations, the last evaluation, and versions.
+        It has the hyperparameters, the results of all evaluations, and the versions of the packages.
+
+        Args:
+            language: Language of the model.
+            license: License of the model; that of the base model by default.
+            tags: Tags of the card; those of an existing card are kept.
+            model_name: Title of the card; the name of the output directory by default.
+            finetuned_from: Name of the base model on the Hub; the name the model was loaded from by default.
+            tasks: Tasks, such as "text-classification"; inferred from the model by default.
+            dataset_tags: Names of the datasets on the Hub; inferred from the training data by default.
+            dataset: Titles of the datasets.
+            dataset_args: Their configurations.
         """
         if self.is_world_process_zero():
             write_card(
@@ -76,20 +87,21 @@ class HubMethods(TrainerParts):
         uploads.
 
         Args:
-            commit_message: Of the commit.
+            commit_message: The commit message.
             blocking: Wait for the upload.
-            token: May write there; ``hub_token``, or that of this process, by default.
+            token: A token with write access; ``hub_token``, or the token of this process, by default.
             revision: The branch; ``hub_revision`` by default.
-            private: Who may see a new repository; ``hub_private_repo`` by default.
-            kwargs: For ``create_model_card``.
+            private: Whether a new repository is private; ``hub_private_repo`` by default.
+            kwargs: Arguments of ``create_model_card``.
 
         Returns:
-            The ``CommitInfo``, or a future of it if not blocking; None on other ranks than 0.
+            The ``CommitInfo``, or a future of it if not blocking; None on ranks other than 0.
 
         Raises:
-            HubError: If it failed. What was saved stays.
+            HubError: If the upload failed; the files in ``output_dir`` stay.
         """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        handler: Any = self.callback_handler
+        handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None

@@ -10,7 +10,7 @@ from transformers.trainer_utils import TrainOutput, speed_metrics
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import load_rng
 from raytrainer.data.position import open_epoch
-from raytrainer.hub.run_uploads import finish_uploads
+from raytrainer.hub.checkpoint_uploads import finish_uploads
 from raytrainer.loop.boundary import agree_on_control, at_boundary, call_log, emit_progress, gather_rows
 from raytrainer.loop.rank_check import check_ranks_agree, is_due
 from raytrainer.loop.run import TrainRun

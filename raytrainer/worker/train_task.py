@@ -26,7 +26,7 @@ from raytrainer.checkpoint.scan import (
     sweep_leftovers,
 )
 from raytrainer.errors import CheckpointError
-from raytrainer.hub.run_uploads import begin_uploads
+from raytrainer.hub.checkpoint_uploads import begin_uploads
 from raytrainer.loop.micro_batch_sizes import BatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.nonfinite import debugging

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 import raytrainer
-from raytrainer.hub.card import base_of
+from raytrainer.hub.card import base_model_of
 from tests.parity.twins import make_model
 
 
@@ -90,7 +90,7 @@ def test_data_without_a_name_are_not_given_one(make, card):
 def test_a_base_model_is_one_of_the_hub(name, base):
     model = make_model()
     model.config._name_or_path = name
-    assert base_of(model) == base
+    assert base_model_of(model) == base
 
 
 def test_the_license_is_that_of_the_base_model(hub, make, card):

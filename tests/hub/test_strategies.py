@@ -5,7 +5,7 @@ from __future__ import annotations
 import transformers
 
 import raytrainer
-from raytrainer.hub.run_uploads import upload_checkpoint
+from raytrainer.hub.checkpoint_uploads import upload_checkpoint
 from tests.hub.server import Repo
 
 MODEL = {"config.json", "generation_config.json", "model.safetensors"}

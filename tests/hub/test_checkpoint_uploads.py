@@ -10,7 +10,6 @@ import pytest
 from transformers import TrainerCallback
 
 from raytrainer.checkpoint.verify import verify_checkpoint
-from raytrainer.hub.uploads import Uploads
 from raytrainer.runtimes.base import Command
 from tests.hub.server import Hub
 
@@ -149,24 +148,3 @@ def test_a_restart_uploads_what_it_goes_on_from(hub, make, tmp_path):
     state = json.loads(repo.branches["main"]["last-checkpoint/trainer_state.json"])
     assert state["global_step"] == 4
     assert verify_checkpoint(folder_of(hub, "last-checkpoint", tmp_path / "copy")).step == 4
-
-
-def test_uploads_are_made_one_after_the_other():
-    uploads, order = Uploads(), []
-    for number in range(20):
-        uploads.add(lambda number=number: order.append(number))
-    assert uploads.wait(30)
-    assert order == list(range(20))
-
-
-def test_an_upload_that_must_be_made_gives_way_to_none():
-    import threading
-
-    uploads, made, may_go = Uploads(), [], threading.Event()
-    uploads.add(may_go.wait)
-    uploads.add(lambda: made.append("must"), must=True)
-    uploads.add(lambda: made.append("older"), must=False)
-    uploads.add(lambda: made.append("newer"), must=False)
-    may_go.set()
-    assert uploads.wait(30)
-    assert made == ["must", "newer"]
