@@ -47,7 +47,7 @@ OF_SCRIPTS: dict[str, str] = {
     "do_predict": "a flag for scripts, as in transformers",
     "resume_from_checkpoint": "a flag for scripts, which pass it to train(), as in transformers",
 }
-"""Arguments that the anchor does not read either."""
+"""Arguments that transformers does not read either."""
 
 BY_NAME: dict[str, tuple[str, str]] = {
     "ddp_bucket_cap_mb": ("backends/choose.py", '"bucket_cap_mb"'),

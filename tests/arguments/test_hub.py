@@ -37,7 +37,7 @@ def test_an_output_directory_that_cannot_name_the_repository_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
-def test_every_strategy_of_the_anchor_is_taken(strategy):
+def test_every_strategy_of_transformers_is_accepted(strategy):
     assert TrainingArguments(hub_strategy=strategy).hub_strategy.value == strategy
 
 
@@ -47,7 +47,7 @@ def test_the_repository_is_named_by_the_output_directory_unless_the_arguments_na
     assert repository_name(TrainingArguments(output_dir=directory, hub_model_id="me/other")) == "me/other"
 
 
-def test_the_setter_of_the_anchor_is_honoured():
+def test_the_setter_of_transformers_is_honoured():
     args = TrainingArguments().set_push_to_hub("me/model", strategy="checkpoint", private_repo=True)
     args.check()
     assert (args.push_to_hub, args.hub_strategy.value, args.hub_private_repo) == (True, "checkpoint", True)

@@ -150,7 +150,7 @@ def test_a_launched_rank_is_known_before_anything_is_made(monkeypatch):
     assert not args.should_save
 
 
-def test_derived_values_are_those_of_the_anchor():
+def test_derived_values_are_those_of_transformers():
     options = {
         "output_dir": "~/run",
         "eval_strategy": "steps",
@@ -166,7 +166,7 @@ def test_derived_values_are_those_of_the_anchor():
     ours = TrainingArguments(**options).to_dict()
     theirs = transformers.TrainingArguments(**options).to_dict()
     theirs["logging_nan_inf_filter"] = False
-    # the anchor takes this key out of the config when it makes its state
+    # transformers removes this key from the config when it creates its state
     ours["accelerator_config"].pop("use_configured_state")
     theirs["accelerator_config"].pop("use_configured_state", None)
     assert {name: ours[name] for name in theirs} == theirs
@@ -281,7 +281,7 @@ def test_the_main_process_is_at_info_unless_told_otherwise(monkeypatch):
     assert TrainingArguments().get_process_log_level() == 10, "a level that the user chose is changed"
 
 
-def test_class_in_place_of_an_accelerator_config_raises_as_in_the_anchor():
+def test_class_in_place_of_an_accelerator_config_raises_as_in_transformers():
     from transformers.trainer_pt_utils import AcceleratorConfig
 
     with pytest.raises(NotImplementedError):

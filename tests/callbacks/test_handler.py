@@ -9,7 +9,7 @@ import timeit
 import numpy as np
 import pytest
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import CallbackHandler as AnchorHandler
+from transformers.trainer_callback import CallbackHandler as TransformersHandler
 from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback
 
 from raytrainer.callbacks.handler import CONTROL_FLAGS, EVENTS, CallbackHandler
@@ -89,7 +89,7 @@ def extra_arguments(event):
     )
 
 
-def test_the_events_are_the_anchors_sixteen():
+def test_the_events_are_the_sixteen_of_transformers():
     assert {name for name in vars(TrainerCallback) if name.startswith("on_")} == set(EVENTS)
     assert len(EVENTS) == 16
 
@@ -154,9 +154,9 @@ def test_a_returned_control_replaces_the_one_that_later_callbacks_get():
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_every_event_passes_the_anchors_keyword_arguments(event):
+def test_every_event_passes_the_keyword_arguments_of_transformers(event):
     ours, theirs = Recorder(), Recorder()
-    for handler_class, recorder in ((CallbackHandler, ours), (AnchorHandler, theirs)):
+    for handler_class, recorder in ((CallbackHandler, ours), (TransformersHandler, theirs)):
         handler = handler_class([DefaultFlowCallback(), recorder], "model", "tok", "optim", "sched")
         handler.callbacks = [recorder]
         getattr(handler, event)(None, TrainerState(), TrainerControl(), **extra_arguments(event))
@@ -165,9 +165,9 @@ def test_every_event_passes_the_anchors_keyword_arguments(event):
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_every_event_resets_the_flags_that_the_anchor_resets(event):
+def test_every_event_resets_the_flags_that_transformers_resets(event):
     left = []
-    for handler_class in (CallbackHandler, AnchorHandler):
+    for handler_class in (CallbackHandler, TransformersHandler):
         handler = handler_class([DefaultFlowCallback()], None, None, None, None)
         handler.callbacks = []
         control = TrainerControl(**dict.fromkeys(CONTROL_FLAGS, True))
@@ -327,11 +327,11 @@ def test_a_handler_survives_pickling():
     assert step_end(pickle.loads(pickle.dumps(handler))).should_training_stop
 
 
-def test_an_event_without_listeners_costs_less_than_half_of_the_anchor():
+def test_an_event_without_listeners_costs_less_than_half_of_transformers():
     # A ratio, so that a busy machine slows both; in absolute terms it is about 0.4 microseconds.
     callbacks, state, control = [DefaultFlowCallback(), Silent()], TrainerState(), TrainerControl()
     ours = CallbackHandler(callbacks, None, None, None, None)
-    theirs = AnchorHandler(callbacks, None, None, None, None)
+    theirs = TransformersHandler(callbacks, None, None, None, None)
     cost = [
         min(timeit.repeat(lambda h=h: h.on_substep_end(None, state, control), number=2000, repeat=7))
         for h in (ours, theirs)

@@ -47,10 +47,10 @@ def through_the_file(callbacks, control, tmp_path):
     return TrainerState.load_from_json(str(tmp_path / "trainer_state.json")).stateful_callbacks
 
 
-def test_the_export_has_the_anchors_format():
+def test_the_export_has_the_format_of_transformers():
     callbacks = [early_stopping(3, 1), Silent(), Counter(2), early_stopping(5, 2)]
-    anchor = TrainerState(stateful_callbacks=[*callbacks[:1], *callbacks[2:], TrainerControl()])
-    assert export_states(callbacks, TrainerControl()) == anchor.stateful_callbacks
+    theirs = TrainerState(stateful_callbacks=[*callbacks[:1], *callbacks[2:], TrainerControl()])
+    assert export_states(callbacks, TrainerControl()) == theirs.stateful_callbacks
 
 
 def test_several_instances_of_one_class_come_back_in_order(tmp_path):

@@ -34,7 +34,7 @@ class Rows(torch.utils.data.Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
-def anchor(output_dir, trainer_class=Trainer, model=None):
+def transformers_trainer(output_dir, trainer_class=Trainer, model=None):
     args = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=6,
@@ -80,21 +80,21 @@ def losses(trainer):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    trainer = anchor(tmp_path_factory.mktemp("hf"))
+    trainer = transformers_trainer(tmp_path_factory.mktemp("hf"))
     trainer.train()
     return trainer
 
 
 def test_transformers_resumes_our_checkpoint_with_equal_losses_and_weights(tmp_path, uninterrupted):
-    anchor(tmp_path, SavesWithUs).train()
-    trainer = anchor(tmp_path)
+    transformers_trainer(tmp_path, SavesWithUs).train()
+    trainer = transformers_trainer(tmp_path)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert losses(trainer) == losses(uninterrupted)
     assert same_weights(trainer.model, uninterrupted.model)
 
 
 def test_our_checkpoint_has_the_files_of_transformers_but_its_pickled_arguments(tmp_path, uninterrupted):
-    anchor(tmp_path, SavesWithUs).train()
+    transformers_trainer(tmp_path, SavesWithUs).train()
     ours = {path.name for path in (tmp_path / "checkpoint-3").iterdir()}
     theirs = {path.name for path in (Path(uninterrupted.args.output_dir) / "checkpoint-3").iterdir()}
     assert ours - theirs == {"manifest.json"}
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_transformers_gives_us_the_same_state(tmp_path, uninterr
     check_matches_model(path, model)
     load_model_weights(model, path)
     assert same_weights(model, uninterrupted.model)
-    fresh = anchor(tmp_path)
+    fresh = transformers_trainer(tmp_path)
     fresh.create_optimizer_and_scheduler(6)
     assert load_optimizer_files(
         path, model=fresh.model, optimizer=fresh.optimizer, scheduler=fresh.lr_scheduler
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_transformers_that_was_copied_halfway_is_not_taken(tmp_p
 
 def test_a_plain_module_that_transformers_saved_loads_here(tmp_path):
     model = torch.nn.Linear(2, 2)
-    trainer = anchor(tmp_path, model=model)
+    trainer = transformers_trainer(tmp_path, model=model)
     trainer.save_model(str(tmp_path / "saved"))
     loaded = torch.nn.Linear(2, 2)
     load_model_weights(loaded, tmp_path / "saved")
@@ -140,6 +140,6 @@ def test_a_plain_module_that_transformers_saved_loads_here(tmp_path):
 
 def test_a_plain_module_that_we_saved_loads_in_transformers(tmp_path):
     save_model_weights(plain(0), tmp_path / "saved")
-    trainer = anchor(tmp_path, model=plain(1))
+    trainer = transformers_trainer(tmp_path, model=plain(1))
     trainer._load_from_checkpoint(str(tmp_path / "saved"))
     assert same_weights(trainer.model, plain(0))

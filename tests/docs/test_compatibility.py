@@ -1,4 +1,4 @@
-"""docs/compatibility.md lists every name of the anchor, and says of each what the tables of the code say."""
+"""docs/compatibility.md lists every name of transformers, and agrees with the tables in the code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fields(cls: type) -> set[str]:
     return {field.name for field in dataclasses.fields(cls)}
 
 
-ANCHOR = {
+IN_TRANSFORMERS = {
     "Arguments of the constructor": parameters(transformers.Trainer)
     | parameters(transformers.Seq2SeqTrainer),
     "Methods that are called": methods(transformers.Trainer, private=False),
@@ -62,10 +62,10 @@ def test_the_page_is_what_the_tables_say() -> None:
     assert compatibility.page() == TEXT, "Run: python -m docs.generate.compatibility"
 
 
-@pytest.mark.parametrize("section", ANCHOR)
-def test_every_name_of_the_anchor_is_on_the_page(section: str) -> None:
-    assert ANCHOR[section]
-    assert ANCHOR[section] - names_of(section) == set()
+@pytest.mark.parametrize("section", IN_TRANSFORMERS)
+def test_every_name_of_transformers_is_on_the_page(section: str) -> None:
+    assert IN_TRANSFORMERS[section]
+    assert IN_TRANSFORMERS[section] - names_of(section) == set()
 
 
 @pytest.mark.parametrize("key", [*DIFFERENCES, *ELSEWHERE])

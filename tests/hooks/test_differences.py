@@ -1,4 +1,4 @@
-"""Where ours differs from the anchor on purpose, and no other test shows it."""
+"""Deliberate differences from transformers that no other test shows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_finite_stream_resumes_in_its_second_pass(tmp_path: Path) -> None:
     ours, theirs = losses[raytrainer], losses[transformers]
     assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
     assert ours[1] == ours[0]
-    assert theirs[1] != pytest.approx(theirs[0], abs=1e-4), "the anchor begins at the first sample again"
+    assert theirs[1] != pytest.approx(theirs[0], abs=1e-4), "transformers starts at the first sample again"
 
 
 def test_an_override_of_log_may_take_the_logs_alone(tmp_path: Path) -> None:

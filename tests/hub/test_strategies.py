@@ -217,7 +217,7 @@ def test_model_of_a_user_comes_back_from_the_hub(hub, make, tmp_path):
     assert all(back.state_dict()[name].equal(value) for name, value in trainer.model.state_dict().items())
 
 
-def test_names_of_the_anchor_take_the_arguments_of_the_anchor():
+def test_methods_have_the_signatures_of_transformers():
     import inspect
 
     for name in ("push_to_hub", "init_hf_repo", "create_model_card"):

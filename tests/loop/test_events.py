@@ -26,7 +26,7 @@ def record(event: str) -> Any:
     def method(self: Recorder, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if event == "on_init_end":  # Ours has no process yet when it is constructed.
             return
-        # The anchor's printer, which comes first, takes total_flos out of the very dict that it is given.
+        # transformers' PrinterCallback, which comes first, removes total_flos from the dict it is given.
         detail = sorted(kwargs["logs"].keys() - {"total_flos"}) if event == "on_log" else None
         self.seen.append((event, state.global_step, round(state.epoch or 0, 6), detail))
 
@@ -61,7 +61,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_events_come_in_the_anchors_order(run: str, tmp_path: Path) -> None:
+def test_events_come_in_the_order_of_transformers(run: str, tmp_path: Path) -> None:
     seen = {}
     for name, library in LIBRARIES.items():
         trainer = make_trainer(library, tmp_path / name, **RUNS[run])
@@ -112,7 +112,7 @@ class AsksOnce(TrainerCallback):
 @pytest.mark.parametrize(
     "flag", ["should_log", "should_evaluate", "should_save", "should_epoch_stop", "should_training_stop"]
 )
-def test_flags_do_what_they_do_in_the_anchor(flag: str, tmp_path: Path) -> None:
+def test_flags_do_what_they_do_in_transformers(flag: str, tmp_path: Path) -> None:
     seen = {}
     for name, library in LIBRARIES.items():
         trainer = make_trainer(

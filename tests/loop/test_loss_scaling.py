@@ -201,11 +201,11 @@ def test_the_guides_custom_trainer(micro_batches: int, tmp_path: Path) -> None:
     assert_as_one_batch(CustomTrainer, tmp_path, micro_batches, classifier=True)
 
 
-def test_the_guides_custom_trainer_equals_the_anchors(tmp_path: Path) -> None:
-    anchor = type(
-        "AnchorCustomTrainer", (transformers.Trainer,), {"compute_loss": CustomTrainer.compute_loss}
+def test_the_guides_custom_trainer_equals_that_of_transformers(tmp_path: Path) -> None:
+    their_trainer = type(
+        "TransformersCustomTrainer", (transformers.Trainer,), {"compute_loss": CustomTrainer.compute_loss}
     )
-    theirs = train(anchor, tmp_path / "theirs", 2, classifier=True, library=transformers)
+    theirs = train(their_trainer, tmp_path / "theirs", 2, classifier=True, library=transformers)
     ours = train(CustomTrainer, tmp_path / "ours", 2, classifier=True)
     plain = train(Trainer, tmp_path / "plain", 2, classifier=True)
     assert rows(plain)[0][1] != pytest.approx(rows(ours)[0][1], abs=1e-3), "the override was not called"

@@ -30,7 +30,7 @@ class Endless:
     """A loader without a length."""
 
 
-def anchor_values(loader: Any, *, world_size: int, **arguments: Any) -> tuple[Any, ...]:
+def transformers_values(loader: Any, *, world_size: int, **arguments: Any) -> tuple[Any, ...]:
     args = SimpleNamespace(world_size=world_size, train_batch_size=arguments.pop("batch_size"), **arguments)
     total = args.train_batch_size * args.gradient_accumulation_steps * world_size
     trainer: Any = SimpleNamespace(
@@ -88,7 +88,7 @@ def test_counts_equal_those_of_transformers(
         per_device_batch_size=batch_size,
         world_size=world_size,
     )
-    theirs = anchor_values(
+    theirs = transformers_values(
         Loader(math.ceil(num_examples / (batch_size * world_size)), num_examples),
         batch_size=batch_size,
         world_size=world_size,
@@ -112,7 +112,7 @@ def test_counts_without_a_length_equal_those_of_transformers(
         loader_length=None,
         num_examples=None,
     )
-    theirs = anchor_values(
+    theirs = transformers_values(
         Endless(),
         batch_size=batch_size,
         world_size=world_size,

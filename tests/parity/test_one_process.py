@@ -22,7 +22,7 @@ from tests.parity.twins import (
 )
 
 ALL_EVAL_SAMPLES = 10
-"""One batch: over several, the anchor weighs each by its samples and ours by its target tokens."""
+"""One batch: over several, transformers weights each by its samples, and raytrainer by its target tokens."""
 MICRO_BATCHES = math.ceil(len(make_samples()) / 4)
 
 
@@ -30,7 +30,7 @@ def train_both(directory: Path, **options: Any) -> tuple[Any, Any]:
     """The two trainers after the same run."""
     trainers = {}
     for name, library in LIBRARIES.items():
-        # The anchor seeds when it is constructed, so that nothing may draw between that and its training.
+        # transformers seeds in the constructor, so nothing may draw random numbers between that and training.
         trainers[name] = make_trainer(library, directory / name, **options)
         trainers[name].train()
     assert_equal_runs(trainers["ours"], trainers["theirs"])
@@ -185,7 +185,7 @@ def test_a_checkpoint_goes_on_in_either_trainer(saver: str, resumer: str, step: 
     assert (checkpoint / "optimizer.pt").is_file()
     resumed = make_trainer(LIBRARIES[resumer], tmp_path / "resumed", **options)
     if resumer == "ours":
-        # The anchor takes the order of its samples from the seed of the moment; ours must not mind what was drawn.
+        # transformers orders samples by the current random state; raytrainer must not depend on what was drawn before.
         torch.manual_seed(99)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     steps_here = {int(path.name.split("-")[1]) for path in (tmp_path / "resumed").glob("checkpoint-*")}

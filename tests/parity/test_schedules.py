@@ -19,7 +19,7 @@ EVALUATED: dict[str, Any] = {
     "metric_for_best_model": "loss",
     "per_device_eval_batch_size": 10,
 }
-"""All in one batch: over several, the anchor weighs each by its samples and ours by its target tokens."""
+"""One batch: over several, transformers weights each by its samples, and raytrainer by its target tokens."""
 SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {"warmup_steps": 2},
     "cosine": {"warmup_steps": 2, "lr_scheduler_kwargs": {"num_cycles": 1.0}},

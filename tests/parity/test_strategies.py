@@ -98,7 +98,7 @@ def history(trainer: Any) -> list[tuple[int, dict[str, float]]]:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_the_same_logs_evaluations_and_checkpoints(run: str, tmp_path: Path) -> None:
-    # One batch holds the set: then the anchor's mean over batches is the mean over tokens.
+    # The whole set is one batch, so that transformers' mean over batches is the mean over tokens.
     options = {**RUNS[run], "per_device_eval_batch_size": 10}
     ours, theirs = (train(LIBRARIES[name], tmp_path / name, **options) for name in ("ours", "theirs"))
     assert checkpoints(tmp_path / "ours") == checkpoints(tmp_path / "theirs")

@@ -1,4 +1,4 @@
-"""Methods of the anchor's Trainer: called here, answered, or refused; an override in vain is warned about."""
+"""Methods of transformers' Trainer: implemented or refused; an override that is never called is warned about."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.preflight.unsupported_methods import NEVER_CALLED, ONLY_FOR_USERS, is_implemented
 from tests.parity.twins import make_trainer
 
-ANCHOR = {
+IN_TRANSFORMERS = {
     name
     for name, value in vars(transformers.Trainer).items()
     if (callable(value) or isinstance(value, staticmethod)) and not name.startswith("__")
@@ -34,24 +34,24 @@ def names_read_in_the_package() -> set[str]:
     }
 
 
-def test_every_method_of_the_anchor_is_here_or_refused() -> None:
+def test_every_method_of_transformers_is_implemented_or_refused() -> None:
     assert {
-        name for name in ANCHOR if not is_implemented(raytrainer.Trainer, name)
+        name for name in IN_TRANSFORMERS if not is_implemented(raytrainer.Trainer, name)
     } - NEVER_CALLED.keys() == set()
 
 
 def test_the_table_names_no_other_method() -> None:
-    assert NEVER_CALLED.keys() - ANCHOR == set()
+    assert NEVER_CALLED.keys() - IN_TRANSFORMERS == set()
 
 
-def test_a_hook_that_is_here_is_called_wherever_the_anchor_calls_its_own() -> None:
+def test_an_implemented_hook_is_called_where_transformers_calls_it() -> None:
     source = Path(transformers.trainer.__file__).read_text()
     called_there = {
         node.func.attr
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
-    here = {name for name in ANCHOR & called_there if is_implemented(raytrainer.Trainer, name)}
+    here = {name for name in IN_TRANSFORMERS & called_there if is_implemented(raytrainer.Trainer, name)}
     assert len(here) > 30
     assert here - ONLY_FOR_USERS - names_read_in_the_package() == set()
 
@@ -121,7 +121,7 @@ def test_a_trial_is_refused(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_lengths_and_batch_are_those_of_the_anchor(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_lengths_and_batch_are_those_of_transformers(tmp_path: Path, options: dict[str, Any]) -> None:
     said = []
     for library in (raytrainer, transformers):
         trainer = make_trainer(library, tmp_path, **options)
