@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from raytrainer.data.rounds import BatchSplit, Share
+from raytrainer.data.batch_split import BatchSplit, Share
 from raytrainer.errors import DispatchError
 
 Scatter = Callable[[list[Any] | None], Any]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
-from raytrainer.data.rounds import BatchSplit
+from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.samplers import EpochSampler
 
 

@@ -22,9 +22,9 @@ from transformers.trainer_utils import seed_worker
 
 from raytrainer.arguments.accelerator_config import fills_up
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.data.batch_split import BatchSplit, Share
 from raytrainer.data.dispatch import CollateRound, Scatter, dispatch_rounds, receive_rounds
 from raytrainer.data.length_samplers import BalancedBatches, LengthGrouped
-from raytrainer.data.rounds import BatchSplit, Share
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 from raytrainer.data.streams import CollateItems, RankStream
 from raytrainer.errors import CheckpointError

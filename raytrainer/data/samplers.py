@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch.utils.data import Sampler
 
-from raytrainer.data.rounds import BatchSplit
+from raytrainer.data.batch_split import BatchSplit
 
 
 class EpochSampler(Sampler[int]):

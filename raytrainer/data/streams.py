@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.dataset_kinds import keeps_its_place
-from raytrainer.data.rounds import BatchSplit
 
 
 class RoundEnd(NamedTuple):

@@ -10,10 +10,10 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers.trainer_utils import has_length
 
 from raytrainer.arguments.accelerator_config import dispatches_batches
+from raytrainer.data.batch_split import without_stand_ins
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
 from raytrainer.data.dataset_kinds import as_dataset
 from raytrainer.data.loader import RankDataLoader, build_loader, to_device
-from raytrainer.data.rounds import without_stand_ins
 from raytrainer.data.sampling_strategies import train_sampler
 from raytrainer.data.target_count import count_items
 from raytrainer.errors import ConfigurationError

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from raytrainer.arguments.accelerator_config import syncs_each_batch
-from raytrainer.data.rounds import weights_of
+from raytrainer.data.batch_split import weights_of
 from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.loop.nonfinite import look_at_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients

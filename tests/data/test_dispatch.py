@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from raytrainer.control.failure_kinds import FailureKind, kind_of
+from raytrainer.data.batch_split import BatchSplit, Share
 from raytrainer.data.dispatch import dispatch_rounds, receive_rounds
-from raytrainer.data.rounds import BatchSplit, Share
 from raytrainer.errors import DispatchError
 from raytrainer.wire.failure_record import record_failure
 from tests.fakes import FakeRuntime, FakeWorld

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, Sampler, SequentialSampler
 
-from raytrainer.data.rounds import BatchSplit
+from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 
 SIZES = st.integers(1, 60)

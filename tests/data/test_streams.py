@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
-from raytrainer.data.rounds import BatchSplit
+from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.streams import CollateItems, Item, RankStream, RoundEnd
 
 

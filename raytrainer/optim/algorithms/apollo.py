@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 
-from raytrainer.optim.algorithms.galore_slots import PROJECTION, project, projection_of, projects_from_right
+from raytrainer.optim.algorithms.galore_projection import (
+    PROJECTION,
+    project,
+    projection_of,
+    projects_from_right,
+)
 from raytrainer.optim.algorithms.norms import norm
 from raytrainer.optim.composition.composed import POSITION
 from raytrainer.optim.composition.exact_state import ExactStateOptimizer

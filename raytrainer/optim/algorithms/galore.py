@@ -19,7 +19,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from raytrainer.layout.rows import is_row_sharded
-from raytrainer.optim.algorithms.galore_slots import LowRank, LowRankOnOwner, LowRankReduced, Reduced
+from raytrainer.optim.algorithms.galore_projection import LowRank, LowRankOnOwner, LowRankReduced, Reduced
 from raytrainer.optim.composition.composed import Composed, MakeInner
 from raytrainer.optim.composition.slots import Slot, SquaredNorm, norm_of
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raytrainer.optim.algorithms.galore import GaLore
-from raytrainer.optim.algorithms.galore_slots import PROJECTION, project, project_back, projection_of
+from raytrainer.optim.algorithms.galore_projection import PROJECTION, project, project_back, projection_of
 
 
 def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
