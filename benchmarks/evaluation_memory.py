@@ -53,7 +53,7 @@ class Logits(torch.nn.Module):
 
 
 def make_data(count: int, *, ragged: bool) -> list[dict[str, torch.Tensor]]:
-    """Rows of tokens; of ragged ones each batch has another width, up to the full one."""
+    """Rows of tokens; ragged batches differ in width, up to the full one."""
     widths = [WIDTH - (index // BATCH) % 4 if ragged else WIDTH for index in range(count)]
     return [
         {"input_ids": torch.ones(w, dtype=torch.long), "labels": torch.ones(w, dtype=torch.long)}
@@ -62,13 +62,13 @@ def make_data(count: int, *, ragged: bool) -> list[dict[str, torch.Tensor]]:
 
 
 class Accuracy:
-    """Counts hits, of all batches or of one after the other; reads every logit."""
+    """Computes accuracy over all batches at once or batch by batch; reads every logit."""
 
     def __init__(self) -> None:
         self.hits = self.count = 0
 
     def __call__(self, prediction: Any, compute_result: bool = True) -> dict[str, float]:
-        """Take what is there; return the share of hits at the end."""
+        """Add these predictions; return the accuracy at the end."""
         predictions, labels = prediction.predictions, prediction.label_ids
         for row, wanted in zip(predictions, labels, strict=True):
             found = row.argmax(-1) if row.ndim > 1 else row
@@ -110,14 +110,14 @@ def evaluate_once(library: Any, case: str) -> None:
 
 
 def measure(name: str, case: str) -> dict[str, float]:
-    """Evaluate in a process of its own."""
+    """Evaluate in a separate process."""
     command = [sys.executable, __file__, "--only", name, case]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
-    """Measure all cases, or the one that is named."""
+    """Measure all cases, or only the named one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -30,7 +30,7 @@ TOKEN = "hf_" + "Secret0123456789" * 2
 
 
 def serve(mb_per_s: float) -> None:
-    """Be the Hub, until stdin ends."""
+    """Serve the Hub until stdin is closed."""
     from tests.hub.server import Hub
 
     with Hub(lfs_suffixes=(".safetensors", ".pt", ".pth"), bytes_per_s=mb_per_s * 1e6) as hub:

@@ -26,7 +26,7 @@ BATCH = 8
 
 
 class Clock(transformers.TrainerCallback):
-    """Times the steps after the first ten."""
+    """Measures the time of the steps after the first ten."""
 
     def __init__(self) -> None:
         self.began = self.ended = 0.0

@@ -1,4 +1,4 @@
-"""What optimizers hold and cost: bytes of state over the targeted matrices, bytes of gradients, time of a step.
+"""What optimizers cost: bytes of state for the targeted matrices, bytes of gradients, time of a step.
 
     python benchmarks/optimizers.py
 
@@ -31,7 +31,7 @@ RANK = HIDDEN // 4
 
 
 def make_model() -> transformers.LlamaForCausalLM:
-    """A Llama whose layers are most of it."""
+    """A Llama in which the layers dominate."""
     torch.manual_seed(0)
     return transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
@@ -79,7 +79,7 @@ class Counter(transformers.TrainerCallback):
 
 
 def local(value: Any) -> torch.Tensor:
-    """What this rank holds of a tensor."""
+    """The part of a tensor on this rank."""
     return value.to_local() if hasattr(value, "to_local") else value
 
 

@@ -1,4 +1,4 @@
-"""Samples that are read of a stream to go on at step 200 of 205: raytrainer and transformers.Trainer, one process.
+"""Samples read from a stream to resume at step 200 of 205: raytrainer and transformers.Trainer, one process.
 
     python benchmarks/resume_reads.py
 
@@ -23,7 +23,7 @@ BATCH, SAVED, STEPS = 8, 200, 205
 
 
 class Stream(IterableDataset[dict[str, torch.Tensor]]):
-    """Endless; counts what is read of it."""
+    """An endless stream; counts the samples read from it."""
 
     def __init__(self) -> None:
         self.start = self.place = self.num_read = 0

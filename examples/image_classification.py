@@ -48,7 +48,7 @@ def small_vit() -> ViTForImageClassification:
 
 
 def read_hub(data: str, model: str) -> tuple[Dataset, int]:
-    """Rows of a hub dataset with an ``image`` and a ``labels`` or ``label`` column, prepared as they are read."""
+    """Rows of a Hub dataset with an ``image`` and a ``labels`` or ``label`` column, preprocessed as they are read."""
     rows, processor = load_dataset(data, split="train"), AutoImageProcessor.from_pretrained(model)
     if "label" in rows.column_names:
         rows = rows.rename_column("label", "labels")
@@ -61,7 +61,7 @@ def read_hub(data: str, model: str) -> tuple[Dataset, int]:
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of right answers."""
+    """Accuracy."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
@@ -102,7 +102,7 @@ def main() -> None:
         eval_strategy="steps",
         eval_steps=50,
         save_strategy="no",
-        remove_unused_columns=False,  # pictures become pixel values as they are read
+        remove_unused_columns=False,  # images become pixel values as they are read
     )
     trainer = Trainer(
         model=model,

@@ -34,7 +34,7 @@ SENTENCES = {
 
 @dataclass
 class Options:
-    """What is trained, on what."""
+    """The model and the data."""
 
     model_name_or_path: str = field(metadata={"help": "Hub id or directory of a pretrained model."})
     task_name: str | None = field(default=None, metadata={"help": f"One of {', '.join(SENTENCES)}."})
@@ -106,7 +106,7 @@ def labelled(splits: DatasetDict) -> DatasetDict:
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of right answers."""
+    """Accuracy."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 

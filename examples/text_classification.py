@@ -38,7 +38,7 @@ def read_data(name: str | None) -> Dataset:
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of right answers."""
+    """Accuracy."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--max_steps", type=int, default=40)
     parser.add_argument("--batch_size", type=int, default=16, help="per worker")
     parser.add_argument("--output_dir", default="runs/text-classification")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint")
     options = parser.parse_args()
 
     rows = read_data(options.data)

@@ -1,4 +1,4 @@
-"""What holds for every test: no network, an environment of its own, a time limit that fits, and where Ray tests go.
+"""Settings of every test: no network, its own environment, a suitable timeout, and a group for Ray tests.
 
 Fixtures that start a Ray cluster are a plugin of their own (tests/ray_cluster.py); this file never starts anything.
 """

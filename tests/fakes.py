@@ -1,4 +1,4 @@
-"""Several ranks in one process: a Runtime whose collectives meet in memory, one thread per rank."""
+"""Several ranks in one process: a Runtime with in-memory collectives, one thread per rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLLECTIVE_TIMEOUT_S = 20.0
 
 
 class LostRankError(RuntimeError):
-    """A rank ended while others waited for it in a collective: real ranks would hang."""
+    """A rank ended while others waited for it in a collective; real ranks would hang."""
 
 
 class FakeWorld:

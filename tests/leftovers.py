@@ -30,7 +30,7 @@ def _find(directory: Path) -> list[tuple[int, str]]:
             is_one = str(directory) in command or any(
                 str(directory) in os.readlink(handle) for handle in (process / "fd").iterdir()
             )
-        except OSError:  # It ended, or it is not ours to look at.
+        except OSError:  # It has ended, or belongs to another user.
             continue
         if is_one:
             found.append((int(process.name), command))
@@ -38,7 +38,7 @@ def _find(directory: Path) -> list[tuple[int, str]]:
 
 
 def end_group(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """Wait until a Ray that was told to end has ended, and end what does not."""
+    """Wait until a stopping Ray has ended, and end the processes that remain."""
     try:
         process.wait(END_S)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""One private Ray for all tests that need one: its own directory, no token, ended after the last test.
+"""One private Ray for all tests that need one, with its own directory and no token; it ends after the last test.
 
 ``address="local"`` because ``ray.init()`` joins any cluster that it finds.
 """
@@ -33,7 +33,7 @@ def ray_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(ray_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A running Ray with room for two workers, joined by this process."""
+    """A running Ray with room for two workers, which this process has joined."""
     tmp_path_factory.getbasetemp()  # pytest makes its own directory now, and not among those of groups
     import ray
 

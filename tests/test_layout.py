@@ -1,4 +1,4 @@
-"""The rules of the house that no linter knows: what folders say, how files are called, and what no file may hold."""
+"""Project rules that no linter checks: what folders state, how files are named, and what no file may contain."""
 
 from __future__ import annotations
 

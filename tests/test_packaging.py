@@ -1,4 +1,4 @@
-"""What a person gets who installs the package: cheap imports, the public names, honest dependencies."""
+"""What an installation provides: fast imports, the public names, complete dependencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mistyped name is answered with the names that it was probably meant to be."""
+"""A mistyped name is answered with the most similar valid names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to the process, what is the user's, and which methods are entry points."""
+"""What on a Trainer belongs to the process and what to the user, and which methods are entry points."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def torchrun(
         arguments: Of the script; one of them is the target.
         target: What rank 0 writes.
         num_ranks: Processes.
-        timeout_s: Of the whole run [s].
+        timeout_s: Timeout of the whole run [s].
     """
     # --standalone takes a free port.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]

@@ -1,4 +1,4 @@
-"""The same with ``transformers.Trainer`` and Ray Train, put together by hand as Ray's documentation teaches it."""
+"""The same with ``transformers.Trainer`` in Ray Train, by hand as in Ray's documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from task import NUM_WORKERS, Marks, arguments, make_model, make_samples, mark, 
 
 
 def work(config: dict[str, Any]) -> None:
-    """On each worker: train, or evaluate the checkpoint that came along."""
+    """On each worker: train, or evaluate the checkpoint that was passed."""
     trainer = transformers.Trainer(
         model=make_model(),
         args=transformers.TrainingArguments(**arguments(config["directory"], config["max_steps"])),

@@ -1,4 +1,4 @@
-"""What both scripts train: a tiny Llama on random tokens, and the marks by which they are timed."""
+"""What both scripts train: a tiny Llama on random tokens, with timestamps of the events that are measured."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Marks(transformers.TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def is_first(self) -> bool:
-        """Whether nobody was killed before."""
+        """Whether no worker has been killed yet."""
         try:
             os.close(os.open(self.directory / "killed", os.O_CREAT | os.O_EXCL))
         except FileExistsError:

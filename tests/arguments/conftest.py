@@ -1,4 +1,4 @@
-"""What the tests of arguments share."""
+"""Shared fixtures of the argument tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raytrainer.arguments.placement import Placement
 
 @pytest.fixture(autouse=True)
 def forget_warnings() -> None:
-    """Each test sees the first use of an old name in a process."""
+    """Each test starts as if no deprecated name had been used in this process."""
     aliases._warned.clear()
 
 

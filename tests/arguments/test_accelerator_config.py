@@ -1,4 +1,4 @@
-"""The keys of ``accelerator_config``: what is taken, and what is refused with a reason."""
+"""The keys of ``accelerator_config``: which are accepted, and which are refused with a reason."""
 
 from __future__ import annotations
 

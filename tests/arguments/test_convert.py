@@ -1,4 +1,4 @@
-"""What a Trainer is given as args= becomes checked arguments of this package, and each check runs once."""
+"""``Trainer(args=...)`` converts its arguments to this package's class, and each check runs once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_plain_arguments_of_transformers_are_converted():
 
 
 class Foreign(transformers.TrainingArguments):
-    """A subclass of somebody's."""
+    """A user's subclass."""
 
 
 @pytest.mark.parametrize("foreign", ["out", {"output_dir": "x"}, Foreign("x")])
@@ -70,7 +70,7 @@ def test_what_rays_objects_say_is_checked():
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each check ran."""
+    """Count how often each check runs."""
     ran: Counter[str] = Counter()
 
     def counted(name: str, check: Callable[[object], None]) -> Callable[[object], None]:

@@ -1,4 +1,4 @@
-"""Every honoured argument and every earlier name, from the command line, a dict, JSON and YAML: as from Python."""
+"""Every honored argument and every earlier name means the same on a command line, in a dict, JSON, YAML and Python."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 
 
 def sample(name: str) -> Any:
-    """A value that is not the default, by the argument's type."""
+    """A value other than the default, by the argument's type."""
     if name in SAMPLES:
         return SAMPLES[name]
     annotation, default = TYPES[name], getattr(DEFAULTS, name)
@@ -96,7 +96,7 @@ def sample(name: str) -> Any:
 
 
 def words(name: str, value: Any) -> list[str]:
-    """An argument as a command line has it."""
+    """An argument as it is written on a command line."""
     if isinstance(value, list):
         return [f"--{name}", *value]
     if isinstance(value, dict):
@@ -140,7 +140,7 @@ def test_a_refused_argument_is_refused_from_the_command_line(name: str, tmp_path
 
 
 def of_alias(alias: Alias) -> Any:
-    """A value that an earlier name is accepted with."""
+    """A value that is accepted for an earlier name."""
     known = {
         "warmup_ratio": 0.1,
         "evaluation_strategy": "steps",

@@ -1,4 +1,4 @@
-"""An honoured argument is read by code that acts on it, not only stored and checked."""
+"""Every honored argument is read by code that acts on it, not only stored and checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arguments about the Hub may say."""
+"""Which values the Hub's arguments accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command lines, dicts, JSON and YAML files, with today's names and those of earlier versions."""
+"""Command lines, dicts, JSON and YAML files, with current and earlier names."""
 
 from __future__ import annotations
 

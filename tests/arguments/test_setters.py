@@ -1,4 +1,4 @@
-"""The fluent setters: each works on these arguments, and what they set is checked like what a constructor is given."""
+"""The fluent setters work on these arguments, and check values as the constructor does."""
 
 from __future__ import annotations
 

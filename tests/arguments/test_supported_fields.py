@@ -1,4 +1,4 @@
-"""The table of what becomes of each argument is complete, and refusals say why and what to do."""
+"""The table of supported arguments is complete, and refusals say why and what to do."""
 
 from __future__ import annotations
 

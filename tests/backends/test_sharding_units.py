@@ -1,4 +1,4 @@
-"""Which modules become units of sharding."""
+"""Which modules become sharding units."""
 
 from __future__ import annotations
 

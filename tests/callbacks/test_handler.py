@@ -1,4 +1,4 @@
-"""How events reach callbacks, and what their answers do."""
+"""How events reach callbacks, and what the control they return does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raytrainer.errors import ConfigurationError
 
 
 class EarlyStoppingCallback(TrainerCallback):
-    """The guide's example, verbatim."""
+    """The example of the Trainer guide, verbatim."""
 
     def __init__(self, num_steps=10):
         self.num_steps = num_steps
@@ -30,7 +30,7 @@ class EarlyStoppingCallback(TrainerCallback):
 
 
 class Recorder(TrainerCallback):
-    """Notes every event with its keyword arguments."""
+    """Records every event with its keyword arguments."""
 
     def __init__(self, name="recorder", book=None):
         self.name = name

@@ -1,4 +1,4 @@
-"""Reporters: what they wrote is read back; one run stays one run; who is missing is named."""
+"""Reporters: what they wrote is read back; a resumed run stays one run; a missing package is named."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def losses(trainer: Any) -> list[tuple[int, float]]:
 
 
 def train_then_resume(directory: Path, reporter: str, **options: Any) -> tuple[Any, Any]:
-    """A run, and another trainer that goes on from its second step."""
+    """Train once, and resume from step 2 with another trainer."""
     first = make_trainer(raytrainer, directory, **{**OPTIONS, **options, "report_to": reporter})
     first.train()
     second = make_trainer(raytrainer, directory, **{**OPTIONS, **options, "report_to": reporter})

@@ -1,4 +1,4 @@
-"""What callbacks leave in a checkpoint, and how they get it back."""
+"""Callback states are saved in a checkpoint and restored from it."""
 
 from __future__ import annotations
 

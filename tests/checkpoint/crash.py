@@ -23,7 +23,7 @@ WATCHED = ("fsync", "rename", "mkdir", "rmdir", "unlink")
 
 
 def watch(kill_at: int, run_dir: Path) -> list[str]:
-    """Count operations; die before the one with number ``kill_at``."""
+    """Count disk operations, and die before operation ``kill_at``."""
     seen: list[str] = []
     lock = threading.Lock()
 

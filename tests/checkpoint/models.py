@@ -1,4 +1,4 @@
-"""Tiny models for the tests of this folder."""
+"""Tiny models for the checkpoint tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import (
 
 
 class Plain(nn.Module):
-    """No model of transformers; two names for one weight, a buffer, a view, and a weight that is not contiguous."""
+    """A plain module with a tied weight, a buffer, a view, and a weight that is not contiguous."""
 
     def __init__(self, width=4):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small checkpoints for the tests of this folder. Imports no torch, so that a process that saves starts at once."""
+"""Small checkpoints for the checkpoint tests. Imports no torch, so that a saving process starts fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FACTS = CheckpointFacts(
 
 
 def write_small_part(step, rank):
-    """What a rank writes: rank 0 a state and a nested file, the others one file each."""
+    """The files of a rank: a state and a nested file on rank 0, one file on each other rank."""
 
     def write(target: Path) -> list[Path]:
         if rank:
@@ -40,7 +40,7 @@ def save_small(run_dir, step, *, world_size=1, run_id="run", attempt=0, facts=FA
 
 
 def tree(run_dir):
-    """All files below a directory with their content."""
+    """Contents of all files below a directory, by relative path."""
     return {
         str(path.relative_to(run_dir)): path.read_bytes()
         for path in sorted(Path(run_dir).rglob("*"))

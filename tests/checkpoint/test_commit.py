@@ -1,4 +1,4 @@
-"""Committing: what is in a checkpoint, in which order it gets there, and what a failure leaves behind."""
+"""Committing a checkpoint: its files, the order they are written in, and what a failure leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at every single operation on the disk that a save makes: what is committed afterwards."""
+"""SIGKILL at every disk operation of a save: which checkpoint is committed afterwards."""
 
 from __future__ import annotations
 

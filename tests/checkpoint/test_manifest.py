@@ -1,4 +1,4 @@
-"""The manifest as a text: it comes back as it was, or not at all."""
+"""A manifest is read back exactly as written, or rejected."""
 
 from __future__ import annotations
 

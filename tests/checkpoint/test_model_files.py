@@ -1,4 +1,4 @@
-"""Weights to files and back, strictly; and telling the files of another model from headers alone."""
+"""Weights survive saving and strict loading; files of another model are recognized by their headers alone."""
 
 from __future__ import annotations
 

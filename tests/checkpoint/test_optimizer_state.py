@@ -1,4 +1,4 @@
-"""Optimizer state that was written in shards is read back by the names of parameters."""
+"""Sharded optimizer state is read back by parameter names."""
 
 from __future__ import annotations
 

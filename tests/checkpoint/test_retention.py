@@ -1,4 +1,4 @@
-"""Deleting old checkpoints: the rule of transformers, and that nothing is ever half deleted under its own name."""
+"""Old checkpoints are deleted by the rule of transformers, and never half deleted under their own name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ step_lists = st.lists(st.integers(1, 2000), min_size=1, max_size=8, unique=True)
 
 
 def hf_layout(run_dir, steps):
-    """Checkpoints of transformers, saved in the order of the list, ten seconds apart."""
+    """Checkpoints of transformers, saved ten seconds apart in the order of the list."""
     for place, step in enumerate(steps):
         path = run_dir / f"checkpoint-{step}"
         path.mkdir(parents=True)

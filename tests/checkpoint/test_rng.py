@@ -1,4 +1,4 @@
-"""The random state of a rank comes back bit by bit, in the files of transformers."""
+"""The random state of a rank is restored bitwise, from the files of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the checkpoint to go on from: what is taken, what is passed over, and what is said about it."""
+"""Finding the checkpoint to resume from: which is taken, which are skipped, and how that is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tensors are shared out over files, and read back into memory, without ranks."""
+"""How tensors are distributed over files and read back, without ranks."""
 
 from __future__ import annotations
 

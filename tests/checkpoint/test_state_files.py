@@ -1,4 +1,4 @@
-"""Optimizer, schedule, scaler and trainer state: back bit by bit, never by an unsafe pickle, never silently."""
+"""Optimizer, scheduler, scaler and trainer state are restored bitwise, never by an unsafe pickle, never silently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = nn.Linear(4, 2)
 
 
 def training(optimizer_class=torch.optim.AdamW, steps=3, width=4, **options):
-    """An optimizer and a schedule that took some steps on a small model."""
+    """An optimizer and a scheduler after some steps on a small model."""
     torch.manual_seed(0)
     model = nn.Linear(width, 2)
     optimizer = optimizer_class(model.parameters(), **{"lr": 0.1, **options})
@@ -120,7 +120,7 @@ def test_a_learning_rate_of_numpy_comes_back(tmp_path):
 
 
 class Strange:
-    """Anything that only an unsafe pickle could bring back."""
+    """An object that only an unsafe pickle could restore."""
 
 
 def test_a_state_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path):

@@ -16,7 +16,7 @@ from raytrainer.dialects.fsdp import ShardingOptions
 
 @pytest.fixture
 def started(monkeypatch, tmp_path):
-    """What would be started: the command, and the fields."""
+    """The command and the fields that would be launched."""
     seen = {}
 
     def call(command, env):

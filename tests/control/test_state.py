@@ -273,7 +273,7 @@ def test_death_without_a_word_is_told_when_the_workers_are_back(state):
 
 
 def finish_one_call(state, name):
-    """A call that uses up all of three restarts, then ends well."""
+    """A call that uses all of its three restarts, then succeeds."""
     state.submit(task(name))
     for step in range(3):
         assert state.fail(record(state, step=step)) is Answer.RETRY

@@ -1,4 +1,4 @@
-"""Runs of one small model whose data are split into batches in different ways, on any number of ranks."""
+"""Runs of one small model with data split into batches in different ways, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAVED = 5
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    """Token sequences of different lengths, and classes."""
+    """Token sequences of different lengths, with a class each."""
     return [
         {"input_ids": [(i * 7 + j) % 20 for j in range(4 + i * 5 % 6)], "labels": i * 3 % 4}
         for i in range(count)
@@ -31,7 +31,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 class Stream(IterableDataset[dict[str, Any]]):
-    """Counts what is read of it."""
+    """Counts the samples read from it."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -48,7 +48,7 @@ def shards(count: int) -> datasets.IterableDataset:
 
 
 def for_language(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pads to the longest sample of the batch: ranks get different lengths."""
+    """Pads to the longest sample of the batch, so that ranks get different lengths."""
     tokens = [torch.tensor(sample["input_ids"]) for sample in samples]
     return {
         "input_ids": pad_sequence(tokens, batch_first=True),
@@ -144,7 +144,7 @@ CASES: dict[str, Case] = {
 def run_case(
     name: str, directory: Path, *, num_ranks: int, resumes_from: Path | None = None
 ) -> dict[str, Any]:
-    """Train, and say what this rank saw.
+    """Train, and return what this rank saw.
 
     Args:
         name: Of the case.

@@ -1,4 +1,4 @@
-"""Trains on many ways to split the data, one after the other; every rank reports what it saw, rank 0 writes JSON."""
+"""Trains with many ways to split the data in turn; every rank reports what it saw, and rank 0 writes JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank 0 dispatches what it reads; and what happens when it cannot."""
+"""Rank 0 dispatches the batches that it reads, and what happens when it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that goes on from any of its steps has the losses of one that was not interrupted."""
+"""A run resumed at any step has the losses of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = [
 
 
 class Stream(IterableDataset[dict[str, Any]]):
-    """Counts what is read of it."""
+    """Counts the samples read from it."""
 
     def __init__(self) -> None:
         self.num_read = 0
@@ -36,7 +36,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 
 class Stateful(Stream):
-    """Goes on where a state says."""
+    """Resumes where a state says."""
 
     def __init__(self) -> None:
         super().__init__()

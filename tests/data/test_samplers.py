@@ -1,4 +1,4 @@
-"""Order and shares of samples against accelerate's, and going on at any sample."""
+"""Order and distribution of samples equal accelerate's, and sampling resumes at any sample."""
 
 from __future__ import annotations
 

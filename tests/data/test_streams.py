@@ -1,4 +1,4 @@
-"""A rank's share of a stream against accelerate's, and going on at any sample."""
+"""A rank's share of a stream equals accelerate's, and reading resumes at any sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raytrainer.data.streams import CollateItems, Item, RankStream, RoundEnd
 
 
 class Numbers(IterableDataset[int]):
-    """Counts up, and remembers the epoch it was told."""
+    """Counts up, and remembers the epoch set by ``set_epoch``."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -42,7 +42,7 @@ def shares(
 
 
 def micro_batches(mine: RankStream) -> list[tuple[list[int], int]]:
-    """Samples of each turn, and how many of its round are real."""
+    """Samples of each micro-batch, and how many of its round are real."""
     found: list[tuple[list[int], int]] = []
     current: list[int] = []
     for item in mine:
@@ -55,7 +55,7 @@ def micro_batches(mine: RankStream) -> list[tuple[list[int], int]]:
 
 
 def real_samples(mine: RankStream) -> list[int]:
-    """Those that are no fill-ups and no stand-ins."""
+    """The real samples, without padding ones."""
     real: list[int] = []
     for samples, num_round in micro_batches(mine):
         real += samples[: mine.split.share_of(num_round, mine.split.rank).num_real]

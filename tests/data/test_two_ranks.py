@@ -1,4 +1,4 @@
-"""However the data are split for two ranks, every sample counts the same; a stream resumes on any number of ranks."""
+"""However data are split over two ranks, every sample counts the same; a stream resumes on any number of ranks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(directory: Path) -> dict[str, Any]:
-    """What one rank saw that read the stream."""
+    """What a single rank that read the stream saw."""
     return run_case("shards", directory / "alone", num_ranks=1)
 
 
 @pytest.fixture(scope="module")
 def on_two(directory: Path, alone: dict[str, Any]) -> dict[str, Any]:
-    """Name of a case -> what each of two ranks saw; one of them begins from a checkpoint of one rank."""
+    """Name of a case -> what each of two ranks saw; one case resumes from a checkpoint of one rank."""
     assert alone["wrapper"] != "DistributedDataParallel"
     return torchrun("data/rank.py", [str(directory)], target=directory / "results.json", timeout_s=180)
 

@@ -1,4 +1,4 @@
-"""Old names warn anew in each test."""
+"""Deprecated names warn again in each test."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from raytrainer.arguments import aliases
 
 @pytest.fixture(autouse=True)
 def forget_warnings() -> None:
-    """Each test sees the first use of an old name in a process."""
+    """Each test starts as if no deprecated name had been used in this process."""
     aliases._warned.clear()

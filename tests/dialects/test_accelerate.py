@@ -1,4 +1,4 @@
-"""Accelerate's config files and the environment of its launcher, as arguments of ours."""
+"""Accelerate's config files and launcher environment, converted to this package's arguments."""
 
 from __future__ import annotations
 

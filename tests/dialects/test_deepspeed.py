@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON is read, filled in from the arguments, and checked before there are workers."""
+"""DeepSpeed's JSON is read, completed from the arguments, and checked before any worker starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fsdp`` and ``fsdp_config`` in the words of both versions: one meaning, and errors that say what there is."""
+"""``fsdp`` and ``fsdp_config`` in the spelling of both versions have one meaning, and errors list valid values."""
 
 from __future__ import annotations
 

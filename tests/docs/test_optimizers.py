@@ -1,4 +1,4 @@
-"""docs/optimizers.md shows the catalogue as it is."""
+"""docs/optimizers.md matches the catalogue."""
 
 from __future__ import annotations
 

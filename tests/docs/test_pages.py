@@ -1,4 +1,4 @@
-"""Links of the documentation resolve, every page is in the navigation, and the recipes name files that exist."""
+"""Links in the documentation resolve, every page is in the navigation, and recipes name files that exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READMES = [
 
 
 def targets_in(text: str) -> list[str]:
-    """Relative targets of the links and images in a page, without what stands in blocks of code."""
+    """Relative targets of the links and images in a page, outside of code blocks."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     found = re.findall(r"\]\(([^)\s]+)\)", prose)
     return [target for target in found if not re.match(r"[a-z]+:|#", target)]

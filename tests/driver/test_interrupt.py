@@ -52,7 +52,7 @@ if __name__ == "__main__":
 
 
 class Script:
-    """A script that trains, seen from the terminal."""
+    """A training script, as seen from the terminal."""
 
     def __init__(self, path: Path, arguments: list[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(

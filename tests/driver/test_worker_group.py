@@ -1,4 +1,4 @@
-"""Worker groups on a real local Ray, with a toy in the place of the trainer."""
+"""Worker groups on a real local Ray, with a toy in place of the trainer."""
 
 from __future__ import annotations
 

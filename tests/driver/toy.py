@@ -20,7 +20,7 @@ TOY = "tests.driver.toy:open_toy"
 
 
 def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
-    """The arguments that a group reads."""
+    """The arguments that a worker group reads."""
     values = {
         "num_workers": 2,
         "use_gpu": None,
@@ -43,7 +43,7 @@ def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
 
 @dataclass
 class ToyTrainer:
-    """What is shipped."""
+    """The object that is sent to the workers."""
 
     directory: str
     weights: Any = None
@@ -56,7 +56,7 @@ class Unpicklable:
 
 
 class StrangeError(Exception):
-    """Cannot be rebuilt from its pickle."""
+    """An object that cannot be unpickled."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} and {second}")
@@ -117,7 +117,7 @@ class ToySession:
         rank: int = 1,
         every: int = 1,
     ) -> dict[str, Any]:
-        """Count steps; "checkpoints" are a file with the number of steps that are done."""
+        """Count steps; a "checkpoint" is a file with the number of finished steps."""
         marker = Path(self.trainer.directory) / "checkpoint"
         first = int(marker.read_text()) if marker.exists() else 0
         if self.runtime.rank == 0:

@@ -1,4 +1,4 @@
-"""One thread: sums are taken in the same order on every machine, and tiny models run no faster on more."""
+"""One thread, so that sums have the same order on every machine; tiny models run no faster with more."""
 
 from __future__ import annotations
 

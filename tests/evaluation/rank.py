@@ -1,4 +1,4 @@
-"""Evaluates, and trains short of memory, as a rank of torchrun; writes what each rank found as JSON."""
+"""Evaluates, and trains with too little memory, as a rank of torchrun; writes each rank's findings as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.parity.twins import make_args, make_model, make_samples, rows
 
 
 class Texts(raytrainer.Trainer):
-    """Predicts a text for each sample beside the logits."""
+    """Predicts a text for each sample in addition to the logits."""
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
@@ -86,7 +86,7 @@ def fit(directory: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do both, and write what the ranks found."""
+    """Run both, and write what the ranks found."""
     target = Path(sys.argv[1])
     torch.set_num_threads(1)
     spill = target.parent / "spill"
@@ -98,7 +98,7 @@ def main() -> None:
     dist.all_gather_object(every, found)
     if dist.get_rank() == 0:
         target.write_text(json.dumps(every))
-    # A rank that leaves while the other is still at work makes gloo abort the other.
+    # If a rank exits while the other is still working, gloo aborts the other.
     dist.barrier()
     dist.destroy_process_group()
 

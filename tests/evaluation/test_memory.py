@@ -1,4 +1,4 @@
-"""Results that outgrow memory lie in a file that is mapped, whole, padded, and gone afterwards."""
+"""Large results go to a memory-mapped file, which is complete, padded, and removed afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.parity.twins import make_args, make_model, make_samples
 
 @pytest.fixture(autouse=True)
 def spills_early(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Files from the first bytes on, in a directory that can be looked at."""
+    """Spill after 100 bytes, to a directory that the test can inspect."""
     directory = tmp_path_factory.mktemp("spill")
     monkeypatch.setattr(results, "SPILL_BYTES", 100)
     monkeypatch.setattr(tempfile, "tempdir", str(directory))

@@ -1,4 +1,4 @@
-"""Evaluation's numbers do not depend on how the data were cut into batches."""
+"""Evaluation results do not depend on how the data are split into batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_evaluator(directory: Path, batch_size: int, **options: Any) -> Any:
 
 
 def loss_per_token() -> float:
-    """The mean over all target tokens of the set, one sample at a time."""
+    """The mean loss over all target tokens of the dataset, computed one sample at a time."""
     model = make_model().eval()
     total, tokens = 0.0, 0
     for sample in make_samples(NUM_SAMPLES):

@@ -1,4 +1,4 @@
-"""Two ranks: the same metrics as one process, one file for both, and one rank's lack of memory is everybody's."""
+"""Two ranks: the metrics of one process, one spill file for both, and running out of memory on one affects both."""
 
 from __future__ import annotations
 

@@ -80,14 +80,14 @@ def snippets() -> list[str]:
 
 
 def indented(code: str) -> str:
-    """The body of the class of a snippet, with its indentation."""
+    """The class body of a snippet, with its indentation."""
     lines = code.splitlines()
     assert {line for line in lines if line in INDENTED}, "the class has the lines of the table"
     return "\n".join(" " * INDENTED.get(line, 0) + line for line in lines) + "\n"
 
 
 def imported(code: str) -> str:
-    """The change that a user makes: our names come from raytrainer."""
+    """The change that a user makes: import these names from raytrainer."""
 
     def split(match: re.Match[str]) -> str:
         names = [name.strip() for name in match[1].split(",")]
@@ -150,7 +150,7 @@ def count_right(prediction: Any) -> dict[str, float]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A Hub on this machine, where the guide's model is pushed."""
+    """A local Hub server that the guide's model is pushed to."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with (
         Hub(lfs_suffixes=(".safetensors", ".pt", ".pth")) as server,
@@ -161,7 +161,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def names(hub: Hub) -> dict[str, Any]:
-    """What the guide takes as given: a model, data, a tokenizer, a collator, metrics, and its imports."""
+    """What the guide assumes: a model, data, a tokenizer, a collator, metrics, and imports."""
     tokenizer = make_tokenizer()
     data = {
         name: tweets(count).map(lambda row: tokenizer(row["text"]))
@@ -295,7 +295,7 @@ def test_neftune_adds_noise_and_leaves_the_embedding_as_it_was(names: dict[str, 
 
 @pytest.fixture
 def gemma(tmp_path: Path) -> str:
-    """A tiny Gemma with a tokenizer, under a path."""
+    """A directory with a tiny Gemma and its tokenizer."""
     config = transformers.GemmaConfig(
         vocab_size=16,
         hidden_size=64,

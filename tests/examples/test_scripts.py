@@ -1,4 +1,4 @@
-"""The short examples run in this process, for a few steps, with the data that they take by default."""
+"""The short examples run in this process for a few steps, with their default data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_example_runs_and_says_what_it_found(
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model with its image processor, and pictures in a folder for each class, as the hub has both."""
+    """A model with its image processor, and a folder of images per class, in the layout of the hub."""
     image = pytest.importorskip("PIL.Image")
     directory = tmp_path_factory.mktemp("hub")
     config = transformers.ViTConfig(

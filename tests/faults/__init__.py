@@ -1,1 +1,1 @@
-"""Real SIGKILLs of real workers: nothing that was committed is lost, and nothing changes in the result."""
+"""Real SIGKILLs of real workers: no committed checkpoint is lost, and the result is unchanged."""

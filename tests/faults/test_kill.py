@@ -1,4 +1,4 @@
-"""A SIGKILLed worker changes nothing in the result of a run."""
+"""Killing a worker with SIGKILL does not change the result of a run."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from raytrainer.checkpoint import commit
 
 
 def die_once(marker: Path) -> None:
-    """SIGKILL this process, unless somebody died at this marker before."""
+    """SIGKILL this process, unless a process was already killed at this marker."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -37,7 +37,7 @@ class KillAtStep(TrainerCallback):
 
 
 class CountShards(TrainerCallback):
-    """Remembers how many parameters were shards when the run ended."""
+    """Records how many parameters were sharded when the run ended."""
 
     num_shards = -1
 
@@ -49,7 +49,7 @@ class CountShards(TrainerCallback):
 
 
 class KillInSave(TrainerCallback):
-    """Kills rank 0 inside the write of one checkpoint.
+    """Kills rank 0 while it writes one checkpoint.
 
     Args:
         step: Of the checkpoint.

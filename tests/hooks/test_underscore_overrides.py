@@ -1,4 +1,4 @@
-"""The underscore methods that libraries override: the effect of each override is seen in the run."""
+"""The underscore methods that libraries override: each override takes effect in the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(cls: type, directory: Path, *, samples: Any = None, **options: Any) -> 
 
 
 class Backwards(Sampler[int]):
-    """The last sample first, each of them twice, as samplers that repeat prompts do."""
+    """Yields the samples in reverse order, each twice, as samplers that repeat prompts do."""
 
     def __init__(self, dataset: Any) -> None:
         self.order = [index for index in reversed(range(len(dataset))) for _ in range(2)]
@@ -37,7 +37,7 @@ class Backwards(Sampler[int]):
 
 
 class Sees(raytrainer.Trainer):
-    """Writes down what reaches the model."""
+    """Records the inputs of the model."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         vars(self).setdefault("seen", []).append({name: value.clone() for name, value in inputs.items()})

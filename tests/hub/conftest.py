@@ -1,4 +1,4 @@
-"""A Hub on this machine, and trainers that know it."""
+"""A local Hub server, and trainers that upload to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.parity.twins import make_trainer
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Large files go as LFS objects; the token of this process is the right one."""
+    """Large files are sent as LFS objects; this process has a valid token."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     suffixes = (".safetensors", ".pt", ".pth")
     with Hub(lfs_suffixes=suffixes) as server, client_points_at(server.url, monkeypatch):

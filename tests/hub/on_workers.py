@@ -1,4 +1,4 @@
-"""What a test needs on Ray's workers, which import it by its name."""
+"""Code that Ray's workers import by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.hub.server import client_points_at
 
 
 class PointsAt(TrainerCallback):
-    """Lets the client of each worker talk to the Hub of a test."""
+    """Points the Hub client of each worker to the test's server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Entered and never left: the worker's process ends with the test.
+        # Never exited: the worker process ends with the test.
         client_points_at(self.url, pytest.MonkeyPatch()).__enter__()

@@ -1,4 +1,4 @@
-"""A small Hub on this machine, which the real client talks to over HTTP.
+"""A small local Hub server, for the real client over HTTP.
 
 It keeps repositories with branches in memory and answers what the client asks to make a repository, to upload (files in
 the commit itself, or as LFS objects before it) and to download. A test can hold commits back, make requests fail, slow
@@ -26,7 +26,7 @@ Tree = dict[str, bytes]
 
 @dataclass
 class Commit:
-    """One commit that arrived."""
+    """A received commit."""
 
     revision: str
     message: str
@@ -56,7 +56,7 @@ class Repo:
         return self.branches.get(revision)
 
     def names(self, revision: str = "main") -> set[str]:
-        """The files of a branch, without the one that every repository has."""
+        """The file names of a branch, without the one that every repository has."""
         return set(self.branches[revision]) - {".gitattributes"}
 
 
@@ -91,19 +91,19 @@ class Hub:
         self.stop()
 
     def stop(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering requests."""
         self.may_commit.set()
         self._server.shutdown()
         self._server.server_close()
 
     def repo(self, name: str) -> Repo:
-        """A repository of the user whose token is the right one."""
+        """A repository of the user with the valid token."""
         return self.repos[f"{USER}/{name}"]
 
 
 @contextlib.contextmanager
 def client_points_at(url: str, monkeypatch: Any) -> Iterator[None]:
-    """Let the client of this process, which reads the environment when it is imported, talk to a Hub elsewhere."""
+    """Point this process's client, which reads the environment on import, to another server."""
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
 

@@ -1,4 +1,4 @@
-"""A model card says what is known, and nothing that is not true."""
+"""The model card contains what is known, and nothing false."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.hub.server import Hub
 
 
 class Hold(TrainerCallback):
-    """The Hub commits nothing until the last step is done."""
+    """Blocks commits on the server until the last step is done."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_all_checkpoints_leaves_out_is_named(hub, make, capsys
 
 
 class FirstOnly(Hold):
-    """Breaks off after the first upload, to look at what that one has."""
+    """Fails every upload after the first, so that the test can inspect the first."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.hub.failures["/preupload/"] = 400
@@ -110,7 +110,7 @@ def test_files_that_a_killed_attempt_held_are_cleared(hub, make, tmp_path):
 
 
 class AskToStop(Hold):
-    """Ctrl-C while the end of training waits."""
+    """Presses Ctrl-C while the end of training waits."""
 
     trainer: Any = None
 

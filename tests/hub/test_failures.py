@@ -1,4 +1,4 @@
-"""An upload that fails is a warning that says what to do; the run and its checkpoints do not suffer."""
+"""A failed upload is a warning that says what to do; the run and its checkpoints are unaffected."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_no_network_by_choice_ends_nothing(hub, make, tmp_path, capsys, monkeypa
 
 
 class Mends(TrainerCallback):
-    """The Hub works again from an event on."""
+    """Makes the server work again at an event."""
 
     def __init__(self, hub, event):
         setattr(self, event, lambda *_, **__: hub.failures.clear())
@@ -86,7 +86,7 @@ def test_the_newest_checkpoint_is_tried_once_more_at_the_end(hub, make, capsys):
     class MendsWhenTold(TrainerCallback):
         def on_push_begin(self, args, state, control, **kwargs):
             self.pushes = getattr(self, "pushes", 0) + 1
-            if self.pushes == 3:  # two saves, and the one more
+            if self.pushes == 3:  # two saves, and the retry at the end
                 hub.failures.clear()
 
     trainer.add_callback(MendsWhenTold())

@@ -1,4 +1,4 @@
-"""Workers upload while they train, the driver uploads afterwards, and no file of Ray learns the token."""
+"""Workers upload while training, the driver uploads afterwards, and no file of Ray contains the token."""
 
 from __future__ import annotations
 

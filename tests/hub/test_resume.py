@@ -1,4 +1,4 @@
-"""Training goes on from the checkpoint that the Hub keeps, as if it had never stopped."""
+"""Training resumes from a checkpoint on the Hub as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trainer_of(directory: Path, stop: int | None = None, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the Hub kept of a run that was stopped after six of its steps, fetched by another machine."""
+    """The Hub's copy of a run that was stopped after six steps, downloaded again."""
     directory = tmp_path_factory.mktemp("kept")
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -55,7 +55,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fetched(kept: Path, tmp_path: Path) -> Path:
-    """A copy for one test, which may change it."""
+    """A copy that the test may modify."""
     return Path(shutil.copytree(kept, tmp_path / "fetched"))
 
 

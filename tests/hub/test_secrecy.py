@@ -1,4 +1,4 @@
-"""The token is in no log, no file, no text and no upload."""
+"""The token appears in no log, file, text or upload."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WRONG = "hf_" + "Wrong9876543210" * 2
 
 
 def holding(directory: Path, word: str) -> list[str]:
-    """The files that hold a word."""
+    """The files that contain a word."""
     found = [Path(folder) / name for folder, _, names in os.walk(directory) for name in names]
     return [str(path) for path in found if path.is_file() and word.encode() in path.read_bytes()]
 
@@ -60,7 +60,7 @@ def test_the_token_of_the_arguments_wins_over_that_of_the_process(hub, make, mon
 
 @dataclasses.dataclass
 class Mine(TrainingArguments):
-    """As a user derives them: the decorator writes a __repr__ of its own."""
+    """A user's subclass, for which the decorator generates another __repr__."""
 
     size: int = 1
 

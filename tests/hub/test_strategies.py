@@ -1,4 +1,4 @@
-"""What each strategy leaves in the repository, and how it gets there."""
+"""What each strategy uploads to the repository, and how."""
 
 from __future__ import annotations
 

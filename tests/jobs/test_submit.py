@@ -1,4 +1,4 @@
-"""``ray job submit`` to a cluster of one machine, as cluster/README.md says it, with Ray's default token."""
+"""``ray job submit`` to a cluster of one machine, as in cluster/README.md, with Ray's default token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAJORITY = 0.43
 
 
 def free_ports(count: int) -> list[int]:
-    """Different free ports; Ray wants to be told."""
+    """Distinct free ports, which Ray has to be given."""
     found = [socket.socket() for _ in range(count)]
     try:
         for one in found:
@@ -69,7 +69,7 @@ class Head:
             )
 
     def wait(self) -> None:
-        """Until the dashboard listens."""
+        """Wait until the dashboard listens."""
         deadline = time.monotonic() + START_S
         while True:
             with socket.socket() as probe:

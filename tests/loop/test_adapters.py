@@ -1,4 +1,4 @@
-"""PEFT: adapters train like under ``transformers.Trainer``, and checkpoints hold them and nothing else."""
+"""PEFT: adapters train as under ``transformers.Trainer``, and checkpoints contain only them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callbacks see: the events of ``transformers.Trainer`` in its order, and flags that are obeyed."""
+"""Callbacks get the events of ``transformers.Trainer`` in the same order, and their flags take effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVENTS = sorted(name for name in vars(TrainerCallback) if name.startswith("on_")
 
 
 class Recorder(TrainerCallback):
-    """Writes down every event with the step at which it came, and the logs' keys."""
+    """Records every event with its step, and the keys of logs."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
@@ -24,7 +24,7 @@ class Recorder(TrainerCallback):
 
 def record(event: str) -> Any:
     def method(self: Recorder, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if event == "on_init_end":  # Ours has no process yet when it is constructed.
+        if event == "on_init_end":  # raytrainer's trainer is not set up yet when it is constructed.
             return
         # transformers' PrinterCallback, which comes first, removes total_flos from the dict it is given.
         detail = sorted(kwargs["logs"].keys() - {"total_flos"}) if event == "on_log" else None

@@ -1,4 +1,4 @@
-"""Smaller wishes of the arguments: each is engaged, and asked for with the numbers of ``transformers.Trainer``."""
+"""Minor arguments: each takes effect, with the numbers of ``transformers.Trainer``."""
 
 from __future__ import annotations
 

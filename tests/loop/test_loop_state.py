@@ -1,4 +1,4 @@
-"""The loop's own file in a checkpoint: what it holds comes back, and what cannot be read is an error that names it."""
+"""The loop's own file in a checkpoint is restored; if it cannot be read, the error names it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STATE = LoopState(
 
 
 def changed(directory: Path, **values: Any) -> Path:
-    """The file with some keys set, or left out when they are None."""
+    """Write the file with some keys changed, or removed if None."""
     path = STATE.write(directory)
     found = {**json.loads(path.read_text()), **values}
     path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_a_run_before_there_were_numbers_goes_on_with_equal_loss
     state = json.loads((checkpoint / NAME).read_text())
     assert state.pop("format") == FORMAT
     (checkpoint / NAME).write_text(json.dumps(state))
-    (checkpoint / "manifest.json").unlink()  # it has the hash of the file as it was
+    (checkpoint / "manifest.json").unlink()  # it has the hash of the original file
     resumed = make_trainer(raytrainer, tmp_path, **options)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert rows(resumed)[-2:] == rows(whole)[-2:]

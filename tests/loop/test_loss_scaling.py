@@ -1,4 +1,4 @@
-"""Accumulation changes nothing: every way to compute a loss gives what one big batch gives."""
+"""Gradient accumulation changes nothing: every way to compute a loss gives the result of one big batch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_classifier() -> BertForSequenceClassification:
 
 
 class OldComputeLoss(Trainer):
-    """An override of the time before ``num_items_in_batch``: the mean of its batch."""
+    """An override from before ``num_items_in_batch`` existed: the mean of its batch."""
 
     calls = 0
 
@@ -74,7 +74,7 @@ class SumOverItems(Trainer):
 
 
 class TakesAndIgnores(Trainer):
-    """An override that takes the count and returns the mean of its batch all the same."""
+    """An override that takes the count but returns the mean of its batch."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -85,7 +85,7 @@ class TakesAndIgnores(Trainer):
 
 
 class AsksTheBase(Trainer):
-    """An override that adds to what the base computes."""
+    """An override that adds to the loss of the base class."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -135,7 +135,7 @@ def train(
 
 
 def assert_as_one_batch(trainer_class: type, directory: Path, micro_batches: int, **options: Any) -> None:
-    # SGD, because Adam would forgive a gradient of the wrong size.
+    # SGD, because Adam would hide a gradient of the wrong scale.
     options = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, **options}
     whole = train(trainer_class, directory / "whole", 1, **options)
     parts = train(trainer_class, directory / "parts", micro_batches, **options)

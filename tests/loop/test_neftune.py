@@ -1,4 +1,4 @@
-"""NEFTune: the formula, who gets noise, and that nothing of it is left."""
+"""NEFTune: the formula, when noise is added, and that no hook remains afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A NaN is traced to the module that made it and to the samples that it was made of."""
+"""A NaN is traced to the module that produced it, and to its samples."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BAD = 17
 
 
 class Divide(torch.nn.Module):
-    """Divides what is marked by zero."""
+    """Divides marked inputs by zero."""
 
     def forward(self, x: torch.Tensor, mark: torch.Tensor) -> torch.Tensor:
         return x / torch.where(mark, 0.0, 1.0)
 
 
 class Fragile(torch.nn.Module):
-    """Gives an infinite value for the marked sample, in its part ``divide``."""
+    """Returns an infinite value for the marked sample, from its submodule ``divide``."""
 
     def __init__(self, *, hides_it: bool = False) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Fragile(torch.nn.Module):
 
 
 def train(directory: Path, model: Any = None, **options: Any) -> tuple[Any, list[str]]:
-    """Train; return the trainer and the notes to the user."""
+    """Train, and return the trainer and the notes to the user."""
     model = Fragile() if model is None else model
     samples = [{"x": torch.tensor([float(i == BAD)]), "labels": torch.tensor(0.5)} for i in range(24)]
     trainer = raytrainer.Trainer(

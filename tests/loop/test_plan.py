@@ -1,4 +1,4 @@
-"""The counting of a run against the formulas of ``transformers``."""
+"""The counts of a plan equal those of the formulas in ``transformers``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raytrainer.loop.plan import TrainPlan, make_plan
 
 
 class Loader:
-    """As much of a data loader as counting needs."""
+    """The part of a data loader that counting needs."""
 
     def __init__(self, length: int, num_examples: int) -> None:
         self.length = length

@@ -1,4 +1,4 @@
-"""One test for every optimizer of the catalogue: it trains, logs the rate that it uses, decays, and resumes bitwise."""
+"""Every optimizer of the catalogue trains, logs the learning rate it uses, decays weights, and resumes bitwise."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def options_of(entry: Entry, **changes: Any) -> dict[str, Any]:
 
 
 class UsedRates(TrainerCallback):
-    """Reads the rate at the moment at which the step uses it."""
+    """Records the learning rate at the moment a step uses it."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []

@@ -1,4 +1,4 @@
-"""Every optimizer of the catalogue on a problem with a known optimum, and the dtype of what it keeps."""
+"""Every optimizer of the catalogue on a problem with a known optimum, and the dtype of its state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = {"8 bit": "uint8", "4 bit": "uint8", "fp32": "float32"}
 
 
 def minimized(entry: Entry, steps: int) -> tuple[float, torch.optim.Optimizer, torch.nn.Parameter]:
-    """The part of the first loss that is left of least squares, |X W^T - Y|^2, with optimum 0."""
+    """Final loss over initial loss of least squares, |X W^T - Y|^2, whose optimum is 0."""
     generator = torch.Generator().manual_seed(0)
     inputs, optimum = (
         torch.randn(256, COLUMNS, generator=generator),
@@ -84,7 +84,7 @@ def test_an_optimizer_minimizes_a_convex_problem_with_state_of_the_stated_dtype(
 
 
 def tensors(state: dict[str, Any]) -> list[torch.Tensor]:
-    """The moments: those of torchao are made of inner tensors, and a table of the values of 8 bits is none."""
+    """The moments: torchao's consist of inner tensors, and the table of 8-bit values does not count."""
     found = []
     for name, value in state.items():
         if (

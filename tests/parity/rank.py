@@ -1,4 +1,4 @@
-"""Trains under torchrun with one of the two libraries, and writes what rank 0 saw as JSON."""
+"""Trains under torchrun with one of the two libraries, and writes rank 0's results as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.parity.twins import LIBRARIES, eval_losses, make_trainer, rows
 
 
 class Probe(transformers.TrainerCallback):
-    """Remembers what really ran: what the model was wrapped in, and in a group of how many."""
+    """Records what really ran: the wrapper of the model, and the size of the process group."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -32,7 +32,7 @@ class Probe(transformers.TrainerCallback):
 
 
 def digest(model: torch.nn.Module) -> str:
-    """A hash of all weights, to the bit."""
+    """A hash of all weights, bitwise."""
     total = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         total.update(name.encode() + value.detach().numpy().tobytes())
@@ -40,7 +40,7 @@ def digest(model: torch.nn.Module) -> str:
 
 
 def train(library: str, directory: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Train, and tell steps, and weights of every rank."""
+    """Train, and return the steps and the weights' hash of every rank."""
     trainer = make_trainer(LIBRARIES[library], directory, num_ranks=2, **options)
     probe = Probe(trainer)
     trainer.add_callback(probe)
@@ -68,7 +68,7 @@ def main() -> None:
     }
     if dist.get_rank() == 0:
         target.write_text(json.dumps(results))
-    # A rank that leaves while the other is still at work makes gloo abort the other.
+    # If a rank exits while the other is still working, gloo aborts the other.
     dist.barrier()
     dist.destroy_process_group()
 

@@ -27,7 +27,7 @@ MICRO_BATCHES = math.ceil(len(make_samples()) / 4)
 
 
 def train_both(directory: Path, **options: Any) -> tuple[Any, Any]:
-    """The two trainers after the same run."""
+    """Both libraries' trainers after the same run."""
     trainers = {}
     for name, library in LIBRARIES.items():
         # transformers seeds in the constructor, so nothing may draw random numbers between that and training.

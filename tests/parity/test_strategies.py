@@ -1,4 +1,4 @@
-"""When to evaluate, save and log, which checkpoint is the best, and which stay: as in ``transformers.Trainer``."""
+"""When to evaluate, save and log, which checkpoint is best, and which are kept: as in ``transformers.Trainer``."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def checkpoints(directory: Path) -> set[str]:
 
 
 def history(trainer: Any) -> list[tuple[int, dict[str, float]]]:
-    """What was logged when, without times; the loss of evaluation apart, which differs on purpose."""
+    """What was logged when, without times and without the evaluation loss, which differs on purpose."""
     kept = ("loss", "learning_rate", "grad_norm", "epoch")
     rows = []
     for log in trainer.state.log_history:

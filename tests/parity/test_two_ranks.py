@@ -12,7 +12,7 @@ from tests.parity.twins import LIBRARIES, TOLERANCE, make_model
 from tests.torchrun import torchrun
 
 RUNS: dict[str, dict[str, Any]] = {
-    # 50 samples on two ranks are 7 rounds of 8: the last one is filled up, and the last window of 3 is partial.
+    # 50 samples on two ranks make 7 rounds of 8: the last is padded, and the last accumulation window of 3 is partial.
     "accumulation": {"num_train_epochs": 2, "gradient_accumulation_steps": 3},
     "smoothing": {"max_steps": 5, "label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2},
     "mean_of_ranks": {"max_steps": 5, "average_tokens_across_devices": False},
@@ -22,7 +22,7 @@ STEPS = {"accumulation": 6, "smoothing": 5, "mean_of_ranks": 5}
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Library -> run -> what its ranks saw."""
+    """Library -> run -> results of its ranks."""
     directory = tmp_path_factory.mktemp("parity")
     found = {}
     for library in LIBRARIES:

@@ -1,4 +1,4 @@
-"""The same model, data and arguments for both libraries, and what a run of either left to compare."""
+"""The same model, data and arguments for both libraries, and results of a run that can be compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIBRARIES: dict[str, Any] = {"ours": raytrainer, "theirs": transformers}
 
 
 def make_samples(count: int = 50) -> list[dict[str, torch.Tensor]]:
-    """Token sequences whose labels differ in length, so that batches differ in target items."""
+    """Token sequences whose labels differ in length, so that batches differ in their number of targets."""
     generator = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(count):
@@ -83,7 +83,7 @@ def eval_losses(trainer: Any) -> list[tuple[int, float]]:
 
 
 def assert_equal_runs(ours: Any, theirs: Any) -> None:
-    """Equal logs and weights, of runs that took steps and moved the weights."""
+    """Assert equal logs and weights, of runs that took steps and changed the weights."""
     assert len(rows(ours)) == len(rows(theirs)) == ours.state.global_step == theirs.state.global_step > 0
     for mine, other in zip(rows(ours), rows(theirs), strict=True):
         assert mine == pytest.approx(other, abs=TOLERANCE)

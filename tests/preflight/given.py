@@ -1,4 +1,4 @@
-"""Models, datasets and the record of what a Trainer was given, for the tests of this folder."""
+"""Models, datasets and Trainer facts for the preflight tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the columns of a dataset fit the model, seen on the driver."""
+"""The driver checks whether the columns of a dataset fit the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks know of a trainer."""
+"""The facts about a trainer that the checks see."""
 
 from __future__ import annotations
 

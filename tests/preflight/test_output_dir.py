@@ -1,4 +1,4 @@
-"""Whether a run can be written where the user wants it."""
+"""Whether a run can be written to its output directory."""
 
 from __future__ import annotations
 

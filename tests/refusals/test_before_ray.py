@@ -1,4 +1,4 @@
-"""Bad input given to a trainer for two Ray workers: refused by the driver, in words, before any Ray starts."""
+"""Bad input to a trainer with two Ray workers is refused by the driver, with a clear message, before Ray starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.parity.twins import make_model, make_samples
 
 
 class Plain(torch.nn.Module):
-    """Has no config that could give its sizes."""
+    """A model without a config that could give its sizes."""
 
     def __init__(self) -> None:
         super().__init__()

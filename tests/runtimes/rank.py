@@ -1,4 +1,4 @@
-"""Trains the trainers, one after the other, under a launcher; rank 0 writes their numbers as JSON."""
+"""Trains the trainers in turn under a launcher; rank 0 writes their results as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.runtimes.trainers import KINDS, make_trainer, numbers
 
 
 def train(kind: str, directory: Path) -> dict[str, Any]:
-    """Train one of them, and ask it once more after its end."""
+    """Train one of them, and evaluate after it has ended."""
     trainer = make_trainer(kind, directory, num_workers=2)
     trainer.train()
     trained, wrapper = numbers(trainer), type(trainer.model_wrapped).__name__

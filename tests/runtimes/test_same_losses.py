@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures
 
 @pytest.fixture(scope="module")
 def under_torchrun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Kind of trainer -> what rank 0 of two saw."""
+    """Kind of trainer -> results of rank 0 of two."""
     target = tmp_path_factory.mktemp("launched") / "numbers.json"
     return torchrun("runtimes/rank.py", [str(target)], target=target)
 

@@ -1,4 +1,4 @@
-"""Trainers with what users write: a loss of their own, a stream, a callback and an attribute that remember."""
+"""Trainers with users' code: a custom loss, a stream, and a callback and an attribute with state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
 
 
 class OwnLoss(raytrainer.Trainer):
-    """Sums the losses of the target items and divides by their number in the whole step."""
+    """Sums the losses of the target items, and divides by their number in the whole step."""
 
     num_calls = 0
 
@@ -44,7 +44,7 @@ class OwnLoss(raytrainer.Trainer):
 
 
 class Counter(TrainerCallback):
-    """Counts steps, and notes in how many processes, and whether these are deterministic."""
+    """Counts steps, and records the number of processes and whether they are deterministic."""
 
     def __init__(self) -> None:
         self.num_steps = 0
@@ -68,7 +68,7 @@ KINDS: dict[str, type[raytrainer.Trainer]] = {
 
 
 def make_trainer(kind: str, directory: Path, num_workers: int) -> raytrainer.Trainer:
-    """The same global batch over any number of ranks, without dropout, whose draws differ between ranks."""
+    """The same global batch on any number of ranks; no dropout, whose random draws differ between ranks."""
     num_ranks = max(1, num_workers)
     args = raytrainer.TrainingArguments(
         output_dir=str(directory),

@@ -1,4 +1,4 @@
-"""Trains and predicts with generation on the ranks of a launcher, one backend after the other.
+"""Trains and predicts with generation under a launcher, one backend after the other.
 
 Usage: rank.py TARGET JSON, where JSON holds options by name of the run.
 """
@@ -18,7 +18,7 @@ from tests.seq2seq.reversal import LIVELY, Pairs, make_model, make_trainer
 
 
 def main() -> None:
-    """Write what rank 0 predicted, and what the model was."""
+    """Write what rank 0 predicted, and how the model was wrapped."""
     target, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)
     results: dict[str, Any] = {}

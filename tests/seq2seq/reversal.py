@@ -1,4 +1,4 @@
-"""A tiny T5 that learns to turn sequences around, whose answers differ in length."""
+"""A tiny T5 that learns to reverse sequences of different lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments about generating: complete, honoured or refused on the driver, and able to travel."""
+"""The generation arguments are complete, honored or refused on the driver, and can be sent to workers."""
 
 from __future__ import annotations
 

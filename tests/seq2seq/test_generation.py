@@ -1,4 +1,4 @@
-"""Evaluation and prediction with what the model generates: the numbers of transformers, without its defects."""
+"""Evaluation and prediction with generation: the numbers of transformers, without its defects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two ranks, eleven samples, sequences that end at different times: each sample once, and the same on every backend."""
+"""Two ranks, eleven samples, sequences of different lengths: each sample once, and equal on every backend."""
 
 from __future__ import annotations
 

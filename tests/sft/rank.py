@@ -1,4 +1,4 @@
-"""Fine-tunes as a rank of torchrun, in one way after the other, and writes what rank 0 saw as JSON."""
+"""Fine-tunes as a rank of torchrun, in several ways, and writes rank 0's results as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(directory: Path, way: str, *, is_adapter: bool, resumes: bool) -> dict[s
 
 
 def main() -> None:
-    """All ways on two ranks, and again from their first checkpoint."""
+    """Train in every way on two ranks, and again from the first checkpoint."""
     target = Path(sys.argv[1])
     torch.set_num_threads(1)
     found: dict[str, Any] = {}

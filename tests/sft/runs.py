@@ -1,4 +1,4 @@
-"""One run for any number of ranks: packed, with an odd number of rows to evaluate."""
+"""One run for any number of ranks: packed, with an odd number of evaluation rows."""
 
 from __future__ import annotations
 

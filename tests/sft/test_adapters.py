@@ -1,4 +1,4 @@
-"""Adapters, quantized models, models by name; and what a run leaves behind for the next one."""
+"""Adapters, quantized models, models by name, and what a run leaves for the next one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trainable(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def by_name(tmp_path: Path) -> str:
-    """The name of a model with a tokenizer beside it."""
+    """Directory of a model with its tokenizer."""
     make_model(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
     return str(tmp_path / "model")

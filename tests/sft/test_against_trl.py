@@ -1,4 +1,4 @@
-"""The same run by TRL's SFTTrainer: the same seed gives the same samples, losses, norms and weights."""
+"""Equality with TRL's SFTTrainer: the same seed gives the same samples, losses, norms and weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From rows of each form to tokens and targets, and what is refused."""
+"""How rows of each format become tokens and targets, and which are refused."""
 
 from __future__ import annotations
 

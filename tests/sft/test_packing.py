@@ -1,4 +1,4 @@
-"""Blocks: which examples share one, what is wasted, and that examples of a block do not see each other."""
+"""Packing: which examples share a block, how much is wasted, and that they do not attend to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two ranks fine-tune as one process with a batch twice as large, however the model is spread, and go on."""
+"""Two ranks fine-tune as one process with twice the batch does, on every backend, and resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer of whole words with a chat template, a tiny model of its words, and some rows of each form."""
+"""A word tokenizer with a chat template, a tiny model for it, and some rows of each format."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def make_args(directory: Path, **options: Any) -> Any:
             "per_device_train_batch_size": 4,
             "max_steps": 4,
             "logging_steps": 1,
-            "optim": "sgd",  # Adam's first steps make much of gradients that are nearly zero
+            "optim": "sgd",  # Adam's first steps amplify gradients that are nearly zero
             "learning_rate": 0.5,
             "bf16": False,
             "activation_checkpointing": False,
@@ -118,7 +118,7 @@ def make_args(directory: Path, **options: Any) -> Any:
 
 
 def make_trainer(directory: Path, dataset: Any = None, **options: Any) -> Any:
-    """A trainer; keywords of the constructor are told from those of the arguments by their names."""
+    """Make a trainer; keywords that the constructor does not have go to the arguments."""
     own = {
         name: options.pop(name)
         for name in (

@@ -1,4 +1,4 @@
-"""Trains on ranks of torchrun, or on one that is alone, and tells what was seen."""
+"""Trains on ranks of torchrun, or in this process, and returns the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OF_THE_RUN = ("resume", "num_samples", "model", "classifies", "drifts")
 def launch(
     num_ranks: int, directory: Path, runs: dict[str, dict[str, Any]], *, timeout_s: int = 240
 ) -> dict[str, Any]:
-    """Train runs, one after the other, in one group of processes; one rank that shards nothing is this process.
+    """Train several runs in one process group; a single rank without sharding is this process.
 
     Args:
         num_ranks: Ranks.

@@ -1,4 +1,4 @@
-"""Trains one configuration after the other on the ranks of a launcher, and writes what rank 0 saw as JSON.
+"""Trains one configuration after the other under a launcher, and writes rank 0's results as JSON.
 
 Usage: rank.py TARGET JSON, where JSON is a list of what launch.py makes of each run.
 """
@@ -29,7 +29,7 @@ GLOBAL_BATCH = 12
 
 
 class Probe(transformers.TrainerCallback):
-    """Looks, in the last step, at what really trains."""
+    """Inspects, in the last step, what is really engaged."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Noise on embeddings and compiled models on two ranks: each is on, and gives the numbers of DDP."""
+"""NEFTune and compiled models on two ranks: each is really on, and gives the numbers of DDP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table backend x optimizer: each cell trains as one worker does, or is refused with its reason."""
+"""Backend x optimizer: each combination trains as one worker does, or is refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State that owners hold: read by other numbers of ranks, and norms that a pass of their own measures."""
+"""State held by owner ranks is read by other numbers of ranks; norms are measured in a separate pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sharded training gives the numbers of DDP and of one process; each way asserts first that it is really on."""
+"""Sharded training gives the numbers of DDP and of one process; each test first asserts that sharding is on."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ LOADED: dict[str, dict[str, Any]] = {
 
 
 def model_of(name: str) -> LlamaForCausalLM:
-    """What the directory of a run holds."""
+    """The files in the directory of a run."""
     model = make_model(dropout=0.0)
     model.config.tie_word_embeddings = name.endswith("tied")
     model.tie_weights()

@@ -1,4 +1,4 @@
-"""A checkpoint of any backend and world size goes on under any other, as if nothing had happened."""
+"""A checkpoint of any backend and world size resumes under any other as if uninterrupted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ READERS = {1: ["one"], 2: ["ddp", "fsdp", "zero1"], 3: ["fsdp", "zero3"]}
 
 
 def readers(num_ranks: int, directory: Path) -> dict[str, dict[str, Any]]:
-    """Runs that go on from each writer's checkpoint."""
+    """Runs that resume from each writer's checkpoint."""
     return {
         f"{backend}{num_ranks}-from-{writer}": {
             **BACKENDS[backend],
@@ -52,7 +52,7 @@ def readers(num_ranks: int, directory: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Each writer's directory, with a checkpoint of step 3 and the whole run; and the runs of two ranks that go on."""
+    """Each writer's directory with a checkpoint of step 3 and the whole run, and the resumed runs of two ranks."""
     directory = tmp_path_factory.mktemp("writers")
     results: dict[str, Any] = {}
     for num_ranks in (1, 3, 2):

@@ -1,4 +1,4 @@
-"""Terminals without the settings of the machine that runs the tests."""
+"""Terminals that ignore the settings of the machine that runs the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A terminal to look at in tests: a stream that says it is one, and what its screen would show."""
+"""A terminal for tests: a stream with ``isatty``, and what its screen would show."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Stream(io.StringIO):
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that advances only when told to."""
 
     def __init__(self) -> None:
         self.now = 100.0

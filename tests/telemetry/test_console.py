@@ -1,4 +1,4 @@
-"""What people see while a run lives."""
+"""What the user sees during a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line at the bottom of a terminal, and everybody else who writes there."""
+"""The live line at the bottom of a terminal, and other writers to that terminal."""
 
 from __future__ import annotations
 

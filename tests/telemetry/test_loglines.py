@@ -1,4 +1,4 @@
-"""How a log looks as a line."""
+"""How logs are formatted as a line."""
 
 from __future__ import annotations
 

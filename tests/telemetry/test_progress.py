@@ -1,4 +1,4 @@
-"""The live line at every width."""
+"""The live line at every terminal width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of requested against engaged."""
+"""The table of requested and engaged settings."""
 
 from __future__ import annotations
 

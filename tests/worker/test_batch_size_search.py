@@ -16,7 +16,7 @@ from tests.parity.twins import make_args, make_model, make_samples, rows
 
 
 def limit_memory(model: Any, *, most: int, from_call: int = 0, in_backward: bool = False) -> list[int]:
-    """Let a model run out of memory above a micro-batch size; return the sizes that it was given."""
+    """Make a model run out of memory above a micro-batch size; return the sizes it was called with."""
     sizes: list[int] = []
 
     def look(module: Any, args: Any, kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""``torch_compile``: it is on, the numbers and the files stay what they are, and what cannot compile is refused."""
+"""``torch_compile``: it is on, numbers and files are unchanged, and what cannot be compiled is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GrokAdamW: equality with its author's package, and the signal."""
+"""GrokAdamW: equality with its author's package, and the grokking signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muon: which matrices it moves, and equality with torch's two optimizers side by side."""
+"""Muon: which matrices it updates, and equality with torch's two optimizers used side by side."""
 
 from __future__ import annotations
 

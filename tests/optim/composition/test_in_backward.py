@@ -1,4 +1,4 @@
-"""Updates in the backward pass: the same steps as afterwards, one gradient at a time, armed while training only."""
+"""Updates in the backward pass: the steps of a normal update, one gradient at a time, only during training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_lomo_clips_by_the_norm_that_a_first_pass_measures(tmp_path: Path) -> No
 
 
 class LiveGradients(TrainerCallback):
-    """Counts the bytes of gradients that live at once while a backward pass runs."""
+    """Measures the peak bytes of gradients during a backward pass."""
 
     def __init__(self) -> None:
         self.most = 0

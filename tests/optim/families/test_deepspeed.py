@@ -122,7 +122,7 @@ def test_deepspeeds_adam_for_the_cpu_trains_offloaded_and_resumes(tmp_path):
         learning_rate=1e-2,
     )  # fmt: skip
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    # Its kernel carries powers of beta from step to step, and computes them anew after a resume: not bitwise.
+    # Its kernel accumulates powers of beta, and recomputes them after a resume: not bitwise.
     assert len(rows(again)) == 4
     for mine, other in zip(rows(again), rows(whole), strict=True):
         assert mine == pytest.approx(other, abs=1e-5)
