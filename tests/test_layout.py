@@ -157,3 +157,15 @@ def test_every_test_has_a_time_limit(request):
     assert not config.getini("timeout_func_only")
     limits = {item.nodeid: item.get_closest_marker("timeout") for item in request.session.items}
     assert [name for name, limit in limits.items() if limit is not None and not limit.args[0] > 0] == []
+
+
+def test_the_architecture_page_names_files_and_rooms_that_exist():
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
+    drawn = set(re.findall(r"^(\w+/|\w+\.py)[ ,]", text, re.MULTILINE))
+    assert len(named) > 40
+    assert (
+        sorted(one for one in named | drawn if not any((at / one).exists() for at in (PACKAGE, ROOT))) == []
+    )
+    rooms = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms - drawn - {"seq2seq/"} == set(), "every room is drawn"
