@@ -7,8 +7,8 @@ optimizer turns R into a step N, and W <- W - lr * scale * N P^T; for m < n the 
 Any optimizer that works element by element, or on the matrix R, can be the inner one. It steps a matrix of zeros of the
 shape of R, whose change is the step; so its state has the size of R, and nothing of the full gradient is kept.
 
-Over ranks, depending on how gradients are laid out (``galore_projection``), the gradient of a matrix is gathered only in the
-steps that compute a new projection; in all other steps no more than R is sent.
+Over ranks, depending on how gradients are laid out (``galore_projection``), the gradient of a matrix is gathered only
+in the steps that compute a new projection; in all other steps no more than R is sent.
 """
 
 from __future__ import annotations
