@@ -1,14 +1,14 @@
-"""How much memory `evaluate()` takes over logits of 250 MB, here and in transformers.Trainer.
+"""How much memory `evaluate()` needs for 250 MB of logits, in raytrainer and in transformers.Trainer.
 
     python benchmarks/evaluation_memory.py
 
-Each number is the growth of the peak of resident memory over one `evaluate()`, in a process of its own: a first small
-evaluation has loaded everything that loads once. Pages of a mapped file count as memory, although the system may
-take them back at any time. The model computes nothing but its logits, so that what is measured is what is kept.
+Each number is the growth of peak resident memory during one `evaluate()`, in a separate process, after a first small
+evaluation has loaded everything that is loaded once. Pages of a mapped file count as memory, although the system may
+reclaim them at any time. The model only returns logits, so the measurement shows what evaluation keeps.
 
 whole       the metric needs all logits at once
-ragged      the same, with batches of different widths, padded to the greatest
-streaming   batch_eval_metrics=True: the metric is told each batch
+ragged      the same, with batches of different widths, padded to the largest
+streaming   batch_eval_metrics=True: the metric gets each batch
 argmax      preprocess_logits_for_metrics keeps the predicted class only
 """
 
@@ -40,7 +40,7 @@ CASES = ("whole", "ragged", "streaming", "argmax")
 
 
 class Logits(torch.nn.Module):
-    """Gives logits of the shape that its input has."""
+    """Returns logits in the shape of its input."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""What an upload to the Hub adds to a step: in the background, as raytrainer does it, and in the way of the loop.
+"""What an upload to the Hub adds to a step: in the background, as in raytrainer, and blocking the loop.
 
     python benchmarks/hub_upload.py [--steps 100] [--rounds 3] [--mb-per-s 8]
 
-A Hub on this machine, in a process of its own, takes bytes at a fixed pace, so that an upload lasts long and needs no
-CPU. Every run saves at the same steps. One uploads nothing; one uploads each checkpoint from the thread; one uploads
-the same files with the same client in `on_save`, and waits. What counts is the mean time of a step, saves included,
-without the wait at the very end. Rounds are interleaved, and medians count.
+A local Hub server in a separate process receives bytes at a fixed rate, so that uploads take long without using the
+CPU. Every run saves at the same steps. One uploads nothing, one uploads each checkpoint in the background, and one
+uploads the same files with the same client in `on_save` and waits. The result is the mean time of a step, with saves
+but without the wait at the end of training. Rounds are interleaved; the medians are compared.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def run(kind: str, num_steps: int, save_steps: int) -> tuple[float, int]:
 def make_model() -> Any:
     """A Llama with 4 M parameters: 16 MB of weights, 32 MB of optimizer state.
 
-    Its weights are never those of another run, which the Hub would have already.
+    Its weights differ in each run, since the Hub skips files that it already has.
     """
     import torch
     import transformers
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def compare(num_steps: int, num_rounds: int) -> None:
-    """Time the three kinds in turn, and print what each adds."""
+    """Time the three kinds in turn, and print what each adds to a step."""
     import torch
 
     torch.set_num_threads(1)
@@ -159,7 +159,7 @@ def compare(num_steps: int, num_rounds: int) -> None:
     assert uploads["background"] == uploads["blocking"] > 0
     ratio = (medians["background"] - medians["none"]) / (medians["blocking"] - medians["none"])
     print(
-        f"in the background an upload adds {ratio:.3f} x what it adds in the way of the loop (wanted: at most 0.05)"
+        f"in the background an upload adds {ratio:.3f} x what it adds when blocking the loop (target: at most 0.05)"
     )
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/loop_overhead.py [--steps 300] [--rounds 5]
 
-The bare loop does what a training step must: fetch, forward, backward, clip, AdamW (fused), schedule, zero_grad. Rounds
-are interleaved, and the median of the rounds' mean times per step counts.
+The bare loop does the minimum of a training step: fetch, forward, backward, clip, AdamW (fused), schedule, zero_grad.
+Rounds are interleaved, and the medians of the rounds' mean step times are compared.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 State and gradients are counted, not timed, on a Llama of 6 M parameters with rank = hidden / 4, the ratio of the
 GaLore paper; the projections count as state. The formula is that of the paper (table 1): for W of [m, n], m <= n, AdamW
-holds 2 m n and GaLore m r + 2 n r elements; over ranks of FSDP2 each holds its part of that. Times are of whole
+holds 2 m n and GaLore m r + 2 n r elements; over ranks of FSDP2 each holds its share. Times are those of whole
 training steps, with and without a new projection, beside those of ``transformers.Trainer`` with galore-torch.
 """
 
@@ -56,7 +56,7 @@ class Counter(transformers.TrainerCallback):
         parameters = list(kwargs["model"].parameters())
 
         def count(gradient: torch.Tensor) -> None:
-            # Before it is kept or stepped: this gradient, and those that still live.
+            # Before this gradient is stored or used: its bytes, and those of the gradients still alive.
             live = sum(p.grad.numel() for p in parameters if p.grad is not None) + gradient.numel()
             self.gradients = max(self.gradients, live * 4)
 
@@ -73,7 +73,7 @@ class Counter(transformers.TrainerCallback):
             local(value).numel() * value.element_size()
             for parameter in matrices(kwargs["model"])
             for name, value in held.get(parameter, {}).items()
-            # The table of 8-bit values is one for all parameters.
+            # All parameters share one table of 8-bit values.
             if isinstance(value, torch.Tensor) and not name.startswith("qmap")
         )
 

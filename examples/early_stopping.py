@@ -1,6 +1,6 @@
 """Stop when the evaluation no longer improves, and keep the best weights.
 
-python examples/early_stopping.py                      # 200 images of scikit-learn's digits, soon learnt by heart
+python examples/early_stopping.py                      # 200 images of scikit-learn's digits, soon memorized
 python examples/early_stopping.py --patience 5 --num_workers 0
 python examples/early_stopping.py --model google/vit-base-patch16-224-in21k --data beans --learning_rate 5e-5
 """
@@ -64,14 +64,14 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train until the loss of the test set rises."""
+    """Train until the loss on the test set rises."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--model", help="hub id or path, together with --data; a small untrained ViT by default"
     )
     parser.add_argument("--data", help="hub name of images with labels; scikit-learn's digits by default")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--patience", type=int, default=3, help="evaluations without a better one")
+    parser.add_argument("--patience", type=int, default=3, help="evaluations without improvement")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--max_steps", type=int, default=2000, help="an upper bound that is not reached")
     parser.add_argument("--output_dir", default="runs/early-stopping")
@@ -100,7 +100,7 @@ def main() -> None:
         eval_strategy="steps",
         eval_steps=20,
         save_steps=20,
-        save_total_limit=1,  # the best checkpoint is kept beside it
+        save_total_limit=1,  # the best checkpoint is kept as well
         save_only_model=True,
         load_best_model_at_end=True,
         metric_for_best_model="loss",
@@ -119,8 +119,8 @@ def main() -> None:
     print(
         f"stopped after {state.global_step} of {options.max_steps} steps; the best step was {state.best_global_step}"
     )
-    print(f"its loss {state.best_metric:.3f} is the loss of the weights now, {found['eval_loss']:.3f}")
-    print(f"accuracy {found['eval_accuracy']:.3f} on {len(test)} images that training never saw")
+    print(f"best loss {state.best_metric:.3f}; loss of the weights that were kept {found['eval_loss']:.3f}")
+    print(f"accuracy {found['eval_accuracy']:.3f} on {len(test)} held-out images")
     trainer.end()
 
 

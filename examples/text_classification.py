@@ -21,7 +21,9 @@ def packaged(package: str, path: str) -> str:
     """Locate a file of an installed package that carries a model or data."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise SystemExit(f"The default needs the package {package}: run `make demo`, or name your own.")
+        raise SystemExit(
+            f"The default needs the package {package}: run `make demo`, or pass --model and --data."
+        )
     return str(Path(spec.origin).parent / path)
 
 
@@ -89,7 +91,7 @@ def main() -> None:
     )
     trainer.train(resume_from_checkpoint=options.resume)
     found, majority = trainer.evaluate()["eval_accuracy"], np.bincount(test["label"]).max() / len(test)
-    print(f"accuracy {found:.3f}; always the largest class: {majority:.3f}")
+    print(f"accuracy {found:.3f}; predicting the largest class: {majority:.3f}")
     trainer.save_model(f"{options.output_dir}/model")
     trainer.end()
 

@@ -1,7 +1,7 @@
-"""Train a small encoder-decoder to translate, on two Ray workers, and look at what it writes.
+"""Train a small encoder-decoder to translate, on two Ray workers, and print some translations.
 
 python examples/translation.py                                   # messages of installed programs, offline
-python examples/translation.py --language fr --max_steps 3000    # longer: more of it becomes French
+python examples/translation.py --language fr --max_steps 3000    # longer, for better French
 python examples/translation.py --model google-t5/t5-small --data wmt/wmt16:de-en --learning_rate 3e-4
 """
 
@@ -47,7 +47,7 @@ def read_catalogues(directory: str, language: str) -> dict[str, str]:
     if len(pairs) < 500:
         raise SystemExit(
             f"{len(pairs)} messages for {language!r} under {directory}. Name another --language, another directory "
-            "as --data (Django's package, for one, has such files), or a dataset of the hub."
+            "as --data (Django's package has such files, for example), or a dataset on the Hub."
         )
     return pairs
 
@@ -160,11 +160,11 @@ def main() -> None:
     )
     trainer.train()
     output = trainer.predict(test, num_beams=4)
-    print(f"chrF {output.metrics['test_chrf']:.1f} on {len(test)} messages that training never saw")
+    print(f"chrF {output.metrics['test_chrf']:.1f} on {len(test)} held-out messages")
     for source, found, wanted in list(
         zip(test["source"], decode(output.predictions), test["target"], strict=True)
     )[:8]:
-        print(f"  {source}\n    wrote     {found}\n    reference {wanted}")
+        print(f"  {source}\n    output    {found}\n    reference {wanted}")
     trainer.save_model(f"{options.output_dir}/model")
     trainer.end()
 

@@ -22,12 +22,14 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of tests are tiny, and two tests share two cores
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # the models of the tests are tiny, and two tests share two cores
 
 if importlib.util.find_spec("tests.ray_cluster") is not None:
     pytest_plugins = ["tests.ray_cluster"]
 
-# No deadline: how long an example takes says nothing on a machine that other tests share. CI draws the same examples
+# No deadline: the time of an example means nothing while other tests run on the machine. CI draws the same examples
 # on every run, so a red run can be repeated.
 hypothesis.settings.register_profile("raytrainer", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("raytrainer")
@@ -98,7 +100,7 @@ def imports_are_not_searched_for_garbage() -> None:
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """Give back os.environ as it was: the product and Accelerate set variables for the processes they start."""
+    """Restore os.environ: raytrainer and Accelerate set variables for the processes that they start."""
     before = dict(os.environ)
     yield
     if os.environ != before:
@@ -109,7 +111,7 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_randomness() -> Iterator[None]:
-    """Give back the state of ``random``: a test that seeds it must not decide what the next one draws."""
+    """Restore the state of ``random``: a test that seeds it must not affect what the next one draws."""
     before = random.getstate()
     yield
     random.setstate(before)
@@ -117,5 +119,5 @@ def own_randomness() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_working_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run where relative paths such as the default ``output_dir`` do no harm."""
+    """Run in a temporary directory, since the default ``output_dir`` is a relative path."""
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))

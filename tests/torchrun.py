@@ -19,9 +19,9 @@ def torchrun(
 
     Args:
         script: Below ``tests/``.
-        arguments: Of the script; one of them is the target.
-        target: What rank 0 writes.
-        num_ranks: Processes.
+        arguments: Arguments of the script, the target among them.
+        target: File that rank 0 writes.
+        num_ranks: Number of processes.
         timeout_s: Timeout of the whole run [s].
     """
     # --standalone takes a free port.

@@ -37,7 +37,7 @@ def work(config: dict[str, Any]) -> None:
             return
         trainer._load_from_checkpoint(path)
         metrics = trainer.evaluate()
-        # A Result carries metrics only together with a checkpoint, so rank 0 writes them down.
+        # A Result has metrics only together with a checkpoint, so rank 0 writes them to a file.
         if ray.train.get_context().get_world_rank() == 0:
             mark(config["directory"], "metrics", loss=metrics["eval_loss"])
 
@@ -65,7 +65,7 @@ def fit(asked: Any, name: str, checkpoint: Any = None) -> Any:
 def main() -> None:
     """Train, and evaluate if asked to."""
     asked = options()
-    ray.init(address="local")  # what fit() would do, but never somebody else's cluster
+    ray.init(address="local")  # as fit() would, but never in an existing cluster
     result = fit(asked, "train")
     if asked.evaluate:
         mark(asked.directory, "trained")

@@ -1,4 +1,4 @@
-"""Runs one of the two scripts in a process and a Ray of its own, and reads its marks."""
+"""Runs one of the two scripts in a separate process with its own Ray, and reads its timestamps."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Run:
     """One run of a script.
 
     Attributes:
-        began: When its process was started [s since the epoch].
-        marks: What it wrote, in order.
+        began: Start time of its process [s since the epoch].
+        marks: The marks that it wrote, in order.
     """
 
     began: float
@@ -81,13 +81,13 @@ def run(side: str, *flags: str) -> Run:
 
 
 def interleaved(rounds: int) -> Iterator[str]:
-    """The sides in turn, each first in every other round."""
+    """Run both sides in turn; they alternate in going first."""
     for number in range(rounds):
         yield from SIDES if number % 2 == 0 else reversed(SIDES)
 
 
 def report(what: str, times: dict[str, Sequence[float]]) -> None:
-    """Print all readings [s], the medians and their ratio."""
+    """Print all measurements [s], the medians and their ratio."""
     medians = {side: statistics.median(values) for side, values in times.items()}
     print(f"\n{what}")
     for side, values in times.items():

@@ -1,4 +1,4 @@
-"""On each rank of torchrun: what a rank holds under DDP and FSDP2, what loading and saving cost. Rank 0 writes JSON."""
+"""On each rank of torchrun: bytes held under DDP and FSDP2, costs of loading and saving. Rank 0 writes JSON."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Holdings(transformers.TrainerCallback):
 
 
 def zero_gradients(zero: Any) -> int:
-    """Bytes of the gradients that ZeRO has reduced to this rank's runs, before it steps."""
+    """Bytes of the gradients that ZeRO has reduced to this rank's partition, before a step."""
     return local_bytes([one for group in zero.averaged_gradients.values() for one in group or []])
 
 
 def master_weights(zero: Any, parameters: list[Any]) -> int:
-    """Bytes of what ZeRO steps, where that is a copy of what is computed with."""
+    """Bytes of the master copies that ZeRO updates, if there are any."""
     if zero is None:
         return 0
     flats = getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups
@@ -112,12 +112,12 @@ def make_trainer(directory: Path, model: Any, **options: Any) -> tuple[raytraine
 
 
 def measure_loading(directory: Path) -> dict[str, int]:
-    """Peak memory over that before, against the bytes of this rank's shard."""
+    """Growth of peak memory, and the bytes of this rank's shard."""
     dist.init_process_group("gloo")
     backend = FullyShardedBackend(Accelerator(cpu=True), ShardingOptions(loads_on_meta=True))
-    # The same with a small model first: what the libraries take for themselves is no part of the measure.
+    # A small model first, so that one-time allocations of the libraries are not measured.
     load_in_shards(str(directory / "small"), backend, torch.device("cpu"))
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     model: Any = load_in_shards(str(directory / "model"), backend, torch.device("cpu"))
     parameters = list(model.parameters())
@@ -132,7 +132,7 @@ def measure_loading(directory: Path) -> dict[str, int]:
 
 
 def timed(action: Any) -> float:
-    """Seconds that all ranks need."""
+    """Seconds until all ranks are done."""
     dist.barrier()
     began = time.perf_counter()
     action()

@@ -19,7 +19,7 @@ NUM_WORKERS = 2
 
 
 def options() -> argparse.Namespace:
-    """What a benchmark tells the script it runs."""
+    """Command-line options that a benchmark passes to its script."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--directory", type=Path, required=True, help="for everything that the run writes")
     parser.add_argument("--max_steps", type=int, required=True)
@@ -60,7 +60,7 @@ def make_samples(count: int = 256) -> list[dict[str, torch.Tensor]]:
 
 
 def mark(directory: Path, name: str, **more: Any) -> None:
-    """Append a line with the time [s since the epoch]; whole, whoever else writes."""
+    """Append a line with the time [s since the epoch], atomically with respect to other writers."""
     line = json.dumps({"name": name, "time": time.time(), **more}) + "\n"
     handle = os.open(directory / "marks.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(handle, line.encode())
@@ -68,7 +68,7 @@ def mark(directory: Path, name: str, **more: Any) -> None:
 
 
 class Marks(transformers.TrainerCallback):
-    """Marks the steps of rank 0, and kills rank 1 when asked to."""
+    """Marks the steps of rank 0, and kills rank 1 if requested."""
 
     def __init__(self, directory: Path, *, kills: bool, step_s: float) -> None:
         self.directory = directory

@@ -129,7 +129,7 @@ CASES: dict[str, Case] = {
     "dealt shards": Case(shards, config={**DEALT, **UNEVEN}, options={"save_strategy": "steps"}),
     "dealt shards by processes": Case(shards, config=DEALT, options={"dataloader_num_workers": 2}),
     "dealt uneven": Case(count=17, config={**DEALT, **UNEVEN}),
-    # The last round has 3, or 1: then rank 1 has nothing.
+    # The last round has 3 samples, or 1, so that rank 1 has none.
     "uneven 3": Case(config=UNEVEN),
     "uneven 1": Case(count=17, config=UNEVEN),
     "uneven stream 1": Case(Stream, count=17, config=UNEVEN),
@@ -147,10 +147,10 @@ def run_case(
     """Train, and return what this rank saw.
 
     Args:
-        name: Of the case.
-        directory: The run's; the checkpoints of other cases lie beside it.
+        name: Name of the case.
+        directory: Directory of the run; its siblings have the checkpoints of other cases.
         num_ranks: Ranks that share the global batch; 1 trains in this process.
-        resumes_from: Begin from there.
+        resumes_from: Checkpoint to resume from.
     """
     case = CASES[name]
     if case.resumes:

@@ -42,7 +42,7 @@ def evaluate(directory: Path, spill: Path) -> dict[str, Any]:
     args = make_args(
         raytrainer, directory, num_ranks=2, per_device_eval_batch_size=2, eval_use_gather_object=True
     )
-    # Seven samples on two ranks: the last round has fill-ups.
+    # Seven samples on two ranks: the last batch is padded with duplicates.
     trainer = Texts(model=make_model(), args=args, eval_dataset=make_samples(7), compute_metrics=metric)
     metrics = trainer.evaluate()
     return {**seen, "metrics": {key: metrics[f"eval_{key}"] for key in ("loss", "sum", "rows", "labels")}}

@@ -1,4 +1,4 @@
-"""The snippets of the Hugging Face Trainer guide run after changing the import, and what it says of logs holds.
+"""The snippets of the Hugging Face Trainer guide run with only the import changed, and log what it says.
 
 The guide's text is no part of this project: RAYTRAINER_GUIDE names the file, else it is looked for beside the checkout.
 The text lost the indentation of class bodies, which ``INDENTED`` gives back; ``CHANGES`` holds what a test without a
@@ -64,7 +64,7 @@ HERE = "num_workers=0, use_cpu=True, report_to='none', disable_tqdm=True"
 
 
 def snippets() -> list[str]:
-    """The Python of the guide, in its order: runs of lines without prose, comments apart."""
+    """The Python snippets of the guide in order: blocks of lines without prose; comments do not count."""
     found: list[list[str]] = []
     is_open = False
     for line in TEXT.splitlines():

@@ -92,7 +92,7 @@ def test_retention_takes_nothing_from_an_upload(hub, make, tmp_path, monkeypatch
         save_total_limit=1,
         hub_strategy="checkpoint",
     ).train()
-    assert not (tmp_path / "my-model" / "checkpoint-1").exists(), "it was pruned while it was on its way"
+    assert not (tmp_path / "my-model" / "checkpoint-1").exists(), "it was pruned while it was being uploaded"
     assert committed_steps(hub) == [1]
     assert verify_checkpoint(folder_of(hub, "last-checkpoint", tmp_path / "copy")).step == 1
 

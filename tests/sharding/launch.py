@@ -20,18 +20,18 @@ def launch(
     """Train several runs in one process group; a single rank without sharding is this process.
 
     Args:
-        num_ranks: Ranks.
-        directory: Each run's ``output_dir`` is in it, under the run's name.
+        num_ranks: Number of ranks.
+        directory: Each run's ``output_dir`` is a subdirectory with the name of the run.
         runs: Options by name; ``resume`` is the checkpoint to begin from, ``num_samples`` the size of the dataset,
             ``model`` a directory, ``classifies`` takes a classifier.
-        timeout_s: For all of them.
+        timeout_s: Timeout of all runs together [s].
     """
     listed = [
         {
             "name": name,
             "output_dir": str(directory / name),
             "resume": options.get("resume"),
-            # By default whole steps only: what fills up the last one depends on the number of ranks.
+            # By default no partial step: how it is padded depends on the number of ranks.
             "num_samples": options.get("num_samples", 48),
             "model": options.get("model"),
             "drifts": options.get("drifts", False),

@@ -79,7 +79,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         model_of(name).save_pretrained(directory / "models" / name)
         two[name] = {**options, "model": str(directory / "models" / name)}
     return {
-        # 50 samples: the last window of an epoch is partial, and filled up.
+        # 50 samples: the last accumulation window of an epoch is partial, and padded.
         **launch(
             2, directory, {name: {**run, "num_samples": 50} for name, run in two.items()} | {"even": {}}
         ),
