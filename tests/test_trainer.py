@@ -45,7 +45,7 @@ def test_what_a_subclass_sets_before_and_after_the_base_constructor_is_the_users
     assert trainer._user_attributes() == {"before": 1, "after": 2, "during": 3}
 
 
-def test_nothing_of_the_process_travels(trained: raytrainer.Trainer):
+def test_no_process_state_is_sent(trained: raytrainer.Trainer):
     assert trained._process.session is not None
     arrived = unpack(pack(trained))
     assert arrived._process.session is None

@@ -241,7 +241,7 @@ def test_run_config_that_is_not_honoured_is_refused_with_advice(config, where):
 
 
 @pytest.mark.parametrize("pair", [({"num_workers": 2}, None), (None, {"name": "x"})])
-def test_a_dict_is_no_config(pair):
+def test_a_dict_is_not_a_config(pair):
     with pytest.raises(ConfigurationError, match="got a dict"):
         merge_ray_objects(TrainingArguments(), *pair)
 

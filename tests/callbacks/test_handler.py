@@ -258,7 +258,7 @@ def test_an_exception_names_the_callback_and_the_event():
     assert "Broken in on_step_end" in note
 
 
-def test_overrides_tells_whether_anybody_listens():
+def test_overrides_says_whether_a_callback_listens():
     handler = handler_of(Silent())
     assert handler.overrides("on_step_end")
     assert not handler.overrides("on_substep_end")

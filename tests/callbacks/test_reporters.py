@@ -154,7 +154,7 @@ def test_a_relative_uri_means_the_users_directory(given: str, says: str) -> None
     assert absolute_uri(given) == says.format(here=Path.cwd())
 
 
-def test_what_the_user_set_travels_with_the_reporter(mlflow: Any, monkeypatch: Any) -> None:
+def test_what_the_user_set_is_sent_with_the_reporter(mlflow: Any, monkeypatch: Any) -> None:
     import cloudpickle
 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "trials")

@@ -113,7 +113,7 @@ def test_a_checkpoint_without_states_leaves_the_control_alone():
     assert restore(None, [], control) == TrainerControl(should_log=True)
 
 
-def test_a_state_that_is_no_json_names_its_callback():
+def test_a_state_that_is_not_json_names_its_callback():
     counter = Counter()
     counter.count = np.float32(1)
     with pytest.raises(TypeError, match=r"callback Counter .*\.item"):

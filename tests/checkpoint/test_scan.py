@@ -260,7 +260,7 @@ def test_a_checkpoint_without_optimizer_is_resumable_when_it_was_named(tmp_path)
     ],
     ids=["missing", "file", "empty", "other", "ours damaged", "theirs damaged"],
 )
-def test_what_cannot_be_resumed_from_is_refused_with_what_lies_beside_it(tmp_path, make, said):
+def test_what_cannot_be_resumed_from_is_refused_with_its_neighbors(tmp_path, make, said):
     save_small(tmp_path, 10)
     save_small(tmp_path, 20)
     make(tmp_path / "checkpoint-30")

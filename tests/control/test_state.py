@@ -238,7 +238,7 @@ def test_same_exception_at_the_same_step_twice_in_a_row_ends_the_run(state):
     assert state.snapshot().reason == "OSError at step 5 came back after a restart"
 
 
-def test_same_exception_with_another_one_in_between_is_no_loop(clock):
+def test_same_exception_with_another_one_in_between_is_not_a_loop(clock):
     state = ControlState(max_failures=9, idle_timeout_s=10.0, clock=clock)
     for step in (5, 6, 5, 6):
         state.join()
@@ -300,7 +300,7 @@ def test_second_call_on_the_same_workers_may_use_all_of_its_restarts(state):
     assert state.snapshot().reason == "max_failures=3 allows no further restart"
 
 
-def test_failure_of_an_earlier_call_at_the_same_step_is_no_loop(state):
+def test_failure_of_an_earlier_call_at_the_same_step_is_not_a_loop(state):
     state.join()
     for name in ("one", "two"):
         state.submit(task(name))
@@ -344,7 +344,7 @@ def test_death_is_told_with_rays_words(state):
     )
 
 
-def test_preemption_is_no_failure(clock):
+def test_preemption_is_not_a_failure(clock):
     state = ControlState(max_failures=0, idle_timeout_s=10.0, clock=clock)
     state.submit(task("one"))
     for _ in range(5):

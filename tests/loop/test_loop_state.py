@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_an_error_that_names_the_file(
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
-def test_a_file_that_is_no_json_object_is_an_error_that_names_it(text: str, tmp_path: Path):
+def test_a_file_that_is_not_a_json_object_is_an_error_that_names_it(text: str, tmp_path: Path):
     (tmp_path / NAME).write_text(text)
     with pytest.raises(CheckpointError, match=NAME):
         read_loop_state(tmp_path)

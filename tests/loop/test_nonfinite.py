@@ -97,7 +97,7 @@ def test_looking_for_the_module_changes_nothing(tmp_path: Path, monkeypatch: pyt
         assert torch.equal(torch.nan_to_num(looked.model.state_dict()[name]), torch.nan_to_num(value)), name
 
 
-def test_a_parameter_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_parameter_that_is_not_finite_is_named(tmp_path: Path) -> None:
     model = Fragile()
     with torch.no_grad():
         model.first.bias[0] = float("nan")

@@ -56,7 +56,7 @@ def test_an_implemented_hook_is_called_where_transformers_calls_it() -> None:
     assert here - ONLY_FOR_USERS - names_read_in_the_package() == set()
 
 
-def test_an_override_in_vain_is_warned_about_with_what_to_override_instead() -> None:
+def test_an_override_that_is_never_called_is_warned_about_with_an_alternative() -> None:
     class Mine(raytrainer.Trainer):
         def _wrap_model(self, model: Any, training: bool = True) -> Any:
             return model
@@ -152,7 +152,7 @@ def test_the_class_of_an_optimizer_builds_it_with_its_keywords_changed(tmp_path:
     assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (0.25, 0.5)
 
 
-def test_an_optimizer_that_is_no_class_is_refused_as_one() -> None:
+def test_an_optimizer_that_is_not_a_class_is_refused() -> None:
     args = raytrainer.TrainingArguments(optim="lomo")
     with pytest.raises(ConfigurationError, match="Call `create_optimizer` instead"):
         raytrainer.Trainer.get_optimizer_cls_and_kwargs(args)

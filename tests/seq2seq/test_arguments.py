@@ -46,7 +46,7 @@ def test_a_command_line_says_how_to_generate():
     assert (args.sortish_sampler, args.num_workers, args.generation_config) == (True, 2, {"num_beams": 2})
 
 
-def test_arguments_travel_to_workers():
+def test_arguments_are_sent_to_workers():
     args = Seq2SeqTrainingArguments(
         "out", predict_with_generate=True, generation_config=GenerationConfig(num_beams=3)
     )

@@ -176,7 +176,7 @@ def test_a_quantized_model_without_an_adapter_is_refused(by_name: str, tmp_path:
         make_trainer(tmp_path / "b", model=loaded)
 
 
-def test_what_is_no_config_of_an_adapter_is_refused(tmp_path: Path):
+def test_an_unsupported_peft_config_is_refused(tmp_path: Path):
     with pytest.raises(ConfigurationError, match=r"peft_config= is a dict"):
         make_trainer(tmp_path, peft_config={"r": 4})
     with pytest.raises(ConfigurationError, match="puts tokens before each row"):

@@ -72,7 +72,7 @@ def test_the_earlier_spelling_of_conversations(tmp_path: Path):
     assert samples(make_trainer(tmp_path / "a", rows)) == samples(make_trainer(tmp_path / "b", chats(6)))
 
 
-def test_tokens_stay_and_what_was_filled_up_before_is_no_token(tmp_path: Path):
+def test_tokens_stay_and_earlier_padding_does_not_count(tmp_path: Path):
     rows = [
         {"input_ids": [5, 6, 7, 0, 0], "attention_mask": [1, 1, 1, 0, 0], "completion_mask": [0, 1, 1, 1, 1]}
     ]

@@ -313,12 +313,12 @@ def test_a_stream_that_fails_never_raises_into_training(is_terminal, error, cloc
     renderer.close()
 
 
-def test_what_is_no_event_is_ignored(renderer, terminal):
+def test_an_unknown_event_is_ignored(renderer, terminal):
     renderer.handle(object())
     assert terminal.getvalue() == ""
 
 
-def test_an_event_with_unexpected_contents_is_no_error(renderer):
+def test_an_event_with_unexpected_contents_is_not_an_error(renderer):
     renderer.handle(events.Logged(step=1, max_steps=2, logs=None))
 
 

@@ -59,7 +59,7 @@ def test_a_run_of_unknown_length_is_finished():
     assert run_status(facts(max_steps=0)) == "finished"
 
 
-def test_a_run_without_anything_to_tell_still_has_its_steps():
+def test_a_run_without_metrics_still_has_its_steps():
     assert "   steps  7" in run_summary(RunFacts(step=7), utf8=True).split("\n")
 
 

@@ -23,7 +23,7 @@ def there_and_back(value):
     return receive(shipped)
 
 
-def test_tied_weights_travel_once_and_stay_tied():
+def test_tied_weights_are_sent_once_and_stay_tied():
     model = nn.ModuleDict({"embed": nn.Embedding(50, 8), "head": nn.Linear(8, 50, bias=False)})
     model["head"].weight = model["embed"].weight
     shipped = ship(model)
@@ -129,7 +129,7 @@ open(sys.argv[1], "wb").write(cloudpickle.dumps(ship(Net())))
 
 
 @pytest.mark.slow
-def test_classes_of_main_travel_by_value(tmp_path):
+def test_classes_of_main_are_pickled_by_value(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out"
     script.write_text(SCRIPT)
     subprocess.run(

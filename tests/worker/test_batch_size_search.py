@@ -62,7 +62,7 @@ def test_losses_are_those_of_a_run_with_the_final_sizes(in_backward: bool, tmp_p
         assert torch.equal(found.model.state_dict()[name], value), name
 
 
-def test_the_table_and_a_note_tell_of_it(tmp_path: Path) -> None:
+def test_the_table_and_a_note_report_it(tmp_path: Path) -> None:
     model = make_model()
     limit_memory(model, most=4)
     events: list[Any] = []
