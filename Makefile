@@ -90,7 +90,7 @@ format: $(HAS_DEV)
 	@$(BIN)/ruff format --quiet .
 
 docs: $(HAS_DOCS)
-	@$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 	@echo "Open site/index.html."
 
 bench: $(HAS_BASE) $(HAS_DATA)

@@ -13,9 +13,19 @@ text { font: 14px system-ui, sans-serif; fill: #1c2430 }
 .key { fill: #dfe4fb; stroke: #3f51b5; stroke-width: 1.5 }
 path { fill: none; stroke: #3f51b5; stroke-width: 1.5; marker-end: url(#tip) }
 .back { stroke-dasharray: 5 4 }
+polygon { fill: #3f51b5 }
+@media (prefers-color-scheme: dark) {
+text { fill: #e6e9f2 }
+.small { fill: #b3bccd }
+.lane { fill: #262a36; stroke: #454c5e }
+.box { fill: #1b1e27; stroke: #8c9eff }
+.key { fill: #34408a; stroke: #8c9eff }
+path { stroke: #8c9eff }
+polygon { fill: #8c9eff }
+}
 </style>
 <defs><marker id="tip" markerWidth="9" markerHeight="8" refX="8" refY="4" orient="auto">
-<polygon points="0 0,9 4,0 8" fill="#3f51b5"/></marker></defs>"""
+<polygon points="0 0,9 4,0 8"/></marker></defs>"""
 
 
 def lane(x: int, y: int, width: int, height: int, title: str) -> str:
@@ -50,10 +60,9 @@ def note(x: int, y: int, text: str) -> str:
 
 
 def drawing(width: int, height: int, parts: list[str]) -> str:
-    """A whole file: on a ground of its own, so that it is readable on a dark page too."""
-    ground = f'<rect width="{width}" height="{height}" rx="8" fill="#ffffff"/>'
+    """A whole file, transparent; its colors follow those of the page."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-    return "\n".join([head, STYLE, ground, *parts, "</svg>\n"])
+    return "\n".join([head, STYLE, *parts, "</svg>\n"])
 
 
 def run() -> str:
