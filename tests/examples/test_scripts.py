@@ -14,16 +14,16 @@ ROOT = Path(__file__).parents[2]
 CATALOGUES = Path("/usr/share/locale/de/LC_MESSAGES")
 
 SCRIPTS = [
-    pytest.param("image_classification.py", [], r"accuracy 0\.\d+ on 360 images", id="images"),
-    pytest.param("custom_loss.py", [], r"accuracy 0\.\d+; of the rare class found", id="loss_of_a_subclass"),
+    pytest.param("image_classification.py", [], r"accuracy 0\.\d+ on 360 held-out images", id="images"),
+    pytest.param("custom_loss.py", [], r"accuracy 0\.\d+; recall of the rare class", id="loss_of_a_subclass"),
     pytest.param(
-        "custom_loss.py", ["--as_function"], r"accuracy 0\.\d+; of the rare class found", id="loss_function"
+        "custom_loss.py", ["--as_function"], r"accuracy 0\.\d+; recall of the rare class", id="loss_function"
     ),
     pytest.param("early_stopping.py", [], "stopped after 3 of 3 steps", id="early_stopping"),
     pytest.param(
         "translation.py",
         ["--num_pairs", "700", "--batch_size", "4"],
-        r"chrF \d+\.\d on 100 messages",
+        r"chrF \d+\.\d on 100 held-out messages",
         id="translation",
         marks=pytest.mark.skipif(not CATALOGUES.is_dir(), reason="no German messages on this machine"),
     ),
@@ -73,8 +73,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("image_classification.py", r"accuracy \d\.\d+ on 8 images"),
-        ("custom_loss.py", r"accuracy \d\.\d+; of the rare class found"),
+        ("image_classification.py", r"accuracy \d\.\d+ on 8 held-out images"),
+        ("custom_loss.py", r"accuracy \d\.\d+; recall of the rare class"),
         ("early_stopping.py", "stopped after 3 of 3 steps"),
     ],
 )
