@@ -1,13 +1,17 @@
-"""The keys of ``accelerator_config``: how the batches of all workers are made, and what of it is refused."""
+"""The keys of ``accelerator_config``: how the batches of all workers are made, and which values are refused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from raytrainer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
+
 
 REFUSED_KEYS: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_seedable_sampler": (
@@ -20,69 +24,76 @@ REFUSED_KEYS: dict[str, tuple[tuple[Any, ...], str]] = {
         "workers are bound to their process by raytrainer. Leave it out, and make no Accelerator before the Trainer.",
     ),
 }
-"""Key -> the values that ask for nothing, and why others are refused. ``non_blocking`` may be anything: pinned batches
-are always copied that way."""
+"""Key -> the values that change nothing, and why others are refused. ``non_blocking`` may have any value: pinned
+batches are always copied asynchronously."""
 
 _ACCUMULATION = ("num_steps", "sync_each_batch")
 
 
-def normalize_accelerator_config(args: Any) -> None:
+def normalize_accelerator_config(args: TrainingArguments) -> None:
     """Make an ``AcceleratorConfig``, and take the number of accumulated micro-batches from it, as Accelerate does.
 
     Raises:
-        ConfigurationError: If ``gradient_accumulation_steps`` says another one, or a key is unknown.
+        ConfigurationError: If ``gradient_accumulation_steps`` has a different value, or a key is unknown.
     """
-    if isinstance(args.accelerator_config, Mapping):
-        args.accelerator_config = AcceleratorConfig(**args.accelerator_config)
+    given = cast("object", args.accelerator_config)  # pyright: ignore[reportUnknownMemberType]
+    if isinstance(given, Mapping):
+        config = AcceleratorConfig(**cast("Mapping[str, Any]", given))
+        args.accelerator_config = config  # pyright: ignore[reportAttributeAccessIssue]
     options = _accumulation(args)
     unknown = sorted(set(options) - set(_ACCUMULATION))
     if unknown:
         raise ConfigurationError(
-            f"accelerator_config={{'gradient_accumulation_kwargs': ...}} has the keys {unknown}, and "
-            f"{' and '.join(_ACCUMULATION)} are known (sync_with_dataloader and adjust_scheduler are decided by the "
-            "loop). Leave them out."
+            f"accelerator_config={{'gradient_accumulation_kwargs': ...}} has the unknown keys {unknown}; "
+            f"only {' and '.join(_ACCUMULATION)} can be set (the loop decides sync_with_dataloader and "
+            "adjust_scheduler). Leave them out."
         )
     steps = options.get("num_steps")
     if steps is None:
         return
     if type(steps) is not int or steps < 1:
         raise ConfigurationError(
-            f"num_steps={steps!r} of gradient_accumulation_kwargs is no number of micro-batches: 1 or more was "
-            "expected."
+            f"num_steps={steps!r} in gradient_accumulation_kwargs is not a valid number of micro-batches: a whole "
+            "number of 1 or more was expected. Change it, or set gradient_accumulation_steps instead."
         )
     if args.gradient_accumulation_steps not in (1, steps):
         raise ConfigurationError(
-            f"gradient_accumulation_steps={args.gradient_accumulation_steps} and num_steps={steps} of "
-            "gradient_accumulation_kwargs contradict each other. Keep gradient_accumulation_steps alone."
+            f"gradient_accumulation_steps={args.gradient_accumulation_steps} and num_steps={steps} in "
+            "gradient_accumulation_kwargs contradict each other. Keep only gradient_accumulation_steps."
         )
     args.gradient_accumulation_steps = steps
 
 
-def syncs_each_batch(args: Any) -> bool:
-    """Whether ranks reduce gradients after every micro-batch, and not only after the last one of a step."""
+def config_of(args: TrainingArguments) -> AcceleratorConfig:
+    """Return ``args.accelerator_config`` of normalized arguments as the object that it is by then."""
+    return cast("AcceleratorConfig", args.accelerator_config)  # pyright: ignore[reportUnknownMemberType]
+
+
+def syncs_each_batch(args: TrainingArguments) -> bool:
+    """Whether ranks reduce gradients after every micro-batch, rather than only after the last one of a step."""
     return bool(_accumulation(args).get("sync_each_batch"))
 
 
-def fills_up(args: Any) -> bool:
-    """Whether the last round of a pass is filled up with samples of its start."""
-    return bool(args.accelerator_config.even_batches)
+def fills_up(args: TrainingArguments) -> bool:
+    """Whether the last round of a pass over the data is padded with samples from its start."""
+    return bool(config_of(args).even_batches)
 
 
-def dispatches_batches(args: Any) -> bool:
-    """Whether rank 0 reads for all ranks."""
-    return bool(args.accelerator_config.dispatch_batches)
+def dispatches_batches(args: TrainingArguments) -> bool:
+    """Whether rank 0 reads the data of all ranks."""
+    return bool(config_of(args).dispatch_batches)
 
 
-def check_accelerator_config(args: Any) -> None:
-    """Check each key, and against the other arguments.
+def check_accelerator_config(args: TrainingArguments) -> None:
+    """Check each key, by itself and against the other arguments.
 
     Args:
-        args: Training arguments, of which ``accelerator_config`` is an ``AcceleratorConfig``.
+        args: Training arguments whose ``accelerator_config`` is an ``AcceleratorConfig``.
 
     Raises:
-        ConfigurationError: For the first key that is refused or cannot be done.
+        ConfigurationError: For the first key that is refused or contradicts another argument.
     """
-    config = args.accelerator_config
+    config = config_of(args)
     for key, (harmless, why) in REFUSED_KEYS.items():
         if getattr(config, key, None) not in harmless:
             raise ConfigurationError(
@@ -93,63 +104,68 @@ def check_accelerator_config(args: Any) -> None:
         _check_uneven(args)
     if config.dispatch_batches and args.train_sampling_strategy == "batch_rebalance":
         raise ConfigurationError(
-            "dispatch_batches=True deals out rounds of equal micro-batches, and "
+            "dispatch_batches=True needs micro-batches of equal size, but "
             "train_sampling_strategy='batch_rebalance' makes them of different sizes. Drop one of the two."
         )
     if syncs_each_batch(args) and args.zero is not None:
         raise ConfigurationError(
-            "sync_each_batch=True of gradient_accumulation_kwargs is not available under ZeRO, which itself decides "
-            "when gradients are reduced: under stages 2 and 3 in every micro-batch. Leave it out."
+            "sync_each_batch=True in gradient_accumulation_kwargs is not available with ZeRO, which decides by itself "
+            "when gradients are reduced (stages 2 and 3: after every micro-batch). Leave it out."
         )
 
 
-def _accumulation(args: Any) -> Mapping[str, Any]:
-    return args.accelerator_config.gradient_accumulation_kwargs or {}
+def _accumulation(args: TrainingArguments) -> Mapping[str, Any]:
+    given: object = getattr(config_of(args), "gradient_accumulation_kwargs", None)
+    return cast("Mapping[str, Any]", given or {})
 
 
-def check_split(args: Any, num_ranks: int) -> None:
-    """With ``split_batches``, a batch for all workers must be cut evenly.
+def check_split(args: TrainingArguments, num_ranks: int) -> None:
+    """With ``split_batches``, the batch of all workers must divide evenly.
+
+    Args:
+        args: Training arguments whose ``accelerator_config`` is an ``AcceleratorConfig``.
+        num_ranks: Number of workers.
 
     Raises:
-        ConfigurationError: If it cannot.
+        ConfigurationError: If it does not.
     """
-    if not args.accelerator_config.split_batches:
+    if not config_of(args).split_batches:
         return
     if args.auto_find_batch_size:
         raise ConfigurationError(
-            "split_batches=True fixes the batch of all workers, and auto_find_batch_size=True makes it smaller. Drop "
-            "one of the two."
+            "split_batches=True fixes the batch of all workers, but auto_find_batch_size=True may make it smaller. "
+            "Drop one of the two."
         )
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         size = getattr(args, name)
         if size % num_ranks:
             raise ConfigurationError(
-                f"split_batches=True cuts a batch into one part for each worker, and {name}={size} cannot be cut into "
+                f"split_batches=True splits a batch among the workers, but {name}={size} is not divisible by "
                 f"{num_ranks}. Set it to a multiple of {num_ranks}."
             )
 
 
-def _check_uneven(args: Any) -> None:
-    """Samples count the same, whoever has them, where what they count is known."""
+def _check_uneven(args: TrainingArguments) -> None:
+    """Without ``even_batches``, samples count the same on every rank only if the sizes of micro-batches are known."""
     for name, is_so, why in (
         (
             "train_sampling_strategy='batch_rebalance'",
             args.train_sampling_strategy == "batch_rebalance",
-            "gives every micro-batch a sample",
+            "needs at least one sample in every micro-batch",
         ),
         (
             "average_tokens_across_devices=False",
             not args.average_tokens_across_devices,
-            "divides by the targets of each worker alone, and one may have none",
+            "divides by the number of targets of each worker, which may be zero",
         ),
         (
             "dataloader_in_order=False",
             not args.dataloader_in_order,
-            "does not tell which micro-batch is the short one",
+            "does not reveal which micro-batch is the short one",
         ),
     ):
         if is_so:
             raise ConfigurationError(
-                f"even_batches=False leaves the last round of the data short of samples, and {name} {why}. Drop one "
+                f"even_batches=False leaves the last round of the data short of samples, but {name} {why}. Drop one "
                 "of the two."
             )

@@ -1,7 +1,7 @@
-"""Names of earlier versions of transformers and what they are today: the one alias table.
+"""Argument names of earlier versions of transformers and their current equivalents: the one alias table.
 
-Each entry translates the value too. A name without an equivalent is accepted where that changes nothing, and refused
-with the reason where it would. One FutureWarning per name and process. This file never sets anything itself.
+Each entry also translates the value. A name without an equivalent is accepted if ignoring it changes nothing, and
+otherwise refused with the reason. One FutureWarning per name and process. This file never sets anything itself.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from raytrainer.errors import ConfigurationError
 
 _warned: set[str] = set()
 _OURS = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(transformers.__file__))
-"""Folders whose lines are never the one that used an old name."""
+"""Folders that a warning never points into: the line that used an old name is outside them."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """A name that ``TrainingArguments`` had once."""
+    """A former name of an argument of ``TrainingArguments``."""
 
     name: str
     kind: type
-    """How a command line reads its value."""
+    """The type that a command line parses its value as."""
     hint: str
-    """What to write today, the end of the warning."""
+    """What to write instead, the end of the warning."""
     translate: Callable[[Any], Mapping[str, Any]]
-    """Value -> today's fields; empty when the value asks for nothing. Raises ConfigurationError to refuse it."""
+    """Value -> current fields; empty if the value changes nothing. Raises ConfigurationError to refuse it."""
     field: str | None = None
-    """The field whose value is the same, if it is only a new name."""
+    """The field with the same meaning, if the argument was only renamed."""
     default: Any = None
-    """What a script reads that did not set it."""
+    """What reading the old name returns if it was not set."""
     harmless: tuple[Any, ...] | None = None
-    """The values that are accepted without effect, where others are refused."""
+    """The values that are accepted without effect; others are refused. None: every value is accepted."""
     refusal: str = ""
     """The error for other values, continuing "name=value "."""
 
@@ -49,13 +49,15 @@ def warn_once(name: str, hint: str) -> None:
         return
     _warned.add(name)
     warnings.warn(
-        f"`{name}` is a name of an earlier version: {hint}.", FutureWarning, stacklevel=callers_level()
+        f"`{name}` is an argument name of an earlier version: {hint}.",
+        FutureWarning,
+        stacklevel=callers_level(),
     )
 
 
 def callers_level() -> int:
-    """The ``stacklevel`` at which a warning of our caller points at the user's own line."""
-    level, frame = 1, sys._getframe(1)
+    """The ``stacklevel`` with which a warning of our caller points at the user's own line."""
+    level, frame = 1, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     # "<string>": the __init__ that dataclasses generate
     while frame.f_back is not None and frame.f_code.co_filename.startswith((*_OURS, "<string>")):
         level, frame = level + 1, frame.f_back
@@ -63,28 +65,28 @@ def callers_level() -> int:
 
 
 def trainer_keyword(tokenizer: Any, processing_class: Any) -> Any:
-    """Return the processing class of a Trainer that may have been given the old ``tokenizer=`` keyword.
+    """Return the processing class of a Trainer that may have been given the former keyword ``tokenizer=``.
 
     Raises:
         ConfigurationError: If both were given and are not the same object.
     """
     if tokenizer is None:
         return processing_class
-    warn_once("tokenizer", "write `processing_class=` to the Trainer today")
+    warn_once("tokenizer", "pass `processing_class=` to the Trainer instead")
     if processing_class is not None and processing_class is not tokenizer:
         raise ConfigurationError(
             f"tokenizer= ({type(tokenizer).__name__}) and processing_class= "
-            f"({type(processing_class).__name__}) were both given, and tokenizer is only the old name of "
-            "processing_class. Pass processing_class= alone."
+            f"({type(processing_class).__name__}) were both given, but tokenizer is only the former name of "
+            "processing_class. Pass only processing_class=."
         )
     return tokenizer
 
 
 def read_legacy(args: Any, name: str) -> Any:
-    """Read an old name from arguments.
+    """Read the value of a former name.
 
     Raises:
-        AttributeError: If it never was one.
+        AttributeError: If no argument ever had this name.
     """
     alias = ALIASES.get(name)
     if alias is None:
@@ -96,7 +98,7 @@ def read_legacy(args: Any, name: str) -> Any:
 
 def _renamed(old: str, new: str, kind: type) -> Alias:
     return Alias(
-        old, kind, f"write `{new}` today", lambda value: {} if value is None else {new: value}, field=new
+        old, kind, f"write `{new}` instead", lambda value: {} if value is None else {new: value}, field=new
     )
 
 
@@ -105,14 +107,14 @@ def _switch(old: str, hint: str, **when_true: Any) -> Alias:
 
 
 def _key_of(old: str, field: str, key: str, kind: type, nothing: tuple[Any, ...] = (None,)) -> Alias:
-    hint = f"write `{field}={{{key!r}: ...}}` today"
+    hint = f"write `{field}={{{key!r}: ...}}` instead"
     return Alias(old, kind, hint, lambda value: {} if value in nothing else {field: {key: value}})
 
 
 def _gone(
     old: str, kind: type, why: str, *, harmless: tuple[Any, ...] | None = None, do: str = "Leave it out."
 ) -> Alias:
-    """An old name without an equivalent; ``harmless=None`` accepts every value."""
+    """A former name without an equivalent; ``harmless=None`` accepts every value."""
     refusal = f"is an argument of an earlier version, and {why}. {do}"
 
     def refuse_or_ignore(value: Any) -> Mapping[str, Any]:
@@ -137,8 +139,8 @@ def _warmup_ratio(value: Any) -> Mapping[str, Any]:
     ratio = float(value or 0)
     if not 0 <= ratio < 1:
         raise ConfigurationError(
-            f"warmup_ratio={value!r} is no share of the training steps: 0 or more and less than 1 was "
-            "expected. Set warmup_steps to a number of steps instead."
+            f"warmup_ratio={value!r} is not a fraction of the training steps: 0 or more and less than 1 was "
+            "expected. For a number of steps, set warmup_steps instead."
         )
     return {"warmup_steps": ratio} if ratio else {}
 
@@ -155,34 +157,36 @@ _TABLE: tuple[Alias, ...] = (
     Alias(
         "warmup_ratio",
         float,
-        "write `warmup_steps` today, where a number below 1 is a ratio",
+        "write `warmup_steps` instead, where a number below 1 is a ratio",
         _warmup_ratio,
         default=0.0,
     ),
-    _switch("no_cuda", "write `use_cpu` today", use_cpu=True),
+    _switch("no_cuda", "write `use_cpu` instead", use_cpu=True),
     _switch(
         "group_by_length",
-        "write `train_sampling_strategy='group_by_length'` today",
+        "write `train_sampling_strategy='group_by_length'` instead",
         train_sampling_strategy="group_by_length",
     ),
-    _switch("evaluate_during_training", "write `eval_strategy='steps'` today", eval_strategy="steps"),
-    _switch("adafactor", "write `optim='adafactor'` today", optim="adafactor"),
+    _switch("evaluate_during_training", "write `eval_strategy='steps'` instead", eval_strategy="steps"),
+    _switch("adafactor", "write `optim='adafactor'` instead", optim="adafactor"),
     _switch(
         "include_tokens_per_second",
-        "write `include_num_input_tokens_seen='all'` today",
+        "write `include_num_input_tokens_seen='all'` instead",
         include_num_input_tokens_seen="all",
     ),
     _switch(
         "include_inputs_for_metrics",
-        "write `include_for_metrics=['inputs']` today",
+        "write `include_for_metrics=['inputs']` instead",
         include_for_metrics=["inputs"],
     ),
     _key_of("split_batches", "accelerator_config", "split_batches", bool),
     _key_of("dispatch_batches", "accelerator_config", "dispatch_batches", bool),
     _key_of("fsdp_min_num_params", "fsdp_config", "min_num_params", int, (None, 0)),
     _key_of("fsdp_transformer_layer_cls_to_wrap", "fsdp_config", "transformer_layer_cls_to_wrap", str),
-    _gone("overwrite_output_dir", bool, "a run never deletes what output_dir holds; it adds checkpoints"),
-    _gone("use_mps_device", bool, "MPS is used where it is there"),
+    _gone(
+        "overwrite_output_dir", bool, "a run never deletes the contents of output_dir, it adds checkpoints"
+    ),
+    _gone("use_mps_device", bool, "MPS is used where it is available"),
     _gone("fp16_opt_level", str, _AMP),
     _gone("fp16_backend", str, _AMP, harmless=("auto", "amp", "cuda_amp", "cpu_amp", None)),
     _gone("half_precision_backend", str, _AMP, harmless=("auto", "amp", "cuda_amp", "cpu_amp", None)),
@@ -211,12 +215,12 @@ _TABLE: tuple[Alias, ...] = (
     _gone(
         "ray_scope",
         str,
-        "it is about searching hyperparameters",
+        "it concerns hyperparameter search",
         harmless=("last", None),
         do="Leave it out; pick the best trial from the results of the search.",
     ),
 )
 
 ALIASES: dict[str, Alias] = {alias.name: alias for alias in _TABLE}
-"""Old name -> what it is today. ``gradient_checkpointing[_kwargs]`` still are fields, with a warning of the anchor's;
-``logging_dir`` is a field of ours."""
+"""Former name -> its entry. Not among them: ``gradient_checkpointing[_kwargs]``, which are still fields and of which
+transformers itself warns, and ``logging_dir``, which is a field of this package."""

@@ -1,22 +1,25 @@
 """Arguments that contradict each other.
 
 The rules are those of ``transformers.TrainingArguments``, with messages that say what to do, and those that only a
-trainer with workers on other machines needs. One function per rule. Pure: nothing here looks at a device, so a driver
-without a GPU may ask for bf16 on workers with GPUs.
+trainer with workers on other machines needs. One function per rule. Nothing here looks at a device, so a driver without
+a GPU may ask for bf16 on workers with GPUs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from raytrainer.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
 
-def check_combinations(args: Any) -> None:
+
+def check_combinations(args: TrainingArguments) -> None:
     """Check strategies, intervals and precisions against each other.
 
     Args:
@@ -29,8 +32,8 @@ def check_combinations(args: Any) -> None:
         rule(args)
 
 
-def check_placement(args: Any) -> None:
-    """Check what is asked of devices and of sharding against each other.
+def check_placement(args: TrainingArguments) -> None:
+    """Check requests about devices and sharding against each other.
 
     Args:
         args: Training arguments that were normalized.
@@ -42,7 +45,7 @@ def check_placement(args: Any) -> None:
         rule(args)
 
 
-def intervals_are_steps(args: Any) -> None:
+def intervals_are_steps(args: TrainingArguments) -> None:
     """An interval is a whole number of steps, or a fraction of all steps."""
     for kind, strategy in (
         ("logging", args.logging_strategy),
@@ -63,7 +66,7 @@ def intervals_are_steps(args: Any) -> None:
             )
 
 
-def evaluation_has_an_interval(args: Any) -> None:
+def evaluation_has_an_interval(args: TrainingArguments) -> None:
     """Evaluation in steps needs an interval, its own or that of logging."""
     if args.eval_strategy == IntervalStrategy.STEPS and not args.eval_steps and not args.logging_steps:
         raise ConfigurationError(
@@ -72,21 +75,25 @@ def evaluation_has_an_interval(args: Any) -> None:
         )
 
 
-def best_model_has_its_checkpoint(args: Any) -> None:
+def best_model_has_its_checkpoint(args: TrainingArguments) -> None:
     """The best evaluation must coincide with a checkpoint, or its weights are lost."""
     if not args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST:
         return
-    eval_strategy, save_strategy = args.eval_strategy.value, args.save_strategy.value
+    eval_strategy, save_strategy = (
+        IntervalStrategy(args.eval_strategy).value,
+        SaveStrategy(args.save_strategy).value,
+    )
     if eval_strategy != save_strategy:
         raise ConfigurationError(
             f"load_best_model_at_end=True needs a checkpoint at each evaluation, but "
             f"eval_strategy={eval_strategy!r} and save_strategy={save_strategy!r} differ. Set both to "
             "the same value, or save_strategy='best'."
         )
-    if eval_strategy == "steps" and not _is_multiple(args.save_steps, args.eval_steps):
+    eval_steps = args.eval_steps or args.logging_steps
+    if eval_strategy == "steps" and not _is_multiple(args.save_steps, eval_steps):
         raise ConfigurationError(
             f"load_best_model_at_end=True needs save_steps to be a multiple of eval_steps (both in steps, "
-            f"or both as a fraction below 1), but found save_steps={args.save_steps} and eval_steps={args.eval_steps}. "
+            f"or both as a fraction below 1), but found save_steps={args.save_steps} and eval_steps={eval_steps}. "
             "Set save_steps to eval_steps, or save_strategy='best'."
         )
 
@@ -101,7 +108,7 @@ def _is_multiple(steps: float, of: float) -> bool:
     return round(steps * scale) % round(of * scale) == 0
 
 
-def best_strategy_has_a_metric(args: Any) -> None:
+def best_strategy_has_a_metric(args: TrainingArguments) -> None:
     """``save_strategy="best"`` compares evaluations."""
     if args.save_strategy != SaveStrategy.BEST:
         return
@@ -117,8 +124,8 @@ def best_strategy_has_a_metric(args: Any) -> None:
         )
 
 
-def precisions_exclude_each_other(args: Any) -> None:
-    """A run has one compute precision."""
+def precisions_exclude_each_other(args: TrainingArguments) -> None:
+    """A run computes in one precision."""
     for one, other in (("fp16", "bf16"), ("fp16_full_eval", "bf16_full_eval")):
         if getattr(args, one) and getattr(args, other):
             raise ConfigurationError(
@@ -126,8 +133,8 @@ def precisions_exclude_each_other(args: Any) -> None:
             )
 
 
-def precision_fits_the_requested_device(args: Any) -> None:
-    """What a CPU cannot do is refused as soon as it is certain that the workers run on CPUs."""
+def precision_fits_the_requested_device(args: TrainingArguments) -> None:
+    """Refuse what a CPU cannot do as soon as it is certain that the workers run on CPUs."""
     on_cpu = "use_cpu=True" if args.use_cpu else "use_gpu=False" if args.use_gpu is False else None
     if on_cpu is None:
         return
@@ -144,17 +151,17 @@ def precision_fits_the_requested_device(args: Any) -> None:
         raise ConfigurationError(f"ddp_backend='nccl' with {on_cpu}: NCCL needs GPUs. Leave ddp_backend out.")
 
 
-def schedule_sees_metrics(args: Any) -> None:
+def schedule_sees_metrics(args: TrainingArguments) -> None:
     """A schedule that follows a metric needs evaluations."""
     follows = args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
     if follows and args.eval_strategy == IntervalStrategy.NO:
         raise ConfigurationError(
-            f"lr_scheduler_type={args.lr_scheduler_type.value!r} follows an evaluation metric, but "
+            f"lr_scheduler_type={SchedulerType(args.lr_scheduler_type).value!r} follows an evaluation metric, but "
             "eval_strategy='no' never evaluates. Set eval_strategy to 'steps' or 'epoch'."
         )
 
 
-def prefetching_has_processes(args: Any) -> None:
+def prefetching_has_processes(args: TrainingArguments) -> None:
     """Prefetching and keeping loaders alive need loader processes."""
     if args.dataloader_num_workers > 0:
         return
@@ -166,28 +173,26 @@ def prefetching_has_processes(args: Any) -> None:
             )
 
 
-def devices_agree(args: Any) -> None:
+def devices_agree(args: TrainingArguments) -> None:
     """Workers run on CPUs or on GPUs."""
     if not args.use_cpu:
         return
     if args.use_gpu:
-        raise ConfigurationError(
-            "use_cpu=True and use_gpu=True exclude each other. Keep the one that you mean."
-        )
+        raise ConfigurationError("use_cpu=True and use_gpu=True exclude each other. Keep one of them.")
     gpus = args.resources_per_worker.get("GPU", 0) if isinstance(args.resources_per_worker, Mapping) else 0
     if gpus:
         raise ConfigurationError(
             f"use_cpu=True and resources_per_worker={args.resources_per_worker!r} contradict each other: "
-            f"{gpus:g} GPU per worker would be reserved but not used. Leave one of them out."
+            f"{gpus:g} GPU per worker would be reserved but not used. Leave one of the two out."
         )
 
 
-def batch_size_search_needs_whole_models(args: Any) -> None:
-    """A rank that runs out of memory must not leave the others in a collective; sharded models have one per layer."""
+def batch_size_search_needs_whole_models(args: TrainingArguments) -> None:
+    """A rank out of memory must not leave others waiting in a collective, and sharding has several per layer."""
     if args.auto_find_batch_size and args.sharded_by is not None:
         raise ConfigurationError(
             "auto_find_batch_size=True starts over when a worker runs out of memory, but with "
-            f"{args.sharded_by} the other workers would be waiting for it inside the model. Set "
+            f"{args.sharded_by} the other workers would keep waiting for it inside the model. Set "
             "per_device_train_batch_size and gradient_accumulation_steps to sizes that fit."
         )
 
@@ -206,7 +211,7 @@ _PLACEMENT_RULES: tuple[Callable[[Any], None], ...] = (
     devices_agree,
     batch_size_search_needs_whole_models,
 )
-"""Rules about arguments that transformers must not see as they are, since it would look for hardware."""
+"""Rules about arguments that are hidden from transformers while it normalizes, since it would look for hardware."""
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Keywords of earlier versions become today's, and unknown ones are refused with the nearest valid names.
+"""Translate argument names of earlier versions, and refuse unknown names with the nearest valid ones.
 
-Used for keyword construction, dicts, JSON, YAML and command lines alike. An old and a new name that say the same are
-fine, different ones are an error. A field counts as said when its value is not the default.
+Used for keyword construction, dicts, JSON, YAML and command lines alike. A former and a current name may both be given
+if they agree; if they contradict each other, that is an error. A field counts as given if its value is not the default.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import Any, cast
 
 from raytrainer.arguments.aliases import ALIASES, warn_once
 from raytrainer.errors import ConfigurationError, UnknownArgumentError
@@ -24,51 +24,51 @@ def translate_keywords(cls: type, keywords: Mapping[str, Any]) -> tuple[dict[str
         keywords: As the user wrote them.
 
     Returns:
-        The keywords of today, and the old ones with their values.
+        The keywords with current names, and the former names with their values.
 
     Raises:
         UnknownArgumentError: For a keyword that the constructor does not take.
-        ConfigurationError: For an old name that cannot be honoured, or that contradicts a new one.
+        ConfigurationError: For a former name that is not supported any more, or that contradicts a current one.
     """
     parameters = inspect.signature(cls.__init__).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    today: dict[str, Any] = {}
+    current: dict[str, Any] = {}
     legacy: dict[str, Any] = {}
     for name, value in keywords.items():
         if name in parameters:
-            today[name] = value
+            current[name] = value
         elif name in ALIASES:
             legacy[name] = value
         elif takes_any:
-            today[name] = value
+            current[name] = value
         else:
             raise unknown_argument(cls.__name__, [name], list(parameters)[1:])
     defaults = {field.name: field for field in fields(cls)}
     for name, value in legacy.items():
-        apply_alias(name, value, today, defaults)
-    return today, legacy
+        apply_alias(name, value, current, defaults)
+    return current, legacy
 
 
-def apply_alias(name: str, value: Any, today: dict[str, Any], defaults: Mapping[str, Field[Any]]) -> None:
-    """Write the fields that an old name stands for into ``today``.
+def apply_alias(name: str, value: Any, current: dict[str, Any], defaults: Mapping[str, Field[Any]]) -> None:
+    """Write the fields that a former name stands for into ``current``.
 
     Args:
         name: A name of the alias table.
         value: Its value.
-        today: Values of fields, changed in place.
-        defaults: The fields of the arguments, for what counts as said.
+        current: Values of fields, changed in place.
+        defaults: The fields of the arguments; one that has its default counts as not given.
 
     Raises:
-        ConfigurationError: If the value cannot be honoured, or a field says something else.
+        ConfigurationError: If the value is not supported any more, or contradicts a field.
     """
     alias = ALIASES[name]
     warn_once(name, alias.hint)
     for field, new in alias.translate(value).items():
-        old = today.get(field, MISSING)
+        old = current.get(field, MISSING)
         if old is MISSING or _is_default(defaults[field], old):
-            today[field] = new
+            current[field] = new
         else:
-            today[field] = _joined(name, value, field, old, new)
+            current[field] = _joined(name, value, field, old, new)
 
 
 def _is_default(field: Field[Any], value: Any) -> bool:
@@ -81,32 +81,31 @@ def _joined(name: str, value: Any, field: str, old: Any, new: Any) -> Any:
     if plain == new:
         return old
     if isinstance(old, list) and isinstance(new, list):
-        return old + [item for item in new if item not in old]
-    if (
-        isinstance(old, dict)
-        and isinstance(new, dict)
-        and all(old.get(key, new[key]) == new[key] for key in new)
-    ):
-        return old | new
+        items, more = cast("list[Any]", old), cast("list[Any]", new)
+        return items + [item for item in more if item not in items]
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys, added = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        if all(keys.get(key, item) == item for key, item in added.items()):
+            return keys | added
     if field.endswith("_token"):
-        raise ConfigurationError(f"{name} and {field} hold different tokens. Keep {field} alone.")
+        raise ConfigurationError(f"{name} and {field} are different tokens. Keep only {field}.")
     raise ConfigurationError(
-        f"{name}={value!r} and {field}={plain!r} contradict each other: {name} is the old spelling of "
-        f"{field}={new!r}. Keep {field} alone."
+        f"{name}={value!r} and {field}={plain!r} contradict each other: {name} is the former spelling of "
+        f"{field}={new!r}. Keep only {field}."
     )
 
 
 def unknown_argument(owner: str, names: list[str], known: list[str]) -> UnknownArgumentError:
-    """Make the error for names that nothing takes.
+    """Make the error for unknown names.
 
     Args:
-        owner: Whose arguments they would be.
+        owner: What was given these names; the subject of the message.
         names: The unknown names.
         known: All valid names.
     """
-    names_of_today_and_before = [*known, *ALIASES]
+    current_and_former = [*known, *ALIASES]
     sentences = [
-        f"{owner} has no argument {name!r}.{did_you_mean(name, names_of_today_and_before, count=3)}"
+        f"{owner} has no argument {name!r}.{did_you_mean(name, current_and_former, count=3)}"
         for name in names
     ]
     return UnknownArgumentError(f"{' '.join(sentences)} Correct the name, or leave it out.")

@@ -1,6 +1,6 @@
-"""Names of optimizers that the anchor does not have: our own, and those that users register in this process.
+"""Names of optimizers that transformers does not have: our own, and those that users register in this process.
 
-The catalogue (``raytrainer.optim``) builds them; arguments only have to know that such a name is no mistake.
+The catalog (``raytrainer.optim``) builds them; the arguments only need to accept their names.
 """
 
 from __future__ import annotations

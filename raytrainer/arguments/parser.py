@@ -1,7 +1,7 @@
-"""``HfArgumentParser`` that also reads the names of earlier versions, from command lines, dicts, JSON and YAML files.
+"""``HfArgumentParser`` that also accepts the names of earlier versions, in command lines, dicts, JSON and YAML files.
 
-The parser of transformers works with our arguments too, for the names of today. Old names are options that ``--help``
-does not show; an argument that nothing takes is refused with the nearest valid names.
+The parser of transformers works with our arguments too, for current names. Former names are options that ``--help``
+does not show; an unknown argument is refused with the nearest valid names.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import argparse
 import dataclasses
 import json
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import transformers
-from transformers.hf_argparser import string_to_bool
+from transformers.hf_argparser import DataClassType, string_to_bool  # pyright: ignore[reportUnknownVariableType]
 
 from raytrainer.arguments.aliases import ALIASES
 from raytrainer.arguments.keywords import apply_alias, unknown_argument
@@ -22,10 +22,12 @@ from raytrainer.arguments.training_arguments import TrainingArguments
 
 
 class HfArgumentParser(transformers.HfArgumentParser):
-    """Parses into dataclasses, with the alias table for every ``TrainingArguments`` among them."""
+    """Parses into dataclasses; the alias table applies if one of them is a ``TrainingArguments``."""
 
-    def __init__(self, dataclass_types: Any = None, **kwargs: Any) -> None:
-        super().__init__(dataclass_types, **kwargs)
+    def __init__(
+        self, dataclass_types: DataClassType | Iterable[DataClassType] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(dataclass_types, **kwargs)  # pyright: ignore[reportUnknownMemberType]
         self._taken = {field.name for kind in self.dataclass_types for field in dataclasses.fields(kind)}
         ours = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
         self._arguments = ours[0] if ours else None
@@ -36,14 +38,14 @@ class HfArgumentParser(transformers.HfArgumentParser):
             self._add_alias(name)
 
     def _correct_options(self, kinds: list[type]) -> frozenset[str]:
-        """Let a command line say what a field's annotation allows, where argparse was told less.
+        """Let a command line accept what a field's annotation allows, where transformers declares less.
 
         Returns:
             The options that take one word or several.
         """
-        # Not of the fields: the parser of transformers narrows those while it reads them.
+        # Annotations, not `Field.type`: the parser of transformers narrows that while it reads the fields.
         annotations = {name: hint for kind in kinds for name, hint in typing.get_type_hints(kind).items()}
-        words = set()
+        words: set[str] = set()
         for action in self._actions:
             members = set(typing.get_args(annotations.get(action.dest)))
             if {str, list[str]} <= members:
@@ -65,25 +67,30 @@ class HfArgumentParser(transformers.HfArgumentParser):
             options["type"] = kind
         self.add_argument(*spellings, **options)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse as argparse does, and give what old names said to the fields of today."""
-        parsed, rest = super().parse_known_args(args, namespace)
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does, and move the values of former names to the current fields."""
+        parsed, rest = super().parse_known_args(args, namespace or argparse.Namespace())
         for name in self._words:
-            value = getattr(parsed, name, None)
+            value: list[str] | str | None = getattr(parsed, name, None)
             if isinstance(value, list) and len(value) == 1:
                 setattr(parsed, name, value[0])
         self._translate(vars(parsed))
         return parsed, rest
 
-    def parse_args_into_dataclasses(
-        self, args: Any = None, return_remaining_strings: bool = False, **options: Any
+    def parse_args_into_dataclasses(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, return_remaining_strings: bool = False, **options: Any
     ) -> tuple[Any, ...]:
         """Parse a command line; see ``transformers.HfArgumentParser``.
 
         Raises:
-            ConfigurationError: For an unknown argument, or values that cannot be honoured.
+            ConfigurationError: For an unknown argument, or values that are invalid or not supported.
         """
-        *made, rest = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
+        parsed: tuple[Any, ...] = super().parse_args_into_dataclasses(  # pyright: ignore[reportUnknownMemberType]
+            args, return_remaining_strings=True, **options
+        )
+        made, rest = parsed[:-1], cast("list[str]", parsed[-1])
         self._remember(made)
         if return_remaining_strings:
             return (*made, rest)
@@ -92,13 +99,13 @@ class HfArgumentParser(transformers.HfArgumentParser):
                 word.lstrip("-").partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")
             ]
             raise unknown_argument("The command line", names or rest, sorted(self._known_names()))
-        return tuple(made)
+        return made
 
     def parse_dict(self, args: Mapping[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
         """Fill the dataclasses from a dict; see ``transformers.HfArgumentParser``.
 
         Raises:
-            ConfigurationError: For an unknown key, or values that cannot be honoured.
+            ConfigurationError: For an unknown key, or values that are invalid or not supported.
         """
         values = dict(args)
         self._translate(values)
@@ -117,7 +124,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
                 apply_alias(name, value, values, defaults)
 
     def _remember(self, made: Iterable[Any]) -> None:
-        # A script of that time reads back the names that its user wrote.
+        # Scripts for earlier versions read back the former names that they set.
         for one in made:
             if isinstance(one, TrainingArguments) and self._legacy:
                 vars(one).update(_legacy=dict(self._legacy))
@@ -129,5 +136,5 @@ class HfArgumentParser(transformers.HfArgumentParser):
 
 
 def _text_or_flag(word: str) -> str | bool:
-    """The value of an option that takes text, or true and false."""
+    """The value of an option that takes text or a boolean."""
     return {"true": True, "false": False}.get(word.lower(), word)

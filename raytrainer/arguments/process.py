@@ -1,30 +1,33 @@
-"""What arguments know of the process that they are bound to.
+"""The properties of arguments that depend on the process: device, rank, world size, batch sizes.
 
-Before ``resolve`` the answers are those of a driver: the CPU, and the rank that a launcher wrote into the environment,
-if one did. After it they come from the placement. Reading any of them never initialises a device, a process group or
-an Accelerate state, and a pickle or a copy of bound arguments is not bound.
+Before ``resolve`` they have the values of a driver: the CPU, and the rank from a launcher's environment variables, if
+there are any. After it they come from the placement. Reading them never initializes a device, a process group or an
+Accelerate state, and a pickle or a copy of bound arguments is not bound.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
 from transformers.training_args import ParallelMode
-from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
-from transformers.utils.import_utils import enable_tf32
+from transformers.utils.import_utils import enable_tf32, is_torch_bf16_gpu_available, is_torch_tf32_available
 
-from raytrainer.arguments.accelerator_config import check_split
+from raytrainer.arguments.accelerator_config import check_split, config_of
 from raytrainer.arguments.placement import Placement
 from raytrainer.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
+
+
 _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Set by ``torchrun`` and ``accelerate launch``: a script knows its rank before anything is made."""
+"""Set by ``torchrun`` and ``accelerate launch``, so that a script knows its rank from the start."""
 
 
 def _launched(name: str) -> int | None:
@@ -34,18 +37,19 @@ def _launched(name: str) -> int | None:
 
 
 class BoundToProcess:
-    """The part of the arguments that belongs to one process; mixed into ``TrainingArguments``."""
+    """The part of the arguments that depends on the process; mixed into ``TrainingArguments``."""
 
     def resolve(self, placement: Placement) -> None:
-        """Bind the arguments to a process, and check that its device can do what they ask for.
+        """Bind the arguments to a process, and check that its device supports what they ask for.
 
         Args:
-            placement: Where the process stands. The same one again changes nothing, another one binds anew.
+            placement: Rank and device of the process. Binding to the same one again changes nothing; a different one
+                replaces the first.
 
         Raises:
-            ConfigurationError: If the device cannot do what was asked for.
+            ConfigurationError: If the device does not support what was asked for.
         """
-        args: Any = self
+        args = self._arguments
         if self.placement == placement:
             return
         check_device(args, placement)
@@ -68,8 +72,12 @@ class BoundToProcess:
         self.__dict__["_placement"] = placement
 
     @property
+    def _arguments(self) -> TrainingArguments:
+        return cast("TrainingArguments", self)
+
+    @property
     def placement(self) -> Placement | None:
-        """Where this process stands, or None before ``resolve``."""
+        """Rank and device of this process, or None before ``resolve``."""
         return self.__dict__.get("_placement")
 
     @property
@@ -94,30 +102,29 @@ class BoundToProcess:
 
     @property
     def n_gpu(self) -> int:
-        """1 on an accelerator, 0 on CPU and before ``resolve``; never several, since workers have one device each."""
+        """1 on an accelerator, 0 on CPU and before ``resolve``; never more, since a worker has one device."""
         return self.placement.num_gpus if self.placement is not None else 0
 
     @property
     def world_size(self) -> int:
-        """Number of processes; before ``resolve`` the launcher's, else the requested number of workers, or 1."""
+        """Number of processes; before ``resolve`` that of the launcher, else the requested number of workers, or 1."""
         if self.placement is not None:
             return self.placement.world_size
-        args: Any = self
-        return _launched("WORLD_SIZE") or args.num_workers or 1
+        return _launched("WORLD_SIZE") or self._arguments.num_workers or 1
 
     @property
     def process_index(self) -> int:
-        """Rank of this process; before ``resolve`` the launcher's, or 0."""
+        """Rank of this process; before ``resolve`` that of the launcher, or 0."""
         return self.placement.rank if self.placement is not None else _launched("RANK") or 0
 
     @property
     def local_process_index(self) -> int:
-        """Rank of this process on its node; before ``resolve`` the launcher's, or 0."""
+        """Rank of this process on its node; before ``resolve`` that of the launcher, or 0."""
         return self.placement.local_rank if self.placement is not None else _launched("LOCAL_RANK") or 0
 
     @property
     def parallel_mode(self) -> ParallelMode:
-        """``DISTRIBUTED`` with several processes; ``NOT_DISTRIBUTED`` (one process, several GPUs) never happens."""
+        """``DISTRIBUTED`` with several processes; ``NOT_DISTRIBUTED`` (one process, several GPUs) does not occur."""
         return ParallelMode.DISTRIBUTED if self.world_size > 1 else ParallelMode.NOT_PARALLEL
 
     @property
@@ -130,67 +137,67 @@ class BoundToProcess:
     @property
     def train_batch_size(self) -> int:
         """Samples of a micro-batch in one process."""
-        return self._part(self.per_device_train_batch_size)  # type: ignore[attr-defined]
+        return self._part(self._arguments.per_device_train_batch_size)
 
     @property
     def eval_batch_size(self) -> int:
         """Samples of an evaluation batch in one process."""
-        return self._part(self.per_device_eval_batch_size)  # type: ignore[attr-defined]
+        return self._part(self._arguments.per_device_eval_batch_size)
 
     def _part(self, batch_size: int) -> int:
-        """A process's part of a batch that ``split_batches`` cuts for all of them."""
-        splits = self.accelerator_config.split_batches  # type: ignore[attr-defined]
+        """The share of this process in a batch that ``split_batches`` divides among all processes."""
+        splits = config_of(self._arguments).split_batches
         return batch_size // self.world_size if splits else batch_size
 
     @contextlib.contextmanager
-    def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
-        """All ranks: let the main process do something before the others do it.
+    def main_process_first(self, local: bool = True, desc: str = "work") -> Generator[None]:
+        """All ranks: let the main process run the block before the others do.
 
         Args:
-            local: The main process of each node goes first, else that of the run.
-            desc: What is done, for readers of the code.
+            local: Whether the main process of each node goes first, rather than only that of the run.
+            desc: A description of the block, for readers of the code.
         """
-        # Before `resolve`, and where no group exists, there is nobody to wait for.
+        # Before `resolve`, and without a process group, there is no other process to wait for.
         waits = self.placement is not None and self.placement.world_size > 1 and dist.is_initialized()
         is_main = (self.local_process_index if local else self.process_index) == 0
         if waits and not is_main:
-            dist.barrier()
+            dist.barrier()  # pyright: ignore[reportUnknownMemberType]
         try:
             yield
         finally:
             if waits and is_main:
-                dist.barrier()
+                dist.barrier()  # pyright: ignore[reportUnknownMemberType]
 
 
-def check_device(args: Any, placement: Placement) -> None:
-    """Refuse what the device of a process cannot do, instead of quietly doing something else.
+def check_device(args: TrainingArguments, placement: Placement) -> None:
+    """Refuse what the device of a process does not support, instead of silently doing something else.
 
     Raises:
-        ConfigurationError: If the arguments ask for more than the device can.
+        ConfigurationError: If the device does not support what the arguments ask for.
     """
     device = placement.device
     here = f"rank {placement.rank} runs on {device}"
     if device.type == "cpu":
         if args.use_gpu:
             raise ConfigurationError(
-                f"use_gpu=True, but {here}: no GPU is visible to it. Check CUDA_VISIBLE_DEVICES and the "
-                "driver on that node, or leave use_gpu out."
+                f"use_gpu=True, but {here}, where no GPU is visible. Check CUDA_VISIBLE_DEVICES and the "
+                "driver of that node, or leave use_gpu out."
             )
         if args.mixed_precision == "fp16":
             raise ConfigurationError(
-                f"fp16 was asked for, but {here}: fp16 training needs a GPU, on CPU it would quietly be "
+                f"fp16 was asked for, but {here}: fp16 training needs a GPU; on a CPU it would silently be "
                 "fp32. Use bf16=True, or train on GPUs."
             )
     elif args.use_cpu:
-        raise ConfigurationError(f"use_cpu=True, but {here}. Place it on the CPU, or leave use_cpu out.")
+        raise ConfigurationError(f"use_cpu=True, but {here}. Run it on a CPU, or leave use_cpu out.")
     elif (
         args.bf16 or args.bf16_full_eval or args.mixed_precision == "bf16"
     ) and not is_torch_bf16_gpu_available():
         raise ConfigurationError(
-            f"bf16 was asked for, but {here}, which does not do bf16 (NVIDIA: Ampere or newer). Use "
-            "fp16=True there, or place workers on other GPUs with accelerator_type=."
+            f"bf16 was asked for, but {here}, which does not support bf16 (on NVIDIA, Ampere or newer does). Use "
+            "fp16=True, or place the workers on other GPUs with accelerator_type=."
         )
     if args.tf32 and (device.type == "cpu" or not is_torch_tf32_available()):
         raise ConfigurationError(
-            f"tf32=True, but {here}, which has no TF32 mode (NVIDIA: Ampere or newer). Leave tf32 out."
+            f"tf32=True, but {here}, which does not support TF32 (on NVIDIA, Ampere or newer does). Leave tf32 out."
         )

@@ -1,9 +1,9 @@
 """Folds Ray's own ``ScalingConfig`` and ``RunConfig`` into the flat fields of the arguments.
 
-For people who hold Ray's objects already. Each is taken as Ray means it; saying the same thing twice differently is an
-error, and so is whatever this package does not honour. An argument counts as said when it is not at its default;
-Ray's objects say everything that is not None in them, except for what ``RunConfig`` fills in by itself. The objects
-are read by attribute: this file never imports ray.
+For users who already have Ray's objects. Each option keeps the meaning that it has in Ray; contradictions are errors,
+and so are options that this package does not support. An argument counts as given if its value is not the default; an
+option of Ray's objects, if it is not None and not what ``RunConfig`` fills in by itself. The objects are read by
+attribute: this file never imports ray.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raytrainer.arguments.ray_options import RayOptions
 from raytrainer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ DEFAULT_OUTPUT_DIR = "trainer_output"
 """What ``output_dir=None`` becomes."""
 _RAY_STORAGE = "~/ray_results"
 _RAY_RUN_NAME = "ray_train_run-"
-"""How the names begin that ``RunConfig`` gives to runs that have none."""
+"""Prefix of the names that ``RunConfig`` generates for unnamed runs."""
 
 _SHARED = (
     "num_workers",
@@ -50,12 +52,12 @@ _RUN_REFUSALS: tuple[_Refusal, ...] = (
     (
         "storage_filesystem",
         lambda v: v is None,
-        "checkpoints are written to a path that every worker sees. Mount the storage and pass output_dir=",
+        "checkpoints are written to a path that every worker shares. Mount the storage and pass output_dir=",
     ),
     (
         "callbacks",
         lambda v: not v,
-        "they are Ray Train's own. Pass TrainerCallbacks as callbacks= to the Trainer",
+        "they are callbacks of Ray Train. Pass TrainerCallbacks as callbacks= to the Trainer",
     ),
     (
         "worker_runtime_env",
@@ -87,7 +89,7 @@ _LOGGING_REFUSALS: tuple[_Refusal, ...] = (
 )
 
 
-def merge_ray_objects(args: RayOptions, scaling_config: Any = None, run_config: Any = None) -> None:
+def merge_ray_objects(args: TrainingArguments, scaling_config: Any = None, run_config: Any = None) -> None:
     """Fold Ray's objects into the fields of ``args``, which is changed in place.
 
     Args:
@@ -96,7 +98,7 @@ def merge_ray_objects(args: RayOptions, scaling_config: Any = None, run_config: 
         run_config: A ``ray.train.RunConfig``, or None.
 
     Raises:
-        ConfigurationError: If both say the same thing differently, or an object asks for what is not honoured.
+        ConfigurationError: If they contradict each other, or an object asks for what is not supported.
     """
     if scaling_config is not None:
         _expect("scaling_config", scaling_config, "num_workers", "ray.train.ScalingConfig")
@@ -109,22 +111,22 @@ def merge_ray_objects(args: RayOptions, scaling_config: Any = None, run_config: 
 def _expect(keyword: str, config: Any, attribute: str, wanted: str) -> None:
     if not hasattr(config, attribute):
         raise ConfigurationError(
-            f"{keyword}= got a {type(config).__name__}, where a {wanted} was expected. Pass one, or set "
+            f"{keyword}= got a {type(config).__name__}, but a {wanted} was expected. Pass one, or set "
             "the options in TrainingArguments (num_workers, use_gpu, max_failures, output_dir, ...)."
         )
 
 
-def _merge_scaling(args: RayOptions, config: Any) -> None:
+def _merge_scaling(args: TrainingArguments, config: Any) -> None:
     _refuse(config, "scaling_config", _SCALING_REFUSALS)
     if isinstance(getattr(config, "label_selector", None), list):
         raise ConfigurationError(
-            "scaling_config.label_selector is a list with one selector per worker, and all workers get the "
-            "same one here. Give one dict of labels."
+            "scaling_config.label_selector is a list with one selector per worker, but here all workers get "
+            "the same one. Give one dict of labels."
         )
     workers = getattr(config, "num_workers", None)
     if isinstance(workers, tuple | list):
         raise ConfigurationError(
-            f"scaling_config.num_workers={workers!r} asks for an elastic number of workers, and this "
+            f"scaling_config.num_workers={workers!r} asks for an elastic number of workers, but this "
             "version of raytrainer trains with a fixed one. Give one number."
         )
     for name in _SHARED:
@@ -132,19 +134,17 @@ def _merge_scaling(args: RayOptions, config: Any) -> None:
         if theirs is None:
             continue
         ours = getattr(args, name)
-        if not _is_said(args, name) or ours == theirs:
+        if not _is_given(args, name) or ours == theirs:
             setattr(args, name, theirs)
             continue
-        note = (
-            " (Ray's default, if you did not write it)" if _RAY_DEFAULTS.get(name, MISSING) == theirs else ""
-        )
+        note = " (Ray's default, if you did not set it)" if _RAY_DEFAULTS.get(name, MISSING) == theirs else ""
         raise ConfigurationError(
             f"TrainingArguments says {name}={ours!r} and scaling_config says {name}={theirs!r}{note}. They "
-            "must agree: say it in one place only."
+            "must agree: set it in one place only."
         )
 
 
-def _merge_run(args: RayOptions, config: Any) -> None:
+def _merge_run(args: TrainingArguments, config: Any) -> None:
     _refuse(config, "run_config", _RUN_REFUSALS)
     _refuse(getattr(config, "checkpoint_config", None), "run_config.checkpoint_config", _CHECKPOINT_REFUSALS)
     _refuse(getattr(config, "logging_config", None), "run_config.logging_config", _LOGGING_REFUSALS)
@@ -154,25 +154,25 @@ def _merge_run(args: RayOptions, config: Any) -> None:
     _merge_output_dir(args, config)
 
 
-def _merge_failures(args: RayOptions, theirs: int | None) -> None:
+def _merge_failures(args: TrainingArguments, theirs: int | None) -> None:
     if not theirs:
-        # RunConfig puts 0 there by itself, so it cannot mean that nothing shall be started again.
+        # RunConfig puts 0 there by itself, so it cannot be read as a wish for no restarts.
         if theirs == 0 and args.max_failures != 0:
             logger.info(
-                "run_config leaves max_failures at 0, Ray's default; workers are started again up to %d "
+                "run_config leaves max_failures at 0, Ray's default; workers are restarted up to %d "
                 "times. Set max_failures=0 in TrainingArguments for no restart.",
                 args.max_failures,
             )
         return
-    if _is_said(args, "max_failures") and args.max_failures != theirs:
+    if _is_given(args, "max_failures") and args.max_failures != theirs:
         raise ConfigurationError(
             f"TrainingArguments says max_failures={args.max_failures} and run_config.failure_config says "
-            f"max_failures={theirs}. They must agree: say it in one place only."
+            f"max_failures={theirs}. They must agree: set it in one place only."
         )
     args.max_failures = theirs
 
 
-def _merge_output_dir(args: Any, config: Any) -> None:
+def _merge_output_dir(args: TrainingArguments, config: Any) -> None:
     name = getattr(config, "name", None)
     storage = getattr(config, "storage_path", None)
     named = bool(name) and not str(name).startswith(_RAY_RUN_NAME)
@@ -190,7 +190,7 @@ def _merge_output_dir(args: Any, config: Any) -> None:
     if not inside and not _is_same_place(ours, theirs):
         raise ConfigurationError(
             f"TrainingArguments says output_dir={ours!r} and run_config puts the run into {theirs!r} "
-            "(storage_path/name). They must be the same directory: say it in one place only."
+            "(storage_path/name). They must be the same directory: set it in one place only."
         )
 
 
@@ -200,7 +200,7 @@ def _is_same_place(one: str, other: str) -> bool:
     return os.path.abspath(os.path.expanduser(one)) == os.path.abspath(os.path.expanduser(other))
 
 
-def _is_said(args: RayOptions, name: str) -> bool:
+def _is_given(args: TrainingArguments, name: str) -> bool:
     """Whether a field was set to something other than its default."""
     default = next(field.default for field in fields(args) if field.name == name)
     return getattr(args, name) != default
@@ -211,5 +211,5 @@ def _refuse(config: Any, where: str, refusals: tuple[_Refusal, ...]) -> None:
         value = getattr(config, name, None)
         if not is_harmless(value):
             raise ConfigurationError(
-                f"{where}.{name}={value!r} is not honoured by this version of raytrainer: {advice}."
+                f"{where}.{name}={value!r} is not supported by this version of raytrainer: {advice}."
             )

@@ -1,14 +1,14 @@
 """Where and how the workers run: Ray's options as flat fields of ``TrainingArguments``.
 
-Flat, so that a command line, a JSON file and a YAML file reach them. Values are normalized and checked one by one
-here; what the cluster can give is checked where the cluster is known. This file never imports ray.
+Flat, so that a command line, a JSON file and a YAML file can set them. Each value is normalized and checked by itself
+here; what the cluster can provide is checked where the cluster is known. This file never imports ray.
 """
 
 # No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields below.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from raytrainer.errors import ConfigurationError
 
@@ -17,13 +17,13 @@ PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
 @dataclass(repr=False)
 class RayOptions:
-    """Fields that say how many workers run, on what, and how often they are started again."""
+    """How many workers run, with which resources, and how often they are restarted."""
 
     num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of workers, each with one device. Default: one per GPU of the cluster, and one "
-            "where there is no GPU. 0: train in this process, without Ray."
+            "help": "Number of workers, each with one device. Default: one per GPU of the cluster, or one "
+            "if it has no GPU. 0: train in this process, without Ray."
         },
     )
     use_gpu: bool | None = field(
@@ -38,7 +38,7 @@ class RayOptions:
         default=None,
         metadata={
             "help": 'Resources that each worker reserves, a dict or JSON such as \'{"CPU": 4, "GPU": 1}\'. '
-            "Default: one GPU where GPUs are used, and a fair share of the cores."
+            "Default: one GPU if GPUs are used, and an equal share of the cores."
         },
     )
     placement_strategy: str = field(
@@ -62,27 +62,27 @@ class RayOptions:
     max_failures: int = field(
         default=3,
         metadata={
-            "help": "How often the workers are started again after failures in one call of train() or another method, "
+            "help": "How often the workers are restarted after failures within one call of train() or another method, "
             "from the newest committed checkpoint. 0: never. -1: no limit."
         },
     )
     ray_address: str | None = field(
         default=None,
         metadata={
-            "help": "Address of the Ray cluster. Default: the one that RAY_ADDRESS names, else a local Ray "
+            "help": "Address of the Ray cluster. Default: the value of RAY_ADDRESS, else a local Ray "
             "that is started for this script."
         },
     )
     worker_idle_timeout_s: float = field(
         default=300.0,
         metadata={
-            "help": "How long workers wait for the next task (evaluate, predict, ...) before they leave, in seconds."
+            "help": "How long workers wait for the next task (evaluate, predict, ...) before they exit, in seconds."
         },
     )
     cluster_timeout_s: float = field(
         default=60.0,
         metadata={
-            "help": "How long to wait for a cluster that may still grow to the requested workers, in seconds."
+            "help": "How long to wait for a cluster that may still scale up to the requested workers, in seconds."
         },
     )
 
@@ -90,7 +90,7 @@ class RayOptions:
         """Parse JSON strings and check each value.
 
         Raises:
-            ConfigurationError: For a value that can never be right.
+            ConfigurationError: For an invalid value.
         """
         if self.num_workers is not None:
             _check_count("num_workers", self.num_workers, minimum=0)
@@ -99,26 +99,30 @@ class RayOptions:
             _parsed_dict("resources_per_worker", self.resources_per_worker)
         )
         self.label_selector = _parsed_dict("label_selector", self.label_selector)
-        if isinstance(self.placement_strategy, str):
-            self.placement_strategy = self.placement_strategy.upper()
-        if self.placement_strategy not in PLACEMENT_STRATEGIES:
-            raise ConfigurationError(
-                f"placement_strategy={self.placement_strategy!r} is none of {list(PLACEMENT_STRATEGIES)}. "
-                "Take one of them; PACK keeps workers on as few nodes as possible."
-            )
+        self.placement_strategy = _checked_strategy(self.placement_strategy)
         for name in ("worker_idle_timeout_s", "cluster_timeout_s"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
                 raise ConfigurationError(
-                    f"{name}={value!r} is no number of seconds. Give a number of 0 or more, for instance "
+                    f"{name}={value!r} is not a number of seconds. Give a number of 0 or more, for instance "
                     f"{name}=60."
                 )
 
 
-def _check_count(name: str, value: Any, *, minimum: int) -> None:
+def _checked_strategy(value: object) -> str:
+    strategy = value.upper() if isinstance(value, str) else value
+    if strategy not in PLACEMENT_STRATEGIES:
+        raise ConfigurationError(
+            f"placement_strategy={strategy!r} is not one of {list(PLACEMENT_STRATEGIES)}. Use one of them; "
+            "PACK keeps workers on as few nodes as possible."
+        )
+    return str(strategy)
+
+
+def _check_count(name: str, value: object, *, minimum: int) -> None:
     if isinstance(value, tuple | list):
         raise ConfigurationError(
-            f"{name}={value!r} asks for an elastic number of workers, and this version of raytrainer "
+            f"{name}={value!r} asks for an elastic number of workers, but this version of raytrainer "
             f"trains with a fixed one. Give one number, for instance {name}=2."
         )
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -139,24 +143,25 @@ def _parsed_dict(name: str, value: Any) -> dict[str, Any] | None:
             ) from error
     if parsed is None:
         return None
-    if not isinstance(parsed, Mapping) or not all(isinstance(key, str) for key in parsed):
+    keys: list[object] = [*parsed] if isinstance(parsed, Mapping) else [None]
+    if not all(isinstance(key, str) for key in keys):
         raise ConfigurationError(
-            f"{name}={value!r} is a {type(parsed).__name__}, where a dict with string keys was expected. "
+            f"{name}={value!r} is a {type(cast('object', parsed)).__name__}, but a dict with string keys was expected. "
             "Write it as a dict in Python or as a JSON object on the command line."
         )
-    return dict(parsed)
+    return dict(cast("Mapping[str, Any]", parsed))
 
 
 def _checked_resources(resources: dict[str, Any] | None) -> dict[str, float] | None:
     for key, amount in (resources or {}).items():
         if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
             raise ConfigurationError(
-                f"resources_per_worker asks for {key}={amount!r}, which is no amount. Give a number of 0 "
+                f"resources_per_worker asks for {key}={amount!r}, which is not an amount. Give a number of 0 "
                 'or more, for instance {"CPU": 2, "GPU": 1}.'
             )
         if key in ("cpu", "gpu", "Cpu", "Gpu"):
             raise ConfigurationError(
-                f"resources_per_worker has the key {key!r}, and Ray knows {key.upper()!r}. Write it in "
-                "capitals: the small spelling is a custom resource that no node has."
+                f"resources_per_worker has the key {key!r}, but Ray's name is {key.upper()!r}. Write it in "
+                "capitals: in this spelling it is a custom resource that no node has."
             )
     return resources

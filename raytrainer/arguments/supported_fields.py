@@ -1,7 +1,7 @@
-"""What becomes of every argument: honoured, or refused with a reason when it is set.
+"""Which arguments are supported, and which are refused with a reason when they are set.
 
 One table for all fields, so that no argument is accepted and then ignored. A refused field may keep its default; a
-test holds the table against the fields of ``TrainingArguments``. This file never changes an argument.
+test compares the table with the fields of ``TrainingArguments``. This file never changes an argument.
 """
 
 from __future__ import annotations
@@ -9,31 +9,35 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytrainer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
+
 
 _NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 
 
 @dataclass(frozen=True)
 class Supported:
-    """The run does what the field says."""
+    """Every value of the field takes effect."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Values of a field that this version does not do."""
+    """Some values of the field are not supported in this version."""
 
     why: str
-    """What is missing, continuing "not available in this version of raytrainer: "."""
+    """The reason, continuing "not available in this version of raytrainer: "."""
     do: str
-    """What to do instead, a sentence."""
+    """What to do instead, as a sentence."""
     allowed: Collection[Any] = _NOTHING
-    """Values that ask for nothing special."""
+    """Values that change nothing, or that are supported."""
 
     def allows(self, value: Any) -> bool:
-        """Whether a value asks for nothing that is refused."""
+        """Whether a value is not refused."""
         plain = value.value if isinstance(value, Enum) else value
         return any(plain == harmless for harmless in self.allowed)
 
@@ -58,7 +62,7 @@ SUPPORTED: tuple[str, ...] = (
     "label_names",
     "length_column_name",
     "train_sampling_strategy",
-    # optimization: the catalogue decides which names `optim` may have
+    # optimization: the catalog decides which names `optim` may have
     "learning_rate",
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
@@ -139,7 +143,7 @@ SUPPORTED: tuple[str, ...] = (
     "hub_strategy",
     "hub_always_push",
     "hub_revision",
-    # distribution: `local_rank` is taken from launchers, but the runtime knows better
+    # distribution: `local_rank` is accepted from launchers, but the runtime decides it
     "use_cpu",
     "local_rank",
     "ddp_timeout",
@@ -150,7 +154,7 @@ SUPPORTED: tuple[str, ...] = (
     "fsdp",
     "fsdp_config",
     "deepspeed",
-    # repetition, measurement, flags for scripts
+    # reproducibility, measurement, flags for scripts
     "seed",
     "data_seed",
     "full_determinism",
@@ -173,13 +177,13 @@ SUPPORTED: tuple[str, ...] = (
     "accelerator_config",
     "rank_check_steps",
 )
-"""Fields that are honoured whatever their value; one that can never be right is refused in ``values``."""
+"""Fields that take effect whatever their value; invalid values are refused in ``values``."""
 
 
 REFUSED: dict[str, Refusal] = {
     "parallelism_config": Refusal(
-        "tensor and context parallelism could not be tried: on CPU Accelerate takes no ParallelismConfig, and torch's "
-        "context parallel attention has no kernel",
+        "tensor and context parallelism are untested: on CPU Accelerate does not accept a ParallelismConfig, and torch "
+        "has no kernel for context parallel attention",
         "Leave it out. fsdp=True shards over all workers (dp_shard_size), and fsdp='hybrid_shard' with "
         "hybrid_shard_size in groups of them (dp_replicate_size).",
     ),
@@ -189,28 +193,28 @@ REFUSED: dict[str, Refusal] = {
         allowed=(None, "nccl", "gloo"),
     ),
     "save_on_each_node": Refusal(
-        "a checkpoint is one directory that all workers see, committed once", "Leave it out."
+        "a checkpoint is one directory that all workers share, committed once", "Leave it out."
     ),
     "enable_jit_checkpoint": Refusal(
-        "a lost worker costs the steps since the last checkpoint", "Set save_steps lower to lose fewer."
+        "losing a worker costs the steps since the last checkpoint", "Lower save_steps to lose fewer."
     ),
     "debug": Refusal(
-        "of the debug hooks there is 'underflow_overflow'",
+        "the only debug option is 'underflow_overflow'",
         "Use debug='underflow_overflow', or leave it out.",
         allowed=(*_NOTHING, "underflow_overflow", ["underflow_overflow"]),
     ),
 }
-"""Fields of which some values are refused."""
+"""Fields with refused values."""
 
 FIELDS: dict[str, Supported | Refusal] = {**dict.fromkeys(SUPPORTED, Supported()), **REFUSED}
 """Every field of ``TrainingArguments``."""
 
 
-def check_supported(args: Any) -> None:
-    """Refuse arguments that this version does not honour.
+def check_supported(args: TrainingArguments) -> None:
+    """Refuse arguments that this version does not support.
 
     Args:
-        args: Training arguments, before or after their normalisation. Fields of subclasses are left alone.
+        args: Training arguments, before or after normalization. Fields of subclasses are not checked.
 
     Raises:
         ConfigurationError: For the first refused value.

@@ -1,30 +1,33 @@
-"""Arguments of trackers that would do nothing: refused, not ignored."""
+"""Arguments of trackers that would have no effect: refused rather than ignored."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raytrainer.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
 
-def check_trackio(args: Any) -> None:
-    """Check what was asked of Trackio's Spaces and Buckets.
+
+def check_trackio(args: TrainingArguments) -> None:
+    """Check the arguments about Trackio's Spaces and Buckets.
 
     Raises:
-        ConfigurationError: For a place that nothing would be written to.
+        ConfigurationError: For a Space or Bucket that nothing would be written to.
     """
     names = ("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
     given = [name for name in names if getattr(args, name)]
     reporters = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
     if given and not {"trackio", "all"} & set(reporters):
         raise ConfigurationError(
-            f"{given[0]}={getattr(args, given[0])!r} is about Trackio, and report_to={args.report_to!r} does not "
-            f"report to it. Set report_to='trackio', or leave {given[0]} out."
+            f"{given[0]}={getattr(args, given[0])!r} is an argument of Trackio, but report_to={args.report_to!r} does "
+            f"not include it. Set report_to='trackio', or leave {given[0]} out."
         )
     has_space = bool(args.trackio_space_id or os.environ.get("TRACKIO_SPACE_ID"))
     if given and not has_space and not args.push_to_hub:
         raise ConfigurationError(
-            f"{given[0]}={getattr(args, given[0])!r} belongs to a Space, and no Space is named: Trackio would write "
-            "on this machine only. Set trackio_space_id, or leave it out."
+            f"{given[0]}={getattr(args, given[0])!r} needs a Space, but none is named: Trackio would write "
+            "to this machine only. Set trackio_space_id, or leave it out."
         )

@@ -9,7 +9,7 @@ values: it touches no device, creates no process group and no Accelerate state, 
 import contextlib
 import os
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -191,7 +191,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     @property
     def sharded_by(self) -> str | None:
         """The argument that asks to shard the model; None if none does."""
-        return "fsdp" if self.fsdp else "deepspeed" if self.deepspeed else None
+        return "fsdp" if self.fsdp else "deepspeed" if self._deepspeed else None
 
     def normalize_deepspeed(self) -> None:
         """Read DeepSpeed's config, which may be a file, and check it against the other arguments.
@@ -218,9 +218,13 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_against(options, self, world_size=ranks)
 
     @property
+    def _deepspeed(self) -> dict[str, Any] | str | None:
+        return self.deepspeed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+    @property
     def zero(self) -> DeepSpeedOptions | None:
         """What was asked of DeepSpeed; None if it was not asked for."""
-        return read_deepspeed(self.deepspeed)
+        return read_deepspeed(self._deepspeed)
 
     @property
     def _setup_devices(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -232,7 +236,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         super()._validate_args()
 
     @contextlib.contextmanager
-    def _as_if_on_cpu(self) -> Iterator[None]:
+    def _as_if_on_cpu(self) -> Generator[None]:
         """Let transformers normalize values without looking for hardware, then put back what the user asked for."""
         # deepspeed is among them because transformers would set up Accelerate for it.
         looks_at_hardware = (

@@ -1,7 +1,7 @@
-"""Whether the value of one argument can be right at all: its type, its range, its choices.
+"""Whether the value of one argument is valid by itself: its type, its range, its choices.
 
 Strings from YAML files and command lines become numbers here (PyYAML reads ``5e-5`` as text and ``no`` as False).
-What depends on a second argument is in ``combinations``.
+What depends on another argument is in ``combinations``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers.debug_utils import DebugOption
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
@@ -20,6 +21,10 @@ from transformers.training_args import OptimizerNames
 from raytrainer.arguments.optimizer_names import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
 from raytrainer.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
+
 
 _ENUMS: dict[str, type[Enum]] = {
     "eval_strategy": IntervalStrategy,
@@ -57,8 +62,8 @@ _AT_LEAST: dict[str, float] = {
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
 
 
-def coerce_text(args: Any) -> None:
-    """Turn text into the number that its field wants, and YAML's False into ``no``."""
+def coerce_text(args: TrainingArguments) -> None:
+    """Convert text to numbers in fields that hold numbers, and YAML's False to ``no``."""
     for field in fields(args):
         value = getattr(args, field.name)
         if field.name.endswith("_strategy") and value is False:
@@ -72,13 +77,13 @@ def coerce_text(args: Any) -> None:
 
 
 @functools.cache
-def _taking_none(cls: type) -> frozenset[str]:
-    """Names of fields that may be None. Their own ``type`` does not say so any more once a parser has seen it."""
+def _taking_none(cls: type[Any]) -> frozenset[str]:
+    """Names of fields that may be None, by their annotations: a parser narrows their own ``type``."""
     hints = typing.get_type_hints(cls)
     return frozenset(name for name, hint in hints.items() if type(None) in typing.get_args(hint))
 
 
-def _number_type(annotation: Any) -> type[int] | type[float] | None:
+def _number_type(annotation: object) -> type[int] | type[float] | None:
     members = set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
     members.discard(type(None))
     if members == {float}:
@@ -93,22 +98,22 @@ def _to_number(name: str, value: str, number: type[int] | type[float]) -> int | 
         parsed = float(value)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name}={value!r} is text, where a number was expected. Give a number, for instance {name}=1."
+            f"{name}={value!r} is text, but a number was expected. Give a number, for instance {name}=1."
         ) from error
     if number is int or (parsed.is_integer() and "." not in value and "e" not in value.lower()):
         if not parsed.is_integer():
             raise ConfigurationError(
-                f"{name}={value!r} is not a whole number, and one was expected. Round it."
+                f"{name}={value!r} is not a whole number, but one was expected. Round it."
             )
         return int(parsed)
     return parsed
 
 
-def check_values(args: Any) -> None:
+def check_values(args: TrainingArguments) -> None:
     """Check every argument by itself.
 
     Raises:
-        ConfigurationError: For the first value that can never be right.
+        ConfigurationError: For the first invalid value.
     """
     for name, kind in _ENUMS.items():
         if name != "optim" or args.optim not in OPTIMIZERS:
@@ -118,7 +123,7 @@ def check_values(args: Any) -> None:
         wants_number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
         if value is None and wants_number and field.name not in _taking_none(type(args)):
             raise ConfigurationError(
-                f"{field.name}=None, where a number was expected. Leave it out for the default, {field.default}."
+                f"{field.name}=None, but a number was expected. Leave it out for the default, {field.default}."
             )
         if "choices" in field.metadata and value is not None:
             _check_choice(field.name, value, list(field.metadata["choices"]))
@@ -131,7 +136,7 @@ def check_values(args: Any) -> None:
     _check_reporters(args.report_to)
 
 
-def _check_choice(name: str, value: Any, choices: list[Any]) -> None:
+def _check_choice(name: str, value: object, choices: list[Any]) -> None:
     plain = value.value if isinstance(value, Enum) else value
     if plain in choices:
         return
@@ -139,33 +144,38 @@ def _check_choice(name: str, value: Any, choices: list[Any]) -> None:
     raise ConfigurationError(f"{name}={plain!r} is not one of {choices}.{hint}")
 
 
-def _check_number(name: str, value: Any, minimum: float, below: float | None) -> None:
+def _check_number(name: str, value: object, minimum: float, below: float | None) -> None:
     if value is None:
         return
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and value >= minimum and (below is None or value < below):
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and value >= minimum
+        and (below is None or value < below)
+    ):
         return
     wanted = f"a number of {minimum:g} or more" + (f" and less than {below:g}" if below is not None else "")
     raise ConfigurationError(f"{name}={value!r} is not {wanted}. Change it, or leave it out for the default.")
 
 
-def _check_tokens_seen(value: Any) -> None:
+def _check_tokens_seen(value: object) -> None:
     if not isinstance(value, bool):
         _check_choice("include_num_input_tokens_seen", value, ["all", "non_padding", "no"])
 
 
-def _check_debug(value: Any) -> None:
+def _check_debug(value: str | Sequence[object] | None) -> None:
     words = value.split() if isinstance(value, str) else value or []
     for word in words:
         _check_choice("debug", word, [option.value for option in DebugOption])
 
 
-def _check_reporters(value: Any) -> None:
+def _check_reporters(value: str | Sequence[str] | None) -> None:
     names = [value] if isinstance(value, str) else value or []
     named = [name for name in names if name not in ("all", "none")]
     if not named:
         return
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.integrations import integration_utils
 
+    known = cast("Mapping[str, object]", integration_utils.INTEGRATION_TO_CALLBACK)  # pyright: ignore[reportUnknownMemberType]
     for name in named:
-        _check_choice("report_to", name, sorted(INTEGRATION_TO_CALLBACK))
+        _check_choice("report_to", name, sorted(known))

@@ -149,7 +149,7 @@ class SFTConfig(TrainingArguments):
 
     def _take_earlier_names(self) -> None:
         if self.max_seq_length is not None:
-            warn_once("max_seq_length", "write `max_length` today")
+            warn_once("max_seq_length", "write `max_length` instead")
             set_once(self, "max_length", self.max_seq_length, keyword="max_seq_length")
             self.max_seq_length = None
         if self.loss_type == "chunked_nll":

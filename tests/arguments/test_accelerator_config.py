@@ -25,18 +25,18 @@ def test_uneven_batches_are_taken() -> None:
     [
         ({"use_seedable_sampler": False}, {}, "ranks agree on the order"),
         ({"use_configured_state": True}, {}, "make no Accelerator before the Trainer"),
-        ({"split_batches": True}, {"num_workers": 3}, "cannot be cut into 3. Set it to a multiple of 3"),
-        ({"split_batches": True}, {"auto_find_batch_size": True}, "makes it smaller"),
-        ({"even_batches": False}, {"average_tokens_across_devices": False}, "may have none"),
+        ({"split_batches": True}, {"num_workers": 3}, "is not divisible by 3. Set it to a multiple of 3"),
+        ({"split_batches": True}, {"auto_find_batch_size": True}, "make it smaller"),
+        ({"even_batches": False}, {"average_tokens_across_devices": False}, "may be zero"),
         (
             {"even_batches": False},
             {"train_sampling_strategy": "batch_rebalance"},
-            "every micro-batch a sample",
+            "one sample in every micro-batch",
         ),
         ({"even_batches": False}, {"dataloader_in_order": False}, "which micro-batch is the short one"),
         ({"dispatch_batches": True}, {"train_sampling_strategy": "batch_rebalance"}, "of different sizes"),
         ({"gradient_accumulation_kwargs": {"num_steps": 0}}, {}, "1 or more was expected"),
-        ({"gradient_accumulation_kwargs": {"num_step": 2}}, {}, "num_steps and sync_each_batch are known"),
+        ({"gradient_accumulation_kwargs": {"num_step": 2}}, {}, "num_steps and sync_each_batch can be set"),
         (
             {"gradient_accumulation_kwargs": {"num_steps": 2}},
             {"gradient_accumulation_steps": 3},

@@ -191,7 +191,7 @@ def test_each_old_name_warns_once_per_process():
 
 
 def test_warning_names_todays_spelling_and_points_at_the_callers_file():
-    with pytest.warns(FutureWarning, match="write `eval_strategy` today") as caught:
+    with pytest.warns(FutureWarning, match="write `eval_strategy` instead") as caught:
         TrainingArguments(evaluation_strategy="steps")
     assert caught[0].filename == __file__
 
@@ -234,7 +234,7 @@ def test_tokenizer_and_the_same_processing_class_agree():
 
 @old_names
 def test_tokenizer_and_another_processing_class_contradict():
-    with pytest.raises(ConfigurationError, match="processing_class= alone"):
+    with pytest.raises(ConfigurationError, match="Pass only processing_class="):
         trainer_keyword(object(), object())
 
 

@@ -11,10 +11,10 @@ from raytrainer.arguments.hub import repository_name
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"hub_model_id": "a/b/c"}, "hub_model_id='a/b/c' is no name of a repository"),
-        ({"hub_model_id": "my model"}, "hub_model_id='my model' is no name of a repository"),
+        ({"hub_model_id": "a/b/c"}, "hub_model_id='a/b/c' is not a valid name of a repository"),
+        ({"hub_model_id": "my model"}, "hub_model_id='my model' is not a valid name of a repository"),
         ({"hub_private_repo": "yes"}, "hub_private_repo='yes' is neither True nor False"),
-        ({"hub_revision": " "}, "hub_revision=' ' is no name of a branch"),
+        ({"hub_revision": " "}, "hub_revision=' ' is not the name of a branch"),
         ({"hub_revision": "0123456789" * 4}, "is a commit, and an upload makes a new one"),
         (
             {"hub_strategy": "checkpoints"},

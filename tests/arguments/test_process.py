@@ -141,7 +141,7 @@ def test_tf32_without_such_a_gpu_is_refused(on_cpu):
 
 def test_bf16_on_an_old_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(binding, "is_torch_bf16_gpu_available", lambda: False)
-    with pytest.raises(ConfigurationError, match="does not do bf16"):
+    with pytest.raises(ConfigurationError, match="does not support bf16"):
         TrainingArguments(bf16=True).resolve(CUDA)
 
 

@@ -235,8 +235,8 @@ def test_run_config_that_differs_from_output_dir_is_an_error(theirs):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_run_config_that_is_not_honoured_is_refused_with_advice(config, where):
-    with pytest.raises(ConfigurationError, match=f"{where}=.* is not honoured"):
+def test_run_config_that_is_not_supported_is_refused_with_advice(config, where):
+    with pytest.raises(ConfigurationError, match=f"{where}=.* is not supported by"):
         merge_ray_objects(TrainingArguments(), None, config)
 
 
