@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from raytrainer.backends.base import Backend
     from raytrainer.driver.workers import Workers
     from raytrainer.hub.connection import HubConnection
-    from raytrainer.loop.loss import LossScaling
+    from raytrainer.loop.loss_scaling import LossScaling
     from raytrainer.loop.run import TrainRun
     from raytrainer.loop.step import FlopCounter
     from raytrainer.runtimes.base import Runtime

@@ -481,7 +481,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         override = self._compute_loss_override()
         if override is None:
             return True
-        from raytrainer.loop.loss import takes_count
+        from raytrainer.loop.loss_scaling import takes_count
 
         return takes_count(override)
 

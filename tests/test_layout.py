@@ -24,7 +24,7 @@ CLAIMS = {
     "evaluation": {"memory", "numbers", "two_ranks"},
     "hooks": {"differences", "underscore_overrides"},
     "hub": {"failures", "on_ray", "resume", "strategies"},
-    "loop": {"adapters", "events", "extras", "loss_scaling"},
+    "loop": {"adapters", "events", "extras"},
     "optim": {"convex"},
     "runtimes": {"same_losses"},
     "seq2seq": {"generation", "two_ranks"},

@@ -87,7 +87,7 @@ class Fit(TorchTrainer):
         try:
             from ray.train.v2._internal.execution.controller import TrainController
 
-            from raytrainer.driver.restart_policy import AskControl
+            from raytrainer.driver.ray_controller import AskControl
         except ImportError:
             return super()._initialize_and_run_controller(  # pyright: ignore[reportUnknownMemberType]
                 **arguments

@@ -10,8 +10,8 @@ from torch import nn
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
-from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.loss_meter import LossMeter
+from raytrainer.loop.loss_scaling import LossScaling
 from raytrainer.loop.micro_batch_sizes import BatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.plan import Cursor, TrainPlan

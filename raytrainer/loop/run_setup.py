@@ -19,8 +19,8 @@ from raytrainer.backends.base import Backend
 from raytrainer.callbacks.saved_states import restore_states
 from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
 from raytrainer.loop.loop_state import LoopState, read_loop_state
-from raytrainer.loop.loss import LossScaling
 from raytrainer.loop.loss_meter import LossMeter
+from raytrainer.loop.loss_scaling import LossScaling
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
 from raytrainer.optim.catalogue import check_backend, look_up, reduces

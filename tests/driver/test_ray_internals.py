@@ -21,17 +21,17 @@ USED_WITHOUT_IMPORT = [
     ("driver/ray_train.py", "ray.train.v2._internal.execution.controller:TrainController", "get_result"),
     ("driver/ray_train.py", "ray.train.v2._internal.execution.controller:TrainController", "abort"),
     (
-        "driver/restart_policy.py",
+        "driver/ray_controller.py",
         "ray.train.v2._internal.execution.failure_handling:FailureDecision",
         "RETRY",
     ),
     (
-        "driver/restart_policy.py",
+        "driver/ray_controller.py",
         "ray.train.v2._internal.execution.failure_handling:FailureDecision",
         "RAISE",
     ),
     (
-        "driver/restart_policy.py",
+        "driver/ray_controller.py",
         "ray.train.v2._internal.execution.failure_handling:DefaultFailurePolicy",
         "make_decision",
     ),
