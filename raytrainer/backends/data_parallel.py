@@ -33,6 +33,7 @@ class DataParallelBackend:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
+        self._untyped: Any = accelerator
         self.name = "ddp" if accelerator.num_processes > 1 else "single"
         self._parameters: list[nn.Parameter] = []
         self._optimizer: Any = None
@@ -41,7 +42,7 @@ class DataParallelBackend:
 
     def wrap(self, model: nn.Module, *, reduces: bool = True) -> nn.Module:
         self._reduces = reduces
-        wrapped = self.accelerator.prepare_model(model, evaluation_mode=not reduces)
+        wrapped = self._prepare(model, evaluation_mode=not reduces)
         self._prepared.append(self.unwrap(wrapped))
         self._parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
         return wrapped
@@ -49,8 +50,8 @@ class DataParallelBackend:
     def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         optimizer = getattr(optimizer, "optimizer", optimizer)
         # Accelerate's wrapper is needed for the loss scaler of fp16 only; it costs time in every step.
-        if self.accelerator.scaler is not None:
-            optimizer = self.accelerator.prepare_optimizer(optimizer)
+        if self._untyped.scaler is not None:
+            optimizer = self._untyped.prepare_optimizer(optimizer)
         self._optimizer = optimizer
         return model, optimizer
 
@@ -58,32 +59,34 @@ class DataParallelBackend:
         # Accelerate puts autocast into the forward of the user's own module, so that module predicts in the
         # precision of training. Without training before, it is not prepared yet.
         if not in_training and model not in self._prepared:
-            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            model = self._prepare(model, evaluation_mode=True)
             self._prepared.append(model)
         return model
 
+    def _prepare(self, model: nn.Module, *, evaluation_mode: bool) -> nn.Module:
+        return self._untyped.prepare_model(model, evaluation_mode=evaluation_mode)
+
     def unwrap(self, model: nn.Module) -> nn.Module:
-        unwrapped: Any = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        return unwrapped
+        return self._untyped.unwrap_model(model, keep_torch_compile=False)
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         # Users' hooks may read accelerator.sync_gradients, so it is kept true to what happens.
-        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        self._untyped.gradient_state._set_sync_gradients(is_last)
         if is_last or not isinstance(model, DistributedDataParallel):
             return _NO_WRAP
         return model.no_sync()
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-        if self.accelerator.scaler is not None:
-            self.accelerator.backward(loss, retain_graph=retain_graph)
+        if self._untyped.scaler is not None:
+            self._untyped.backward(loss, retain_graph=retain_graph)
         else:
-            loss.backward(retain_graph=retain_graph)
+            loss.backward(retain_graph=retain_graph)  # pyright: ignore[reportUnknownMemberType]
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         if hasattr(self._optimizer, "norm_of_step") and not self._reduces:
             return torch.tensor(float("nan"))  # the optimizer reduces, and knows the norm then
-        if self.accelerator.scaler is not None:
-            self.accelerator.unscale_gradients()
+        if self._untyped.scaler is not None:
+            self._untyped.unscale_gradients()
         return nn.utils.clip_grad_norm_(self._parameters, float("inf") if max_norm is None else max_norm)
 
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:

@@ -88,11 +88,12 @@ class FullyShardedBackend:
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
-        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        gradient_state: Any = self.accelerator.gradient_state
+        gradient_state._set_sync_gradients(is_last)
         return _NO_CONTEXT
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-        loss.backward(retain_graph=retain_graph)
+        loss.backward(retain_graph=retain_graph)  # pyright: ignore[reportUnknownMemberType]
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]

@@ -34,7 +34,7 @@ def choose_units(model: nn.Module, options: ShardingOptions) -> list[nn.Module]:
             f"fsdp_config={{'transformer_layer_cls_to_wrap': [...]}}; it has {_shown(present)}. Or choose "
             "auto_wrap_policy='SIZE_BASED_WRAP' with min_num_params, or 'NO_WRAP'."
         )
-    missing = wanted - present.keys() if options.layer_classes else set()
+    missing = wanted - present.keys() if options.layer_classes else set[str]()
     if missing or not wanted & present.keys():
         raise ConfigurationError(
             f"fsdp_config transformer_layer_cls_to_wrap: {type(model).__name__} has no module of class "
@@ -88,8 +88,10 @@ def check_groups(world_size: int, size: int) -> None:
 
 
 def _declared(model: nn.Module) -> set[str]:
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return set(getattr(base, "_no_split_modules", None) or ())
+    get_base: Any = getattr(model, "get_base_model", None)  # PEFT's
+    base: nn.Module = model if get_base is None else get_base()
+    names: Iterable[str] = getattr(base, "_no_split_modules", None) or ()
+    return set(names)
 
 
 def _by_size(model: nn.Module, smallest: int) -> list[nn.Module]:

@@ -18,7 +18,7 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 from raytrainer.checkpoint.durable_writes import (
@@ -106,7 +106,7 @@ def _make_empty(target: Path) -> None:
 
 
 def _relative_names(target: Path, paths: Iterable[Path]) -> list[str]:
-    names = []
+    names: list[str] = []
     for path in paths:
         relative = path.relative_to(target) if path.is_relative_to(target) else path
         if relative.is_absolute() or not (target / relative).is_file():
@@ -138,7 +138,7 @@ def _share_out(target: Path, claims: list[list[list[str]] | None]) -> list[list[
 
 def _record_files(target: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     """Hash and sync files; their data are still in the page cache, so this reads no disk."""
-    records = {}
+    records: dict[str, FileRecord] = {}
     for name in names:
         with (target / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -187,7 +187,7 @@ def _publish(target: Path, final: Path, *, step: int, manifest: Manifest) -> Non
 
 
 @contextlib.contextmanager
-def _removed_on_error(target: Path, *, is_owner: bool) -> Iterator[None]:
+def _removed_on_error(target: Path, *, is_owner: bool) -> Generator[None]:
     """Rank 0: leave nothing behind when a save fails or is interrupted."""
     try:
         yield
@@ -198,7 +198,7 @@ def _removed_on_error(target: Path, *, is_owner: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _storage_explained(final: Path, *, always: bool = False) -> Iterator[None]:
+def _storage_explained(final: Path, *, always: bool = False) -> Generator[None]:
     """Turn what storage raises into an error that says where, and how much space is left there.
 
     Args:

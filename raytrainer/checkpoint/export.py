@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
 from raytrainer.checkpoint.names import MANIFEST_NAME, WEIGHTS_INDEX_NAME
 from raytrainer.checkpoint.shard_files import stored_shards
 from raytrainer.checkpoint.sharded_weights import part_name
+from raytrainer.checkpoint.tensor_files import each_tensor, write_tensors
 from raytrainer.checkpoint.verify import verify_checkpoint
 from raytrainer.checkpoint.weight_files import find_adapter, find_weights
 from raytrainer.errors import CheckpointError
@@ -95,8 +93,8 @@ def _export(source: Path, target: Path, dtype: torch.dtype | None, max_shard_byt
     if adapter is not None and adapter.suffix == ".safetensors":
         _copy_the_rest(adapter.parent, target)
         (target / adapter.name).unlink(missing_ok=True)
-        tensors = {name: _cast(value, dtype) for name, value in _read([adapter])}
-        safetensors.torch.save_file(tensors, target / adapter.name, metadata={"format": "pt"})
+        tensors = {name: _cast(value, dtype) for name, value in each_tensor([adapter])}
+        write_tensors(target / adapter.name, tensors)
         num_bytes = sum(value.numel() * value.element_size() for value in tensors.values())
         return Exported(num_tensors=len(tensors), num_bytes=num_bytes, files=[adapter.name])
     raise CheckpointError(
@@ -114,10 +112,10 @@ def _write_weights(
     last = 0
 
     def write() -> None:
-        safetensors.torch.save_file(pending, target / part_name(last, count), metadata={"format": "pt"})
+        write_tensors(target / part_name(last, count), pending)
         pending.clear()
 
-    for name, value in _read(paths):
+    for name, value in each_tensor(paths):
         if files[name] != last:
             write()
         last = files[name]
@@ -134,8 +132,8 @@ def _write_weights(
 
 
 def _sizes(paths: list[Path], dtype: torch.dtype | None) -> dict[str, int]:
-    """Bytes of each tensor in the result, in the order in which ``_read`` gives them."""
-    sizes = {}
+    """Bytes of each tensor in the result, in the order of ``each_tensor``."""
+    sizes: dict[str, int] = {}
     for path in paths:
         with path.open("rb") as file:
             table = stored_shards(file)
@@ -155,13 +153,6 @@ def _share_out(sizes: dict[str, int], max_bytes: int) -> dict[str, int]:
         files[name] = number
         filled += size
     return files
-
-
-def _read(paths: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    for path in paths:
-        with safetensors.safe_open(path, framework="pt") as file:
-            for name in sorted(file.keys()):
-                yield name, file.get_tensor(name)
 
 
 def _cast(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

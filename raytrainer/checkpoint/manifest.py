@@ -16,7 +16,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from raytrainer._version import __version__
 from raytrainer.checkpoint.names import MANIFEST_NAME
@@ -80,9 +80,10 @@ class Manifest:
         Raises:
             ValueError: If it is not the text that ``to_json`` gave; says what is wrong.
         """
-        body = json.loads(text)
-        if not isinstance(body, dict):
-            raise ValueError(f"it holds a {type(body).__name__} where an object was expected")  # noqa: TRY004
+        found: Any = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__} where an object was expected")  # noqa: TRY004
+        body = cast("dict[str, Any]", found)
         digest = body.pop("digest", None)
         if digest != _digest(body):
             raise ValueError("its content does not have the hash that it names")

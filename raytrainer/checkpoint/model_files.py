@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import transformers
 from torch import nn
@@ -31,6 +30,7 @@ from raytrainer.checkpoint.sharded_weights import (
     original_class,
     save_in_parts,
 )
+from raytrainer.checkpoint.tensor_files import read_tensors, write_tensors
 from raytrainer.checkpoint.weight_files import WeightFiles, find_adapter, find_weights, read_shapes
 from raytrainer.errors import CheckpointError
 from raytrainer.layout.ranks import current_rank
@@ -64,7 +64,7 @@ def save_model_weights(
             model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
     else:
         tensors = _savable(model.state_dict() if state_dict is None else state_dict)
-        safetensors.torch.save_file(tensors, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+        write_tensors(directory / WEIGHTS_NAME, tensors)
     if processing_class is not None:
         processing_class.save_pretrained(directory)
     after = _stamps(directory)
@@ -116,11 +116,7 @@ def _load_safetensors(model: nn.Module, directory: Path, weights: WeightFiles) -
         load_sharded_weights(model, weights.paths)
         return
     for path in weights.paths:
-        try:
-            tensors = safetensors.torch.load_file(path, device="cpu")
-        except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-        model.load_state_dict(tensors, strict=False)
+        model.load_state_dict(read_tensors(path), strict=False)
 
 
 def _load_torch_files(model: nn.Module, directory: Path, weights: WeightFiles) -> None:
@@ -143,9 +139,13 @@ def _load_torch_files(model: nn.Module, directory: Path, weights: WeightFiles) -
 def _load_converted(model: nn.Module, directory: Path) -> None:
     """Read what transformers saved under other names: only its own ``from_pretrained`` knows the way back."""
     assert isinstance(model, PreTrainedModel)
-    load: Any = original_class(model).from_pretrained
+    untyped: Any = original_class(model)
+    loaded: nn.Module
+    info: dict[str, Any]
     with _without_progress_bars():
-        loaded, info = load(directory, config=model.config, dtype=model.dtype, output_loading_info=True)
+        loaded, info = untyped.from_pretrained(
+            directory, config=model.config, dtype=model.dtype, output_loading_info=True
+        )
     wrong = [
         str(entry) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for entry in info[kind]
     ]
@@ -166,18 +166,21 @@ def _copy(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 def _load_adapter(model: Any, file: Path) -> None:
     """Read the weights of a PEFT model's one active adapter; the base model's are not in a checkpoint."""
-    active: Any = model.active_adapters
-    names: Any = list(active if isinstance(active, list) else active())
+    # A property in PEFT, a method in transformers.
+    active: Any = model.active_adapters() if callable(model.active_adapters) else model.active_adapters
+    names: list[str] = list(active)
     if len(names) != 1:
         raise CheckpointError(
             f"The model has the active adapters {', '.join(names) or 'none'}, and {file.parent} has weights for one. "
             "Activate the one that was trained."
         )
     options = {"hotswap": True} if isinstance(model, PreTrainedModel) else {}
-    load: Any = model.load_adapter
+    untyped: Any = model
     try:
         with _without_progress_bars():
-            result = load(str(file.parent), adapter_name=names[0], is_trainable=True, **options)
+            result = untyped.load_adapter(
+                str(file.parent), adapter_name=names[0], is_trainable=True, **options
+            )
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file} does not fit the adapter {names[0]!r}: {error}") from error
     missing = sorted(getattr(result, "missing_keys", None) or ())
@@ -219,7 +222,7 @@ def _pretrained_classes() -> tuple[type, ...]:
 
 
 def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:
-    found = {}
+    found: dict[Path, tuple[int, int]] = {}
     for path in directory.rglob("*"):
         if path.is_file() and not path.name.startswith("rng_state"):
             stat = path.stat()
@@ -228,7 +231,7 @@ def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def _without_progress_bars() -> Generator[None]:
     """The bars of transformers would cut through the live line of a run."""
     was_on = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()

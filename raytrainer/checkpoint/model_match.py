@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from raytrainer.checkpoint.safetensors_header import Shape
 from raytrainer.checkpoint.weight_files import find_weights, read_shapes
@@ -126,7 +126,7 @@ def differences(found: Mapping[str, Shape], tensors: ModelTensors, model: nn.Mod
     present_by_tie = {name for names in tensors.ties if found.keys() & set(names) for name in names}
     may_miss = present_by_tie | set(getattr(model, "_keys_to_ignore_on_save", None) or ())
     may_have = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
-    lines = []
+    lines: list[str] = []
     for name in sorted(found.keys() | tensors.shapes.keys()):
         there, here = found.get(name), tensors.shapes.get(name)
         if there is None and name not in may_miss:
@@ -156,17 +156,15 @@ def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:
         if isinstance(value, torch.Tensor)
     }
     try:
-        converted = revert_weight_conversion(model, state)
+        converted = cast("dict[str, torch.Tensor]", revert_weight_conversion(model, state))
     except Exception as error:  # noqa: BLE001 - the caller then shows how the files differ from the model in memory
         logger.debug(
             "The layout that save_pretrained writes for %s is unknown: %s", type(model).__name__, error
         )
         return None
-    return (
-        None
-        if converted.keys() == state.keys()
-        else {n: tuple(value.shape) for n, value in converted.items()}
-    )
+    if converted.keys() == state.keys():
+        return None
+    return {name: tuple(value.shape) for name, value in converted.items()}
 
 
 def _identity(tensor: torch.Tensor) -> object:

@@ -108,7 +108,7 @@ def list_leftovers(run_dir: Path) -> list[Leftover]:
     Raises:
         CheckpointError: If the run directory cannot be read.
     """
-    found = []
+    found: list[Leftover] = []
     for path in sorted(_directories(run_dir)):
         match = _LEFTOVER.fullmatch(path.name)
         if match:

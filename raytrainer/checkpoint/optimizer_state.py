@@ -7,7 +7,7 @@ state (``state.<parameter>.exp_avg``, ``param_groups.<parameter>.lr``), so each 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,7 +90,7 @@ def _prepare_to_step(optimizer: Any) -> None:
 
 
 @contextlib.contextmanager
-def _without_empty_groups(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def _without_empty_groups(optimizer: torch.optim.Optimizer) -> Generator[None]:
     """Take groups without parameters away for a while: torch finds the options of a group by its parameters."""
     empty = [(place, group) for place, group in enumerate(optimizer.param_groups) if not group["params"]]
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]

@@ -10,7 +10,7 @@ import logging
 import pickle
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,16 +73,16 @@ def load_rng(directory: Path | str, *, rank: int, world_size: int) -> bool:
 
 def _restore_cuda(saved: Any, path: Path) -> None:
     """Restore the GPUs' states as far as there are as many GPUs as there were; say so where not."""
+    states = cast("list[torch.Tensor]", saved) if isinstance(saved, list) else []
     if isinstance(saved, torch.Tensor):
         torch.cuda.random.set_rng_state(saved)
-    elif isinstance(saved, list) and len(saved) == torch.cuda.device_count():
-        torch.cuda.random.set_rng_state_all(saved)
+    elif len(states) == torch.cuda.device_count():
+        torch.cuda.random.set_rng_state_all(states)
     else:
-        found = len(saved) if isinstance(saved, list) else "no"
         logger.warning(
             "%s has the random states of %s GPUs and this process sees %d, so randomness on the GPU (dropout) goes on "
             "differently.",
             path,
-            found,
+            len(states) or "no",
             torch.cuda.device_count(),
         )

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from raytrainer.checkpoint.safetensors_header import Shape, read_header
+from raytrainer.checkpoint.tensor_files import TORCH_METADATA
 from raytrainer.layout.shards import LocalShard
 
 DTYPES = {
@@ -58,7 +59,7 @@ def shard_paths(directory: Path) -> list[Path]:
 def slice_metadata(shards: dict[str, LocalShard]) -> dict[str, str]:
     """The metadata of a file that holds these shards."""
     offsets = {name: {_OFFSETS: shard.offsets} for name, shard in shards.items()}
-    return {_SLICES: json.dumps(offsets), "format": "pt"}
+    return {_SLICES: json.dumps(offsets), **TORCH_METADATA}
 
 
 def stored_shards(file: io.BufferedReader) -> dict[str, StoredShard]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from raytrainer.checkpoint.names import SHARDED_OPTIMIZER_NAME, SHARDED_OPTIMIZER_VALUES
 from raytrainer.checkpoint.safetensors_header import Shape
 from raytrainer.checkpoint.shard_files import read_into, shard_paths, slice_metadata, stored_shards
+from raytrainer.checkpoint.tensor_files import write_tensors
 from raytrainer.errors import CheckpointError
 from raytrainer.layout.ranks import current_rank
 from raytrainer.layout.shards import LocalShard
@@ -43,7 +43,7 @@ def write_sharded_state(directory: Path, shards: dict[str, LocalShard], values: 
     if own:
         path = target / f"shard-{rank + 1:05d}.safetensors"
         tensors = {name: _writable(shard.values) for name, shard in own.items()}
-        safetensors.torch.save_file(tensors, path, metadata=slice_metadata(own))
+        write_tensors(path, tensors, metadata=slice_metadata(own))
         written.append(path)
     if rank == 0:
         path = target / SHARDED_OPTIMIZER_VALUES
@@ -103,7 +103,7 @@ def fill_shards(
 
 
 @contextlib.contextmanager
-def mismatch_explained(source: Path, optimizer_name: str) -> Iterator[None]:
+def mismatch_explained(source: Path, optimizer_name: str) -> Generator[None]:
     """Turn what goes wrong while a state is read into an error that names the files and the optimizer.
 
     Raises:

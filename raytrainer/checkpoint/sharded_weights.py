@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from raytrainer.checkpoint.model_match import converted_shapes, tied_names
 from raytrainer.checkpoint.names import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from raytrainer.checkpoint.shard_files import read_into, stored_shards
+from raytrainer.checkpoint.tensor_files import write_tensors
 from raytrainer.errors import CheckpointError
 from raytrainer.layout.ranks import current_rank, num_ranks
 from raytrainer.layout.tensor_layout import full_shape, full_tensor, local_shard, publish, trained_dtype
@@ -55,7 +55,7 @@ def save_in_parts(model: PreTrainedModel, directory: Path) -> None:
     # Storage may fail on one rank, so it comes after the last collective.
     directory.mkdir(parents=True, exist_ok=True)
     if own:
-        safetensors.torch.save_file(own, directory / part_name(rank, num_files), metadata={"format": "pt"})
+        write_tensors(directory / part_name(rank, num_files), own)
     if rank == 0:
         _save_configuration(model, directory, tensors)
         if num_files > 1:
@@ -152,8 +152,9 @@ def _save_configuration(model: PreTrainedModel, directory: Path, tensors: dict[s
     kept = [dtype for dtype in map(trained_dtype, tensors.values()) if dtype.is_floating_point]
     config.dtype = str(kept[0] if kept else model.dtype).removeprefix("torch.")
     config.save_pretrained(directory)
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.save_pretrained(directory)
+    generation_config: Any = model.generation_config
+    if model.can_generate() and generation_config is not None:
+        generation_config.save_pretrained(directory)
 
 
 def original_class(model: nn.Module) -> type:

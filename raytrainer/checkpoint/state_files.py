@@ -12,7 +12,7 @@ import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -187,7 +187,7 @@ def load_trainer_state(directory: Path) -> TrainerState:
 def _plain(value: Any) -> Any:
     """What JSON cannot hold in a user's logs: scalars and arrays of numpy and torch."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
-        return value.tolist()
+        return cast("Any", value).tolist()
     raise TypeError(
         f"trainer_state.json cannot hold a {type(value).__name__}; log numbers, strings, lists and dicts only."
     )

@@ -15,7 +15,7 @@ import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -70,15 +70,15 @@ class LossScale:
     """DeepSpeed's loss scale of fp16, in the form in which a checkpoint keeps one."""
 
     def __init__(self, scaler: Any) -> None:
-        self._scaler = scaler
+        self._attributes: dict[str, Any] = vars(scaler)
 
     def state_dict(self) -> dict[str, Any]:
         """The scale, and when it changed."""
-        return {key: value for key, value in vars(self._scaler).items() if isinstance(value, int | float)}
+        return {key: value for key, value in self._attributes.items() if isinstance(value, int | float)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a saved scale."""
-        vars(self._scaler).update({key: state_dict[key] for key in self.state_dict() if key in state_dict})
+        self._attributes.update({key: state_dict[key] for key in self.state_dict() if key in state_dict})
 
 
 class ZeroBackend:
@@ -158,7 +158,8 @@ class ZeroBackend:
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
-        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        gradient_state: Any = self.accelerator.gradient_state
+        gradient_state._set_sync_gradients(is_last)
         if self._reduces:
             self._engine.set_gradient_accumulation_boundary(is_last)
         return _NO_CONTEXT
@@ -168,7 +169,7 @@ class ZeroBackend:
             # The loop has scaled the loss by the number of micro-batches already.
             self._engine.backward(loss, retain_graph=retain_graph, scale_wrt_gas=False)
         else:
-            loss.backward(retain_graph=retain_graph)
+            loss.backward(retain_graph=retain_graph)  # pyright: ignore[reportUnknownMemberType]
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         # The engine clips when it steps, and knows the norm then.
@@ -273,7 +274,7 @@ class ZeroBackend:
         ]
 
     def _offload_rows(self, zero: Any) -> list[EngagedRow]:
-        rows = []
+        rows: list[EngagedRow] = []
         for what, attribute in (
             ("optimizer", ("cpu_offload", "offload_optimizer")),
             ("param", ("offload_param",)),
@@ -357,7 +358,7 @@ def _tell_transformers(options: DeepSpeedOptions, args: TrainingArguments) -> An
 
 def _without_auto(config: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: _without_auto(value) if isinstance(value, dict) else value
+        key: _without_auto(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
         for key, value in config.items()
         if value != "auto"
     }

@@ -9,7 +9,7 @@ are read and written by name, without communication.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,9 @@ class FlatRuns(TensorLayout):
         if not _is_partitioned(tensor) and self.trained_dtype(tensor) == tensor.dtype:
             return tensor.detach()
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.utils import (
+            safe_get_full_fp32_param,  # pyright: ignore[reportUnknownVariableType]
+        )
 
         is_stepped = tensor.requires_grad and getattr(tensor, "_z3_optimizer", None) is not None
         if _is_partitioned(tensor) and not is_stepped:
@@ -81,7 +83,7 @@ class FlatRuns(TensorLayout):
         return found.detach().reshape(self.full_shape(tensor))
 
     @contextlib.contextmanager
-    def writable(self, parameter: Any) -> Iterator[None]:
+    def writable(self, parameter: Any) -> Generator[None]:
         # DeepSpeed gathers a parameter for the passes through its module and then frees it; what lasts is each rank's
         # run, ``ds_tensor``.
         if not _is_partitioned(parameter):
@@ -147,8 +149,10 @@ def groups_of(zero: Any) -> list[list[nn.Parameter]]:
         return [list(group) for group in zero.bit16_groups]
     # Stage 3 splits groups into smaller ones.
     groups: list[list[nn.Parameter]] = [[] for _ in zero.optimizer.param_groups]
-    for number, members in enumerate(zero.fp16_groups):
-        groups[zero.sub_group_to_group_id[number]].extend(members)
+    sub_groups: list[list[nn.Parameter]] = zero.fp16_groups
+    for number, members in enumerate(sub_groups):
+        group: int = zero.sub_group_to_group_id[number]
+        groups[group].extend(members)
     return groups
 
 
@@ -176,7 +180,7 @@ def shard_size(zero: Any, stage: int) -> tuple[str, int, int]:
 
 
 @contextlib.contextmanager
-def whole_models() -> Iterator[None]:
+def whole_models() -> Generator[None]:
     """While it lasts, ``from_pretrained`` makes whole models, also under stage 3."""
     from transformers.integrations import deepspeed as integration
 
