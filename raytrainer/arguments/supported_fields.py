@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from raytrainer.dialects.accelerate_sharding import SHARDING_ARGUMENTS
 from raytrainer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -151,9 +152,8 @@ SUPPORTED: tuple[str, ...] = (
     "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers",
     "ddp_static_graph",
-    "fsdp",
+    *SHARDING_ARGUMENTS,
     "fsdp_config",
-    "deepspeed",
     # reproducibility, measurement, flags for scripts
     "seed",
     "data_seed",

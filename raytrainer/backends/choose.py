@@ -23,6 +23,7 @@ from raytrainer.backends.data_parallel import DataParallelBackend
 from raytrainer.backends.deepspeed import ZeroBackend, check_model, forget_earlier
 from raytrainer.backends.fsdp2 import FullyShardedBackend
 from raytrainer.backends.sharding_units import check_sharding
+from raytrainer.dialects.accelerate_sharding import SHARDING_KINDS
 from raytrainer.optim.families.deepspeed import build_configured_optimizer, build_configured_schedule
 
 
@@ -127,7 +128,7 @@ def _plain_accelerator(args: TrainingArguments, mixed_precision: str) -> Acceler
     # Sharding is done here. Where `accelerate launch` asks for it, Accelerate would insist on a GPU, or do it again.
     asked = {
         name: os.environ.pop(name)
-        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+        for name in (kind.variable for kind in SHARDING_KINDS.values())
         if name in os.environ
     }
     try:

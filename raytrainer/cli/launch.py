@@ -14,7 +14,7 @@ import sys
 from typing import Any, cast
 
 from raytrainer.dialects.accelerate import LAUNCH_VARIABLE, load_file, translate
-from raytrainer.dialects.accelerate_deepspeed import OPTIONS as DEEPSPEED_OPTIONS
+from raytrainer.dialects.accelerate_sharding import SHARDING_KINDS
 from raytrainer.errors import ConfigurationError
 
 _STARTING = (
@@ -30,8 +30,7 @@ _STARTING = (
 _FLAGS = {
     "cpu": ("use_cpu", True),
     "multi_gpu": ("distributed_type", "MULTI_GPU"),
-    "use_fsdp": ("distributed_type", "FSDP"),
-    "use_deepspeed": ("distributed_type", "DEEPSPEED"),
+    **{sharding.flag: ("distributed_type", kind) for kind, sharding in SHARDING_KINDS.items()},
     "use_megatron_lm": ("distributed_type", "MEGATRON_LM"),
     "tpu": ("distributed_type", "XLA"),
 }
@@ -44,7 +43,6 @@ _FAMILIES = {
     "tpu_": "TPUs are not available",
     "mpirun_": "Ray starts the workers",
 }
-_SECTIONS = {"FSDP": "fsdp_config", "DEEPSPEED": "deepspeed_config"}
 _OF_THE_SCRIPT = ("gradient_accumulation_steps", "gradient_clipping")
 
 
@@ -75,7 +73,8 @@ def options_of(given: dict[str, Any]) -> dict[str, Any]:
     """
     options = dict(_file_options(given))
     sections: dict[str, dict[str, Any]] = {
-        name: dict(options.pop(name, None) or {}) for name in _SECTIONS.values()
+        sharding.section: dict(options.pop(sharding.section, None) or {})
+        for sharding in SHARDING_KINDS.values()
     }
     for name, (option, meaning) in _FLAGS.items():
         if given.get(name):
@@ -89,8 +88,8 @@ def options_of(given: dict[str, Any]) -> dict[str, Any]:
             options[name] = value
         else:
             sections[section][name] = value
-    used = _SECTIONS.get(kind)
-    return options | ({used: sections[used]} if used is not None and sections[used] else {})
+    used = SHARDING_KINDS.get(kind)
+    return options | ({used.section: sections[used.section]} if used and sections[used.section] else {})
 
 
 def _section_of(name: str, kind: str) -> str | None:
@@ -99,16 +98,14 @@ def _section_of(name: str, kind: str) -> str | None:
     Raises:
         ConfigurationError: If the flag is not available, or needs another one.
     """
-    if name.startswith("fsdp_"):
-        if kind != "FSDP":
-            raise ConfigurationError(f"--{name} needs --use_fsdp.")
-        return "fsdp_config"
-    if name in DEEPSPEED_OPTIONS and kind == "DEEPSPEED":
-        return "deepspeed_config"
+    used = SHARDING_KINDS.get(kind)
+    if used is not None and used.has_flag(name):
+        return used.section
     if name in _OF_THE_SCRIPT:
         raise ConfigurationError(f"--{name} is an argument of the script: put it after the script's name.")
-    if name in DEEPSPEED_OPTIONS:
-        raise ConfigurationError(f"--{name} needs --use_deepspeed.")
+    needed = next((sharding for sharding in SHARDING_KINDS.values() if sharding.has_flag(name)), None)
+    if needed is not None:
+        raise ConfigurationError(f"--{name} needs --{needed.flag}.")
     family = next((why for prefix, why in _FAMILIES.items() if name.startswith(prefix)), None)
     if family is not None:
         raise ConfigurationError(f"--{name} is not available: {family}.")

@@ -1,1 +1,1 @@
-"""Other tools' words, translated into our settings: FSDP, DeepSpeed's JSON, accelerate's files and flags."""
+"""Translates the settings of other tools (sharding configs, accelerate's files and flags) into training arguments."""

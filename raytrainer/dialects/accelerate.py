@@ -15,19 +15,18 @@ from typing import Any, cast
 
 import yaml
 
-from raytrainer.dialects.accelerate_deepspeed import deepspeed_fields, options_of_environment
+from raytrainer.dialects.accelerate_sharding import SHARDING_KINDS
 from raytrainer.errors import ConfigurationError
 from raytrainer.suggestions import did_you_mean
 
 LAUNCH_VARIABLE = "RAYTRAINER_LAUNCH"
 """The fields that ``raytrainer launch`` was given, as JSON, for the arguments that its script constructs."""
 
-_KINDS = {
+_KINDS: dict[str, dict[str, Any]] = {
     "NO": {},
     "MULTI_CPU": {"use_cpu": True},
     "MULTI_GPU": {"use_gpu": True},
-    "FSDP": {"fsdp": True},
-    "DEEPSPEED": {},
+    **{kind: {} for kind in SHARDING_KINDS},
 }
 _OTHER_KINDS = {
     "MEGATRON_LM": "Megatron-LM is not available; use fsdp",
@@ -79,15 +78,14 @@ _NEVER = {
 _READ = (
     "compute_environment",
     "debug",
-    "deepspeed_config",
     "distributed_type",
-    "fsdp_config",
     "main_training_function",
     "max_restarts",
     "mixed_precision",
     "num_machines",
     "num_processes",
     "use_cpu",
+    *(kind.section for kind in SHARDING_KINDS.values()),
 )
 
 
@@ -142,10 +140,9 @@ def translate(options: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     if options.get("use_cpu"):
         found = {**found, "use_cpu": True}
         found.pop("use_gpu", None)
-    if kind == "FSDP" and options.get("fsdp_config"):
-        found["fsdp_config"] = dict(options["fsdp_config"])
-    if kind == "DEEPSPEED":
-        found |= deepspeed_fields(options.get("deepspeed_config") or {}, source=source)
+    sharding = SHARDING_KINDS.get(kind)
+    if sharding is not None:
+        found |= sharding.from_section(options.get(sharding.section) or {}, source)
     processes = options.get("num_processes")
     if processes is not None:
         found["num_workers"] = _count("num_processes", processes, source)
@@ -188,35 +185,11 @@ def fields_from_environment(environment: Mapping[str, str]) -> list[tuple[str, d
     found: list[tuple[str, dict[str, Any]]] = []
     if environment.get(LAUNCH_VARIABLE):
         found.append(("raytrainer launch", json.loads(environment[LAUNCH_VARIABLE])))
-    if environment.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        found.append(("accelerate launch", {"fsdp": True, "fsdp_config": _fsdp_of(environment)}))
-    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
-        options = options_of_environment(environment)
-        found.append(("accelerate launch", deepspeed_fields(options, source="accelerate launch")))
-    return found
-
-
-def _fsdp_of(environment: Mapping[str, str]) -> dict[str, Any]:
-    names = {
-        "FSDP_SHARDING_STRATEGY": "sharding_strategy",
-        "FSDP_RESHARD_AFTER_FORWARD": "reshard_after_forward",
-        "FSDP_OFFLOAD_PARAMS": "offload_params",
-        "FSDP_AUTO_WRAP_POLICY": "auto_wrap_policy",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "transformer_layer_cls_to_wrap",
-        "FSDP_STATE_DICT_TYPE": "state_dict_type",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "cpu_ram_efficient_loading",
-        "FSDP_ACTIVATION_CHECKPOINTING": "activation_checkpointing",
-    }
-    # The launcher writes both vocabularies, with defaults in the one that does not count.
-    unused = (
-        "FSDP_RESHARD_AFTER_FORWARD" if environment.get("FSDP_VERSION") == "1" else "FSDP_SHARDING_STRATEGY"
-    )
-    config = {
-        key: environment[name] for name, key in names.items() if name != unused and environment.get(name)
-    }
-    if config.get("auto_wrap_policy") == "SIZE_BASED_WRAP":
-        config["min_num_params"] = environment.get("FSDP_MIN_NUM_PARAMS", "0")
-    return config
+    return found + [
+        ("accelerate launch", kind.from_environment(environment))
+        for kind in SHARDING_KINDS.values()
+        if environment.get(kind.variable, "").lower() in ("1", "true")
+    ]
 
 
 def _check_option(option: str, value: Any, source: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytrainer.arguments.aliases import callers_level
+from raytrainer.dialects.accelerate_sharding import SHARDING_ARGUMENTS
 from raytrainer.errors import ConfigurationError
 
 
@@ -37,15 +38,14 @@ _SAVE = "Override `_save_checkpoint` and call super, or write a callback with on
 _LOAD = "Write a callback with on_train_begin, which runs after the checkpoint was loaded."
 _TUNE = "Call `trainer.train()` in the function that Ray Tune runs."
 _NORM = "Write a callback with on_pre_optimizer_step, or set max_grad_norm."
-_SHARDS = "Set fsdp or deepspeed, which shard the weights over the workers."
+_SHARDS = f"Set {' or '.join(SHARDING_ARGUMENTS)}, which shard the weights over the workers."
+_BACKEND = f"Set ddp_*, {', '.join(SHARDING_ARGUMENTS)} or bf16 in TrainingArguments."
 
 NEVER_CALLED: dict[str, NeverCalled] = {
-    "_build_accelerator_args": NeverCalled(
-        "each backend builds its own Accelerator", "Set ddp_*, fsdp, deepspeed or bf16 in TrainingArguments."
-    ),
+    "_build_accelerator_args": NeverCalled("each backend builds its own Accelerator", _BACKEND),
     "create_accelerator_and_postprocess": NeverCalled(
         "the Accelerator is built on the workers when a task begins",
-        "Read `self.accelerator` in a hook, or set ddp_*, fsdp, deepspeed or bf16 in TrainingArguments.",
+        f"Read `self.accelerator` in a hook. {_BACKEND}",
     ),
     "_clip_grad_norm": NeverCalled("the backend clips gradients", _NORM),
     "_get_grad_norm": NeverCalled("the backend computes the gradient norm", _NORM),
