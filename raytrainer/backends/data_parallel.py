@@ -80,7 +80,7 @@ class DataParallelBackend:
         if self._untyped.scaler is not None:
             self._untyped.backward(loss, retain_graph=retain_graph)
         else:
-            loss.backward(retain_graph=retain_graph)  # pyright: ignore[reportUnknownMemberType]
+            loss.backward(retain_graph=retain_graph)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         if hasattr(self._optimizer, "norm_of_step") and not self._reduces:

@@ -93,7 +93,7 @@ class FullyShardedBackend:
         return _NO_CONTEXT
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-        loss.backward(retain_graph=retain_graph)  # pyright: ignore[reportUnknownMemberType]
+        loss.backward(retain_graph=retain_graph)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]

@@ -70,7 +70,7 @@ class PerParameterState:
         values |= self._options()
         if dist.is_initialized():
             found: list[dict[str, Any]] = [{} for _ in range(num_ranks())]
-            dist.all_gather_object(found, values)  # pyright: ignore[reportUnknownMemberType]
+            dist.all_gather_object(found, values)
             values = {name: value for one in found for name, value in one.items()}
         return shards, values
 

@@ -169,7 +169,7 @@ class ZeroBackend:
             # The loop has scaled the loss by the number of micro-batches already.
             self._engine.backward(loss, retain_graph=retain_graph, scale_wrt_gas=False)
         else:
-            loss.backward(retain_graph=retain_graph)  # pyright: ignore[reportUnknownMemberType]
+            loss.backward(retain_graph=retain_graph)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         # The engine clips when it steps, and knows the norm then.

@@ -69,16 +69,15 @@ class FlatRuns(TensorLayout):
     def full_tensor(self, tensor: Any) -> torch.Tensor:
         if not _is_partitioned(tensor) and self.trained_dtype(tensor) == tensor.dtype:
             return tensor.detach()
+        from deepspeed import utils
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-        from deepspeed.utils import (
-            safe_get_full_fp32_param,  # pyright: ignore[reportUnknownVariableType]
-        )
 
         is_stepped = tensor.requires_grad and getattr(tensor, "_z3_optimizer", None) is not None
         if _is_partitioned(tensor) and not is_stepped:
             with GatheredParameters([tensor]):
                 return tensor.detach().clone()
-        found = safe_get_full_fp32_param(tensor)
+        untyped: Any = utils
+        found: torch.Tensor | None = untyped.safe_get_full_fp32_param(tensor)
         assert found is not None
         return found.detach().reshape(self.full_shape(tensor))
 
