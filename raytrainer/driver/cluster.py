@@ -4,8 +4,9 @@ In this order: a Ray that this process has joined already; the address in the ar
 which is also how a job that was submitted to a cluster finds it; else a local Ray. A Ray that merely happens to run on
 this machine is never joined, and a Ray that was not started here is never ended.
 
-The local Ray has no dashboard, whose processes cost a second of start-up and 140 MB. Call ``ray.init()`` or run
-``ray start --head`` first to have one.
+The local Ray serves no dashboard, which would cost a second of start-up and 140 MB: its dashboard process runs with
+usage statistics alone, without web pages and job server. Call ``ray.init()`` or run ``ray start --head`` first to have
+one.
 """
 
 from __future__ import annotations
