@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Difference:
-    """What ours does, where ``transformers`` does something else."""
+    """What raytrainer does where ``transformers`` does something else."""
 
     what: str
     """A sentence."""
@@ -21,27 +21,27 @@ class Difference:
 
 
 _LOW_RANK = Difference(
-    "Its state is tensors and numbers, so a run resumes bitwise; `transformers` pickles the projector and cannot "
-    "resume. On CPUs too, in 8 bits too.",
+    "Its state consists of tensors and numbers, so a run resumes bitwise; `transformers` pickles the projector and "
+    "cannot resume. Also runs on CPUs, in 8 bits too.",
     "tests/optim/test_catalogue.py::test_an_optimizer_trains_and_resumes_bitwise",
 )
 _LAYERWISE = Difference(
-    "Obeys the schedule and resumes bitwise, and trains on several workers; `transformers` trains it at a constant "
-    "rate, on one GPU, and forgets its state.",
+    "Follows the schedule, resumes bitwise, and trains on several workers; `transformers` trains it at a constant "
+    "rate, on one GPU, and does not save its state.",
     "tests/optim/test_catalogue.py::test_an_optimizer_trains_and_resumes_bitwise",
 )
 _LOMO = Difference(
-    "On several workers gradients are averaged before each update, so weights stay equal; those of `transformers` "
-    "drift apart. On CPUs too.",
+    "On several workers gradients are averaged before each update, so weights stay equal; in `transformers` they "
+    "drift apart. Also runs on CPUs.",
     "tests/sharding/test_optimizers.py::test_a_cell_trains_as_one_worker_or_is_refused",
 )
 
 _SEQUENCES = Difference(
-    "A Trainer that is no `Seq2SeqTrainer` refuses it, where `transformers.Trainer` leaves it out without a word.",
+    "Only `Seq2SeqTrainer` accepts it; other trainers refuse it, where `transformers.Trainer` silently ignores it.",
     "tests/preflight/test_construction.py::test_what_only_the_seq2seq_trainer_does_is_refused_elsewhere",
 )
 _PAGED = Difference(
-    "Refused on a CPU, where it would quietly not page.",
+    "Refused on a CPU, where nothing would be paged.",
     "tests/optim/test_catalogue.py::test_a_paged_optimizer_on_the_cpu_is_refused",
 )
 
@@ -52,24 +52,24 @@ DIFFERENCES: dict[str, Difference] = {
         "tests/loop/test_events.py::test_a_nan_loss_is_logged_as_nan_and_its_step_and_rank_are_said",
     ),
     "fp16": Difference(
-        "Refused on a worker without a GPU, where `transformers` trains in fp32 and says nothing.",
+        "Refused on a worker without a GPU, where `transformers` silently trains in fp32.",
         "tests/arguments/test_process.py::test_fp16_on_cpu_is_refused",
     ),
     "tf32": Difference(
-        "Wished for on the driver, checked on the worker that needs it.",
+        "Accepted on the driver, checked on the worker.",
         "tests/arguments/test_process.py::test_tf32_without_such_a_gpu_is_refused",
     ),
     "bf16": Difference(
-        "Wished for on the driver, checked on the worker: a laptop may ask it of GPUs in a cluster.",
+        "Accepted on the driver, checked on the worker: a laptop may request it for GPUs in a cluster.",
         "tests/arguments/test_training_arguments.py::test_gpu_arguments_are_constructed_on_a_driver_without_a_gpu",
     ),
     "per_device_eval_batch_size": Difference(
-        "The loss of an evaluation is the mean over target items, so it does not depend on this; in `transformers` it "
-        "does.",
+        "The loss of an evaluation is the mean over target items, so it does not depend on the batch size; in "
+        "`transformers` it does.",
         "tests/evaluation/test_numbers.py::test_the_loss_is_the_mean_over_tokens_at_any_batch_size",
     ),
     "gradient_accumulation_steps": Difference(
-        "Changes no loss, also where `compute_loss` or the model ignores `num_items_in_batch`.",
+        "Does not change the loss, even if `compute_loss` or the model ignores `num_items_in_batch`.",
         "tests/loop/test_loss_scaling.py::test_an_override_that_takes_the_count_and_ignores_it",
     ),
     "predict_with_generate": _SEQUENCES,
@@ -79,31 +79,31 @@ DIFFERENCES: dict[str, Difference] = {
         "tests/runtimes/test_same_losses.py::test_ray_torchrun_and_one_process_give_the_same_losses",
     ),
     "accelerator_config": Difference(
-        "With `even_batches=False` two ranks have the losses of one, also when one of them has no sample left; those "
-        "of `transformers` then differ. `dispatch_batches` deals out ragged batches, and is off by default, for "
-        "streams too; the batch that `split_batches` cuts is the one that is reported. `use_seedable_sampler=False` "
+        "With `even_batches=False` two ranks have the losses of one, even when one of them has no sample left; in "
+        "`transformers` they then differ. `dispatch_batches` also sends ragged batches, and is off by default, even "
+        "for streams; the reported batch size is the one that `split_batches` divides. `use_seedable_sampler=False` "
         "and `use_configured_state=True` are refused.",
         "tests/data/test_two_ranks.py::test_without_fill_ups_two_ranks_have_the_losses_of_one",
     ),
     "optim": Difference(
-        "Every name that is not refused below resumes bitwise, and says under which backends it trains; see "
+        "Every name that is not refused below resumes bitwise, and its backends are listed; see "
         "[optimizers](optimizers.md).",
         "tests/optim/test_catalogue.py::test_an_optimizer_trains_and_resumes_bitwise",
     ),
     "optim_args": Difference(
-        "Checked by name and type: a key that the optimizer does not take is an error with the nearest one.",
+        "Checked by name and type: an unknown key is an error that suggests the nearest one.",
         "tests/optim/test_catalogue.py::test_a_choice_that_cannot_be_done_is_refused",
     ),
     "optim_target_modules": Difference(
-        "A word that names no module is an error.",
+        "An entry that matches no module is an error.",
         "tests/optim/test_catalogue.py::test_a_choice_that_cannot_be_done_is_refused",
     ),
     "weight_decay": Difference(
-        "Reaches GaLore too, whose groups `transformers` builds without it.",
+        "Also applies to GaLore, whose groups `transformers` builds without it.",
         "tests/optim/test_catalogue.py::test_an_optimizer_lowers_the_loss_and_its_weight_decay_has_an_effect",
     ),
     "fsdp": Difference(
-        "Shards on CPUs too, and a run says what is engaged; `transformers` trains plain DDP there and says nothing.",
+        "Also shards on CPUs, and a run shows what is engaged; `transformers` silently trains plain DDP there.",
         "tests/sharding/test_parity.py::test_two_shards_give_the_numbers_of_ddp",
     ),
     "deepspeed": Difference(
@@ -111,42 +111,42 @@ DIFFERENCES: dict[str, Difference] = {
         "tests/dialects/test_deepspeed.py::test_what_deepspeed_would_ignore_or_cannot_do_is_an_error",
     ),
     "save_strategy": Difference(
-        "A checkpoint is committed as a whole: killed at any moment of a save, it is there or it is not.",
+        "A checkpoint is committed as a whole: whenever a save is killed, the checkpoint is complete or absent.",
         "tests/checkpoint/test_crash.py::"
         "test_after_a_kill_anywhere_in_a_save_the_checkpoint_is_there_wholly_or_not_at_all",
     ),
     "output_dir": Difference(
-        "Tried for writing before anything starts.",
+        "Checked for write access before anything starts.",
         "tests/refusals/test_before_ray.py::test_an_output_dir_that_cannot_be_written_is_refused",
     ),
     # constructor
     "Trainer(args)": Difference(
-        "An unknown argument is an error with the nearest names.",
+        "An unknown argument is an error that suggests the nearest names.",
         "tests/arguments/test_aliases.py::test_unknown_argument_is_named_with_the_nearest",
     ),
     "Trainer(model)": Difference(
-        "May be a hub id or a path, which the workers load.",
+        "May also be a Hub id or a path, which the workers load.",
         "tests/sharding/test_parity.py::test_a_model_loaded_in_shards_trains_as_one_loaded_whole",
     ),
     "Trainer(callbacks)": Difference(
-        'May answer with a dict of control flags, such as `{"should_training_stop": True}`.',
+        'A callback may return a dict of control flags, such as `{"should_training_stop": True}`.',
         "tests/callbacks/test_handler.py::test_the_guides_callback_stops_at_its_step",
     ),
     "Trainer(train_dataset)": Difference(
-        "A stream that ends goes on in its next pass after a resume, with the losses of a run that was not cut.",
+        "A finite stream resumes in a later pass, with the losses of an uninterrupted run.",
         "tests/hooks/test_differences.py::test_a_finite_stream_resumes_in_its_second_pass",
     ),
     # methods
     "Trainer.train": Difference(
-        "`resume_from_checkpoint=True` takes the newest checkpoint that verifies, and names those that do not.",
+        "`resume_from_checkpoint=True` uses the newest valid checkpoint, and names those that are damaged.",
         "tests/checkpoint/test_scan.py::test_a_damaged_newest_is_passed_over_with_a_message_and_the_one_before_is_used",
     ),
     "Trainer.compute_loss": Difference(
-        "An override may leave `num_items_in_batch` out of its signature, as the guide's does.",
+        "An override may leave `num_items_in_batch` out of its signature, as in the guide of `transformers`.",
         "tests/loop/test_loss_scaling.py::test_the_guides_custom_trainer",
     ),
     "Trainer.log": Difference(
-        "An override may take the logs alone.",
+        "An override may take only the logs.",
         "tests/hooks/test_differences.py::test_an_override_of_log_may_take_the_logs_alone",
     ),
     "Trainer.evaluate": Difference(
@@ -174,7 +174,7 @@ DIFFERENCES: dict[str, Difference] = {
 
 ELSEWHERE: dict[str, Difference] = {
     "on_init_end": Difference(
-        "Comes on every worker, when its model is there; a driver's constructor starts nothing.",
+        "Called on every worker once its model exists; the constructor on the driver calls nothing.",
         "tests/hooks/test_differences.py::test_on_init_end_comes_with_the_model_and_not_in_the_constructor",
     ),
     "disable_tqdm": Difference(
