@@ -35,11 +35,11 @@ PAGE = Path("docs") / "compatibility.md"
 INTRODUCTION = """\
 # Compatibility with transformers.Trainer
 
-Generated from the tables in the code; to write it anew, run `python -m docs.generate.compatibility`. Compared with
+Generated from the tables in the code; to update it, run `python -m docs.generate.compatibility`. Compared with
 transformers 5.23.
 
 - *same*: the name, its values and their effect are those of `transformers`.
-- *better*: the same, and what stands beside it. A test shows each (`docs/generate/differences.py`).
+- *better*: the same, with the improvement in the last column. A test shows each one (`docs/generate/differences.py`).
 - *refused*: asking for it is an error before anything starts, "`name` is not available in this version of raytrainer:"
   followed by the sentences of the table. A value that asks for nothing, such as the default, is accepted.
 
@@ -68,7 +68,7 @@ _OURS = {
     "run_config": "Ray's `RunConfig`, instead of the flat arguments",
 }
 Row = tuple[str, str, str]
-"""Name, status, what stands beside it."""
+"""Name, status, note."""
 
 
 def page() -> str:
@@ -94,13 +94,13 @@ def page() -> str:
 
 
 _NOTES = {
-    "Methods that are called": "A subclass that overrides a method of `transformers.Trainer` that nothing calls here "
-    "is warned when it is constructed.\n\n",
-    "Methods with an underscore": "Those that are *same* may be overridden. Overriding one of the others warns.\n\n",
+    "Methods that are called": "If a subclass overrides a method of `transformers.Trainer` that is never called here, "
+    "the constructor warns.\n\n",
+    "Methods with an underscore": "Those with the status *same* may be overridden. Overriding any other warns.\n\n",
     "Reporters (`report_to`)": "The callbacks of `transformers`, on rank 0 of the workers.\n\n",
-    "Optimizers (`optim`)": "What each demands and supports stands in [optimizers](optimizers.md).\n\n",
-    "Names of earlier versions": "As keyword, on the command line, in dicts, JSON and YAML files, with one warning "
-    "each.\n\n",
+    "Optimizers (`optim`)": "[Optimizers](optimizers.md) lists what each one needs and supports.\n\n",
+    "Names of earlier versions": "Accepted as keywords, on the command line, and in dicts, JSON and YAML files, with "
+    "one warning each.\n\n",
 }
 
 
