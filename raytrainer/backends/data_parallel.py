@@ -33,7 +33,6 @@ class DataParallelBackend:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self._untyped: Any = accelerator
         self.name = "ddp" if accelerator.num_processes > 1 else "single"
         self._parameters: list[nn.Parameter] = []
         self._optimizer: Any = None
@@ -50,8 +49,8 @@ class DataParallelBackend:
     def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         optimizer = getattr(optimizer, "optimizer", optimizer)
         # Accelerate's wrapper is needed for the loss scaler of fp16 only; it costs time in every step.
-        if self._untyped.scaler is not None:
-            optimizer = self._untyped.prepare_optimizer(optimizer)
+        if self.accelerator.scaler is not None:
+            optimizer = self.accelerator.prepare_optimizer(optimizer)
         self._optimizer = optimizer
         return model, optimizer
 
@@ -64,29 +63,31 @@ class DataParallelBackend:
         return model
 
     def _prepare(self, model: nn.Module, *, evaluation_mode: bool) -> nn.Module:
-        return self._untyped.prepare_model(model, evaluation_mode=evaluation_mode)
+        accelerator: Any = self.accelerator
+        return accelerator.prepare_model(model, evaluation_mode=evaluation_mode)
 
     def unwrap(self, model: nn.Module) -> nn.Module:
-        return self._untyped.unwrap_model(model, keep_torch_compile=False)
+        accelerator: Any = self.accelerator
+        return accelerator.unwrap_model(model, keep_torch_compile=False)
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         # Users' hooks may read accelerator.sync_gradients, so it is kept true to what happens.
-        self._untyped.gradient_state._set_sync_gradients(is_last)
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
         if is_last or not isinstance(model, DistributedDataParallel):
             return _NO_WRAP
         return model.no_sync()
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-        if self._untyped.scaler is not None:
-            self._untyped.backward(loss, retain_graph=retain_graph)
+        if self.accelerator.scaler is not None:
+            self.accelerator.backward(loss, retain_graph=retain_graph)
         else:
             loss.backward(retain_graph=retain_graph)
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         if hasattr(self._optimizer, "norm_of_step") and not self._reduces:
             return torch.tensor(float("nan"))  # the optimizer reduces, and knows the norm then
-        if self._untyped.scaler is not None:
-            self._untyped.unscale_gradients()
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients()
         return nn.utils.clip_grad_norm_(self._parameters, float("inf") if max_norm is None else max_norm)
 
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:

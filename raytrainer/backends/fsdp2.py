@@ -88,8 +88,7 @@ class FullyShardedBackend:
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
-        gradient_state: Any = self.accelerator.gradient_state
-        gradient_state._set_sync_gradients(is_last)
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
         return _NO_CONTEXT
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:

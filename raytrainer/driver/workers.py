@@ -97,6 +97,7 @@ class Workers:
 
     def _note_training(self, trainer: DriverTrainer, returned: Returned, run_id: str) -> None:
         state = returned.state
+        assert state is not None
         loads_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
         self._trained = TaskContext(
             run_id=run_id,

@@ -143,10 +143,10 @@ def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:
         ConfigurationError: If its package is not installed.
     """
     try:
-        is_cut = any(
+        has_sharded = any(
             rows.is_row_sharded(parameter) for group in request.groups for parameter in group["params"]
         )
-        if not entry.traits.steps_whole or not is_cut:
+        if not entry.traits.steps_whole or not has_sharded:
             return entry.build(request)
         groups = [{"lr": request.learning_rate, **group} for group in request.groups]
         return SteppedByOwner(groups, lambda inner: entry.build(dataclasses.replace(request, groups=inner)))

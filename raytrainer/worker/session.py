@@ -4,6 +4,7 @@ A session lasts as long as its process keeps the trainer: it is set up once for 
 rank 0 and the driver's trainer should have too (state, control, callbacks, the user's own attributes) goes back with
 its result.
 """
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -12,14 +13,19 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytrainer.checkpoint.scan import newest_checkpoint
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
+from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.pickling import pack
 from raytrainer.worker.setup import build_model, set_up
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerControl, TrainerState
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +49,8 @@ class Returned:
     """What the driver gets back from a task."""
 
     value: Any
-    state: Any = None
-    control: Any = None
+    state: TrainerState | None = None
+    control: TrainerControl | None = None
     trained_world_size: int | None = None
     """Ranks of the last ``train()``."""
     hub_model_id: str | None = None
@@ -55,7 +61,7 @@ class Returned:
 class Session:
     """One trainer in one process."""
 
-    def __init__(self, trainer: Any, runtime: Runtime) -> None:
+    def __init__(self, trainer: TrainerProtocol, runtime: Runtime) -> None:
         self.trainer = trainer
         self.runtime = runtime
         self.is_restart = False
@@ -92,7 +98,6 @@ class Session:
         value = getattr(self.trainer, method)(*args, **kwargs)
         if method.startswith("_"):
             return Returned(value=value)
-        attributes: dict[str, Any] = self.trainer._user_attributes()
         callbacks: list[object] = self.trainer.callback_handler.callbacks
         return Returned(
             value=value,
@@ -101,7 +106,7 @@ class Session:
             trained_world_size=self.trainer._process.trained_world_size,
             hub_model_id=self.trainer.hub_model_id,
             callbacks=[picklable(vars(callback)) for callback in callbacks],
-            attributes=picklable(attributes),
+            attributes=picklable(self.trainer._user_attributes()),
         )
 
     def restore_trained_weights(self, context: TaskContext) -> None:
@@ -123,10 +128,12 @@ class Session:
                 )
         if self.trainer.model is None:
             build_model(self.trainer)
-        self.trainer._backend.load_model(self.trainer.model, path)
+        model = self.trainer.model
+        assert model is not None
+        self.trainer._backend.load_model(model, path)
         self.has_trained = True
 
-    def final_weights(self) -> dict[str, Any] | None:
+    def final_weights(self) -> dict[str, torch.Tensor] | None:
         """All ranks, before the workers leave: the trained weights on rank 0; None without training."""
         return self.trainer._export_weights() if self.has_trained else None
 
@@ -141,7 +148,7 @@ class Session:
         return listening() if listening is not None else contextlib.nullcontext()
 
 
-def open_session(trainer: Any, runtime: Runtime) -> Session:
+def open_session(trainer: TrainerProtocol, runtime: Runtime) -> Session:
     """All ranks: set a trainer up in this process."""
     return Session(trainer, runtime)
 

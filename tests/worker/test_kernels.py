@@ -140,7 +140,7 @@ def test_a_backend_or_a_mode_switches_compilation_on(given: dict[str, Any], back
     [
         ({"torch_compile_backend": "inducer"}, "torch_compile_backend='inducer'"),
         ({"torch_compile_mode": "fast"}, "torch_compile_mode='fast'"),
-        ({"torch_compile_backend": "eager", "torch_compile_mode": "max-autotune"}, "has none"),
+        ({"torch_compile_backend": "eager", "torch_compile_mode": "max-autotune"}, "has no modes"),
     ],
     ids=str,
 )

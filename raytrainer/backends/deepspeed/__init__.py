@@ -158,8 +158,7 @@ class ZeroBackend:
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
-        gradient_state: Any = self.accelerator.gradient_state
-        gradient_state._set_sync_gradients(is_last)
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
         if self._reduces:
             self._engine.set_gradient_accumulation_boundary(is_last)
         return _NO_CONTEXT
