@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     SequenceFeatureExtractor,
+    TrainerCallback,
     TrainerControl,
     TrainerState,
     default_data_collator,
@@ -66,6 +68,7 @@ from raytrainer.preflight.unsupported_methods import (
 )
 from raytrainer.process_state import ProcessState
 from raytrainer.runtimes.base import Runtime
+from raytrainer.user_types import DatasetLike, ProcessingClass
 
 if TYPE_CHECKING:
     from raytrainer.worker.memory_metrics import MemoryTracker
@@ -109,9 +112,9 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         model: nn.Module | str | None = None,
         args: TrainingArguments | None = None,
         data_collator: Callable[[list[Any]], Any] | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
+        train_dataset: DatasetLike | None = None,
+        eval_dataset: DatasetLike | dict[str, DatasetLike] | str | None = None,
+        processing_class: ProcessingClass | None = None,
         model_init: Callable[..., nn.Module] | None = None,
         compute_loss_func: Callable[..., Any] | None = None,
         compute_metrics: Callable[..., dict[str, Any]] | None = None,
@@ -119,10 +122,10 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         optimizers: tuple[Any, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
-        tokenizer: Any = None,
+        tokenizer: ProcessingClass | None = None,
         scaling_config: Any = None,
         run_config: Any = None,
-        **unknown: Any,
+        **unknown: object,
     ) -> None:
         if unknown:
             raise unknown_argument("Trainer", list(unknown), list(Trainer.__init__.__annotations__))
@@ -174,7 +177,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self._own_attributes: frozenset[str] = frozenset(vars(self)) - users_own | {"_own_attributes"}
         """Attributes that the base class keeps; all others are the user's, and come back from the workers."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         wrap_overrides(cls)
 
@@ -191,7 +194,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
+        trial: object = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train.
@@ -229,7 +232,10 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     @entry_point
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: DatasetLike | dict[str, DatasetLike] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Evaluate on a dataset, a dict of them, or the trainer's own.
 
@@ -262,7 +268,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     @entry_point
     def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+        self, test_dataset: DatasetLike, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """Predict on a dataset.
 
@@ -288,7 +294,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         if self.model is None:
             build_model(self)
 
-    def _timed_loop(self, dataloader: Any, *, metric_key_prefix: str, **options: Any) -> Any:
+    def _timed_loop(self, dataloader: DataLoader[Any], *, metric_key_prefix: str, **options: object) -> Any:
         began = time.time()
         output = self.evaluation_loop(dataloader, metric_key_prefix=metric_key_prefix, **options)
         per_step = self.args.eval_batch_size * self.args.world_size
@@ -320,15 +326,15 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         if self._process.renderer is not None:
             self._process.renderer.close()
 
-    def add_callback(self, callback: Any) -> None:
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Add a callback, a class or an instance."""
         self.callback_handler.add_callback(callback)
 
-    def pop_callback(self, callback: Any) -> Any:
+    def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> Any:
         """Remove a callback and return it; None if it is not there."""
         return self.callback_handler.pop_callback(callback)
 
-    def remove_callback(self, callback: Any) -> None:
+    def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Remove a callback."""
         self.callback_handler.remove_callback(callback)
 
@@ -340,7 +346,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         """Whether this is rank 0, or a driver."""
         return self.args.process_index == 0
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
+    def call_model_init(self, trial: object = None) -> nn.Module:
         """Make a model with ``model_init``."""
         assert self.model_init is not None
         model = self.model_init() if number_of_arguments(self.model_init) == 0 else self.model_init(trial)
@@ -383,7 +389,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         return self._process.model_wrapped
 
     @model_wrapped.setter
-    def model_wrapped(self, model: Any) -> None:
+    def model_wrapped(self, model: nn.Module) -> None:
         self._process.model_wrapped = model
 
     @property
@@ -414,7 +420,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         return self._own_model
 
     @model.setter
-    def model(self, model: Any) -> None:
+    def model(self, model: nn.Module) -> None:
         self._own_model = model
 
     def _fetch_weights(self) -> None:
@@ -504,7 +510,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         vars(self).update(returned.attributes)
 
 
-def default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
+def default_collator(processing_class: ProcessingClass | None) -> Callable[[list[Any]], Any]:
     """Pads where there is something that can pad."""
     if isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor):
         return DataCollatorWithPadding(processing_class)  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torch.utils.data import DataLoader
+
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from raytrainer.optim.traits import Traits
     from raytrainer.process_state import ProcessState
     from raytrainer.runtimes.base import Runtime
+    from raytrainer.user_types import Batch, DatasetLike
 
 
 class TrainerProtocol(Protocol):
@@ -80,7 +83,9 @@ class TrainerProtocol(Protocol):
 
     def get_train_dataloader(self) -> Any: ...
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any: ...
+    def get_eval_dataloader(
+        self, eval_dataset: DatasetLike | dict[str, DatasetLike] | str | None = None
+    ) -> Any: ...
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -88,13 +93,13 @@ class TrainerProtocol(Protocol):
 
     def num_examples(self, dataloader: Any) -> int: ...
 
-    def _prepare_input(self, data: Any) -> Any: ...
+    def _prepare_input(self, data: object) -> Any: ...
 
-    def _prepare_inputs(self, inputs: Any) -> Any: ...
+    def _prepare_inputs(self, inputs: Batch) -> Any: ...
 
     # ---- model, optimizer, schedule ---------------------------------------------------------------------------------
 
-    def call_model_init(self, trial: Any = None) -> nn.Module: ...
+    def call_model_init(self, trial: object = None) -> nn.Module: ...
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None: ...
 
@@ -104,7 +109,7 @@ class TrainerProtocol(Protocol):
 
     def _load_named_model(self, name: str) -> Any: ...
 
-    def _use_model(self, model: Any, described: Any) -> None: ...
+    def _use_model(self, model: nn.Module, described: object) -> None: ...
 
     def _drop_created_scheduler(self) -> None: ...
 
@@ -113,7 +118,7 @@ class TrainerProtocol(Protocol):
     # ---- a micro-batch ----------------------------------------------------------------------------------------------
 
     def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor: ...
 
     def compute_loss(
@@ -121,7 +126,7 @@ class TrainerProtocol(Protocol):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any: ...
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]: ...
@@ -131,12 +136,15 @@ class TrainerProtocol(Protocol):
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: DatasetLike | dict[str, DatasetLike] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]: ...
 
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
@@ -156,10 +164,10 @@ class TrainerProtocol(Protocol):
     def _prediction_padding(self) -> int: ...
 
     def _evaluate(
-        self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
+        self, trial: object, ignore_keys_for_eval: object, skip_scheduler: bool = False
     ) -> dict[str, float]: ...
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool: ...
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool: ...
 
     # ---- logs, checkpoints, uploads ---------------------------------------------------------------------------------
 
@@ -169,13 +177,13 @@ class TrainerProtocol(Protocol):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None: ...
 
-    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: Any) -> Any: ...
+    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: object) -> Any: ...
 
     def is_local_process_zero(self) -> bool: ...
 
     def is_world_process_zero(self) -> bool: ...
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None: ...
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None: ...
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None: ...
 
@@ -197,7 +205,7 @@ class TrainerProtocol(Protocol):
 
     def _user_attributes(self) -> dict[str, Any]: ...
 
-    def _take_back(self, returned: Any) -> None: ...
+    def _take_back(self, returned: object) -> None: ...
 
 
 if TYPE_CHECKING:

@@ -11,11 +11,15 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.user_types import ProcessingClass
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
 
 _warned: set[str] = set()
 _OURS = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(transformers.__file__))
@@ -64,7 +68,7 @@ def callers_level() -> int:
     return level
 
 
-def trainer_keyword(tokenizer: Any, processing_class: Any) -> Any:
+def trainer_keyword(tokenizer: ProcessingClass | None, processing_class: ProcessingClass | None) -> Any:
     """Return the processing class of a Trainer that may have been given the former keyword ``tokenizer=``.
 
     Raises:
@@ -82,7 +86,7 @@ def trainer_keyword(tokenizer: Any, processing_class: Any) -> Any:
     return tokenizer
 
 
-def read_legacy(args: Any, name: str) -> Any:
+def read_legacy(args: TrainingArguments, name: str) -> Any:
     """Read the value of a former name.
 
     Raises:
@@ -102,7 +106,7 @@ def _renamed(old: str, new: str, kind: type) -> Alias:
     )
 
 
-def _switch(old: str, hint: str, **when_true: Any) -> Alias:
+def _switch(old: str, hint: str, **when_true: object) -> Alias:
     return Alias(old, bool, hint, lambda value: when_true if value else {}, default=False)
 
 
@@ -117,7 +121,7 @@ def _gone(
     """A former name without an equivalent; ``harmless=None`` accepts every value."""
     refusal = f"is an argument of an earlier version, and {why}. {do}"
 
-    def refuse_or_ignore(value: Any) -> Mapping[str, Any]:
+    def refuse_or_ignore(value: object) -> Mapping[str, Any]:
         if harmless is not None and value not in harmless:
             raise ConfigurationError(f"{old}={value!r} {refusal}")
         return {}

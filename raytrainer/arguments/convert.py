@@ -6,7 +6,6 @@ Whatever comes out is checked, exactly once: by its constructor if it is constru
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 import transformers
 
@@ -17,7 +16,7 @@ from raytrainer.errors import ConfigurationError
 
 
 def as_training_arguments(
-    args: transformers.TrainingArguments | None, scaling_config: Any = None, run_config: Any = None
+    args: transformers.TrainingArguments | None, scaling_config: object = None, run_config: object = None
 ) -> TrainingArguments:
     """Return checked arguments of this package for what a Trainer was given.
 

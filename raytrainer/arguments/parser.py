@@ -25,7 +25,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
     """Parses into dataclasses; the alias table applies if one of them is a ``TrainingArguments``."""
 
     def __init__(
-        self, dataclass_types: DataClassType | Iterable[DataClassType] | None = None, **kwargs: Any
+        self, dataclass_types: DataClassType | Iterable[DataClassType] | None = None, **kwargs: object
     ) -> None:
         super().__init__(dataclass_types, **kwargs)  # pyright: ignore[reportUnknownMemberType]
         self._taken = {field.name for kind in self.dataclass_types for field in dataclasses.fields(kind)}

@@ -89,7 +89,9 @@ _LOGGING_REFUSALS: tuple[_Refusal, ...] = (
 )
 
 
-def merge_ray_objects(args: TrainingArguments, scaling_config: Any = None, run_config: Any = None) -> None:
+def merge_ray_objects(
+    args: TrainingArguments, scaling_config: object = None, run_config: object = None
+) -> None:
     """Fold Ray's objects into the fields of ``args``, which is changed in place.
 
     Args:
@@ -108,7 +110,7 @@ def merge_ray_objects(args: TrainingArguments, scaling_config: Any = None, run_c
         _merge_run(args, run_config)
 
 
-def _expect(keyword: str, config: Any, attribute: str, wanted: str) -> None:
+def _expect(keyword: str, config: object, attribute: str, wanted: str) -> None:
     if not hasattr(config, attribute):
         raise ConfigurationError(
             f"{keyword}= got a {type(config).__name__}, but a {wanted} was expected. Pass one, or set "
@@ -116,7 +118,7 @@ def _expect(keyword: str, config: Any, attribute: str, wanted: str) -> None:
         )
 
 
-def _merge_scaling(args: TrainingArguments, config: Any) -> None:
+def _merge_scaling(args: TrainingArguments, config: object) -> None:
     _refuse(config, "scaling_config", _SCALING_REFUSALS)
     if isinstance(getattr(config, "label_selector", None), list):
         raise ConfigurationError(
@@ -144,7 +146,7 @@ def _merge_scaling(args: TrainingArguments, config: Any) -> None:
         )
 
 
-def _merge_run(args: TrainingArguments, config: Any) -> None:
+def _merge_run(args: TrainingArguments, config: object) -> None:
     _refuse(config, "run_config", _RUN_REFUSALS)
     _refuse(getattr(config, "checkpoint_config", None), "run_config.checkpoint_config", _CHECKPOINT_REFUSALS)
     _refuse(getattr(config, "logging_config", None), "run_config.logging_config", _LOGGING_REFUSALS)
@@ -172,7 +174,7 @@ def _merge_failures(args: TrainingArguments, theirs: int | None) -> None:
     args.max_failures = theirs
 
 
-def _merge_output_dir(args: TrainingArguments, config: Any) -> None:
+def _merge_output_dir(args: TrainingArguments, config: object) -> None:
     name = getattr(config, "name", None)
     storage = getattr(config, "storage_path", None)
     named = bool(name) and not str(name).startswith(_RAY_RUN_NAME)
@@ -206,7 +208,7 @@ def _is_given(args: TrainingArguments, name: str) -> bool:
     return getattr(args, name) != default
 
 
-def _refuse(config: Any, where: str, refusals: tuple[_Refusal, ...]) -> None:
+def _refuse(config: object, where: str, refusals: tuple[_Refusal, ...]) -> None:
     for name, is_harmless, advice in refusals:
         value = getattr(config, name, None)
         if not is_harmless(value):

@@ -131,7 +131,7 @@ def _check_count(name: str, value: object, *, minimum: int) -> None:
         )
 
 
-def _parsed_dict(name: str, value: Any) -> dict[str, Any] | None:
+def _parsed_dict(name: str, value: object) -> dict[str, Any] | None:
     parsed = value
     if isinstance(value, str):
         try:

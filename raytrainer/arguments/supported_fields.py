@@ -37,7 +37,7 @@ class Refusal:
     allowed: Collection[Any] = _NOTHING
     """Values that change nothing, or that are supported."""
 
-    def allows(self, value: Any) -> bool:
+    def allows(self, value: object) -> bool:
         """Whether a value is not refused."""
         plain = value.value if isinstance(value, Enum) else value
         return any(plain == harmless for harmless in self.allowed)

@@ -66,7 +66,7 @@ def add_accelerate_settings(cls: type, keywords: dict[str, Any]) -> None:
 class ArgumentsType(ABCMeta):
     """Translates names of earlier versions before any ``__init__`` sees them, including that of a subclass."""
 
-    def __call__(cls: type[Made], *args: Any, **kwargs: Any) -> Made:
+    def __call__(cls: type[Made], *args: object, **kwargs: object) -> Made:
         """Construct arguments from current names and those of earlier versions."""
         keywords, legacy = translate_keywords(cls, kwargs)
         add_accelerate_settings(cls, keywords)

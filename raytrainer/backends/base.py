@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from raytrainer.telemetry.events import EngagedRow
+from raytrainer.user_types import ProcessingClass
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -87,7 +89,9 @@ class Backend(Protocol):
 
     # ---- state --------------------------------------------------------------------------------------------------
 
-    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+    def save_model(
+        self, model: nn.Module, directory: Path, *, processing_class: ProcessingClass | None = None
+    ) -> None:
         """All ranks: write the weights, in the files of ``from_pretrained``.
 
         Args:
@@ -112,7 +116,7 @@ class Backend(Protocol):
         """All ranks: the full weights and buffers on the CPU of rank 0, by name; {} on the others."""
         ...
 
-    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+    def save_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> list[Path]:
         """All ranks: write the state of an optimizer; return the files that this rank wrote.
 
         Args:
@@ -125,7 +129,7 @@ class Backend(Protocol):
         """
         ...
 
-    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+    def load_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> None:
         """All ranks: restore the state that any backend wrote.
 
         Args:
@@ -138,6 +142,6 @@ class Backend(Protocol):
         """
         ...
 
-    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+    def optimizer_groups(self, optimizer: Optimizer) -> list[list[nn.Parameter]]:
         """The model's parameters, by the groups in which the optimizer was given them."""
         ...

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from raytrainer.backends.precision import autocast_dtype
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
@@ -22,6 +23,7 @@ from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_ful
 from raytrainer.checkpoint.optimizer_state import optimizer_state
 from raytrainer.layout.ranks import current_rank, num_ranks, sum_over_group
 from raytrainer.telemetry.events import EngagedRow
+from raytrainer.user_types import ProcessingClass
 
 _NO_WRAP: AbstractContextManager[None] = nullcontext()
 
@@ -108,7 +110,9 @@ class DataParallelBackend:
 
     # ---- state --------------------------------------------------------------------------------------------------
 
-    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+    def save_model(
+        self, model: nn.Module, directory: Path, *, processing_class: ProcessingClass | None = None
+    ) -> None:
         if current_rank() == 0:
             save_model_weights(model, directory, processing_class=processing_class)
 
@@ -121,10 +125,10 @@ class DataParallelBackend:
         state: dict[str, torch.Tensor] = model.state_dict()
         return {name: value.detach().cpu() for name, value in state.items()}
 
-    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+    def save_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> list[Path]:
         return save_full_optimizer(directory, optimizer)
 
-    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+    def load_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> None:
         load_saved_optimizer(
             directory,
             state=optimizer_state(model, optimizer),
@@ -133,7 +137,7 @@ class DataParallelBackend:
             device=self.accelerator.device,
         )
 
-    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+    def optimizer_groups(self, optimizer: Optimizer) -> list[list[nn.Parameter]]:
         return [group["params"] for group in optimizer.param_groups]
 
     # ---- proof --------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from raytrainer.backends.sharding_units import check_groups, choose_units
 from raytrainer.checkpoint.model_files import load_model_weights, save_sharded_model
@@ -39,6 +40,7 @@ from raytrainer.checkpoint.sharded_weights import gather_state_dict
 from raytrainer.dialects.fsdp import ShardingOptions
 from raytrainer.layout.ranks import join_group, sum_over_group
 from raytrainer.telemetry.events import EngagedRow
+from raytrainer.user_types import ProcessingClass
 
 _NO_CONTEXT: AbstractContextManager[None] = nullcontext()
 
@@ -118,7 +120,9 @@ class FullyShardedBackend:
 
     # ---- state --------------------------------------------------------------------------------------------------
 
-    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+    def save_model(
+        self, model: nn.Module, directory: Path, *, processing_class: ProcessingClass | None = None
+    ) -> None:
         save_sharded_model(model, directory, processing_class=processing_class)
 
     def load_model(self, model: nn.Module, directory: Path) -> None:
@@ -127,10 +131,10 @@ class FullyShardedBackend:
     def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
         return gather_state_dict(model)
 
-    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+    def save_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> list[Path]:
         return save_optimizer_shards(directory, optimizer_state(model, optimizer))
 
-    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+    def load_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> None:
         load_saved_optimizer(
             directory,
             state=optimizer_state(model, optimizer),
@@ -139,7 +143,7 @@ class FullyShardedBackend:
             device=self.accelerator.device,
         )
 
-    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+    def optimizer_groups(self, optimizer: Optimizer) -> list[list[nn.Parameter]]:
         return [group["params"] for group in optimizer.param_groups]
 
     # ---- proof --------------------------------------------------------------------------------------------------

@@ -21,10 +21,14 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import trainer_callback
 from transformers.trainer_callback import DefaultFlowCallback, TrainerCallback, TrainerControl
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.user_types import ProcessingClass
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -84,10 +88,10 @@ class CallbackHandler(trainer_callback.CallbackHandler):
     def __init__(
         self,
         callbacks: Iterable[type | object],
-        model: Any,
-        processing_class: Any,
-        optimizer: Any,
-        lr_scheduler: Any,
+        model: nn.Module | None,
+        processing_class: ProcessingClass | None,
+        optimizer: Optimizer | None,
+        lr_scheduler: LRScheduler | None,
     ) -> None:
         # Given a default flow, the base class does not warn; the warning below says what its absence means.
         super().__init__([DefaultFlowCallback], model, processing_class, optimizer, lr_scheduler)
@@ -120,7 +124,12 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         return bool(self._listeners_of(event))
 
     def call_event(
-        self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        event: str,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> TrainerControl:
         """Call ``event`` on every callback that overrides it, in order.
 
@@ -175,7 +184,7 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         self._listeners = {}
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> TrainerControl:
         """Training begins."""
         self._forget_listeners()  # Methods may have been replaced on an instance since they were last looked up.
@@ -183,7 +192,7 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         return base.on_train_begin(args, state, control, **kwargs)
 
 
-def _listens(callback: Any, event: str) -> bool:
+def _listens(callback: TrainerCallback | type[TrainerCallback], event: str) -> bool:
     """Whether ``callback`` has a method of its own for ``event``; duck-typed objects may lack some events."""
     method = getattr(callback, event, None)
     if method is None:

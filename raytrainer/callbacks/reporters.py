@@ -25,9 +25,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 
+from torch import nn
+from transformers import TrainerControl, TrainerState
 from transformers.integrations import integration_utils as integrations
 from transformers.trainer_callback import TrainerCallback
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.callbacks.tracker_runs import RunRecord
 from raytrainer.errors import ConfigurationError
 
@@ -125,7 +128,7 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
             found["MLFLOW_TRACKING_URI"] = absolute_uri(self._ml_flow.get_tracking_uri())
         return found
 
-    def setup(self, args: Any, state: Any, model: Any) -> None:
+    def setup(self, args: Any, state: TrainerState, model: Any) -> None:
         """Begin the run, or continue it."""
         if not state.is_world_process_zero:
             self._initialized = True
@@ -155,12 +158,25 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             self._ml_flow.set_tracking_uri((directory.absolute() / "mlruns").as_uri())
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: object,
+    ) -> None:
         self._is_training, self._own_run = True, None
         super().on_train_begin(args, state, control, model=model, **kwargs)
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: Any, model: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        model: nn.Module | None = None,
+        **kwargs: object,
     ) -> None:
         super().on_log(args, state, control, logs, model=model, **kwargs)
         if not self._is_training:
@@ -170,7 +186,7 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
         self._is_training = False
         self._end(args, state, control)
 
-    def _end(self, args: Any, state: Any, control: Any) -> None:
+    def _end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         if self._initialized and state.is_world_process_zero and self._auto_end_run:
             self._ml_flow.flush_async_logging()
         super().on_train_end(args, state, control)
@@ -210,7 +226,9 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
             os.environ.setdefault("TRACKIO_DIR", str(Path(args.output_dir).absolute() / "trackio"))
         self._trackio = importlib.import_module("trackio")
 
-    def setup(self, args: Any, state: Any, model: Any = None, **kwargs: Any) -> None:
+    def setup(
+        self, args: TrainingArguments, state: TrainerState, model: Any = None, **kwargs: object
+    ) -> None:
         """Begin the run, or continue it."""
         if not state.is_world_process_zero:
             self._initialized = True
@@ -225,7 +243,14 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
             self._own_name = trackio.context_vars.current_run.get().name
             self._remember("trackio", str(self._own_name))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: object,
+    ) -> None:
         self._is_training, self._own_name = True, None
         super().on_train_begin(args, state, control, model=model, **kwargs)
 
@@ -254,7 +279,7 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
         self._is_training = False
         super().on_train_end(args, state, control, model=model, processing_class=processing_class, **kwargs)
 
-    def _close_outside_training(self, state: Any) -> None:
+    def _close_outside_training(self, state: TrainerState) -> None:
         if not self._is_training and self._initialized:
             if state.is_world_process_zero:
                 self._trackio.finish()

@@ -35,6 +35,7 @@ from raytrainer.checkpoint.weight_files import WeightFiles, find_adapter, find_w
 from raytrainer.errors import CheckpointError
 from raytrainer.layout.ranks import current_rank
 from raytrainer.layout.tensor_layout import has_distributed_parameters
+from raytrainer.user_types import ProcessingClass
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def save_model_weights(
     model: Any,
     directory: Path,
     *,
-    processing_class: Any = None,
+    processing_class: ProcessingClass | None = None,
     state_dict: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """One rank: write what ``from_pretrained`` needs, or a plain module's weights.
@@ -71,7 +72,9 @@ def save_model_weights(
     return sorted(path for path, stamp in after.items() if before.get(path) != stamp)
 
 
-def save_sharded_model(model: Any, directory: Path, *, processing_class: Any = None) -> None:
+def save_sharded_model(
+    model: Any, directory: Path, *, processing_class: ProcessingClass | None = None
+) -> None:
     """All ranks: write the weights of a model that is distributed over ranks, as ``save_model_weights`` does otherwise.
 
     Every rank writes its share of the tensors. Where the files have other names or shapes than the model in memory,
@@ -164,7 +167,7 @@ def _copy(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         model.load_state_dict(tensors, strict=False)
 
 
-def _load_adapter(model: Any, file: Path) -> None:
+def _load_adapter(model: nn.Module, file: Path) -> None:
     """Read the weights of a PEFT model's one active adapter; the base model's are not in a checkpoint."""
     # A property in PEFT, a method in transformers.
     active: Any = model.active_adapters() if callable(model.active_adapters) else model.active_adapters

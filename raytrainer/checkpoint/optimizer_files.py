@@ -81,7 +81,7 @@ class ShardsOfFullState:
         }
         self._optimizer.load_state_dict({**state_dict, "state": sharded})
 
-    def _shard(self, value: Any, parameter: torch.Tensor | None) -> Any:
+    def _shard(self, value: object, parameter: torch.Tensor | None) -> Any:
         owner_of = getattr(self._optimizer, "owner_of", None)
         if (
             not isinstance(value, torch.Tensor)

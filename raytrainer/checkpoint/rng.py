@@ -71,7 +71,7 @@ def load_rng(directory: Path | str, *, rank: int, world_size: int) -> bool:
     return True
 
 
-def _restore_cuda(saved: Any, path: Path) -> None:
+def _restore_cuda(saved: object, path: Path) -> None:
     """Restore the GPUs' states as far as there are as many GPUs as there were; say so where not."""
     states = cast("list[torch.Tensor]", saved) if isinstance(saved, list) else []
     if isinstance(saved, torch.Tensor):

@@ -184,7 +184,7 @@ def load_trainer_state(directory: Path) -> TrainerState:
         raise CheckpointError(f"{path} cannot be read as a trainer state: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """What JSON cannot hold in a user's logs: scalars and arrays of numpy and torch."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return cast("Any", value).tolist()

@@ -1,8 +1,8 @@
-"""Orders that put samples of like length together.
+"""Orders that group samples of similar length.
 
-``LengthGrouped`` draws a permutation for each epoch and sorts stretches of it by length. ``BalancedBatches`` cuts each
-global batch into micro-batches of like cost, with more of the short samples. Both are drawn from ``seed + epoch``
-alone, so that every rank and every attempt has the same order, also after the first epoch.
+``LengthGrouped`` draws a permutation for each epoch and sorts stretches of it by length. ``BalancedBatches`` splits
+each global batch into micro-batches of similar cost, with more samples where they are short. Both depend on
+``seed + epoch`` alone, so that every rank and every attempt has the same order in every epoch.
 """
 
 # transformers' samplers and torch's tolist() have no types.
@@ -21,14 +21,14 @@ from raytrainer.data.samplers import EpochSampler
 
 
 class LengthGrouped(EpochSampler):
-    """Samples in stretches of like length, the longest first of all.
+    """Samples in stretches of similar length, beginning with the longest sample.
 
-    The first epoch has the order of ``transformers.Trainer`` on one process. There the later ones depend on whatever
-    else drew random numbers; here they depend on the seed and the epoch.
+    The first epoch has the order of ``transformers.Trainer`` in one process. There, later epochs depend on whatever
+    else used the random state; here, on the seed and the epoch only.
 
     Args:
-        lengths: Of all samples.
-        batch_size: Samples of one global batch.
+        lengths: Lengths of all samples.
+        batch_size: Size of a global batch [samples].
         seed: The run's data seed.
     """
 
@@ -47,10 +47,10 @@ class LengthGrouped(EpochSampler):
 class BalancedBatches:
     """This rank's micro-batches of an epoch, balanced by transformers' ``BatchRebalanceSampler``.
 
-    A global batch has its full number of samples; how many of them a micro-batch has depends on their lengths.
+    A global batch has the usual number of samples; the number in a micro-batch depends on their lengths.
 
     Args:
-        balancer: Says lengths, sizes and rank.
+        balancer: Has the lengths, batch sizes and rank.
         seed: The run's data seed.
     """
 
@@ -62,7 +62,7 @@ class BalancedBatches:
 
     @property
     def split(self) -> BatchSplit:
-        """As if all micro-batches had the average number of samples."""
+        """The split as if all micro-batches had the average number of samples."""
         given = self.sampler
         round_size = given.effective_batch_size // given.grad_accum
         return BatchSplit(batch_size=round_size // given.dp_size, rank=given.rank, world_size=given.dp_size)
@@ -92,7 +92,7 @@ class BalancedBatches:
         least = self.sampler.dp_size * self.sampler.grad_accum
         for index in range(first, self.sampler.num_global_batches):
             batch = order[index * whole : (index + 1) * whole]
-            # Every micro-batch of every rank has a sample, if need be one of the start.
+            # Every micro-batch of every rank has a sample, if necessary one from the start.
             batch += itertools.islice(itertools.cycle(order), max(0, least - len(batch)))
             yield batch
 
@@ -111,5 +111,5 @@ class BalancedBatches:
             yield [batch[place] for place in places]
 
     def real_samples(self, first: int = 0) -> Iterator[int]:
-        """As many in every round: its micro-batches count the same, whatever they hold; for training only."""
+        """Yield the same number for every round: micro-batches count equally, whatever their size (training only)."""
         return itertools.repeat(self.split.round_size)

@@ -1,8 +1,8 @@
 """The data loader of one rank: torch's own, with a start position and batches on the rank's device.
 
-Besides batches it answers two questions that the loop and the evaluation have: begin this epoch after so many
-samples, and how many samples of this micro-batch are no fill-up. Where rank 0 deals out what it reads (``dispatch``),
-it is rank 0 alone whose loader reads.
+The loop and the evaluation also need to start an epoch after a number of samples, and to know how many samples of a
+micro-batch are real rather than fill-ups. With ``dispatch``, only the loader of rank 0 reads, and distributes what it
+reads.
 """
 
 # Batches are the user's, and may nest containers of anything.
@@ -31,12 +31,21 @@ from raytrainer.errors import CheckpointError
 
 
 def to_device(data: Any, device: torch.device, *, non_blocking: bool = False) -> Any:
-    """Move the tensors of a nested batch; containers and other values stay what they are."""
+    """Move the tensors of a nested batch to a device.
+
+    Args:
+        data: Tensors of any shape in mappings, tuples and lists; other values are returned as they are.
+        device: The device.
+        non_blocking: Whether to copy pinned memory asynchronously.
+
+    Returns:
+        The same structure.
+    """
     if isinstance(data, torch.Tensor):
         return data.to(device, non_blocking=non_blocking)
     if isinstance(data, Mapping):
         moved = {key: to_device(value, device, non_blocking=non_blocking) for key, value in data.items()}
-        return type(data)(moved)  # type: ignore[call-arg]
+        return type(data)(moved)  # pyright: ignore[reportCallIssue]
     if isinstance(data, tuple) and hasattr(data, "_fields"):
         return type(data)(*(to_device(value, device, non_blocking=non_blocking) for value in data))
     if isinstance(data, tuple | list):
@@ -48,11 +57,11 @@ class RankDataLoader(DataLoader[Any]):
     """A ``DataLoader`` that yields this rank's micro-batches on this rank's device.
 
     Args:
-        *args: Of torch's loader.
-        device: Of this rank.
-        keep: Micro-batches that are yielded at once, whose shares and positions are kept.
-        scatter: Rank 0 reads, and hands out with this; None where each rank reads for itself.
-        **kwargs: Of torch's loader.
+        *args: Arguments of torch's loader.
+        device: The device of this rank.
+        keep: Number of most recent micro-batches whose shares and positions are kept.
+        scatter: With it rank 0 reads for all ranks and distributes; None: each rank reads by itself.
+        **kwargs: Keyword arguments of torch's loader.
     """
 
     def __init__(
@@ -93,31 +102,31 @@ class RankDataLoader(DataLoader[Any]):
             shard.skip_next(num_samples)
 
     def start_next_at(self, position: dict[str, Any], micro_batches: int) -> None:
-        """Begin the next iteration of a stream where ``position_after`` said, without reading what was read.
+        """Begin the next iteration of a stream at a position, without reading what comes before it.
 
         Args:
             position: What ``position_after`` returned, in this or another process.
             micro_batches: Micro-batches of the epoch that were consumed before it.
 
         Raises:
-            CheckpointError: If the position was kept by another number of loading processes.
+            CheckpointError: If the position was saved with a different number of loading processes.
         """
         assert isinstance(self.dataset, RankStream)
         kept, here = len(position["processes"]), max(1, self.num_workers)
         if kept != here:
             raise CheckpointError(
-                f"The position in the stream was kept for {kept} loading process(es), of which each reads its own "
-                f"part, and dataloader_num_workers={self.num_workers} makes {here}. Set dataloader_num_workers as it "
-                "was, or set ignore_data_skip=True to begin the epoch anew."
+                f"The position in the stream was saved for {kept} loading process(es), each of which reads its own "
+                f"part, but dataloader_num_workers={self.num_workers} starts {here}. Set dataloader_num_workers to its "
+                "earlier value, or set ignore_data_skip=True to restart the epoch."
             )
         self.dataset.start_next_at(position)
         self._position, self._first = position, micro_batches
 
     def position_after(self, micro_batches: int) -> dict[str, Any] | None:
-        """Where the stream stood when so many micro-batches of the epoch had been handed out.
+        """Return the position of the stream after a number of micro-batches of the epoch.
 
         Returns:
-            Plain values that JSON can hold; None if the dataset is no stream, or the moment is too long ago.
+            Plain JSON values; None if the dataset is not a stream, or the position is no longer kept.
         """
         return next((position for count, position in self._positions if count == micro_batches), None)
 
@@ -128,18 +137,18 @@ class RankDataLoader(DataLoader[Any]):
         return self.batch_sampler
 
     def num_real(self) -> int:
-        """Samples of the micro-batch that was yielded last which are no fill-up."""
+        """Return the number of samples of the latest micro-batch without fill-ups."""
         return self._shares[-1].num_real
 
     def weights(self, count: int) -> list[float]:
-        """What the micro-batches that were yielded last count in a mean over ranks; samples that fill up do count."""
+        """Return the weights of the latest micro-batches in a mean over ranks; fill-ups count as samples."""
         split = self.split
         if split.fills_up:
             return [1.0] * count
         return [share.weight(split.world_size) for share in list(self._shares)[-count:]]
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # Now and not at the first batch: torch's loader draws its seed here, and the loop counts on that.
+        # Now rather than at the first batch: torch's loader draws its seed here, and the loop relies on that.
         return self._hand_out(self._shared())
 
     def _hand_out(self, shared: Iterator[tuple[Any, Share]]) -> Iterator[Any]:
@@ -202,13 +211,13 @@ def build_loader(
 
     Args:
         dataset: Map-style or iterable.
-        args: Resolved (on a worker) or not (on a driver, which then is rank 0 of 1).
-        collate: Makes a batch of a list of samples.
-        batch_size: Samples of a micro-batch on one rank.
-        sampler: Order of a map-style dataset; None is its own order. A plain ``RandomSampler`` (or
+        args: Resolved (on a worker) or not (on a driver, as rank 0 of 1).
+        collate: Makes a batch from a list of samples.
+        batch_size: Size of a micro-batch on one rank [samples].
+        sampler: Order of a map-style dataset; None keeps its own order. A plain ``RandomSampler`` (or
             ``LengthGroupedSampler``) becomes a seeded one, because ranks must agree on the order.
-        training: Seeds the loader's worker processes per rank.
-        scatter: With it rank 0 reads for all ranks, and hands out; without it each rank reads for itself.
+        training: Whether to seed the loader's processes per rank.
+        scatter: With it rank 0 reads for all ranks and distributes; None: each rank reads by itself.
     """
     bound = args.is_resolved
     rank, world_size = (args.process_index, args.world_size) if bound else (0, 1)
@@ -252,9 +261,15 @@ def build_loader(
 
 
 def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingArguments) -> Sampler[int]:
-    """Return a sampler whose order all ranks share."""
+    """Return a sampler with the same order on all ranks.
+
+    Args:
+        sampler: A sampler of torch, transformers or the user; None keeps the dataset's order.
+        dataset: A map-style dataset.
+        args: For the data seed.
+    """
     if sampler is None:
-        return SequentialSampler(dataset)  # type: ignore[arg-type]
+        return SequentialSampler(dataset)  # pyright: ignore[reportArgumentType]
     if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:  # pyright: ignore[reportPrivateUsage]
         return SeededRandomSampler(sampler.data_source, data_seed(args))
     if type(sampler) is LengthGroupedSampler and sampler.generator is None:
@@ -263,5 +278,5 @@ def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingAr
 
 
 def data_seed(args: TrainingArguments) -> int:
-    """The seed that decides the order of the samples."""
+    """Return the seed of the order of the samples."""
     return args.data_seed if args.data_seed is not None else args.seed

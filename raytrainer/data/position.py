@@ -1,6 +1,6 @@
-"""Where in the data a run is, and how to open an epoch there.
+"""The position of a run in its data, and how to open an epoch there.
 
-The position is kept in samples of the global order, so that it means the same on any number of ranks.
+The position is counted in samples of the global order, so that it means the same on any number of ranks.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def open_epoch(
     skip_micro_batches: int,
     stream: dict[str, Any] | None = None,
 ) -> Iterator[Any]:
-    """Return an iterator over this rank's micro-batches of an epoch, behind what was consumed already.
+    """Return an iterator over this rank's micro-batches of an epoch, after what was already consumed.
 
     Args:
-        loader: Ours, or whatever the user's ``get_train_dataloader`` returned.
+        loader: A ``RankDataLoader``, or what the user's ``get_train_dataloader`` returned.
         epoch: Index of the epoch; decides the permutation.
         skip_samples: Samples of the global order that were consumed [samples].
-        skip_micro_batches: The same on this rank [micro-batches]; used for loaders that are not ours, whose batches
-            must be read to be skipped.
-        stream: Where the stream stood, as ``stream_position`` gave it. Without it, what was consumed is read again.
+        skip_micro_batches: The same on this rank [micro-batches]; used for users' loaders, whose batches must be
+            read to be skipped.
+        stream: The result of ``stream_position``. Without it, what was consumed is read again.
     """
     set_epoch(loader, epoch)
     if isinstance(loader, RankDataLoader):
@@ -46,7 +46,7 @@ def open_epoch(
     batches = iter(loader)
     if skip_micro_batches:
         logger.info(
-            "Reading %d batches of a custom data loader to get back to its position.", skip_micro_batches
+            "Reading %d batches of a custom data loader to return to its position.", skip_micro_batches
         )
         for _ in itertools.islice(batches, skip_micro_batches):
             pass
@@ -54,7 +54,7 @@ def open_epoch(
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell a loader, or what lies inside it, which epoch comes."""
+    """Set the next epoch of a loader, or of the sampler inside it."""
     if callable(getattr(loader, "set_epoch", None)):
         loader.set_epoch(epoch)
         return
@@ -66,10 +66,10 @@ def set_epoch(loader: Any, epoch: int) -> None:
 
 
 def stream_position(loader: Any, micro_batches: int) -> dict[str, Any] | None:
-    """Where the stream of a loader stood after so many micro-batches of the epoch; None if it has none.
+    """Return the position of a loader's stream after a number of micro-batches of the epoch; None without a stream.
 
     Raises:
-        CheckpointError: If the dataset's ``state_dict()`` does not survive JSON, in which checkpoints keep it.
+        CheckpointError: If the dataset's ``state_dict()`` cannot be saved as JSON, the format of checkpoints.
     """
     if not isinstance(loader, RankDataLoader) or micro_batches == 0:
         return None
@@ -80,7 +80,7 @@ def stream_position(loader: Any, micro_batches: int) -> dict[str, Any] | None:
         survives = False
     if not survives:
         raise CheckpointError(
-            "The training dataset's state_dict() holds something that JSON cannot keep (it takes numbers, text, lists "
-            "and dicts with text as keys), so its position cannot be saved. Return plain values from state_dict()."
+            "The training dataset's state_dict() contains something that JSON cannot represent (only numbers, text, "
+            "lists and dicts with text keys), so its position cannot be saved. Return plain values from state_dict()."
         )
     return position

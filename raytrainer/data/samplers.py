@@ -1,11 +1,9 @@
 """The order of samples, and which of them belong to which rank.
 
 One permutation per epoch, drawn from ``seed + epoch`` alone, is the same on every rank and in every attempt. Step
-``t`` of an epoch owns the ``t``-th global batch of it, and each rank takes its slice. The order equals the one of
-``transformers.Trainer`` (accelerate's seedable sampler and batch shards), and because it is index arithmetic, a
-run can start at any sample without reading the samples before it.
-
-Pure index arithmetic: no process group, no dataset access.
+``t`` of an epoch uses its ``t``-th global batch, of which each rank takes a slice. The order equals that of
+``transformers.Trainer`` (accelerate's seedable sampler and batch shards). Because it is index arithmetic, without a
+process group or access to the dataset, a run can start at any sample without reading the samples before it.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def generator(self) -> torch.Generator:
-        """What the order of this epoch is drawn from."""
+        """Return the generator that the order of this epoch is drawn from."""
         return torch.Generator().manual_seed(self.seed + self.epoch)
 
     def __len__(self) -> int:
@@ -65,11 +63,11 @@ class RankBatchSampler:
 
     The samples are split into micro-batches; rank ``r`` of ``W`` takes micro-batches ``r, r + W, r + 2W, ...``. With
     several ranks the order is filled up from its own start to whole rounds (``rounds``), so that every rank has the
-    same number of full micro-batches; one rank alone gets a short last one.
+    same number of full micro-batches; a single rank gets a short last one.
 
     Args:
         sampler: Yields the sample indices of an epoch, the same on every rank.
-        split: Says which of them this rank takes.
+        split: Decides which of them this rank takes.
     """
 
     def __init__(self, sampler: Sampler[int], split: BatchSplit) -> None:
@@ -87,8 +85,8 @@ class RankBatchSampler:
         self._skip_samples = num_samples
 
     def num_samples(self) -> int:
-        """Samples of one epoch over all ranks, those that fill up the last round included."""
-        total = len(self.sampler)  # type: ignore[arg-type]
+        """Return the number of samples of one epoch over all ranks, including fill-ups of the last round."""
+        total = len(self.sampler)  # pyright: ignore[reportArgumentType]
         if self.split.drop_last:
             return total - total % self.split.round_size
         if not self.split.has_fill_ups:
@@ -109,11 +107,11 @@ class RankBatchSampler:
             yield self.split.taken_of(samples)
 
     def real_samples(self, first: int = 0) -> Iterator[int]:
-        """Samples that are no fill-up, of each round that an iteration yields.
+        """Yield, for each round of an iteration, its number of samples without fill-ups.
 
         Args:
-            first: Samples of the global order before it.
+            first: Number of samples of the global order to skip.
         """
-        num_samples = len(self.sampler)  # type: ignore[arg-type]
+        num_samples = len(self.sampler)  # pyright: ignore[reportArgumentType]
         for start in range(first, self.num_samples(), self.split.round_size):
             yield max(0, min(self.split.round_size, num_samples - start))

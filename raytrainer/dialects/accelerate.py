@@ -192,7 +192,7 @@ def fields_from_environment(environment: Mapping[str, str]) -> list[tuple[str, d
     ]
 
 
-def _check_option(option: str, value: Any, source: str) -> None:
+def _check_option(option: str, value: object, source: str) -> None:
     if option in _NEVER:
         if not _is_off(option, value):
             raise ConfigurationError(f"{source}: {option} is not available: {_NEVER[option]}. Leave it out.")
@@ -210,13 +210,13 @@ def _check_option(option: str, value: Any, source: str) -> None:
         )
 
 
-def _is_off(option: str, value: Any) -> bool:
+def _is_off(option: str, value: object) -> bool:
     if option == "dynamo_config" and isinstance(value, Mapping):
         return str(cast("Mapping[str, Any]", value).get("dynamo_backend", "NO")).upper() == "NO"
     return value in (None, False, {}, [], "", "no", "NO")
 
 
-def _precision(value: Any, source: str) -> dict[str, Any]:
+def _precision(value: object, source: str) -> dict[str, Any]:
     word = str(value).lower()  # YAML reads a bare `no` as False
     if value is None or word in ("no", "false"):
         return {}

@@ -199,7 +199,7 @@ class Refuse(Protocol):
     def __call__(self, key: str, message: str) -> NoReturn: ...
 
 
-def read_deepspeed(value: Any) -> DeepSpeedOptions | None:
+def read_deepspeed(value: object) -> DeepSpeedOptions | None:
     """Read the argument ``deepspeed``; None if nothing was given.
 
     Args:
@@ -236,7 +236,7 @@ def read_deepspeed(value: Any) -> DeepSpeedOptions | None:
     return DeepSpeedOptions(config=config)
 
 
-def _check_section(section: Any, path: str, keys: tuple[str, ...], refuse: Refuse) -> None:
+def _check_section(section: object, path: str, keys: tuple[str, ...], refuse: Refuse) -> None:
     if not isinstance(section, dict):
         refuse(path, f"is {section!r}; an object was expected.")
     _check_keys(cast("dict[str, Any]", section), keys, f"{path}.", refuse)
@@ -256,7 +256,7 @@ def _check_keys(config: dict[str, Any], known: tuple[str, ...], prefix: str, ref
         del config[key]
 
 
-def _is_off(value: Any) -> bool:
+def _is_off(value: object) -> bool:
     if isinstance(value, dict) and "enabled" in value:
         return not cast("dict[str, Any]", value)["enabled"]
     return value in (None, False, "", {}) or (

@@ -9,13 +9,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from raytrainer.dialects.deepspeed import DeepSpeedOptions, auto_paths
 from raytrainer.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
 
-def check_against(options: DeepSpeedOptions, args: Any, *, world_size: int | None) -> None:
+
+def check_against(options: DeepSpeedOptions, args: TrainingArguments, *, world_size: int | None) -> None:
     """Check that a DeepSpeed config and the arguments do not contradict each other.
 
     Args:
@@ -40,7 +43,9 @@ def check_against(options: DeepSpeedOptions, args: Any, *, world_size: int | Non
         )
 
 
-def engine_config(options: DeepSpeedOptions, args: Any, *, world_size: int, model: Any) -> dict[str, Any]:
+def engine_config(
+    options: DeepSpeedOptions, args: TrainingArguments, *, world_size: int, model: object
+) -> dict[str, Any]:
     """Make the config for DeepSpeed's engine, without the sections that this package handles itself.
 
     Args:
@@ -73,7 +78,9 @@ def engine_config(options: DeepSpeedOptions, args: Any, *, world_size: int, mode
     return config
 
 
-def section_params(section: dict[str, Any], args: Any, *, max_steps: int | None = None) -> dict[str, Any]:
+def section_params(
+    section: dict[str, Any], args: TrainingArguments, *, max_steps: int | None = None
+) -> dict[str, Any]:
     """Return the ``params`` of an ``optimizer`` or ``scheduler`` section, with "auto" filled in.
 
     Args:
@@ -95,7 +102,7 @@ def section_params(section: dict[str, Any], args: Any, *, max_steps: int | None 
     return {key: given[key] if value == "auto" else value for key, value in section["params"].items()}
 
 
-def _from_arguments(args: Any, world_size: int | None) -> dict[str, tuple[Any, str]]:
+def _from_arguments(args: TrainingArguments, world_size: int | None) -> dict[str, tuple[Any, str]]:
     """Path of a value -> the value, and the argument that it comes from."""
     micro, accumulation = args.train_batch_size, args.gradient_accumulation_steps
     return {
@@ -116,7 +123,7 @@ def _from_arguments(args: Any, world_size: int | None) -> dict[str, tuple[Any, s
     }
 
 
-def check_sizes(options: DeepSpeedOptions, model: Any) -> None:
+def check_sizes(options: DeepSpeedOptions, model: object) -> None:
     """Check, on a driver, that a model has the sizes for every "auto".
 
     Raises:
@@ -125,7 +132,7 @@ def check_sizes(options: DeepSpeedOptions, model: Any) -> None:
     _fill_sizes(copy.deepcopy(options.config), model)
 
 
-def _fill_sizes(config: dict[str, Any], model: Any) -> None:
+def _fill_sizes(config: dict[str, Any], model: object) -> None:
     zero = config["zero_optimization"]
     wanted = [path for path in auto_paths(config) if path.startswith("zero_optimization.")]
     if not wanted:
@@ -146,7 +153,7 @@ def _fill_sizes(config: dict[str, Any], model: Any) -> None:
         zero[key] = sizes[key]
 
 
-def hidden_size(model: Any) -> int | None:
+def hidden_size(model: object) -> int | None:
     """Return the hidden size that a model's config declares, the largest if there are several."""
     config: Any = getattr(model, "config", None)
     candidates: list[Any] = [config, getattr(config, "text_config", None)]

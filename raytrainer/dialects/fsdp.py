@@ -88,7 +88,7 @@ _KEYS = (
 )
 
 
-def read_sharding(fsdp: Any, fsdp_config: Any) -> ShardingOptions | None:
+def read_sharding(fsdp: object, fsdp_config: object) -> ShardingOptions | None:
     """Read the two arguments; None if nothing is to be sharded.
 
     Args:
@@ -229,7 +229,7 @@ def _check_keys(config: dict[str, Any]) -> None:
         )
 
 
-def _flag(key: str, value: Any) -> bool:
+def _flag(key: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     if str(value).lower() in ("true", "false"):

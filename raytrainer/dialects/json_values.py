@@ -10,7 +10,7 @@ from typing import Any, cast
 from raytrainer.errors import ConfigurationError
 
 
-def read_object(value: Any, name: str) -> dict[str, Any]:
+def read_object(value: object, name: str) -> dict[str, Any]:
     """Read the value of an argument; None is an empty dict.
 
     Args:
@@ -44,7 +44,7 @@ def read_object(value: Any, name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-def line_of(value: Any, key: str) -> str:
+def line_of(value: object, key: str) -> str:
     """Return where a key is in the file that an argument names, as ``"file.json, line 3: "``; "" for a dict.
 
     Args:

@@ -30,7 +30,7 @@ def entry_point(method: Callable[..., Any]) -> Callable[..., Any]:
         return method
 
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: object, **kwargs: object) -> Any:
         if self._process.session is not None:
             return method(self, *args, **kwargs)
         return self._launch(method.__name__, args, kwargs)

@@ -83,7 +83,7 @@ class Fit(TorchTrainer):
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in self._unused]
 
-    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+    def _initialize_and_run_controller(self, **arguments: object) -> Any:
         try:
             from ray.train.v2._internal.execution.controller import TrainController
 

@@ -23,17 +23,17 @@ class Objects:
     items: list[Any]
 
 
-def is_mapping(data: Any) -> TypeGuard[Mapping[Any, Any]]:
+def is_mapping(data: object) -> TypeGuard[Mapping[Any, Any]]:
     """Whether a nested structure is a mapping."""
     return isinstance(data, Mapping)
 
 
-def is_sequence(data: Any) -> TypeGuard[Sequence[Any]]:
+def is_sequence(data: object) -> TypeGuard[Sequence[Any]]:
     """Whether a nested structure is a tuple (named or not) or a list."""
     return isinstance(data, tuple | list)
 
 
-def is_object_list(data: Any, num_rows: int) -> TypeGuard[list[Any]]:
+def is_object_list(data: object, num_rows: int) -> TypeGuard[list[Any]]:
     """Whether data is a list with one Python object per sample, none of which is a tensor.
 
     Args:
@@ -75,7 +75,7 @@ def map_leaves(function: Callable[..., Any], data: Any, *others: Any) -> Any:
     return function(data, *others)
 
 
-def require_tensors(data: Any, *, source: str) -> Any:
+def require_tensors(data: object, *, source: str) -> Any:
     """Check that all leaves are tensors, and turn numpy arrays into tensors.
 
     Args:
@@ -86,7 +86,7 @@ def require_tensors(data: Any, *, source: str) -> Any:
         ConfigurationError: If a leaf is neither; the message names the argument that allows it.
     """
 
-    def check(leaf: Any) -> Any:
+    def check(leaf: object) -> Any:
         if _is_numeric_array(leaf):
             return torch.from_numpy(leaf)  # pyright: ignore[reportUnknownMemberType]
         if leaf is not None and not isinstance(leaf, torch.Tensor):
@@ -100,7 +100,7 @@ def require_tensors(data: Any, *, source: str) -> Any:
     return map_leaves(check, data)
 
 
-def wrap_objects(data: Any, num_rows: int) -> Any:
+def wrap_objects(data: object, num_rows: int) -> Any:
     """Wrap the leaves that are not tensors in ``Objects``.
 
     Args:
@@ -123,23 +123,23 @@ def wrap_objects(data: Any, num_rows: int) -> Any:
     return Objects([_to_cpu(data)])
 
 
-def unwrap_objects(data: Any) -> Any:
+def unwrap_objects(data: object) -> Any:
     """Turn the ``Objects`` of a nested structure back into plain lists."""
 
-    def unwrap(leaf: Any) -> Any:
+    def unwrap(leaf: object) -> Any:
         return leaf.items if isinstance(leaf, Objects) else leaf
 
     return map_leaves(unwrap, data)
 
 
-def _is_numeric_array(data: Any) -> TypeGuard[np.ndarray[Any, Any]]:
+def _is_numeric_array(data: object) -> TypeGuard[np.ndarray[Any, Any]]:
     if not isinstance(data, np.ndarray):
         return False
     return cast("np.ndarray[Any, Any]", data).dtype != object
 
 
-def _to_cpu(item: Any) -> Any:
-    def move(leaf: Any) -> Any:
+def _to_cpu(item: object) -> Any:
+    def move(leaf: object) -> Any:
         return leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf
 
     return map_leaves(move, item)

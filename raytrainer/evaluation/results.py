@@ -17,6 +17,7 @@ import torch
 from raytrainer.evaluation.nested import Objects, map_leaves
 from raytrainer.evaluation.spill import PADDING, SpillFile
 from raytrainer.runtimes.base import Runtime
+from raytrainer.user_types import Batch
 
 SPILL_BYTES = 16 * 2**20
 """A larger column is written to a file [bytes]."""
@@ -138,21 +139,21 @@ class Results:
         """The nested structure of the first batch, with the index of a column at each leaf."""
         self._columns: list[Column] = []
 
-    def add(self, batch: Any) -> None:
+    def add(self, batch: Batch) -> None:
         """Add a nested batch of gathered rows.
 
         Raises:
             ValueError: If its structure differs from that of earlier batches.
         """
 
-        def add_leaf(index: int, leaf: Any) -> None:
+        def add_leaf(index: int, leaf: object) -> None:
             self._columns[index].add(leaf)
 
         if self._structure is None:
             self._structure = map_leaves(self._open_column, batch)
         map_leaves(add_leaf, self._structure, batch)
 
-    def _open_column(self, _leaf: Any) -> int:
+    def _open_column(self, _leaf: object) -> int:
         column = Column(
             self._runtime, concatenates=self._concatenates, is_shared=self._is_shared, padding=self._padding
         )
@@ -193,7 +194,7 @@ class Results:
             column.close()
 
 
-def to_numpy(batch: Any) -> np.ndarray[Any, Any]:
+def to_numpy(batch: Batch) -> np.ndarray[Any, Any]:
     """Copy a tensor to the CPU as a numpy array; bfloat16, which numpy lacks, becomes float32."""
     if isinstance(batch, torch.Tensor):
         batch = batch.float() if batch.dtype == torch.bfloat16 else batch

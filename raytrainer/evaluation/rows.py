@@ -16,14 +16,15 @@ from transformers.trainer_pt_utils import find_batch_size  # pyright: ignore[rep
 
 from raytrainer.evaluation.nested import Objects, is_mapping, is_object_list, is_sequence, like, map_leaves
 from raytrainer.evaluation.spill import PADDING
+from raytrainer.user_types import Batch
 
 
-def batch_size_of(batch: Any) -> int | None:
+def batch_size_of(batch: Batch) -> int | None:
     """The size of the first dimension of the first tensor in a nested batch; None if there is no tensor."""
     return cast("int | None", find_batch_size(batch))
 
 
-def truncate_batch(batch: Any, num_rows: int, batch_size: int) -> Any:
+def truncate_batch(batch: Batch, num_rows: int, batch_size: int) -> Any:
     """Keep the first rows of every tensor whose first dimension is the batch.
 
     Args:
@@ -42,7 +43,9 @@ def truncate_batch(batch: Any, num_rows: int, batch_size: int) -> Any:
     return batch
 
 
-def gather_rows(accelerator: Accelerator, data: Any, num_real: list[int], *, padding: int = PADDING) -> Any:
+def gather_rows(
+    accelerator: Accelerator, data: object, num_real: list[int], *, padding: int = PADDING
+) -> Any:
     """All ranks: gather the real rows of a nested structure from all ranks, in rank order.
 
     Args:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from raytrainer.errors import RayTrainerError
+from raytrainer.user_types import Batch
 
 PADDING = -100
 
@@ -49,7 +50,7 @@ class SpillFile:
         else:
             Path(name).unlink()  # the kernel frees it when this process ends, however it ends
 
-    def append(self, batch: Any) -> None:
+    def append(self, batch: Batch) -> None:
         """Append a batch ``[rows, ...]``: an array, or anything with a shape on a rank that does not write.
 
         Raises:

@@ -18,6 +18,7 @@ from raytrainer.data.sampling_strategies import train_sampler
 from raytrainer.data.target_count import count_items
 from raytrainer.errors import ConfigurationError
 from raytrainer.trainer_protocol import TrainerParts
+from raytrainer.user_types import Batch, DatasetLike
 
 
 def is_hf_dataset(dataset: Any) -> bool:
@@ -72,7 +73,7 @@ class DataHooks(TrainerParts):
             self._process.eval_loaders[key] = loader
         return loader
 
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
+    def get_test_dataloader(self, test_dataset: DatasetLike) -> Any:
         """Return this rank's loader of a dataset to predict on."""
         return self._get_dataloader(
             test_dataset,
@@ -110,14 +111,16 @@ class DataHooks(TrainerParts):
             scatter=scatter,
         )
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+    def _get_train_sampler(self, train_dataset: DatasetLike | None = None) -> Sampler[int] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if dataset is None or not has_length(dataset):
             return None
         names = getattr(self.processing_class, "model_input_names", None)
         return train_sampler(dataset, self.args, input_name=names[0] if names else None)
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+    def _get_eval_sampler(
+        self, eval_dataset: DatasetLike | dict[str, DatasetLike] | str | None
+    ) -> Sampler[int] | None:
         return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -186,10 +189,10 @@ class DataHooks(TrainerParts):
             return self._backend.sum_over_ranks(count.to(device))
         return count.to(device)
 
-    def _prepare_input(self, data: Any) -> Any:
+    def _prepare_input(self, data: object) -> Any:
         return to_device(data, self.args.device)
 
-    def _prepare_inputs(self, inputs: Any) -> Any:
+    def _prepare_inputs(self, inputs: Batch) -> Any:
         prepared = self._prepare_input(inputs)
         if len(prepared) == 0:
             raise ConfigurationError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -17,6 +18,7 @@ from raytrainer.evaluation.loop import PredictionLoop
 from raytrainer.hooks.metric import metric_of
 from raytrainer.optim.schedules import waits_for_metric
 from raytrainer.trainer_protocol import TrainerParts
+from raytrainer.user_types import Batch
 
 
 class EvaluationHooks(TrainerParts):
@@ -25,7 +27,7 @@ class EvaluationHooks(TrainerParts):
     @entry_point
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
@@ -96,7 +98,7 @@ class EvaluationHooks(TrainerParts):
         return -100
 
     def _predict_batch(
-        self, model: nn.Module, inputs: Any, has_loss: bool
+        self, model: nn.Module, inputs: Batch, has_loss: bool
     ) -> tuple[torch.Tensor | None, Any]:
         with self.compute_loss_context_manager():
             if not has_loss:
@@ -110,7 +112,7 @@ class EvaluationHooks(TrainerParts):
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return loss.detach().mean(), outputs
 
-    def _eval_item_count(self, inputs: Any) -> torch.Tensor | None:
+    def _eval_item_count(self, inputs: Batch) -> torch.Tensor | None:
         # The count of this batch alone: its loss is a mean, whatever divides by it.
         if "labels" not in inputs or not (
             self.model_accepts_loss_kwargs or self.compute_loss_func is not None
@@ -127,7 +129,7 @@ class EvaluationHooks(TrainerParts):
         return model
 
     def _evaluate(
-        self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
+        self, trial: object, ignore_keys_for_eval: Any, skip_scheduler: bool = False
     ) -> dict[str, float]:
         metrics = self.evaluate(ignore_keys=ignore_keys_for_eval)
         if waits_for_metric(self.lr_scheduler) and not skip_scheduler:
@@ -135,7 +137,7 @@ class EvaluationHooks(TrainerParts):
         return metrics
 
 
-def select_logits(outputs: Any, ignore_keys: list[str], has_loss: bool) -> Any:
+def select_logits(outputs: object, ignore_keys: list[str], has_loss: bool) -> Any:
     """What a model returned besides its loss, detached."""
     if isinstance(outputs, Mapping):
         ignored = {*ignore_keys, "loss"} if has_loss else set(ignore_keys)

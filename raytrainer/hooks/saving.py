@@ -55,7 +55,7 @@ class SavingHooks(TrainerParts):
         elif self.args.should_save:
             save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         run = self._process.run
         if run is None:
             raise ConfigurationError(
@@ -74,7 +74,7 @@ class SavingHooks(TrainerParts):
         if self._process.hub is not None:
             self._process.hub.queue.wait()
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         if self.args.metric_for_best_model is None:
             return False
         value = metric_of(self.args, metrics)

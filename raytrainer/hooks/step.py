@@ -98,7 +98,9 @@ class StepHooks(TrainerParts):
             loss = scaling.scale_base_loss(loss, count)
         return (loss, outputs) if return_outputs else loss
 
-    def _smoothed_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+    def _smoothed_loss(
+        self, outputs: object, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
         # The smoother shifts labels by itself, where the model's own loss would.
         return self.label_smoother(
             outputs,

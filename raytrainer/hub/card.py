@@ -20,6 +20,9 @@ from transformers.modelcard import TrainingSummary
 from transformers.training_args import ParallelMode
 
 from raytrainer._version import __version__
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.trainer_protocol import TrainerProtocol
+from raytrainer.user_types import DatasetLike
 
 CARD_NAME = "README.md"
 LICENSE_TIMEOUT_S = 10.0
@@ -56,7 +59,7 @@ def write_card(trainer: Any, directory: Path, *, world_size: int, **facts: Any) 
     return path
 
 
-def trainer_view(trainer: Any, world_size: int) -> SimpleNamespace:
+def trainer_view(trainer: TrainerProtocol, world_size: int) -> SimpleNamespace:
     """The attributes of a trainer that the summary reads."""
     named = type(type(trainer.model).__name__, (), {"config": SimpleNamespace()})
     return SimpleNamespace(
@@ -71,7 +74,7 @@ def trainer_view(trainer: Any, world_size: int) -> SimpleNamespace:
 class _Arguments:
     """The arguments, with the number of workers that trained."""
 
-    def __init__(self, args: Any, world_size: int) -> None:
+    def __init__(self, args: TrainingArguments, world_size: int) -> None:
         self._args = args
         self.world_size = world_size
         self.parallel_mode = ParallelMode.DISTRIBUTED if world_size > 1 else ParallelMode.NOT_PARALLEL
@@ -85,12 +88,12 @@ class _Arguments:
         return getattr(self._args, name)
 
 
-def _if_named(dataset: Any) -> Any:
+def _if_named(dataset: DatasetLike) -> Any:
     """A dataset if it has a name; one made in memory would be called "the None dataset"."""
     return dataset if getattr(dataset, "builder_name", None) not in (None, "generator") else None
 
 
-def base_model_of(model: Any) -> str | None:
+def base_model_of(model: object) -> str | None:
     """The name on the Hub of the model that was fine-tuned; None for a local path or no name."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     if not name or os.path.isdir(name):

@@ -79,7 +79,7 @@ class HubMethods(TrainerParts):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Any:
         """Save the model in ``output_dir``, write its card, and upload the directory without its checkpoints.
 

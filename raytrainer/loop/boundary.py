@@ -13,6 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 from raytrainer.loop.run import TrainRun
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import Note, StepDone
+from raytrainer.trainer_protocol import TrainerProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def log_window(run: TrainRun) -> None:
     call_log(trainer, logs, run.started_at)
 
 
-def call_log(trainer: Any, logs: dict[str, Any], start_time: float | None = None) -> None:
+def call_log(trainer: TrainerProtocol, logs: dict[str, Any], start_time: float | None = None) -> None:
     """Call the ``log`` hook; many overrides take the logs alone."""
     code = getattr(type(trainer).log, "__code__", None)
     if start_time is None or (code is not None and code.co_argcount < 3 and not code.co_flags & 0x0C):

@@ -9,6 +9,7 @@ is, is seen (``item_count``), not guessed, for models as well as for users' own 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 from raytrainer.loop.loss_division import ForwardWatch, WatchedCount
 
 
-def takes_count(function: Any) -> bool:
+def takes_count(function: Callable[..., Any]) -> bool:
     """Whether a ``compute_loss`` takes ``num_items_in_batch``."""
     return any(
         parameter.name == "num_items_in_batch" or parameter.kind is inspect.Parameter.VAR_KEYWORD
@@ -25,7 +26,7 @@ def takes_count(function: Any) -> bool:
     )
 
 
-def names_world_size(function: Any) -> bool:
+def names_world_size(function: Callable[..., Any]) -> bool:
     """Whether a function's code handles the number of ranks by itself."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return code is not None and bool({"num_processes", "world_size"} & set(code.co_names))

@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
@@ -38,7 +39,9 @@ class Queries(TrainerParts):
         """Ranks that share a sequence by sequence parallelism; always 1."""
         return 1
 
-    def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> tuple[Any, ...]:
+    def set_initial_training_values(
+        self, args: TrainingArguments, dataloader: DataLoader[Any]
+    ) -> tuple[Any, ...]:
         """The lengths of a run over a loader.
 
         Args:

@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
 from transformers import TrainerState
 from transformers.trainer_utils import compare_trainer_and_checkpoint_args, has_length
 
@@ -225,7 +226,7 @@ def restore_window(run: TrainRun, saved: LoopState) -> None:
         run.meter.logged_total = -saved.window_sum
 
 
-def set_references(trainer: TrainerProtocol, plan: TrainPlan, loader: Any) -> None:
+def set_references(trainer: TrainerProtocol, plan: TrainPlan, loader: DataLoader[Any]) -> None:
     """Tell state and callbacks what this run trains."""
     state, handler = trainer.state, trainer.callback_handler
     state.max_steps = plan.max_steps

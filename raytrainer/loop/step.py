@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from raytrainer.loop.nonfinite import look_at_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
 from raytrainer.optim.schedules import waits_for_metric
+from raytrainer.user_types import Batch
 
 
-def take_step(run: TrainRun, group: list[Any], num_items: Any) -> bool:
+def take_step(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | None) -> bool:
     """Train on the micro-batches of one step and update the weights.
 
     All ranks: gradients are reduced in the backward pass of the last micro-batch, or after it (``fitting``).
@@ -41,7 +43,7 @@ def take_step(run: TrainRun, group: list[Any], num_items: Any) -> bool:
     return True
 
 
-def add_gradients(run: TrainRun, group: list[Any], num_items: Any) -> bool:
+def add_gradients(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | None) -> bool:
     """Forward and backward of a step's micro-batches.
 
     Args:
@@ -88,7 +90,7 @@ def stops(run: TrainRun) -> bool:
     return bool(agreed[0] or agreed[1])
 
 
-def call_training_step(run: TrainRun, inputs: Any, num_items: Any) -> torch.Tensor:
+def call_training_step(run: TrainRun, inputs: Batch, num_items: torch.Tensor | int | None) -> torch.Tensor:
     """Call the hook; older overrides take no ``num_items_in_batch``."""
     if takes_num_items(type(run.trainer).training_step):
         return run.trainer.training_step(run.model, inputs, num_items)
@@ -98,7 +100,7 @@ def call_training_step(run: TrainRun, inputs: Any, num_items: Any) -> torch.Tens
 _TAKES_NUM_ITEMS: dict[Any, bool] = {}
 
 
-def takes_num_items(function: Any) -> bool:
+def takes_num_items(function: Callable[..., Any]) -> bool:
     """Whether a ``training_step`` takes a third argument."""
     known = _TAKES_NUM_ITEMS.get(function)
     if known is None:
@@ -131,7 +133,7 @@ def update_weights(run: TrainRun) -> None:
     trainer.control = handler.on_step_end(args, trainer.state, trainer.control)
 
 
-def track_work(run: TrainRun, inputs: Any) -> None:
+def track_work(run: TrainRun, inputs: Batch) -> None:
     """Count samples, tokens and floating-point operations of a micro-batch."""
     run.speed.add(run.args.train_batch_size)
     trainer = run.trainer
@@ -140,7 +142,7 @@ def track_work(run: TrainRun, inputs: Any) -> None:
         run.trainer.state.num_input_tokens_seen += count_input_tokens(run, inputs)
 
 
-def count_input_tokens(run: TrainRun, inputs: Any) -> int:
+def count_input_tokens(run: TrainRun, inputs: Batch) -> int:
     """All ranks: input tokens of a micro-batch over ranks [tokens]; 0 where the input has no known name."""
     trainer = run.trainer
     name = getattr(trainer.model, "main_input_name", "input_ids")
@@ -175,7 +177,7 @@ class FlopCounter:
         self._model: nn.Module | None = None
         self._num_parameters = 0
 
-    def __call__(self, model: nn.Module, inputs: Any) -> int:
+    def __call__(self, model: nn.Module, inputs: Batch) -> int:
         name = getattr(model, "main_input_name", "input_ids")
         if name not in inputs or not hasattr(model, "num_parameters"):
             return 0

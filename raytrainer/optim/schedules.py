@@ -31,7 +31,7 @@ def build_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer, ma
     )
 
 
-def waits_for_metric(schedule: Any) -> bool:
+def waits_for_metric(schedule: LRScheduler) -> bool:
     """Whether the schedule steps on an evaluation's metric rather than on every optimizer step."""
     return isinstance(schedule, ReduceLROnPlateau | GreedyLR)
 

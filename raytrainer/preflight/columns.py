@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,6 +29,7 @@ from transformers.utils.generic import (
 )
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.user_types import DatasetLike
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def forward_columns(model: torch.nn.Module, label_names: list[str] | None) -> Fo
 
 
 def check_columns(
-    dataset: Any,
+    dataset: DatasetLike,
     description: str,
     forward: ForwardColumns,
     *,
@@ -110,14 +111,14 @@ def check_columns(
         )
 
 
-def passes_columns_through(data_collator: Any) -> bool:
+def passes_columns_through(data_collator: Callable[[list[Any]], Any] | None) -> bool:
     """Whether a collator passes every column to the model under its own name."""
     if data_collator is None or data_collator is default_data_collator:
         return True
     return type(data_collator) in (DefaultDataCollator, DataCollatorWithPadding)
 
 
-def _stored_columns(dataset: Any) -> Collection[str] | None:
+def _stored_columns(dataset: DatasetLike) -> Collection[str] | None:
     """Names of the columns as they are stored; None if they cannot be known."""
     names = getattr(dataset, "column_names", None)
     if isinstance(names, list):
@@ -125,7 +126,7 @@ def _stored_columns(dataset: Any) -> Collection[str] | None:
     return None if names is not None else _keys(_first_sample(dataset))
 
 
-def _batch_columns(dataset: Any) -> Collection[str] | None:
+def _batch_columns(dataset: DatasetLike) -> Collection[str] | None:
     """Names of the columns that the usual collators put into a batch, which leave text out; None if unknown."""
     names = getattr(dataset, "column_names", None)
     if names is not None:
@@ -143,11 +144,11 @@ def _batch_columns_of_hf(dataset: Any) -> list[str] | None:
     return [name for name in dataset.column_names if not _is_text(features[name])]
 
 
-def _is_text(feature: Any) -> bool:
+def _is_text(feature: object) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def _keys(sample: Any) -> list[str] | None:
+def _keys(sample: object) -> list[str] | None:
     if not isinstance(sample, Mapping):
         return None
     keys = list(cast("Mapping[Any, Any]", sample))

@@ -14,6 +14,7 @@ from transformers.trainer_utils import has_length
 from raytrainer.errors import ConfigurationError
 from raytrainer.preflight.columns import check_columns, forward_columns, passes_columns_through
 from raytrainer.preflight.facts import MAKES_BATCHES, USES_INPUTS, TrainerFacts
+from raytrainer.user_types import DatasetLike
 
 
 def named_datasets(dataset: Any, keyword: str) -> Iterator[tuple[str, Any]]:
@@ -32,7 +33,7 @@ def named_datasets(dataset: Any, keyword: str) -> Iterator[tuple[str, Any]]:
         yield keyword, dataset
 
 
-def check_not_empty(name: str, dataset: Any) -> None:
+def check_not_empty(name: str, dataset: DatasetLike) -> None:
     """Check that a dataset of known length has a sample.
 
     Raises:
@@ -44,7 +45,7 @@ def check_not_empty(name: str, dataset: Any) -> None:
         )
 
 
-def check_fits_model(facts: TrainerFacts, name: str, dataset: Any) -> None:
+def check_fits_model(facts: TrainerFacts, name: str, dataset: DatasetLike) -> None:
     """Check that a dataset is whole and that its columns fit the model.
 
     Args:
@@ -67,7 +68,7 @@ def check_fits_model(facts: TrainerFacts, name: str, dataset: Any) -> None:
     )
 
 
-def _check_is_whole(facts: TrainerFacts, name: str, dataset: Any) -> None:
+def _check_is_whole(facts: TrainerFacts, name: str, dataset: DatasetLike) -> None:
     """Each rank takes its part of the whole dataset; a part of a part would leave most samples out."""
     split = getattr(dataset, "_distributed", None)
     if split is not None and facts.args.world_size > 1 and not facts.overrides & MAKES_BATCHES:

@@ -6,8 +6,6 @@ optimizer that the user built, or whose class was passed, is not checked.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from raytrainer.arguments.training_arguments import TrainingArguments
@@ -29,7 +27,7 @@ def check_optimizer(facts: TrainerFacts) -> None:
         check_choice(facts.args, facts.model)
 
 
-def check_choice(args: TrainingArguments, model: Any) -> None:
+def check_choice(args: TrainingArguments, model: object) -> None:
     """Check name, options, target modules, accumulation and backend of ``optim``.
 
     Args:
@@ -49,7 +47,7 @@ def check_choice(args: TrainingArguments, model: Any) -> None:
     backend_is_supported(entry, args)
 
 
-def targets_fit(entry: Entry, args: TrainingArguments, model: Any) -> None:
+def targets_fit(entry: Entry, args: TrainingArguments, model: object) -> None:
     """``optim_target_modules`` goes with the optimizers that treat some matrices differently.
 
     Args:

@@ -1,7 +1,7 @@
-"""Whether a run can be written where the user wants it.
+"""Whether the output directory can be written to.
 
-Tried, not guessed: the directory is made and a file is written and removed, because permission bits say nothing about
-read-only mounts, quotas and network file systems.
+This is tested by creating the directory and writing a file, because permission bits do not reveal read-only mounts,
+quotas and problems of network file systems.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
-    """Make the directory of a run and check that files can be written into it.
+    """Create the output directory and check that files can be written to it.
 
     Args:
         output_dir: A path.
@@ -26,14 +26,14 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
         The absolute path.
 
     Raises:
-        ConfigurationError: If it is a URI, or cannot be written.
+        ConfigurationError: If it is a URI, or cannot be written to.
     """
     scheme = _SCHEME.match(str(output_dir))
     if scheme is not None:
         raise ConfigurationError(
-            f"output_dir={str(output_dir)!r} is a URI ({scheme[1]}://), and this version of raytrainer "
-            "commits checkpoints by renaming directories, which object stores cannot. Give a path that all workers "
-            "see, for instance on NFS or on a mounted bucket."
+            f"output_dir={str(output_dir)!r} is a URI ({scheme[1]}://), but this version of raytrainer "
+            "commits checkpoints by renaming directories, which object stores do not support. Give a path that all "
+            "workers share, for instance on NFS or on a mounted bucket."
         )
     path = Path(os.path.abspath(os.path.expanduser(output_dir)))
     blocking = _blocking_file(path)
@@ -48,8 +48,8 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"output_dir={str(output_dir)!r} cannot be written: {error.strerror or error} "
-            f"({_existing_parent(path)}). Choose a directory that you may write, or have it made writable."
+            f"output_dir={str(output_dir)!r} cannot be written to: {error.strerror or error} "
+            f"({_existing_parent(path)}). Choose a directory that you can write to, or change its permissions."
         ) from error
     return path
 

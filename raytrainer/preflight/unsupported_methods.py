@@ -147,7 +147,7 @@ def unsupported_method(name: str) -> Callable[..., Any]:
     """
     entry = NEVER_CALLED[name]
 
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(self: Any, *args: object, **kwargs: object) -> Any:
         del self, args, kwargs
         raise ConfigurationError(
             f"`Trainer.{name}` is not available in this version of raytrainer: {entry.why}. {entry.do}"
@@ -212,7 +212,7 @@ def warn_of_overrides_never_called(cls: type, base: type) -> None:
         )
 
 
-def check_trial(trial: Any) -> None:
+def check_trial(trial: object) -> None:
     """Refuse a trial of a hyperparameter search.
 
     Raises:

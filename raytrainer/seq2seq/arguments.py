@@ -1,7 +1,7 @@
-"""``Seq2SeqTrainingArguments``: the arguments of training, and those that say how evaluation generates.
+"""``Seq2SeqTrainingArguments``: the arguments of training, and those of generation during evaluation.
 
-All fields are those of transformers, and all are honoured. A generation config may also be a dict, or JSON on a command
-line. What only a look into files or at the model can tell is checked by the trainer (``seq2seq.generation_config``).
+All fields are those of transformers, and all are supported. A generation config may also be a dict, or JSON on a
+command line. What needs files or the model is checked by the trainer (``seq2seq.generation_config``).
 """
 
 # No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields.
@@ -25,13 +25,13 @@ class Seq2SeqTrainingArguments(  # pyright: ignore[reportIncompatibleVariableOve
     """The arguments of ``transformers.Seq2SeqTrainingArguments``, and those that say how Ray runs the workers.
 
     Raises:
-        ConfigurationError: For unknown, contradicting or unavailable arguments.
+        ConfigurationError: For unknown, contradictory or unavailable arguments.
     """
 
     sortish_sampler: bool = field(
         default=False,
         metadata={
-            "help": "Train on batches of samples of about the same length, in random order; needs a sized dataset. "
+            "help": "Train on batches of samples of similar length, in random order; needs a dataset with a length. "
             "Evaluation keeps the order of its dataset."
         },
     )
@@ -39,8 +39,8 @@ class Seq2SeqTrainingArguments(  # pyright: ignore[reportIncompatibleVariableOve
     generation_config: Path | str | dict[str, Any] | transformers.GenerationConfig | None = field(
         default=None,
         metadata={
-            "help": "How to generate: a hub id, a directory, a JSON file, or JSON. The model gets it, and is saved "
-            "with it."
+            "help": "The generation config: a hub id, a directory, a JSON file, or JSON. It is set on the model, and "
+            "saved with it."
         },
     )
 
@@ -51,8 +51,8 @@ class Seq2SeqTrainingArguments(  # pyright: ignore[reportIncompatibleVariableOve
         self.generation_config = _read_json(self.generation_config)  # pyright: ignore[reportIncompatibleVariableOverride]
         if self.sortish_sampler and self.train_sampling_strategy != "random":
             raise ConfigurationError(
-                f"sortish_sampler=True and train_sampling_strategy={self.train_sampling_strategy!r} both say in what "
-                "order samples come. Keep one of them."
+                f"sortish_sampler=True and train_sampling_strategy={self.train_sampling_strategy!r} both set the "
+                "order of samples. Keep one of them."
             )
 
 
@@ -61,8 +61,8 @@ def _at_least_one(name: str, value: Any) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(
-            f"{name}={value!r} is not a whole number of 1 or more. Change it, or leave it out for what the model's "
-            "generation config says."
+            f"{name}={value!r} is not a whole number of 1 or more. Change it, or leave it out for the value of the "
+            "model's generation config."
         )
 
 
@@ -72,12 +72,13 @@ def _read_json(value: Any) -> Any:
             return json.loads(value)
         except json.JSONDecodeError as error:
             raise ConfigurationError(
-                f"generation_config={value!r} begins like JSON and is none: {error}. Correct it, or name a file."
+                f"generation_config={value!r} looks like JSON but cannot be parsed: {error}. Correct it, or name "
+                "a file."
             ) from error
     if value is None or isinstance(value, str | Path | Mapping | transformers.GenerationConfig):
         return cast("Any", value)
     raise ConfigurationError(
-        f"generation_config= is a {type(value).__name__}, where a transformers.GenerationConfig, a dict, a path or a "
+        f"generation_config= is a {type(value).__name__}, but a transformers.GenerationConfig, a dict, a path or a "
         "hub id was expected. Pass one of these."
     )
 
@@ -94,6 +95,6 @@ def as_seq2seq_training_arguments(args: transformers.TrainingArguments | None) -
     if not isinstance(converted, Seq2SeqTrainingArguments):
         raise ConfigurationError(
             f"args= got a {type(args).__name__}, which has no predict_with_generate and no other field about "
-            "generating. Pass raytrainer.Seq2SeqTrainingArguments to a Seq2SeqTrainer."
+            "generation. Pass raytrainer.Seq2SeqTrainingArguments to a Seq2SeqTrainer."
         )
     return converted

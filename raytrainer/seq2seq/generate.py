@@ -1,7 +1,8 @@
-"""Generating with a model whose parameters may lie in pieces on the ranks.
+"""Generation with a model whose parameters may be sharded over ranks.
 
-Ranks finish their sequences at different times. Where every forward pass gathers parameters, all ranks must take part
-in all of them, so the ones that are done go on with passes that count nothing (``synced_gpus`` of ``generate``).
+Ranks finish their sequences at different times. If every forward pass gathers parameters, all ranks must take part in
+all of them, so ranks that have finished go on with forward passes whose results are ignored (``synced_gpus`` of
+``generate``).
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from raytrainer.layout.tensor_layout import has_distributed_parameters
 
 
 def generate(model: Any, inputs: dict[str, Any], keywords: dict[str, Any]) -> torch.Tensor:
-    """All ranks: generate from a batch.
+    """All ranks: generate sequences for a batch.
 
     Args:
-        model: The user's module, wrapped in place or not.
-        inputs: What it generates from, on the rank's device.
-        keywords: Of ``generate``.
+        model: The user's module; FSDP2 may have wrapped it in place.
+        inputs: The batch without labels, on the rank's device.
+        keywords: Keyword arguments of ``generate``.
 
     Returns:
-        Tokens ``[batch, length]``; the length may differ from batch to batch and from rank to rank.
+        Tokens ``[batch, length]``; the length may differ between batches and between ranks.
+
+    Raises:
+        ConfigurationError: If ``generate`` does not return one sequence per sample.
     """
     keywords = {"synced_gpus": has_distributed_parameters(model), **keywords}
     with torch.no_grad(), whole_outermost_unit(model):
@@ -35,17 +39,17 @@ def generate(model: Any, inputs: dict[str, Any], keywords: dict[str, Any]) -> to
     batch_size = next(value.shape[0] for value in inputs.values() if isinstance(value, torch.Tensor))
     if tokens.shape[0] != batch_size:
         raise ConfigurationError(
-            f"generate() made {tokens.shape[0]} sequences of {batch_size} samples, and one each was expected, since "
-            "predictions stand beside labels. Leave num_return_sequences at 1."
+            f"generate() returned {tokens.shape[0]} sequences for {batch_size} samples, but one each was expected, to "
+            "match predictions with labels. Leave num_return_sequences at 1."
         )
     return tokens
 
 
 @contextlib.contextmanager
 def whole_outermost_unit(model: Any) -> Generator[None, None, None]:
-    """All ranks: gather what FSDP2's outermost unit holds, such as shared embeddings.
+    """All ranks: gather the parameters of FSDP2's outermost unit, such as shared embeddings.
 
-    ``generate`` calls the encoder by itself, before the first forward pass of the whole model would gather them.
+    ``generate`` calls the encoder alone, before a forward pass of the whole model would gather them.
     """
     if not isinstance(model, FSDPModule):
         yield
@@ -58,7 +62,7 @@ def whole_outermost_unit(model: Any) -> Generator[None, None, None]:
 
 
 def prompt_length(model: Any, inputs: dict[str, Any]) -> int:
-    """Tokens that a batch's sequences begin with: the start token of a decoder, or the prompt of a language model."""
+    """Return the length of the beginning of each sequence: a decoder's start token, or a prompt [tokens]."""
     if getattr(model.config, "is_encoder_decoder", False):
         begun = inputs.get("decoder_input_ids")
         return 1 if begun is None else begun.shape[-1]
@@ -67,6 +71,15 @@ def prompt_length(model: Any, inputs: dict[str, Any]) -> int:
 
 
 def fill_up(tensor: torch.Tensor, length: int, value: int) -> torch.Tensor:
-    """Fill ``[batch, tokens]`` up on the right to a length; what is longer stays."""
+    """Pad a tensor on the right.
+
+    Args:
+        tensor: ``[batch, tokens]``.
+        length: The length wanted; a longer tensor is returned unchanged [tokens].
+        value: The padding.
+
+    Returns:
+        ``[batch, length]`` or longer.
+    """
     missing = length - tensor.shape[-1]
     return tensor if missing <= 0 else torch.nn.functional.pad(tensor, (0, missing), value=value)

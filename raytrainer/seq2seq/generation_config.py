@@ -1,7 +1,7 @@
-"""What generation is asked to do: the generation config that arguments name, and arguments of single calls.
+"""How to generate: the generation config of the arguments, and keyword arguments of single calls.
 
-Everything here reads plain values and small files, on the driver, so that a path that is not there or a misspelt
-``num_beam=`` costs a second and not the start of workers. Nothing here generates.
+Everything here reads plain values and small files, on the driver, so that a missing path or a misspelled ``num_beam=``
+is found within a second, before workers start. Nothing is generated here.
 """
 
 # transformers' generation configs have no types.
@@ -24,14 +24,14 @@ from raytrainer.arguments.keywords import unknown_argument
 from raytrainer.errors import ConfigurationError
 
 DEFAULT_MAX_LENGTH = 20
-"""Tokens that ``generate`` of transformers makes when nothing says how many."""
+"""The default maximum length of ``generate`` of transformers [tokens]."""
 
 
 def load_generation_config(given: Any) -> GenerationConfig:
-    """Make a generation config of what arguments may name: an object, a dict, a directory, a file, or a hub id.
+    """Return a generation config from an object, a dict, a directory, a file, or a hub id.
 
     Raises:
-        ConfigurationError: If there is none, or it contradicts itself.
+        ConfigurationError: If it cannot be read, or is invalid.
     """
     if isinstance(given, GenerationConfig):
         config = copy.deepcopy(given)
@@ -47,7 +47,7 @@ def load_generation_config(given: Any) -> GenerationConfig:
         config.validate(strict=True)
     except ValueError as error:
         raise ConfigurationError(
-            f"generation_config contradicts itself, so that a model could not be saved with it: {error}"
+            f"generation_config is invalid, so a model could not be saved with it: {error}"
         ) from error
     return config
 
@@ -74,30 +74,30 @@ def _read(name: Any) -> GenerationConfig:
 
 
 def check_generates(model: Any) -> None:
-    """Check that a model can do what ``predict_with_generate`` asks for.
+    """Check that a model can generate, as ``predict_with_generate`` requires.
 
     Raises:
-        ConfigurationError: If it has no generation.
+        ConfigurationError: If it cannot.
     """
     if isinstance(model, str | os.PathLike) or model is None:
         return
     can_generate = getattr(model, "can_generate", None)
     if not callable(getattr(model, "generate", None)) or (callable(can_generate) and not can_generate()):
         raise ConfigurationError(
-            f"predict_with_generate=True, and a {type(model).__name__} cannot generate. Pass a model with a generate "
+            f"predict_with_generate=True, but a {type(model).__name__} cannot generate. Pass a model with a generate "
             "method, such as one of AutoModelForSeq2SeqLM, or set predict_with_generate=False."
         )
 
 
 def check_call(model: Any, names: Iterable[str]) -> None:
-    """Check the names of what ``evaluate`` or ``predict`` was given for ``generate``.
+    """Check the keyword arguments for ``generate`` that ``evaluate`` or ``predict`` was given.
 
     Args:
-        model: The model, if it is here.
-        names: The keywords.
+        model: The model, if it is loaded.
+        names: Names of the keyword arguments.
 
     Raises:
-        ConfigurationError: For a name that neither a generation config nor ``generate`` nor the model takes.
+        ConfigurationError: For a name unknown to generation configs, ``generate`` and the model.
     """
     if not isinstance(model, torch.nn.Module):
         return
@@ -115,11 +115,11 @@ def check_call(model: Any, names: Iterable[str]) -> None:
 
 
 class GenerationSettings:
-    """What one call of ``generate`` will go by: its keywords first, then a config among them, then the model's.
+    """The effective settings of one call of ``generate``: its keywords, then a config among them, then the model's.
 
     Args:
         config: The model's generation config.
-        keywords: Of ``generate``.
+        keywords: Keyword arguments of ``generate``.
     """
 
     def __init__(self, config: GenerationConfig, keywords: Mapping[str, Any]) -> None:
@@ -129,10 +129,10 @@ class GenerationSettings:
         return next((source[name] for source in self._sources if source.get(name) is not None), None)
 
     def longest(self, prompt_length: int) -> int:
-        """Tokens of the longest sequence that can come out.
+        """Return the maximum length of a generated sequence [tokens].
 
         Args:
-            prompt_length: Tokens that generation begins with, which come out too.
+            prompt_length: Length of the beginning, which is part of the sequence [tokens].
         """
         if self["max_new_tokens"] is not None:
             return prompt_length + int(self["max_new_tokens"])

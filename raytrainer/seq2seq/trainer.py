@@ -1,8 +1,8 @@
-"""``Seq2SeqTrainer``: evaluates and predicts with what the model generates.
+"""``Seq2SeqTrainer``: evaluates and predicts with generated sequences.
 
-Training is that of ``Trainer``. With ``predict_with_generate`` a prediction is a row of tokens of equal length, filled
-up with the padding token and never with -100, so that a tokenizer can decode it; labels are filled up with -100. The
-loss beside it is the one that ``compute_loss`` gives, as without generation.
+Training is that of ``Trainer``. With ``predict_with_generate`` predictions are rows of tokens of equal length, padded
+with the padding token and never with -100, so that a tokenizer can decode them; labels are padded with -100. The loss
+is still that of ``compute_loss``.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _OWN_KEYWORDS = frozenset({"eval_dataset", "test_dataset", "ignore_keys", "metri
 class Seq2SeqTrainer(Trainer):
     """A Trainer with the API of ``transformers.Seq2SeqTrainer`` whose loop runs on Ray workers.
 
-    Takes what ``Trainer`` takes, with ``Seq2SeqTrainingArguments``.
+    Takes the arguments of ``Trainer``, with ``Seq2SeqTrainingArguments``.
 
     Raises:
-        ConfigurationError: Also if the model cannot generate, or there is no such generation config.
+        ConfigurationError: Also if the model cannot generate, or the generation config cannot be read.
     """
 
     args: Seq2SeqTrainingArguments
@@ -89,10 +89,10 @@ class Seq2SeqTrainer(Trainer):
 
     @staticmethod
     def load_generation_config(gen_config_arg: Any) -> GenerationConfig:
-        """Make a generation config of an object, a dict, a directory, a JSON file or a hub id.
+        """Return a generation config from an object, a dict, a directory, a JSON file or a hub id.
 
         Raises:
-            ConfigurationError: If there is none, or it contradicts itself.
+            ConfigurationError: If it cannot be read, or is invalid.
         """
         return load_generation_config(gen_config_arg)
 
@@ -105,14 +105,14 @@ class Seq2SeqTrainer(Trainer):
         metric_key_prefix: str = "eval",
         **gen_kwargs: Any,
     ) -> dict[str, float]:
-        """Evaluate as ``Trainer`` does, with keywords for ``generate``.
+        """Evaluate as ``Trainer`` does, with keyword arguments for ``generate``.
 
         Args:
             eval_dataset: A dataset, a dict of them, or None for the trainer's own.
-            ignore_keys: Outputs of the model that evaluation leaves out.
-            metric_key_prefix: Before the names of metrics.
-            gen_kwargs: For instance ``max_length`` and ``num_beams``, which otherwise are those of the arguments, else
-                of the model's generation config.
+            ignore_keys: Outputs of the model to ignore.
+            metric_key_prefix: Prefix of the names of metrics.
+            gen_kwargs: For instance ``max_length`` and ``num_beams``; defaults come from the arguments, then from the
+                model's generation config.
         """
         with self._generating(gen_kwargs):
             return super().evaluate(
@@ -126,10 +126,10 @@ class Seq2SeqTrainer(Trainer):
         metric_key_prefix: str = "test",
         **gen_kwargs: Any,
     ) -> PredictionOutput:
-        """Predict as ``Trainer`` does, with keywords for ``generate`` as in ``evaluate``.
+        """Predict as ``Trainer`` does, with keyword arguments for ``generate`` as in ``evaluate``.
 
         Returns:
-            Tokens ``[samples, length]`` filled up with the padding token, labels filled up with -100, and metrics.
+            Tokens ``[samples, length]`` padded with the padding token, labels padded with -100, and metrics.
         """
         with self._generating(gen_kwargs):
             return super().predict(test_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
@@ -144,10 +144,10 @@ class Seq2SeqTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[torch.Tensor | None, Any, Any]:
-        """All ranks: generate from one batch, and compute its loss where it has labels.
+        """All ranks: generate sequences for one batch, and compute its loss if it has labels.
 
         Returns:
-            Loss, tokens and labels of this rank's batch, each None where there is none.
+            Loss (a scalar), tokens and labels (``[batch, length]``) of this rank's batch; each may be None.
         """
         if not self.args.predict_with_generate or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
@@ -174,7 +174,7 @@ class Seq2SeqTrainer(Trainer):
         if not self.args.sortish_sampler or dataset is None or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
         args = self.args
-        # The column with the lengths is none that the model takes, so it is gone from `dataset`.
+        # The model does not take the column with the lengths, so it was removed from `dataset`.
         lengths = sample_lengths(
             self.train_dataset if has_length(self.train_dataset) else dataset,
             column=args.length_column_name,
@@ -188,7 +188,7 @@ class Seq2SeqTrainer(Trainer):
 
     @property
     def model(self) -> Any:
-        """The model, with the generation config of the arguments, however it was made."""
+        """The model, with the generation config of the arguments."""
         before = self._own_model
         model = super().model
         if model is not before:
@@ -206,17 +206,17 @@ class Seq2SeqTrainer(Trainer):
         if self.args.predict_with_generate:
             check_generates(model)
         if self._generation_config is not None and isinstance(model, nn.Module):
-            model.generation_config = self._generation_config  # type: ignore[assignment]
+            model.generation_config = self._generation_config  # pyright: ignore[reportArgumentType]
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _generating(self, gen_kwargs: dict[str, Any]) -> Generator[None, None, None]:
-        """Within a call, for each of several datasets too, generate with the keywords of that call."""
+        """Use the keyword arguments of a call for ``generate`` inside it, also for each of several datasets."""
         before = self._gen_kwargs
         if gen_kwargs and not self.args.predict_with_generate:
             logger.warning(
-                "%s say how to generate, and with predict_with_generate=False nothing is generated.",
+                "%s configure generation, but with predict_with_generate=False nothing is generated.",
                 ", ".join(sorted(gen_kwargs)),
             )
         self._gen_kwargs = gen_kwargs if gen_kwargs or before is None else before
@@ -253,19 +253,19 @@ class Seq2SeqTrainer(Trainer):
                 if isinstance(found, int):
                     return found
         raise ConfigurationError(
-            "Generated sequences differ in length, and neither the processing class nor the model knows a padding or "
-            "end token to fill them up with. Pass processing_class=, or set model.generation_config.pad_token_id."
+            "Generated sequences differ in length, but neither the processing class nor the model has a padding or "
+            "end token to pad them with. Pass processing_class=, or set model.generation_config.pad_token_id."
         )
 
     def _check_call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._check_call(method, args, kwargs)
         if method == "train" and self.args.sortish_sampler and not has_length(self.train_dataset):
             raise ConfigurationError(
-                f"sortish_sampler=True sorts samples by length, and train_dataset is a "
-                f"{type(self.train_dataset).__name__} without a length, which only gives one after the other. Leave "
-                "sortish_sampler out, or load the dataset as a whole."
+                f"sortish_sampler=True sorts samples by length, but train_dataset is a "
+                f"{type(self.train_dataset).__name__} without a length, which can only be read in order. Leave "
+                "sortish_sampler out, or pass a map-style dataset."
             )
-        # An override may take keywords of its own.
+        # An override may have its own keyword arguments.
         if method in ("evaluate", "predict") and getattr(type(self), method) is getattr(
             Seq2SeqTrainer, method
         ):
@@ -276,7 +276,7 @@ class Seq2SeqTrainer(Trainer):
 
 
 def _made_of_labels(inputs: Any) -> set[str]:
-    """Inputs that would give the answer away, or make generation go on after it."""
+    """Return the names of inputs that contain the labels, which generation must not see."""
     labels, begun = inputs.get("labels"), inputs.get("decoder_input_ids")
     if labels is None:
         return set()

@@ -1,6 +1,6 @@
-"""How an adapter is put on a model, with the same first weights on every worker.
+"""How an adapter is added to a model, with the same initial weights on every worker.
 
-The weights are drawn from the run's seed alone, and the random state of the process is restored afterwards.
+The weights depend on the run's seed alone, and the random state of the process is restored afterwards.
 """
 
 # peft and torch.random have no types.
@@ -22,19 +22,19 @@ from raytrainer.sft.quantization import is_quantized, quantized_without_adapter
 
 
 def is_adapted(model: Any) -> bool:
-    """Whether a model has an adapter of peft."""
-    peft = sys.modules.get("peft")  # importing it takes seconds, and who has an adapter did
+    """Whether a model has a peft adapter."""
+    peft = sys.modules.get("peft")  # importing it takes seconds; a model with an adapter has imported it
     is_wrapped = peft is not None and isinstance(model, peft.PeftModel)
     return is_wrapped or getattr(model, "_hf_peft_config_loaded", False)
 
 
 def add_adapter(model: Any, peft_config: Any, *, seed: int) -> Any:
-    """Put an adapter on a model, if there is one to put, and make sure that something can be trained.
+    """Add an adapter to a model, if one is requested, and make sure that something can be trained.
 
     Args:
-        model: A model of transformers, or one that has an adapter.
+        model: A model of transformers, possibly with an adapter.
         peft_config: A ``peft.PeftConfig``, or None.
-        seed: The run's seed, from which the adapter's first weights are drawn.
+        seed: The run's seed, from which the initial weights are drawn.
 
     Raises:
         ConfigurationError: If the weights are quantized and there is no adapter, or two of them.
@@ -46,20 +46,20 @@ def add_adapter(model: Any, peft_config: Any, *, seed: int) -> Any:
     check_peft(peft_config)
     if is_adapted(model) or hasattr(model, "peft_config"):
         raise ConfigurationError(
-            "The model has an adapter, and peft_config= asks for another. Call model.merge_and_unload() first, or "
-            "leave peft_config out to train the adapter that is there."
+            "The model already has an adapter, but peft_config= asks for another. Call model.merge_and_unload() first, "
+            "or leave peft_config out to train the existing adapter."
         )
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if is_quantized(model):
-        # Norms and the head become fp32. Activation checkpointing is the trainer's to switch on.
+        # Norms and the head become fp32. The trainer switches activation checkpointing on.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with seeded(seed, model):
         return get_peft_model(model, peft_config)
 
 
 def check_peft(peft_config: Any) -> None:
-    """Check that peft is there and that a config is one of its.
+    """Check that peft is installed and that a config is a ``PeftConfig``.
 
     Raises:
         ConfigurationError: If not.
@@ -72,19 +72,19 @@ def check_peft(peft_config: Any) -> None:
 
     if not isinstance(peft_config, PeftConfig):
         raise ConfigurationError(
-            f"peft_config= is a {type(peft_config).__name__}, where a peft.PeftConfig was expected, for instance "
+            f"peft_config= is a {type(peft_config).__name__}, but a peft.PeftConfig was expected, for instance "
             "LoraConfig()."
         )
     if peft_config.is_prompt_learning:
         raise ConfigurationError(
-            f"peft_config= is a {type(peft_config).__name__}, which puts tokens before each row: positions "
-            "and labels shift; that could not be tried with blocks. Use LoraConfig or another adapter of weights."
+            f"peft_config= is a {type(peft_config).__name__}, which puts tokens before each row, so that "
+            "positions and labels shift; this is untested with blocks. Use LoraConfig or another adapter of weights."
         )
 
 
 @contextmanager
 def seeded(seed: int, model: nn.Module) -> Generator[None, None, None]:
-    """Draw from a seed, and give back the random state."""
+    """Seed the random state inside, and restore it afterwards."""
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
         torch.manual_seed(seed)

@@ -1,9 +1,8 @@
-"""Whether a model keeps the examples of a block apart: tried, not believed.
+"""Whether a model keeps the examples of a block apart: tested rather than assumed.
 
-Most models of transformers turn positions that restart into a block-diagonal mask. One that does not (ALiBi, a
-recurrent layer, code of its own) would train on examples that see each other, with losses that look right. So before
-the first step two blocks go through the model that differ in their first example only: what it says of the second must
-not differ.
+Most models of transformers turn restarting positions into a block-diagonal mask. One that does not (ALiBi, a recurrent
+layer, custom code) would train on examples that attend to each other, with plausible losses. So before the first step
+the model runs on two blocks that differ in their first example only: its logits for the second must not differ.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from raytrainer.errors import EngagementError
 
 _NUM_TOKENS = 8
 _TOLERANCE = 1e-3
-"""Of the size of the logits. A leak of one token into seven changes them by far more, and rounding by less."""
+"""Relative to the size of the logits. A leak of one token into seven changes them by far more, rounding by less."""
 
 
 def check_isolation(model: Any, device: torch.device, *, is_flat: bool) -> None:
-    """Compare a model's view of an example behind two different ones.
+    """Compare a model's logits for an example after two different ones.
 
     Args:
         model: Not wrapped; whole on this rank.
-        device: Where it lies.
-        is_flat: Blocks come as one row.
+        device: The model's device.
+        is_flat: Whether batches are flattened into one row.
 
     Raises:
         EngagementError: If the example's logits depend on the one before it.
@@ -53,6 +52,6 @@ def check_isolation(model: Any, device: torch.device, *, is_flat: bool) -> None:
         where = "flat batches" if is_flat else "blocks"
         raise EngagementError(
             f"{type(model).__name__} does not keep the examples of {where} apart: logits of one change by {leak:.2g} "
-            f"(of {size:.2g}) with the example before it, because the model does not make its attention mask of "
+            f"(of {size:.2g}) with the example before it, because the model does not derive its attention mask from "
             "position_ids. Set packing=False and padding_free=False."
         )

@@ -1,7 +1,7 @@
-"""Which form the rows of a dataset have, and whether a chat template can do what is asked of it.
+"""Which form the rows of a dataset have, and whether a chat template can serve them.
 
 The forms are those of TRL: text, prompt and completion, conversations (``messages``, or prompt and completion as lists
-of messages; ``conversations`` with ``from`` and ``value`` is the earlier spelling), and rows that are tokenized.
+of messages; ``conversations`` with ``from`` and ``value`` is the former spelling), and tokenized rows.
 """
 
 # Rows are the user's.
@@ -19,7 +19,7 @@ _IMAGES = ("image", "images")
 
 
 class Form(enum.Enum):
-    """What a row holds."""
+    """The form of a row."""
 
     TOKENS = "input_ids"
     TEXT = "a text"
@@ -29,7 +29,7 @@ class Form(enum.Enum):
 
     @property
     def has_completion(self) -> bool:
-        """Whether a row says which part of it answers."""
+        """Whether a row separates the completion from the prompt."""
         return self in (Form.COMPLETION, Form.CHAT_COMPLETION)
 
     @property
@@ -39,21 +39,21 @@ class Form(enum.Enum):
 
 
 def form_of(row: Mapping[str, Any], text_field: str, name: str) -> Form:
-    """Tell the form of a dataset from one of its rows.
+    """Return the form of a dataset, given one of its rows.
 
     Args:
         row: Any row.
-        text_field: The column that has the text, where there is one.
-        name: What messages call the dataset.
+        text_field: The column with the text, if there is one.
+        name: Name of the dataset in messages.
 
     Raises:
-        ConfigurationError: If it has none of the forms.
+        ConfigurationError: If the form is unknown.
     """
     if "input_ids" in row:
         return Form.TOKENS
     if any(column in row for column in _IMAGES):
         raise ConfigurationError(
-            f"The {name} dataset has images ({sorted(row)}), and models of vision and language are not available in "
+            f"The {name} dataset has images ({sorted(row)}), but vision-language models are not available in "
             "this version of raytrainer's SFTTrainer. Use Trainer with a collator of your own."
         )
     if "prompt" in row and "completion" in row:
@@ -63,7 +63,7 @@ def form_of(row: Mapping[str, Any], text_field: str, name: str) -> Form:
     if isinstance(row.get(text_field), str):
         return Form.TEXT
     raise ConfigurationError(
-        f"The {name} dataset has the columns {sorted(row)}, and none of the forms that are known: a text in "
+        f"The {name} dataset has the columns {sorted(row)}, which is not one of the known forms: a text in "
         f"{text_field!r} (dataset_text_field), 'prompt' and 'completion', 'messages', or 'input_ids'. Rename the "
         "columns, set dataset_text_field, or pass formatting_func=."
     )
@@ -80,7 +80,7 @@ def is_conversation(value: Any) -> bool:
 
 
 def as_messages(value: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages with ``role`` and ``content``, without the keys that a table fills up with None."""
+    """Return messages with ``role`` and ``content``, without keys whose value is None."""
     renamed = {"from": "role", "value": "content"}
     return [
         {renamed.get(key, key): item for key, item in message.items() if item is not None}
@@ -92,18 +92,18 @@ def check_template(tokenizer: Any, *, marks_assistant: bool) -> None:
     """Check that a tokenizer's chat template can be used.
 
     Raises:
-        ConfigurationError: If there is none, or it does not mark what the assistant says.
+        ConfigurationError: If there is none, or it does not mark the assistant's messages.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         raise ConfigurationError(
-            f"The dataset has conversations, and the {type(tokenizer).__name__} has no chat template. Set "
+            f"The dataset has conversations, but the {type(tokenizer).__name__} has no chat template. Set "
             "chat_template_path to a Jinja file or to a tokenizer that has one, or tokenizer.chat_template."
         )
     texts = template.values() if isinstance(template, Mapping) else [template]
     if marks_assistant and not any("generation %}" in text or "generation -%}" in text for text in texts):
         raise ConfigurationError(
-            "assistant_only_loss=True needs a chat template that marks what the assistant says, and this one has no "
-            "{% generation %} ... {% endgeneration %}. Put the marks around the assistant's content and the token that "
+            "assistant_only_loss=True needs a chat template that marks what the assistant says, but this one has no "
+            "{% generation %} ... {% endgeneration %}. Put these around the assistant's content and the token that "
             "ends its turn (chat_template_path), or leave assistant_only_loss out."
         )

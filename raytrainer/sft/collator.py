@@ -1,9 +1,9 @@
-"""Batches for causal language models: padded rows, and positions that keep the pieces of a block apart.
+"""Batches for causal language models: padded rows, and positions that separate the pieces of a block.
 
-A block's positions restart at each of its pieces. Where transformers is given positions and no attention mask, it
-builds a block-diagonal causal mask of them (sdpa, eager, flex attention), row by row; flash attention finds pieces in
-one row only, so for it the batch is laid flat. The first label of a piece is never a target, since the token before it
-is of another example.
+A block's positions restart at each of its pieces. Given positions and no attention mask, transformers builds
+a block-diagonal causal mask from them (sdpa, eager, flex attention), row by row; flash attention finds pieces in one
+row only, so for it the batch is flattened. The first label of a piece is never a target, since the token before it
+belongs to another example.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ IGNORED = -100
 
 @dataclass
 class CausalCollator:
-    """Makes a batch of samples with ``input_ids``, and maybe ``labels`` and ``seq_lengths``.
+    """Makes a batch from samples with ``input_ids``, and optionally ``labels`` and ``seq_lengths``.
 
     Args:
-        pad_token_id: What fills rows up.
-        restarts_positions: Give positions in place of an attention mask; blocks need it.
-        is_flat: Lay the samples of the batch one behind the other in one row.
-        pad_to_multiple_of: Rows become as long as a multiple of it [tokens].
+        pad_token_id: The padding token.
+        restarts_positions: Return positions instead of an attention mask; required for blocks.
+        is_flat: Concatenate the samples of the batch into one row.
+        pad_to_multiple_of: Pad rows to a multiple of this length [tokens].
     """
 
     pad_token_id: int
@@ -41,7 +41,7 @@ class CausalCollator:
 
         Returns:
             ``input_ids`` and ``labels`` ``[batch, seq]`` int64, and ``attention_mask`` or ``position_ids`` of the same
-            shape; ``[1, tokens]`` where the batch is laid flat.
+            shape; ``[1, tokens]`` if the batch is flattened.
         """
         ids = [torch.as_tensor(sample["input_ids"], dtype=torch.int64) for sample in samples]
         labels = [
@@ -61,7 +61,7 @@ class CausalCollator:
         labels = [row.masked_fill(where == 0, IGNORED) for row, where in zip(labels, positions, strict=True)]
         return {
             "input_ids": self._pad(ids, self.pad_token_id),
-            "position_ids": self._pad(positions, 0),  # each place that is filled up is a piece of its own
+            "position_ids": self._pad(positions, 0),  # each padding position is a piece of its own
             "labels": self._pad(labels, IGNORED),
         }
 
@@ -81,17 +81,22 @@ def positions_of(lengths: list[int]) -> torch.Tensor:
 
 
 def collator_for(args: SFTConfig, own: Any, tokenizer: Any) -> Any:
-    """The user's collator, or ours.
+    """Return the user's collator, or the default one.
+
+    Args:
+        args: The arguments.
+        own: The user's collator, or None.
+        tokenizer: Its padding token is used.
 
     Raises:
-        ConfigurationError: If the user's cannot know where packed examples end.
+        ConfigurationError: If the user passed a collator, which cannot know where packed examples end.
     """
     restarts = args.packs_training or args.packs_evaluation or args.padding_free
     if own is not None:
         if restarts:
             raise ConfigurationError(
-                "data_collator= was given with packing or padding_free, and it does not know where the examples of a "
-                "block end. Leave one of them out."
+                "data_collator= was given with packing or padding_free, but it does not know where the examples of a "
+                "block end. Leave one of the two out."
             )
         return own
     return CausalCollator(

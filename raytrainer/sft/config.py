@@ -1,7 +1,7 @@
-"""``SFTConfig``: what a user asks of supervised fine-tuning, beside ``TrainingArguments``.
+"""``SFTConfig``: the arguments of supervised fine-tuning, in addition to ``TrainingArguments``.
 
-Names and defaults are those of TRL's class of that name. Each field is honoured, or refused with a reason. Which
-dataset and which model the fields fit is checked where these are known.
+Names and defaults are those of TRL's class of the same name. Each field is supported, or refused with a reason. Whether
+the fields suit a dataset and a model is checked where those are known.
 """
 
 # No `from __future__ import annotations`: HfArgumentParser evaluates the types of the fields below.
@@ -28,7 +28,7 @@ _CHOICES = {
 class SFTConfig(TrainingArguments):
     """The arguments of supervised fine-tuning.
 
-    Other defaults than those of ``TrainingArguments``: ``learning_rate=2e-5``, ``logging_steps=10``,
+    Defaults that differ from ``TrainingArguments``: ``learning_rate=2e-5``, ``logging_steps=10``,
     ``activation_checkpointing=True``, and ``bf16=True`` unless ``fp16`` is set.
 
     Raises:
@@ -45,98 +45,104 @@ class SFTConfig(TrainingArguments):
         default=2e-5, metadata={"help": "The highest learning rate of the schedule."}
     )
     logging_steps: float = field(
-        default=10, metadata={"help": "Log every so many steps; below 1, this share of all steps."}
+        default=10, metadata={"help": "Log every this many steps; below 1, this fraction of all steps."}
     )
     activation_checkpointing: bool | None = field(
         default=True, metadata={"help": "Recompute activations in the backward pass instead of keeping them."}
     )
     bf16: bool | None = field(
-        default=None, metadata={"help": "Compute in bfloat16; unless said, true where fp16 is not."}
+        default=None, metadata={"help": "Compute in bfloat16. Default: true unless fp16 is set."}
     )
 
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Keywords of from_pretrained, for a model that is given by name: dtype, revision, ..."
+            "help": "Keyword arguments of from_pretrained, for a model given by name: dtype, revision, ..."
         },
     )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the code that a model on the hub brings along."}
+        default=False, metadata={"help": "Run code from the repository of a model on the Hub."}
     )
     router_aux_loss_coef: float | None = field(
         default=None, metadata={"help": "Refused; set it in the model's config."}
     )
     chat_template_path: str | None = field(
         default=None,
-        metadata={"help": "A Jinja file, or a tokenizer's directory or hub id, whose chat template is used."},
-    )
-
-    dataset_text_field: str = field(default="text", metadata={"help": "The column that has the text."})
-    dataset_kwargs: dict[str, Any] | str | None = field(
-        default=None,
         metadata={
-            "help": "{'skip_prepare_dataset': true} takes samples as they are; there are no other keys."
+            "help": "A Jinja file, or the directory or hub id of a tokenizer whose chat template is used."
         },
     )
+
+    dataset_text_field: str = field(default="text", metadata={"help": "The column with the text."})
+    dataset_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "{'skip_prepare_dataset': true} uses samples as they are; this is the only key."},
+    )
     dataset_num_proc: int | None = field(
-        default=None, metadata={"help": "Processes that tokenize; None for the driver's own."}
+        default=None,
+        metadata={"help": "Number of processes that tokenize; None tokenizes in the driver process."},
     )
     eos_token: str | None = field(
-        default=None, metadata={"help": "Ends a text; the tokenizer's own by default."}
+        default=None, metadata={"help": "The token that ends a text; that of the tokenizer by default."}
     )
     pad_token: str | None = field(
-        default=None, metadata={"help": "Fills rows up; the tokenizer's own, or the one that ends a text."}
+        default=None,
+        metadata={"help": "The padding token; by default that of the tokenizer, else eos_token."},
     )
     max_length: int | None = field(
         default=1024,
         metadata={
-            "help": "Longer examples are cut [tokens]; size of a block when packing. None cuts nothing.",
+            "help": "Maximum length of an example, or of a block when packing, in tokens. None: no limit.",
         },
     )
-    max_seq_length: int | None = field(default=None, metadata={"help": "Earlier name of max_length."})
+    max_seq_length: int | None = field(default=None, metadata={"help": "Former name of max_length."})
     truncation_mode: str = field(
         default="keep_start",
-        metadata={"help": "Which end of an example is kept.", "choices": list(_CHOICES["truncation_mode"])},
+        metadata={
+            "help": "Which end of an example truncation keeps.",
+            "choices": list(_CHOICES["truncation_mode"]),
+        },
     )
     shuffle_dataset: bool = field(
-        default=False, metadata={"help": "Shuffle the rows, by the seed, before they are packed."}
+        default=False, metadata={"help": "Shuffle the rows with the seed before packing."}
     )
-    packing: bool = field(default=False, metadata={"help": "Put several examples into one block."})
+    packing: bool = field(default=False, metadata={"help": "Pack several examples into one block."})
     packing_strategy: str = field(
         default="bfd",
         metadata={
-            "help": "bfd: best fit decreasing, cuts long examples off; bfd_split: cuts them into several; wrapped: one "
-            "behind the other.",
+            "help": "bfd: best fit decreasing, truncates long examples; bfd_split: splits them; wrapped: concatenates "
+            "all examples.",
             "choices": list(_CHOICES["packing_strategy"]),
         },
     )
     eval_packing: bool | None = field(
-        default=None, metadata={"help": "Pack the evaluation data too; None does what packing says."}
+        default=None, metadata={"help": "Pack the evaluation data too; None: the same as packing."}
     )
     padding_free: bool = field(
-        default=False, metadata={"help": "Lay a batch flat in one row in place of filling rows up."}
+        default=False, metadata={"help": "Concatenate a batch into one row instead of padding."}
     )
     pad_to_multiple_of: int | str | None = field(
-        default="auto", metadata={"help": "Rows become as long as a multiple of it; 'auto' and None do not."}
+        default="auto", metadata={"help": "Pad rows to a multiple of this length; 'auto' and None do not."}
     )
 
     completion_only_loss: bool | None = field(
         default=None,
-        metadata={"help": "Targets are tokens of completions only; None where the dataset has a prompt."},
+        metadata={"help": "Compute the loss on completions only; None: if the dataset has prompts."},
     )
     assistant_only_loss: bool = field(
-        default=False, metadata={"help": "Targets are what the chat template marks as the assistant's."}
+        default=False,
+        metadata={"help": "Compute the loss only on what the chat template marks as the assistant's."},
     )
     loss_type: str = field(
         default="nll",
         metadata={
-            "help": "nll: negative log-likelihood; dft: weighted by the probability (arXiv 2508.05629).",
+            "help": "nll: negative log-likelihood; dft: weighted by the probability of the target (arXiv 2508.05629).",
             "choices": [*_CHOICES["loss_type"], "chunked_nll"],
         },
     )
     activation_offloading: bool = field(
         default=False,
-        metadata={"help": "Refused; activation_checkpointing_kwargs={'offload': true} does it."},
+        metadata={"help": "Refused; use activation_checkpointing_kwargs={'offload': true}."},
     )
 
     def __post_init__(self) -> None:
@@ -162,12 +168,14 @@ class SFTConfig(TrainingArguments):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigurationError(
-                    f"{name}={getattr(self, name)!r} is none of {list(choices)}. Take one of them."
+                    f"{name}={getattr(self, name)!r} is not one of {list(choices)}. Use one of them."
                 )
         for name in ("max_length", "dataset_num_proc", "pad_to_multiple_of"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigurationError(f"{name}={value!r}, where a whole number above 0 was expected.")
+                raise ConfigurationError(
+                    f"{name}={value!r}, but a whole number above 0 was expected. Change it, or leave it out."
+                )
         self._check_packing()
         self._check_refused()
 
@@ -175,35 +183,36 @@ class SFTConfig(TrainingArguments):
         if self.packs_training or self.packs_evaluation:
             if self.max_length is None:
                 raise ConfigurationError(
-                    "packing=True with max_length=None: a block has a size. Set max_length to it."
+                    "packing=True needs a block size, but max_length=None. Set max_length to the size of a block."
                 )
             if self.truncation_mode != "keep_start":
                 raise ConfigurationError(
-                    "truncation_mode='keep_end' has no meaning with packing=True, which cuts examples where a block "
-                    "ends. Leave one of them out."
+                    "truncation_mode='keep_end' has no effect with packing=True, which truncates examples at the end "
+                    "of a block. Leave one of the two out."
                 )
         if self.use_cache and (self.packing or self.eval_packing or self.padding_free):
             raise ConfigurationError(
-                "use_cache=True makes transformers take a block for one sequence, so that its examples would attend to "
+                "With use_cache=True transformers treats a block as one sequence, and its examples would attend to "
                 "each other. Leave use_cache out."
             )
 
     def _check_refused(self) -> None:
         if self.activation_offloading:
             raise ConfigurationError(
-                "`activation_offloading` is not available in this version of raytrainer: no hooks move activations. "
-                "Use activation_checkpointing=True with activation_checkpointing_kwargs={'offload': True}."
+                "`activation_offloading` is not available in this version of raytrainer: activations are not moved "
+                "to the CPU this way. Use activation_checkpointing=True with "
+                "activation_checkpointing_kwargs={'offload': True}."
             )
         if self.router_aux_loss_coef is not None:
             raise ConfigurationError(
                 "`router_aux_loss_coef` is not available in this version of raytrainer: the model adds that loss, with "
-                "the weight of its config. Set config.output_router_logits and config.router_aux_loss_coef."
+                "the weight in its config. Set config.output_router_logits and config.router_aux_loss_coef."
             )
         unknown = sorted(set(self.dataset_options) - {"skip_prepare_dataset"})
         if unknown:
             raise ConfigurationError(
-                f"dataset_kwargs has {unknown}, and skip_prepare_dataset is the only key. Prepare the dataset before "
-                "you pass it for anything else."
+                f"dataset_kwargs has the unknown keys {unknown}; the only key is skip_prepare_dataset. For other "
+                "options, prepare the dataset before you pass it."
             )
 
     @property
@@ -223,7 +232,7 @@ class SFTConfig(TrainingArguments):
 
     @property
     def prepares_datasets(self) -> bool:
-        """Whether samples are made of what datasets hold."""
+        """Whether datasets are tokenized and packed here, rather than used as they are."""
         return not self.dataset_options.get("skip_prepare_dataset", False)
 
 
@@ -231,21 +240,29 @@ def _multiple(text: str) -> int | None:
     if text.lower() in ("auto", "none", "null"):
         return None
     if not text.isdigit():
-        raise ConfigurationError(f"pad_to_multiple_of={text!r} is neither a whole number nor 'auto'.")
+        raise ConfigurationError(
+            f"pad_to_multiple_of={text!r} is neither a whole number nor 'auto'. Use one of these."
+        )
     return int(text)
 
 
 def set_once(args: SFTConfig, name: str, value: Any, *, keyword: str) -> None:
-    """Give a field what a keyword of the constructor says.
+    """Set a field to the value of a keyword of the trainer's constructor.
+
+    Args:
+        args: The arguments; changed in place.
+        name: The field.
+        value: The value of the keyword.
+        keyword: The name of the keyword.
 
     Raises:
-        ConfigurationError: If the field was set, to something else.
+        ConfigurationError: If the field already has a different value.
     """
     default = next(one.default for one in fields(args) if one.name == name)
     old = getattr(args, name)
     if old not in (default, value):
         raise ConfigurationError(
-            f"{keyword}={value!r} and {name}={old!r} of the arguments contradict each other. Keep the latter."
+            f"{keyword}={value!r} and {name}={old!r} of the arguments contradict each other. Keep only the latter."
         )
     setattr(args, name, value)
 
@@ -267,13 +284,13 @@ KEYWORDS = {
         )
     },
 }
-"""Keywords that the constructor of earlier trainers took, and the fields that they are today."""
+"""Keywords that the constructor took in earlier versions -> the current fields."""
 
 
 def as_sft_config(args: transformers.TrainingArguments | None, keywords: Mapping[str, Any]) -> SFTConfig:
-    """Return an ``SFTConfig`` for whatever was passed as ``args=`` and as keywords of earlier versions.
+    """Return an ``SFTConfig`` for what was passed as ``args=`` and as keywords of earlier versions.
 
-    Plain ``TrainingArguments`` keep all that they say; their defaults are not exchanged for those of ``SFTConfig``.
+    Plain ``TrainingArguments`` keep all their values; their defaults are not replaced by those of ``SFTConfig``.
 
     Raises:
         ConfigurationError: If it is something else, or a keyword contradicts it.
@@ -286,7 +303,7 @@ def as_sft_config(args: transformers.TrainingArguments | None, keywords: Mapping
         plain = convert(args)
         if type(plain) is not TrainingArguments:
             raise ConfigurationError(
-                f"args= is a {type(plain).__name__}, where an SFTConfig or plain TrainingArguments were expected. "
+                f"args= is a {type(plain).__name__}, but an SFTConfig or plain TrainingArguments were expected. "
                 "Derive your own arguments from SFTConfig."
             )
         made = SFTConfig(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})

@@ -1,10 +1,11 @@
 """From a row of a dataset to the tokens and targets of an example.
 
-A target is a label that is not -100. Targets are all tokens of a text, the completion behind a prompt, or what the chat
-template marks as the assistant's. An example is cut to the longest length that is wanted, and one without a target is
-left out, since it teaches nothing.
+A target is a label that is not -100. Targets are all tokens of a text, the completion after a prompt, or what the chat
+template marks as the assistant's. An example is truncated to the maximum length; one without targets is dropped, since
+nothing is learned from it.
 
-Runs where datasets are mapped: on the driver, in its processes, or as a stream is read. No model, no device.
+Runs where datasets are mapped: in the driver process, in its subprocesses, or while a stream is read. No model, no
+device.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleMaker:
-    """Makes examples of rows.
+    """Makes examples from rows.
 
     Args:
-        form: What rows hold.
-        tokenizer: With a chat template where rows are conversations.
-        text_field: The column that has the text.
-        completion_only: Targets are tokens of completions only.
-        assistant_only: Targets are what the chat template marks.
-        max_length: Longer examples are cut [tokens]; None where they are packed, or shall stay as they are.
-        keeps_end: Cut the beginning, not the end.
-        formatting_func: Makes a text of a row.
+        form: The form of the rows.
+        tokenizer: Needs a chat template if rows are conversations.
+        text_field: The column with the text.
+        completion_only: Only tokens of completions are targets.
+        assistant_only: Only what the chat template marks is a target.
+        max_length: Longer examples are truncated [tokens]; None does not truncate, as for packing.
+        keeps_end: Truncate at the beginning instead of the end.
+        formatting_func: Makes a text from a row.
     """
 
     form: Form
@@ -46,13 +47,13 @@ class ExampleMaker:
     formatting_func: Callable[[Any], Any] | None = None
 
     def __call__(self, columns: Columns) -> Columns:
-        """Make the examples of several rows.
+        """Make examples from several rows.
 
         Args:
             columns: Column -> values.
 
         Returns:
-            ``input_ids`` and ``labels``, lists of token ids; there may be fewer of them than rows.
+            ``input_ids`` and ``labels``, lists of token ids; possibly fewer than rows.
         """
         made: Columns = {"input_ids": [], "labels": []}
         for ids, labels in self._examples(columns):
@@ -84,7 +85,7 @@ class ExampleMaker:
                 labels = [label if kept else IGNORED for label, kept in zip(labels, mask, strict=True)]
         attended = row.get("attention_mask")
         if attended is not None and not all(attended):
-            # Rows are filled up batch by batch; what was filled up before is no token.
+            # Rows are padded batch by batch; earlier padding is removed.
             ids = [token for token, kept in zip(ids, attended, strict=True) if kept]
             labels = [label for label, kept in zip(labels, attended, strict=True) if kept]
         return ids, labels
@@ -133,9 +134,9 @@ class ExampleMaker:
         mask = rendered["assistant_masks"]
         if not any(mask):
             raise ConfigurationError(
-                f"assistant_only_loss=True, and the chat template marks nothing in a conversation of the roles "
+                f"assistant_only_loss=True, but the chat template marks nothing in a conversation with the roles "
                 f"{[message.get('role') for message in messages]}. Put {{% generation %}} ... {{% endgeneration %}} "
-                "around what the assistant says, or leave out conversations in which it says nothing."
+                "around what the assistant says, or drop conversations without an assistant's message."
             )
         return ids, [token if marked else IGNORED for token, marked in zip(ids, mask, strict=True)]
 
@@ -152,10 +153,15 @@ class ExampleMaker:
 
 
 def maker_for(row: Mapping[str, Any], name: str, **options: Any) -> ExampleMaker:
-    """The maker for a dataset of which one row is known; see ``ExampleMaker`` and ``chat.form_of``.
+    """Return the maker for a dataset, given one of its rows.
+
+    Args:
+        row: Any row.
+        name: Name of the dataset in messages.
+        **options: Fields of ``ExampleMaker`` other than ``form``.
 
     Raises:
-        ConfigurationError: If the row has none of the known forms.
+        ConfigurationError: If the row has an unknown form.
     """
     if options.get("formatting_func") is not None:
         return ExampleMaker(form=Form.TEXT, **options)
@@ -163,17 +169,17 @@ def maker_for(row: Mapping[str, Any], name: str, **options: Any) -> ExampleMaker
 
 
 def formatted(function: Callable[[Any], Any], rows: list[dict[str, Any]]) -> list[str]:
-    """The texts that a user's function makes of rows.
+    """Return the texts that a user's function makes from rows.
 
     Raises:
-        ConfigurationError: If it returns something else.
+        ConfigurationError: If it returns something other than text.
     """
     texts: list[str] = []
     for row in rows:
         made = function(row)
         if not isinstance(made, str):
             raise ConfigurationError(
-                f"formatting_func returned a {type(made).__name__} for one row (of the columns {sorted(row)}), where a "
+                f"formatting_func returned a {type(made).__name__} for one row (with the columns {sorted(row)}), but a "
                 "text was expected. Return a str for each row."
             )
         texts.append(made)
@@ -181,7 +187,7 @@ def formatted(function: Callable[[Any], Any], rows: list[dict[str, Any]]) -> lis
 
 
 def common_prefix(ids: list[int], others: list[int]) -> int:
-    """Number of tokens at which two sequences agree from their start."""
+    """Return the length of the common prefix of two sequences [tokens]."""
     for index, (one, other) in enumerate(zip(ids, others, strict=False)):
         if one != other:
             return index
@@ -189,7 +195,7 @@ def common_prefix(ids: list[int], others: list[int]) -> int:
 
 
 def masked(labels: list[int], num_before: int) -> list[int]:
-    """Labels of which the first are no targets."""
+    """Return labels with the first ``num_before`` set to -100."""
     return [IGNORED] * num_before + list(labels[num_before:])
 
 

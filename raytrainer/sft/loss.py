@@ -1,4 +1,4 @@
-"""Which loss the arguments name: the model's own, or that of dynamic fine-tuning (DFT).
+"""Which loss is computed: the model's own, or that of dynamic fine-tuning (DFT).
 
 DFT ("On the Generalization of SFT", arXiv 2508.05629) weights the negative log-likelihood of each target by the
 target's probability. The weight, which carries no gradient, removes from the gradient the inverse probability that
@@ -21,9 +21,9 @@ def dft_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None)
     """Compute the loss of a micro-batch.
 
     Args:
-        outputs: Have ``logits`` ``[batch, seq, words]``.
+        outputs: With ``logits`` ``[batch, seq, vocab]``.
         labels: ``[batch, seq]`` int64, not shifted.
-        num_items_in_batch: Targets of the step over all ranks; those of this batch when not given.
+        num_items_in_batch: Number of targets of the step over all ranks; by default that of this batch.
 
     Returns:
         A scalar: the sum over targets, divided by their number.
@@ -37,16 +37,16 @@ def dft_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None)
 
 
 def loss_function(args: SFTConfig, own: Any) -> Any:
-    """The function of logits and labels that is the loss; None for the model's own.
+    """Return the loss function for ``compute_loss_func``; None for the model's own loss.
 
     Raises:
-        ConfigurationError: If there are two.
+        ConfigurationError: If two losses are requested.
     """
     if args.loss_type != "dft":
         return own
     if own is not None or args.label_smoothing_factor > 0:
         raise ConfigurationError(
-            "loss_type='dft' is a loss of its own, and compute_loss_func= or label_smoothing_factor asks for another. "
+            "loss_type='dft' is a loss of its own, but compute_loss_func= or label_smoothing_factor asks for another. "
             "Keep one of them."
         )
     return dft_loss

@@ -1,6 +1,6 @@
-"""How a causal language model is loaded for fine-tuning, and which models and arguments do not fit each other.
+"""How a causal language model is loaded for fine-tuning, and which models and arguments are incompatible.
 
-A model that is given by name is loaded where it is trained, the same on every worker.
+A model given by name is loaded where it is trained, the same on every worker.
 """
 
 # from_pretrained of transformers has no types.
@@ -27,8 +27,8 @@ def load_causal_model(name: str, args: SFTConfig, *, device: torch.device | None
 
     Args:
         name: As the user gave it.
-        args: With the keywords of ``from_pretrained``. The dtype is float32 unless they say another.
-        device: Where a quantized model lies; None for the CPU.
+        args: With the keyword arguments of ``from_pretrained``. The dtype is float32 by default.
+        device: The device of a quantized model; None for the CPU.
     """
     options = load_options(args)
     if "quantization_config" in options and device is not None and device.type != "cpu":
@@ -46,7 +46,7 @@ def load_causal_model(name: str, args: SFTConfig, *, device: torch.device | None
 
 
 def load_options(args: SFTConfig) -> dict[str, Any]:
-    """The keywords of ``from_pretrained``."""
+    """Return the keyword arguments of ``from_pretrained``."""
     given = args.model_init_kwargs
     options: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
     options.setdefault("dtype", "float32")
@@ -56,10 +56,15 @@ def load_options(args: SFTConfig) -> dict[str, Any]:
 
 
 def check_model(args: SFTConfig, model: Any, peft_config: Any) -> None:
-    """Refuse what can be seen to be wrong before a model is loaded.
+    """Refuse contradictions that can be found before a model is loaded.
+
+    Args:
+        args: The arguments.
+        model: A module, or a hub id or path.
+        peft_config: A ``peft.PeftConfig``, or None.
 
     Raises:
-        ConfigurationError: If arguments and model do not fit each other.
+        ConfigurationError: If arguments and model are incompatible.
     """
     is_named = isinstance(model, str | os.PathLike)
     options = args.model_init_kwargs if isinstance(args.model_init_kwargs, Mapping) else {}
@@ -68,15 +73,15 @@ def check_model(args: SFTConfig, model: Any, peft_config: Any) -> None:
         check_peft(peft_config)
     if options and not is_named:
         raise ConfigurationError(
-            f"model_init_kwargs has {sorted(options)}, and the model is not given by name, so nothing is loaded with "
-            "them. Pass the model's name, or load the model with them yourself."
+            f"model_init_kwargs has {sorted(options)}, but the model is not given by name, so nothing is loaded with "
+            "them. Pass the name of the model, or load the model with them yourself."
         )
     if quantizes and peft_config is None:
         raise quantized_without_adapter(type(options["quantization_config"]).__name__)
     if (quantizes or is_quantized(model)) and args.sharded_by is not None:
         raise ConfigurationError(
-            f"The model is quantized, and {args.sharded_by} shards weights, which was never run on quantized ones. "
-            "Train it with plain data parallelism, where every worker has the whole quantized model."
+            f"The model is quantized, but {args.sharded_by} shards weights, which is untested with quantized ones. "
+            "Use plain data parallelism, where every worker has the whole quantized model."
         )
     if is_named and args.sharding is not None and args.sharding.loads_on_meta and (options or peft_config):
         raise ConfigurationError(

@@ -1,7 +1,7 @@
-"""Blocks of a stream: examples one behind the other, cut every so many tokens.
+"""Blocks of a stream: examples concatenated and cut every ``block_size`` tokens.
 
-Nothing of a stream is known before it is read, so there is no best fit here, but what is left of one block begins the
-next one, and so no token is lost before the last. Reading the stream again gives the same blocks.
+The lengths in a stream are unknown before it is read, so there is no best fit here. The remainder of an example begins
+the next block, and so no token is lost. Reading the stream again gives the same blocks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from raytrainer.sft.packing import LENGTHS
 
 
 class PackedStream(IterableDataset[dict[str, list[int]]]):
-    """Yields blocks of ``block_size`` tokens, and at the end what is left.
+    """Yields blocks of ``block_size`` tokens; the last one may be shorter.
 
     Args:
         examples: Dicts of ``input_ids`` and ``labels``, the same on every rank.
-        block_size: Places of a block [tokens].
+        block_size: Size of a block [tokens].
     """
 
     def __init__(self, examples: Iterable[dict[str, list[int]]], block_size: int) -> None:

@@ -1,13 +1,13 @@
-"""Which examples share a block of a fixed number of tokens, and what that wastes.
+"""Which examples share a block of a fixed number of tokens, and how much of the blocks stays unused.
 
-Three strategies. ``bfd``, best fit decreasing: the longest example first, each into the fullest block that still has
-room for it, so that blocks are full and examples stay whole; what is longer than a block is cut off. ``bfd_split``
-cuts it into several examples instead. ``wrapped`` puts all examples one behind the other and cuts every
-``block_size`` tokens, so that only the last block has room left, and examples are cut where a block ends.
+Three strategies. ``bfd``, best fit decreasing: the longest example first, each into the fullest block with enough
+room, so that blocks are full and examples stay whole; examples longer than a block are truncated. ``bfd_split`` splits
+them into several examples instead. ``wrapped`` concatenates all examples and cuts every ``block_size`` tokens, so that
+only the last block has room left, and examples are cut where a block ends.
 
 Whatever the strategy, a block remembers where each of its pieces ends (``seq_lengths``), so that positions restart and
-attention stays within a piece. The plan is made of lengths alone, over the whole dataset at once, and draws no random
-numbers: the same lengths give the same blocks.
+attention stays within a piece. The plan depends only on the lengths, over the whole dataset at once, and uses no
+random numbers: the same lengths give the same blocks.
 
 Best fit decreasing for language models: "Fewer Truncations Improve Language Modeling", arXiv 2404.10830.
 """
@@ -24,12 +24,12 @@ import numpy as np
 
 STRATEGIES = ("bfd", "bfd_split", "wrapped")
 LENGTHS = "seq_lengths"
-"""The column that has the lengths of a block's pieces [tokens]."""
+"""The column with the lengths of a block's pieces [tokens]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingReport:
-    """What packing a dataset gave."""
+    """Statistics of a packed dataset."""
 
     strategy: str
     block_size: int
@@ -39,22 +39,22 @@ class PackingReport:
     num_tokens: int
     """Tokens in the blocks."""
     num_cut_off: int
-    """Tokens behind ``block_size`` that no block has."""
+    """Tokens beyond ``block_size`` that were dropped."""
 
     @property
     def num_unused(self) -> int:
-        """Places in the blocks that hold no token."""
+        """Positions in the blocks without a token."""
         return self.num_blocks * self.block_size - self.num_tokens
 
     @property
     def fill(self) -> float:
-        """Share of the places that hold a token, in [0, 1]."""
+        """Fraction of the positions with a token, in [0, 1]."""
         return self.num_tokens / max(self.num_blocks * self.block_size, 1)
 
     def __str__(self) -> str:
         return (
             f"{self.num_examples} examples in {self.num_blocks} blocks of {self.block_size} tokens ({self.strategy}): "
-            f"{self.num_tokens} tokens, {self.fill:.1%} full, {self.num_unused} places unused, "
+            f"{self.num_tokens} tokens, {self.fill:.1%} full, {self.num_unused} positions unused, "
             f"{self.num_cut_off} tokens cut off"
         )
 
@@ -64,7 +64,7 @@ class PackingPlan:
     """Pieces of examples in the order of the blocks that they fill."""
 
     rows: np.ndarray[Any, Any]
-    """Which example a piece is of."""
+    """The example that a piece belongs to."""
     starts: np.ndarray[Any, Any]
     """Its first token in the example."""
     lengths: np.ndarray[Any, Any]
@@ -87,15 +87,17 @@ def plan_packing(
     """Decide which examples share which block.
 
     Args:
-        lengths: Number of tokens of each example; examples without a token are left out.
-        block_size: Places of a block [tokens].
+        lengths: Number of tokens of each example; examples without tokens are dropped.
+        block_size: Size of a block [tokens].
         strategy: One of ``STRATEGIES``.
 
     Raises:
-        ValueError: For another strategy, or a block without a place.
+        ValueError: For an unknown strategy, or a block size below 1.
     """
     if strategy not in STRATEGIES or block_size < 1:
-        raise ValueError(f"strategy={strategy!r}, block_size={block_size}: one of {STRATEGIES} was expected.")
+        raise ValueError(
+            f"strategy={strategy!r}, block_size={block_size}: expected one of {STRATEGIES} and 1 or more."
+        )
     sizes = np.asarray(lengths, dtype=np.int64)
     if strategy == "wrapped":
         pieces, block_ends = _wrap(sizes, block_size)
@@ -159,7 +161,7 @@ def _fit(pieces: np.ndarray[Any, Any], block_size: int) -> tuple[np.ndarray[Any,
 
 
 def _wrap(sizes: np.ndarray[Any, Any], block_size: int) -> tuple[np.ndarray[Any, Any], list[int]]:
-    """All tokens in a row, cut where an example or a block ends."""
+    """All tokens concatenated, cut where an example or a block ends."""
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
     cuts = np.union1d(ends, np.arange(0, total, block_size))

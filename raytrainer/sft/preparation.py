@@ -1,9 +1,9 @@
-"""Preparing a dataset for fine-tuning: examples, a shuffle, blocks. Once per run, before any worker starts.
+"""Preparing a dataset for fine-tuning: tokenize, shuffle, pack. Once per run, before any worker starts.
 
-The driver maps a dataset once (``num_proc`` processes, the cache of ``datasets``), and workers get the result. A
-dataset that is read from files is cached beside them under a name that is made of its contents, the tokenizer and the
-options, so that a second run, or the next rank of a launcher, finds it ready. Nothing draws from the global random
-state. A stream is prepared as it is read, on every worker, for there is no other time.
+The driver maps a dataset once (``num_proc`` processes, the cache of ``datasets``), and workers get the result. The
+result for a dataset that is read from files is cached next to them under a fingerprint of its contents, the tokenizer
+and the options, so that a second run, or the next rank of a launcher, reuses it. The global random state is not used.
+A stream is prepared while it is read, on every worker.
 """
 
 # datasets and pyarrow have no types.
@@ -33,29 +33,29 @@ from raytrainer.sft.packing import LENGTHS, PackingPlan, PackingReport, plan_pac
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
-"""Counts up when the same options give other examples, so that no cache of before is used."""
+"""Incremented when the same options give different examples, so that old caches are not used."""
 
 
 @dataclass
 class Preparation:
-    """How the datasets of one trainer are prepared, and what packing gave."""
+    """How the datasets of one trainer are prepared, and reports on their packing."""
 
     args: SFTConfig
     tokenizer: Any
     formatting_func: Callable[[Any], Any] | None = None
     reports: dict[str, PackingReport] = field(default_factory=dict[str, PackingReport])
-    """Name of a dataset -> what packing it gave."""
+    """Name of a dataset -> the report on its packing."""
 
     def prepare(self, dataset: Any, name: str, *, packing: bool) -> Any:
-        """Make examples, and blocks of them, of what a user passed.
+        """Make examples, and blocks of them if wanted, from a user's dataset.
 
         Args:
             dataset: A ``datasets`` dataset, or a list of rows.
-            name: What messages call it: "train", "eval", or the user's name.
-            packing: Whether examples share blocks.
+            name: Its name in messages: "train", "eval", or the user's name.
+            packing: Whether to pack examples into blocks.
 
         Raises:
-            ConfigurationError: If it has no form that is known, or does not fit the arguments.
+            ConfigurationError: If its form is unknown, or it does not fit the arguments.
         """
         if isinstance(dataset, list | tuple):
             dataset = Dataset.from_list(list(dataset))
@@ -80,7 +80,7 @@ class Preparation:
         if len(examples) == 0:
             raise ConfigurationError(
                 f"No example of the {name} dataset has a target in its first {self.args.max_length} tokens. Set "
-                "max_length higher, or check what completion_only_loss and assistant_only_loss leave."
+                "max_length higher, or check which tokens completion_only_loss and assistant_only_loss keep."
             )
         if self.args.shuffle_dataset:
             examples = examples.shuffle(seed=self.args.seed)
@@ -93,12 +93,12 @@ class Preparation:
     def _stream(self, dataset: Any, maker: ExampleMaker, name: str, *, packing: bool) -> Any:
         if self.args.dataset_num_proc is not None:
             raise ConfigurationError(
-                f"dataset_num_proc={self.args.dataset_num_proc}, and the {name} dataset is a stream, which is "
-                "tokenized as it is read. Leave dataset_num_proc out, or pass a Dataset."
+                f"dataset_num_proc={self.args.dataset_num_proc}, but the {name} dataset is a stream, which is "
+                "tokenized while it is read. Leave dataset_num_proc out, or pass a Dataset."
             )
         if packing and self.args.packing_strategy != "wrapped":
             raise ConfigurationError(
-                f"packing_strategy={self.args.packing_strategy!r} needs the lengths of all examples, and the {name} "
+                f"packing_strategy={self.args.packing_strategy!r} needs the lengths of all examples, but the {name} "
                 "dataset is a stream. Use packing_strategy='wrapped', or pass a Dataset."
             )
         if self.args.shuffle_dataset:
@@ -111,13 +111,22 @@ class Preparation:
         return PackedStream(examples, self.args.max_length)
 
     def maker(self, dataset: Any, name: str, *, packing: bool) -> ExampleMaker:
-        """What makes examples of a dataset's rows, with what it cannot do ruled out."""
+        """Return what makes examples from the rows of a dataset, after checking that it can.
+
+        Args:
+            dataset: A ``datasets`` dataset.
+            name: Its name in messages.
+            packing: Whether examples are packed, and so not truncated here.
+
+        Raises:
+            ConfigurationError: If the dataset is empty, its form is unknown, or it does not fit the arguments.
+        """
         args = self.args
         try:
             first = next(iter(dataset))
         except StopIteration:
             raise ConfigurationError(
-                f"The {name} dataset has no row, and at least one was expected."
+                f"The {name} dataset has no rows, but at least one was expected. Pass a dataset with rows."
             ) from None
         maker = maker_for(
             first,
@@ -142,64 +151,70 @@ class Preparation:
 
 
 def check_kind(dataset: Any, name: str) -> None:
-    """Refuse what cannot be mapped.
+    """Refuse datasets that cannot be mapped.
 
     Raises:
-        ConfigurationError: If it is no dataset of ``datasets``, or one whose rows are made when they are read.
+        ConfigurationError: If it is not a dataset of ``datasets``, or has a transform that runs when rows are read.
     """
     if not isinstance(dataset, Dataset | IterableDataset | PackedStream):
         raise ConfigurationError(
-            f"The {name} dataset is a {type(dataset).__module__}.{type(dataset).__name__}, where a datasets.Dataset, "
-            "an IterableDataset or a list of rows was expected. Make one with Dataset.from_generator, or pass samples "
-            "that are ready with dataset_kwargs={'skip_prepare_dataset': True}."
+            f"The {name} dataset is a {type(dataset).__module__}.{type(dataset).__name__}, but a datasets.Dataset, "
+            "an IterableDataset or a list of rows was expected. Make one with Dataset.from_generator, or pass "
+            "tokenized samples with dataset_kwargs={'skip_prepare_dataset': True}."
         )
     if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
         raise ConfigurationError(
-            f"The {name} dataset has a transform (set_transform, with_transform), which would run once and be kept. "
-            "Use map() in its place, or let the transform make samples that are ready and set "
+            f"The {name} dataset has a transform (set_transform, with_transform), which would run only once. "
+            "Use map() instead, or let the transform return tokenized samples and set "
             "dataset_kwargs={'skip_prepare_dataset': True}."
         )
 
 
 def check_fit(args: SFTConfig, maker: ExampleMaker, row: Mapping[str, Any], name: str) -> None:
-    """Refuse arguments that a dataset gives no meaning to.
+    """Refuse arguments that a dataset cannot satisfy.
+
+    Args:
+        args: The arguments.
+        maker: What makes examples from the dataset.
+        row: Any row of it.
+        name: Its name in messages.
 
     Raises:
-        ConfigurationError: If targets are asked for that its form does not tell apart, or something is missing.
+        ConfigurationError: If its form does not mark the requested targets, or the tokenizer lacks something.
     """
     form = maker.form
     is_marked = form is Form.TOKENS and "labels" in row
     if args.completion_only_loss and not (form.has_completion or is_marked or "completion_mask" in row):
         raise ConfigurationError(
-            f"completion_only_loss=True, and the {name} dataset has {form.value}, where 'prompt' and 'completion' were "
-            "expected. Leave it out, or split the rows into prompt and completion."
+            f"completion_only_loss=True, but the {name} dataset has {form.value} instead of 'prompt' and "
+            "'completion'. Leave it out, or split the rows into prompt and completion."
         )
     if args.assistant_only_loss and not (form.is_chat or is_marked or "assistant_masks" in row):
         raise ConfigurationError(
-            f"assistant_only_loss=True, and the {name} dataset has {form.value}, where 'messages' were expected. Leave "
+            f"assistant_only_loss=True, but the {name} dataset has {form.value} instead of 'messages'. Leave "
             "it out, or pass conversations."
         )
     if form.is_chat:
         check_template(maker.tokenizer, marks_assistant=args.assistant_only_loss)
     elif form is not Form.TOKENS and maker.tokenizer.eos_token is None:
         raise ConfigurationError(
-            f"The {type(maker.tokenizer).__name__} has no token that ends a text. Set eos_token to one of its tokens."
+            f"The {type(maker.tokenizer).__name__} has no end-of-text token. Set eos_token to one of its tokens."
         )
 
 
 def is_prepared(dataset: Any) -> bool:
-    """Whether a dataset is one of blocks. Examples may be prepared again: they stay what they are."""
+    """Whether a dataset consists of blocks. Preparing examples again changes nothing, so they need no mark."""
     return isinstance(dataset, PackedStream) or LENGTHS in (dataset.column_names or ())
 
 
 def lengths_of(examples: Any) -> np.ndarray[Any, Any]:
     """Number of tokens of each example."""
     column = examples.with_format("arrow").select_columns(["input_ids"])[:]["input_ids"]
-    return pa.compute.list_value_length(column).to_numpy()  # type: ignore[attr-defined]
+    return pa.compute.list_value_length(column).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pack(examples: Any, plan: PackingPlan) -> Any:
-    """Make a dataset of blocks, as a plan says."""
+    """Make the dataset of blocks that a plan describes."""
     blocks = [(part.start, part.stop) for part in plan.blocks()]
     table = Dataset.from_dict({"begin": [b for b, _ in blocks], "end": [e for _, e in blocks]})
     files = examples.cache_files
@@ -219,7 +234,7 @@ def pack(examples: Any, plan: PackingPlan) -> Any:
 
 
 class BlockMaker:
-    """Makes blocks: reads the examples of several blocks at once, and cuts their pieces out."""
+    """Makes blocks: reads the examples of several blocks at once, and cuts out their pieces."""
 
     def __init__(self, examples: Any, plan: PackingPlan) -> None:
         self.examples = examples.with_format("arrow")
@@ -236,7 +251,7 @@ class BlockMaker:
             column = table[name].combine_chunks()
             offsets = column.offsets.to_numpy()
             first = offsets[:-1] + self.plan.starts[begin:end]
-            # Tokens of all pieces in a row: the places of each piece count up from its first.
+            # Indices of the tokens of all pieces, concatenated: those of each piece count up from its first.
             shift = np.repeat(first - (np.cumsum(lengths) - lengths), lengths)
             places = shift + np.arange(int(lengths.sum()))
             values = column.values.take(pa.array(places))
@@ -249,7 +264,7 @@ class BlockMaker:
 
 
 def fingerprint(dataset: Any, maker: ExampleMaker) -> str:
-    """Name what a maker makes of a dataset."""
+    """Return a name for the examples that a maker makes from a dataset."""
     tokenizer = maker.tokenizer
     words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer
     options = [getattr(maker, name) for name in maker.__dataclass_fields__ if name != "tokenizer"]
@@ -260,9 +275,9 @@ def fingerprint(dataset: Any, maker: ExampleMaker) -> str:
 
 @contextlib.contextmanager
 def one_rank_at_a_time(dataset: Any) -> Generator[None, None, None]:
-    """Ranks that a launcher started on one machine: the first one prepares, the others find it in the cache.
+    """Let one of the ranks that a launcher started on a machine prepare the dataset; the others use its cache.
 
-    A dataset in memory has no cache; then every rank prepares it for itself, all at once, with the same result.
+    A dataset in memory has no cache; every rank then prepares it by itself, with the same result.
     """
     files = getattr(dataset, "cache_files", None)
     if not files or "LOCAL_RANK" not in os.environ:

@@ -1,4 +1,4 @@
-"""Which models have quantized weights, and where ``quantization_config=`` goes."""
+"""Which models have quantized weights, and how ``quantization_config=`` is passed on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from raytrainer.sft.config import SFTConfig
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether a model's weights are not in floating point, so that they cannot be trained."""
+    """Whether a model's weights are quantized, so that they cannot be trained."""
     return getattr(model, "quantization_method", None) is not None or any(
         getattr(model, name, False) for name in ("is_loaded_in_4bit", "is_loaded_in_8bit")
     )
 
 
 def take_quantization(args: SFTConfig, config: Any) -> None:
-    """Write ``quantization_config=`` into the keywords of ``from_pretrained``.
+    """Add ``quantization_config=`` to the keyword arguments of ``from_pretrained``.
 
     Raises:
-        ConfigurationError: If they have one.
+        ConfigurationError: If they already have a different one.
     """
     if config is None:
         return
@@ -33,8 +33,8 @@ def take_quantization(args: SFTConfig, config: Any) -> None:
 
 
 def quantized_without_adapter(by: str) -> ConfigurationError:
-    """The error for a model whose weights cannot move."""
+    """Return the error for a quantized model without an adapter."""
     return ConfigurationError(
-        f"The model's weights are quantized ({by}), and rounded weights cannot take small steps. Pass "
+        f"The model's weights are quantized ({by}), and quantized weights cannot be trained. Pass "
         "peft_config=LoraConfig(...) to train an adapter on them, or load the model without quantization_config."
     )

@@ -90,7 +90,7 @@ class WorkerSession(Protocol):
         ...
 
     def run(
-        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, restarted: bool, **more: Any
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, restarted: bool, **more: object
     ) -> object:
         """All ranks: run a task; rank 0's value goes to the driver."""
         ...

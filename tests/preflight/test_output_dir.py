@@ -41,7 +41,7 @@ def test_a_directory_that_cannot_be_made_names_what_exists(tmp_path, monkeypatch
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ConfigurationError, match=f"cannot be written: Permission denied.*'{tmp_path}'"):
+    with pytest.raises(ConfigurationError, match=f"cannot be written to: Permission denied.*'{tmp_path}'"):
         check_output_dir(tmp_path / "a" / "b")
 
 

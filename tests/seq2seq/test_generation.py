@@ -174,7 +174,7 @@ def test_keywords_hold_for_each_of_several_datasets(tmp_path, monkeypatch):
 def test_keywords_without_generation_are_said_to_do_nothing(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="raytrainer.seq2seq.trainer"):
         make_trainer(raytrainer, tmp_path, predict_with_generate=False).evaluate(num_beams=3)
-    assert "num_beams say how to generate, and with predict_with_generate=False nothing is" in caplog.text
+    assert "num_beams configure generation, but with predict_with_generate=False nothing is" in caplog.text
 
 
 def test_the_generation_config_of_the_arguments_is_used_and_saved(tmp_path):
@@ -221,7 +221,7 @@ def test_a_misspelt_keyword_is_refused_before_anything_starts(ours):
 
 
 def test_several_sequences_for_a_sample_are_refused(ours):
-    with pytest.raises(ConfigurationError, match="made 6 sequences of 3 samples"):
+    with pytest.raises(ConfigurationError, match="returned 6 sequences for 3 samples"):
         ours.predict(Pairs(3), num_beams=2, num_return_sequences=2)
 
 

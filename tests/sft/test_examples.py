@@ -181,19 +181,19 @@ def test_a_template_of_a_file(tmp_path: Path):
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "no form": ([{"x": 1}], {}, "none of the forms"),
+    "no form": ([{"x": 1}], {}, "not one of the known forms"),
     "images": ([{"images": [1], "text": "a"}], {}, "has images"),
     "no row": (Dataset.from_dict({"text": []}), {}, "has no row"),
     "no dataset": (object(), {}, "is a builtins.object"),
     "completion of texts": (
         None,
         {"completion_only_loss": True},
-        "completion_only_loss=True, and the train dataset",
+        "completion_only_loss=True, but the train dataset",
     ),
     "assistant of texts": (
         None,
         {"assistant_only_loss": True},
-        "assistant_only_loss=True, and the train dataset",
+        "assistant_only_loss=True, but the train dataset",
     ),
     "completion of a function": (
         None,
@@ -213,9 +213,9 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "stream in processes": (texts().to_iterable_dataset(), {"dataset_num_proc": 2}, "is a stream"),
     "stream of best fit": (texts().to_iterable_dataset(), {"packing": True}, "packing_strategy='wrapped'"),
     "transform": (texts().with_transform(lambda rows: rows), {}, "has a transform"),
-    "no such end": (None, {"eos_token": "<stop>"}, "eos_token='<stop>' is no token"),
-    "no such filling": (None, {"pad_token": "<fill>"}, "pad_token='<fill>' is no token"),
-    "no block": (None, {"packing": True, "max_length": None}, "a block has a size"),
+    "no such end": (None, {"eos_token": "<stop>"}, "eos_token='<stop>' is not a token"),
+    "no such filling": (None, {"pad_token": "<fill>"}, "pad_token='<fill>' is not a token"),
+    "no block": (None, {"packing": True, "max_length": None}, "needs a block size"),
     "two losses": (
         None,
         {"loss_type": "dft", "label_smoothing_factor": 0.1},
@@ -250,7 +250,7 @@ def test_a_template_that_cannot_do_it_is_refused(template: str | None, message: 
 
 
 def test_a_model_of_nowhere_needs_a_tokenizer(tmp_path: Path):
-    with pytest.raises(ConfigurationError, match="does not say where it came from"):
+    with pytest.raises(ConfigurationError, match="the origin of the model is unknown"):
         SFTTrainer(model=make_model(), args=make_args(tmp_path), train_dataset=texts())
 
 

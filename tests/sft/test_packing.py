@@ -147,7 +147,7 @@ def test_wasted_places_are_reported(tmp_path: Path):
     report = trainer.packing_reports["train"]
     places = len(trainer.train_dataset) * 20
     assert report.num_unused == places - sum(len(ids) for ids, _ in samples(trainer)) > 0
-    assert f"{report.num_unused} places unused" in str(report)
+    assert f"{report.num_unused} positions unused" in str(report)
 
 
 def test_the_same_rows_give_the_same_blocks(tmp_path: Path):

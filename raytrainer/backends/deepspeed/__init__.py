@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.deepspeed.flat_runs import (
@@ -41,6 +43,7 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.layout.ranks import current_rank, join_group, sum_over_group
 from raytrainer.layout.tensor_layout import has_distributed_parameters
 from raytrainer.telemetry.events import EngagedRow
+from raytrainer.user_types import ProcessingClass
 
 _NO_CONTEXT: AbstractContextManager[None] = nullcontext()
 
@@ -55,7 +58,7 @@ class EngineOptimizer:
         self.zero = engine.optimizer
         """DeepSpeed's, which steps the first one on this rank's runs."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """All ranks: clip, update, and bring the new weights to where they are used."""
         self._engine.step()
 
@@ -194,7 +197,9 @@ class ZeroBackend:
 
     # ---- state --------------------------------------------------------------------------------------------------
 
-    def save_model(self, model: nn.Module, directory: Path, *, processing_class: Any = None) -> None:
+    def save_model(
+        self, model: nn.Module, directory: Path, *, processing_class: ProcessingClass | None = None
+    ) -> None:
         if has_distributed_parameters(model):
             save_sharded_model(model, directory, processing_class=processing_class)
         elif current_rank() == 0:  # stages 1 and 2 without training
@@ -207,10 +212,10 @@ class ZeroBackend:
     def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
         return gather_state_dict(model)
 
-    def save_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> list[Path]:
+    def save_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> list[Path]:
         return save_optimizer_shards(directory, self._state_of(model, optimizer))
 
-    def load_optimizer(self, model: nn.Module, optimizer: Any, directory: Path) -> None:
+    def load_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> None:
         state = self._state_of(model, optimizer)
         load_saved_optimizer(
             directory,
@@ -220,12 +225,12 @@ class ZeroBackend:
             device=self.accelerator.device,
         )
 
-    def optimizer_groups(self, optimizer: Any) -> list[list[nn.Parameter]]:
+    def optimizer_groups(self, optimizer: Optimizer) -> list[list[nn.Parameter]]:
         if isinstance(optimizer, EngineOptimizer):
             return groups_of(optimizer.zero)  # what it was given, and not the runs that this rank steps
         return [group["params"] for group in optimizer.param_groups]
 
-    def _state_of(self, model: nn.Module, optimizer: Any) -> OptimizerState:
+    def _state_of(self, model: nn.Module, optimizer: Optimizer) -> OptimizerState:
         if isinstance(optimizer, EngineOptimizer):
             return ZeroState(model, optimizer.zero)
         return optimizer_state(model, optimizer)
@@ -324,7 +329,7 @@ def forget_earlier(args: TrainingArguments) -> None:
         integration.unset_hf_deepspeed_config()
 
 
-def check_model(options: DeepSpeedOptions, model: Any) -> None:
+def check_model(options: DeepSpeedOptions, model: object) -> None:
     """Check, also on a driver, that DeepSpeed is installed and that "auto" can be filled in for a model.
 
     Raises:

@@ -41,16 +41,16 @@ class Home:
 class FlatRuns(TensorLayout):
     """Parameters that ZeRO partitions (stage 3), or whose master copies it does (stages 1 and 2)."""
 
-    def covers(self, tensor: Any) -> bool:
+    def covers(self, tensor: torch.Tensor) -> bool:
         return hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")
 
-    def is_sharded(self, tensor: Any) -> bool:
+    def is_sharded(self, tensor: torch.Tensor) -> bool:
         return _is_partitioned(tensor)
 
     def full_shape(self, tensor: Any) -> torch.Size:
         return torch.Size(tensor.ds_shape) if _is_partitioned(tensor) else tensor.shape
 
-    def trained_dtype(self, tensor: Any) -> torch.dtype:
+    def trained_dtype(self, tensor: torch.Tensor) -> torch.dtype:
         zero = _optimizer_of(tensor)
         if zero is None or not tensor.requires_grad:
             return tensor.dtype
@@ -66,7 +66,7 @@ class FlatRuns(TensorLayout):
             return LocalShard(values=tensor.ds_tensor.detach().narrow(0, 0, numel), start=start)
         return LocalShard(values=tensor.detach().reshape(-1)[:0])
 
-    def full_tensor(self, tensor: Any) -> torch.Tensor:
+    def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         if not _is_partitioned(tensor) and self.trained_dtype(tensor) == tensor.dtype:
             return tensor.detach()
         from deepspeed import utils
@@ -191,12 +191,12 @@ def whole_models() -> Generator[None]:
         integration._hf_deepspeed_config_weak_ref = reference
 
 
-def _is_partitioned(tensor: Any) -> bool:
+def _is_partitioned(tensor: torch.Tensor) -> bool:
     """Whether ZeRO has partitioned the parameter itself (stage 3)."""
     return hasattr(tensor, "ds_id")
 
 
-def _optimizer_of(parameter: Any) -> Any:
+def _optimizer_of(parameter: torch.Tensor) -> Any:
     return getattr(parameter, "_z3_optimizer", None) or getattr(parameter, "_zero_optimizer", None)
 
 

@@ -146,5 +146,5 @@ def _take(kept: dict[str, Any], home: Home, saved: dict[str, Any]) -> None:
         home.part(kept[key]).copy_(value.reshape(-1).narrow(0, home.start, home.numel))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return not isinstance(value, torch.Tensor) or value.dim() == 0

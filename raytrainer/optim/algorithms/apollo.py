@@ -12,6 +12,7 @@ receive it from another: the seed is the parameter's position, and every ``updat
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class Apollo(ExactStateOptimizer):
                 self._seeds |= dict.fromkeys(group["params"], group[POSITION] + 1)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -13,6 +13,7 @@ in the steps that compute a new projection; in all other steps no more than R is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class GaLore(Composed):
         return Reduced(parameter) if self.reduces else Slot(parameter)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         if self.reduces and self._squares is None:
             self._norms = self.step_and_measure()
         else:

@@ -17,6 +17,7 @@ that a run resumes from it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class GrokAdamW(ExactStateOptimizer):
         super().__init__(groups, {"betas": betas, "eps": eps, **DEFAULTS, **options})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             alpha = group["alpha_init"] * math.exp(

@@ -89,7 +89,7 @@ class UpdatesInBackward(Composed):
             self._factor = None
         self._norms = [(norm.square(), False)]
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """Nothing is left to do: the backward pass has stepped every parameter."""
 
     def take_grad_norm(self) -> torch.Tensor:

@@ -34,7 +34,7 @@ def _module() -> Any:
     return importlib.import_module("bitsandbytes.optim")
 
 
-def _adamw(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
+def _adamw(request: OptimizerRequest, **variant: object) -> torch.optim.Optimizer:
     return _module().AdamW(
         request.groups,
         lr=request.learning_rate,
@@ -44,15 +44,15 @@ def _adamw(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
     )
 
 
-def _lion(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
+def _lion(request: OptimizerRequest, **variant: object) -> torch.optim.Optimizer:
     return _module().Lion(request.groups, lr=request.learning_rate, betas=request.adam_betas, **variant)
 
 
-def _rmsprop(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
+def _rmsprop(request: OptimizerRequest, **variant: object) -> torch.optim.Optimizer:
     return _module().RMSprop(request.groups, lr=request.learning_rate, **request.options, **variant)
 
 
-def _ademamix(request: OptimizerRequest, **variant: Any) -> torch.optim.Optimizer:
+def _ademamix(request: OptimizerRequest, **variant: object) -> torch.optim.Optimizer:
     given = dict(request.options)
     betas = (
         given.pop("beta1", request.adam_betas[0]),

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.dialects.deepspeed import DeepSpeedOptions
 from raytrainer.dialects.deepspeed_auto import section_params
 from raytrainer.errors import ConfigurationError
@@ -33,7 +34,7 @@ _ADAM_ONLY = ("torch_adam", "adam_w_mode")
 
 
 def build_configured_optimizer(
-    options: DeepSpeedOptions, args: Any, groups: list[dict[str, Any]]
+    options: DeepSpeedOptions, args: TrainingArguments, groups: list[dict[str, Any]]
 ) -> torch.optim.Optimizer:
     """Build the optimizer of the section ``optimizer``.
 
@@ -69,7 +70,7 @@ def build_configured_optimizer(
 
 
 def build_configured_schedule(
-    options: DeepSpeedOptions, args: Any, optimizer: torch.optim.Optimizer, max_steps: int
+    options: DeepSpeedOptions, args: TrainingArguments, optimizer: torch.optim.Optimizer, max_steps: int
 ) -> Any:
     """Build the schedule of the section ``scheduler``.
 

@@ -17,7 +17,7 @@ _AVERAGING = Traits(
 )
 
 
-def _make(module: str, name: str, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+def _make(module: str, name: str, *args: object, **kwargs: object) -> torch.optim.Optimizer:
     return getattr(importlib.import_module(module), name)(*args, **kwargs)
 
 
