@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         SaveStrategy,
         SchedulerType,
         TrainOutput,
-        get_last_checkpoint,
+        get_last_checkpoint,  # pyright: ignore[reportUnknownVariableType]
         set_seed,
     )
 

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -25,15 +25,20 @@ from transformers import (
     default_data_collator,
 )
 from transformers.trainer_pt_utils import (
-    get_learning_rates,
-    get_num_trainable_parameters,
-    get_optimizer_group,
-    log_metrics,
+    get_learning_rates,  # pyright: ignore[reportUnknownVariableType]
+    get_num_trainable_parameters,  # pyright: ignore[reportUnknownVariableType]
+    get_optimizer_group,  # pyright: ignore[reportUnknownVariableType]
+    log_metrics,  # pyright: ignore[reportUnknownVariableType]
     metrics_format,
-    save_metrics,
-    save_state,
+    save_metrics,  # pyright: ignore[reportUnknownVariableType]
+    save_state,  # pyright: ignore[reportUnknownVariableType]
 )
-from transformers.trainer_utils import PredictionOutput, TrainOutput, number_of_arguments, speed_metrics
+from transformers.trainer_utils import (
+    PredictionOutput,
+    TrainOutput,
+    number_of_arguments,  # pyright: ignore[reportUnknownVariableType]
+    speed_metrics,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from raytrainer.arguments.aliases import trainer_keyword
 from raytrainer.arguments.convert import as_training_arguments
@@ -245,7 +250,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, dict):
             metrics: dict[str, float] = {}
-            for name, one in dataset.items():
+            for name, one in cast("dict[str, Any]", dataset).items():
                 metrics |= self.evaluate(
                     eval_dataset=name if eval_dataset is None else one,
                     ignore_keys=ignore_keys,
@@ -332,7 +337,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> Any:
         """Remove a callback and return it; None if it is not there."""
-        return self.callback_handler.pop_callback(callback)
+        return cast("Any", self.callback_handler.pop_callback(callback))
 
     def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Remove a callback."""
@@ -349,18 +354,19 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     def call_model_init(self, trial: object = None) -> nn.Module:
         """Make a model with ``model_init``."""
         assert self.model_init is not None
-        model = self.model_init() if number_of_arguments(self.model_init) == 0 else self.model_init(trial)
+        takes_trial = number_of_arguments(self.model_init) > 0
+        model = cast("nn.Module | None", self.model_init(trial) if takes_trial else self.model_init())
         if model is None:
             raise ConfigurationError("model_init returned None. Return the model from it.")
         return model
 
-    log_metrics = log_metrics
+    log_metrics = cast("Callable[..., Any]", log_metrics)
     metrics_format = staticmethod(metrics_format)
-    save_metrics = save_metrics
-    save_state = save_state
-    get_learning_rates = get_learning_rates
-    get_num_trainable_parameters = get_num_trainable_parameters
-    get_optimizer_group = get_optimizer_group
+    save_metrics = cast("Callable[..., Any]", save_metrics)
+    save_state = cast("Callable[..., Any]", save_state)
+    get_learning_rates = cast("Callable[..., Any]", get_learning_rates)
+    get_num_trainable_parameters = cast("Callable[..., Any]", get_num_trainable_parameters)
+    get_optimizer_group = cast("Callable[..., Any]", get_optimizer_group)
 
     # ---- what belongs to this process -------------------------------------------------------------------------------
 
@@ -378,7 +384,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         return self._process.accelerator
 
     @accelerator.setter
-    def accelerator(  # pyright: ignore[reportIncompatibleVariableOverride]  # the protocol says what a property is
+    def accelerator(  # the protocol says what a property is
         self, accelerator: Any
     ) -> None:
         self._process.accelerator = accelerator

@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch.utils.data import DataLoader
-
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
     from torch import nn
+    from torch.utils.data import DataLoader
     from transformers import TrainerControl, TrainerState
     from transformers.trainer_utils import EvalLoopOutput
 
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from raytrainer.process_state import ProcessState
     from raytrainer.runtimes.base import Runtime
     from raytrainer.user_types import Batch, DatasetLike
+    from raytrainer.worker.memory_metrics import MemoryTracker
 
 
 class TrainerProtocol(Protocol):
@@ -40,7 +39,8 @@ class TrainerProtocol(Protocol):
     model_wrapped: Any
     """The module that trains: ``model``, or the wrapper that a backend put around it."""
     model_init: Callable[..., nn.Module] | None
-    accelerator: Accelerator
+    accelerator: Any
+    """Accelerate's ``Accelerator`` of this process, which has no types; None on a driver."""
     optimizer: Any
     lr_scheduler: Any
     optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None
@@ -75,6 +75,9 @@ class TrainerProtocol(Protocol):
 
     @property
     def _backend(self) -> Backend: ...
+
+    @property
+    def _memory_tracker(self) -> MemoryTracker: ...
 
     @property
     def _compute_loss_takes_count(self) -> bool: ...

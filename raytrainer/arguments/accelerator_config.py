@@ -36,7 +36,7 @@ def normalize_accelerator_config(args: TrainingArguments) -> None:
     Raises:
         ConfigurationError: If ``gradient_accumulation_steps`` has a different value, or a key is unknown.
     """
-    given = cast("object", args.accelerator_config)  # pyright: ignore[reportUnknownMemberType]
+    given = cast("object", args.accelerator_config)
     if isinstance(given, Mapping):
         config = AcceleratorConfig(**cast("Mapping[str, Any]", given))
         args.accelerator_config = config  # pyright: ignore[reportAttributeAccessIssue]
@@ -66,7 +66,7 @@ def normalize_accelerator_config(args: TrainingArguments) -> None:
 
 def config_of(args: TrainingArguments) -> AcceleratorConfig:
     """Return ``args.accelerator_config`` of normalized arguments as the object that it is by then."""
-    return cast("AcceleratorConfig", args.accelerator_config)  # pyright: ignore[reportUnknownMemberType]
+    return cast("AcceleratorConfig", args.accelerator_config)
 
 
 def syncs_each_batch(args: TrainingArguments) -> bool:

@@ -61,7 +61,7 @@ def warn_once(name: str, hint: str) -> None:
 
 def callers_level() -> int:
     """The ``stacklevel`` with which a warning of our caller points at the user's own line."""
-    level, frame = 1, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    level, frame = 1, sys._getframe(1)
     # "<string>": the __init__ that dataclasses generate
     while frame.f_back is not None and frame.f_code.co_filename.startswith((*_OURS, "<string>")):
         level, frame = level + 1, frame.f_back

@@ -59,7 +59,7 @@ def _check_backend(backend: str, mode: str | None) -> None:
     import torch
     import torch._dynamo
 
-    known: list[str] = torch._dynamo.list_backends(exclude_tags=())  # pyright: ignore[reportUnknownMemberType]
+    known: list[str] = torch._dynamo.list_backends(exclude_tags=())
     if backend not in known:
         raise ConfigurationError(
             f"torch_compile_backend={backend!r} is not a backend of torch.compile here; available are {known}. Use one "
@@ -67,7 +67,7 @@ def _check_backend(backend: str, mode: str | None) -> None:
         )
     if mode is None:
         return
-    modes = list(torch._inductor.list_mode_options())  # pyright: ignore[reportPrivateUsage]
+    modes = list(torch._inductor.list_mode_options())
     if backend == "inductor" and mode not in modes:
         raise ConfigurationError(f"torch_compile_mode={mode!r} is not one of {modes}. Use one of them.")
     if backend in _TAKES_NO_MODE and mode != "default":

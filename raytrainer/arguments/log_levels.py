@@ -42,7 +42,7 @@ def apply_log_level(args: TrainingArguments) -> None:
 
 
 def _is_main(args: TrainingArguments) -> bool:
-    return bool(args.should_log)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return bool(args.should_log)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _asked(args: TrainingArguments) -> int:

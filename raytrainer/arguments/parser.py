@@ -27,7 +27,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
     def __init__(
         self, dataclass_types: DataClassType | Iterable[DataClassType] | None = None, **kwargs: object
     ) -> None:
-        super().__init__(dataclass_types, **kwargs)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(dataclass_types, **kwargs)
         self._taken = {field.name for kind in self.dataclass_types for field in dataclasses.fields(kind)}
         ours = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
         self._arguments = ours[0] if ours else None
@@ -67,7 +67,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
             options["type"] = kind
         self.add_argument(*spellings, **options)
 
-    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse as argparse does, and move the values of former names to the current fields."""
@@ -79,7 +79,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
         self._translate(vars(parsed))
         return parsed, rest
 
-    def parse_args_into_dataclasses(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def parse_args_into_dataclasses(
         self, args: Sequence[str] | None = None, return_remaining_strings: bool = False, **options: Any
     ) -> tuple[Any, ...]:
         """Parse a command line; see ``transformers.HfArgumentParser``.
@@ -87,7 +87,7 @@ class HfArgumentParser(transformers.HfArgumentParser):
         Raises:
             ConfigurationError: For an unknown argument, or values that are invalid or not supported.
         """
-        parsed: tuple[Any, ...] = super().parse_args_into_dataclasses(  # pyright: ignore[reportUnknownMemberType]
+        parsed: tuple[Any, ...] = super().parse_args_into_dataclasses(
             args, return_remaining_strings=True, **options
         )
         made, rest = parsed[:-1], cast("list[str]", parsed[-1])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
+from accelerate import PartialState
 from transformers.training_args import ParallelMode
 from transformers.utils.import_utils import enable_tf32, is_torch_bf16_gpu_available, is_torch_tf32_available
 
@@ -161,12 +161,12 @@ class BoundToProcess:
         waits = self.placement is not None and self.placement.world_size > 1 and dist.is_initialized()
         is_main = (self.local_process_index if local else self.process_index) == 0
         if waits and not is_main:
-            dist.barrier()  # pyright: ignore[reportUnknownMemberType]
+            dist.barrier()
         try:
             yield
         finally:
             if waits and is_main:
-                dist.barrier()  # pyright: ignore[reportUnknownMemberType]
+                dist.barrier()
 
 
 def check_device(args: TrainingArguments, placement: Placement) -> None:

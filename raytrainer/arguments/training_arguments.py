@@ -219,7 +219,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
 
     @property
     def _deepspeed(self) -> dict[str, Any] | str | None:
-        return self.deepspeed  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return self.deepspeed  # pyright: ignore[reportUnknownVariableType]
 
     @property
     def zero(self) -> DeepSpeedOptions | None:

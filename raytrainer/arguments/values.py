@@ -176,6 +176,6 @@ def _check_reporters(value: str | Sequence[str] | None) -> None:
         return
     from transformers.integrations import integration_utils
 
-    known = cast("Mapping[str, object]", integration_utils.INTEGRATION_TO_CALLBACK)  # pyright: ignore[reportUnknownMemberType]
+    known = cast("Mapping[str, object]", integration_utils.INTEGRATION_TO_CALLBACK)
     for name in named:
         _check_choice("report_to", name, sorted(known))

@@ -18,7 +18,7 @@ This file never decides when to log, evaluate or save, and knows nothing of rank
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
@@ -33,6 +33,8 @@ from raytrainer.user_types import ProcessingClass
 if TYPE_CHECKING:
     from transformers import TrainingArguments
     from transformers.trainer_callback import TrainerState
+
+    Event = Callable[..., TrainerControl]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,24 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         optimizer: Passed to every callback; may be set later.
         lr_scheduler: Passed to every callback; may be set later.
     """
+
+    if TYPE_CHECKING:
+        # The base class types neither its keywords nor what it returns.
+        on_init_end: Event
+        on_train_end: Event
+        on_epoch_begin: Event
+        on_epoch_end: Event
+        on_step_begin: Event
+        on_pre_optimizer_step: Event
+        on_optimizer_step: Event
+        on_substep_end: Event
+        on_step_end: Event
+        on_evaluate: Event
+        on_predict: Event
+        on_save: Event
+        on_log: Event
+        on_prediction_step: Event
+        on_push_begin: Event
 
     callbacks: list[Any]
     model: Any

@@ -10,7 +10,6 @@ default in the user's process, and into ``output_dir`` on a worker, whose workin
 """
 
 # The base classes, transformers' reporters, have no types.
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def _section_of(name: str, kind: str) -> str | None:
 
 def _file_options(given: dict[str, Any]) -> dict[str, Any]:
     """Read the named file, or the default one that ``accelerate config`` wrote, as accelerate does."""
-    from accelerate.commands.config.config_args import (  # pyright: ignore[reportMissingTypeStubs]
+    from accelerate.commands.config.config_args import (
         default_config_file,
     )
 
@@ -127,7 +127,7 @@ def _file_options(given: dict[str, Any]) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     """Return accelerate's parser without its defaults, so that it reports only what was given."""
-    from accelerate.commands.launch import (  # pyright: ignore[reportMissingTypeStubs]
+    from accelerate.commands.launch import (
         launch_command_parser,  # pyright: ignore[reportUnknownVariableType]
     )
 

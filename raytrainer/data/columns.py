@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def signature_columns(model: torch.nn.Module, label_names: list[str]) -> list[str]:
     """Names that the model's ``forward`` takes, and the names that labels may have."""
-    unwrapped = cast("Any", trainer_utils.unwrap_peft_model)(model)  # pyright: ignore[reportUnknownMemberType]
+    unwrapped = cast("Any", trainer_utils.unwrap_peft_model)(model)
     forward = unwrapped.forward
     names = list(inspect.signature(forward).parameters)
     return names + [name for name in ("label", "label_ids", *label_names) if name not in names]

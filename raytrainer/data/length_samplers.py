@@ -6,7 +6,7 @@ each global batch into micro-batches of similar cost, with more samples where th
 """
 
 # transformers' samplers and torch's tolist() have no types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ reads.
 """
 
 # Batches are the user's, and may nest containers of anything.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class RankDataLoader(DataLoader[Any]):
             return [1.0] * count
         return [share.weight(split.world_size) for share in list(self._shares)[-count:]]
 
-    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __iter__(self) -> Iterator[Any]:
         # Now rather than at the first batch: torch's loader draws its seed here, and the loop relies on that.
         return self._hand_out(self._shared())
 
@@ -270,7 +270,7 @@ def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingAr
     """
     if sampler is None:
         return SequentialSampler(dataset)  # pyright: ignore[reportArgumentType]
-    if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:  # pyright: ignore[reportPrivateUsage]
+    if type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None:
         return SeededRandomSampler(sampler.data_source, data_seed(args))
     if type(sampler) is LengthGroupedSampler and sampler.generator is None:
         return LengthGrouped(sampler.lengths, batch_size=sampler.batch_size, seed=data_seed(args))

@@ -55,7 +55,7 @@ class SeededRandomSampler(EpochSampler):
         self.data_source = data_source
 
     def __iter__(self) -> Iterator[int]:
-        yield from cast("list[int]", torch.randperm(self.count, generator=self.generator()).tolist())  # pyright: ignore[reportUnknownMemberType]
+        yield from cast("list[int]", torch.randperm(self.count, generator=self.generator()).tolist())
 
 
 class RankBatchSampler:

@@ -96,7 +96,7 @@ class RankStream(IterableDataset[Item]):
         self.start_next_at({"processes": places, "next": done % num_processes})
 
     def __len__(self) -> int:
-        total = len(self.dataset)  # type: ignore[arg-type]
+        total = len(self.dataset)  # pyright: ignore[reportArgumentType]
         if self.split.world_size == 1 and not self.split.drop_last:
             return total
         rounds = (
@@ -164,7 +164,7 @@ class RankStream(IterableDataset[Item]):
 
     def _rewind(self) -> None:
         if self._loaded:
-            self.dataset.load_state_dict(self._initial)  # type: ignore[attr-defined]
+            self.dataset.load_state_dict(self._initial)  # pyright: ignore[reportAttributeAccessIssue]
             self._loaded = False
 
     def _first_round(self) -> list[Any]:

@@ -196,6 +196,6 @@ def ask_autoscaler(bundles: list[dict[str, float]]) -> None:
     from ray.autoscaler import sdk
 
     try:
-        sdk.request_resources(bundles=bundles)  # pyright: ignore[reportUnknownMemberType]
+        sdk.request_resources(bundles=bundles)
     except Exception:  # Then the cluster grows when the workers wait, or not at all.
         logger.debug("Could not ask the autoscaler.", exc_info=True)

@@ -95,7 +95,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
         host, _, port = address.rpartition(":")
         if port.isdigit() and "/" not in host:
             socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-        ray.init(address=address, **options)  # pyright: ignore[reportUnknownMemberType]
+        ray.init(address=address, **options)
     except Exception as error:
         raise ConfigurationError(
             f"No Ray cluster answers at {address!r} ({type(error).__name__}: {str(error)[:200]}). Check "
@@ -106,9 +106,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
 def _start(options: dict[str, Any]) -> None:
     import ray
 
-    ray.init(  # pyright: ignore[reportUnknownMemberType]
-        address="local", include_dashboard=False, **options
-    )
+    ray.init(address="local", include_dashboard=False, **options)
 
 
 def _is_private() -> bool:

@@ -81,7 +81,7 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
         )
     else:
         runtime = LocalRuntime(renderer.handle)
-    trainer._process.renderer = renderer  # pyright: ignore[reportPrivateUsage]
+    trainer._process.renderer = renderer
     return open_session(trainer, runtime)
 
 

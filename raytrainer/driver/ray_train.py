@@ -57,7 +57,7 @@ class Fit(TorchTrainer):
         )
         self._controller: Any = None
         self._after_end: Callable[[], None] | None = None
-        super().__init__(**arguments)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(**arguments)
 
     def end_now(self, then: Callable[[], None]) -> None:
         """End the workers and free what they hold. Returns at once.
@@ -89,9 +89,7 @@ class Fit(TorchTrainer):
 
             from raytrainer.driver.ray_controller import AskControl
         except ImportError:
-            return super()._initialize_and_run_controller(  # pyright: ignore[reportUnknownMemberType]
-                **arguments
-            )
+            return super()._initialize_and_run_controller(**arguments)
         # On the driver's node, because the driver's end is its end.
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}

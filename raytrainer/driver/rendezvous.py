@@ -41,7 +41,7 @@ class _RendezvousBackend(Backend):
 
 def pick_address() -> tuple[str, int]:
     """On rank 0: the address of its node, and a free port."""
-    address = cast("str", util.get_node_ip_address())  # pyright: ignore[reportUnknownMemberType]
+    address = cast("str", util.get_node_ip_address())
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as found:
         found.bind(("", 0))

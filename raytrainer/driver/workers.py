@@ -4,7 +4,6 @@ They are started with the first task and stay for the next one. Workers may have
 this file remembers which run they completed, and at which step. It also owns the progress display of a task.
 """
 
-# pyright: reportPrivateUsage=false
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations

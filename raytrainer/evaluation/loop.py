@@ -4,7 +4,6 @@
 the loss of each batch is weighted by its number of targets.
 """
 
-# pyright: reportPrivateUsage=false
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations
@@ -245,7 +244,7 @@ class PredictionLoop:
         counts = torch.zeros(self.runtime.world_size, dtype=torch.int64, device=self.args.device)
         counts[self.runtime.rank] = num_real
         summed = self.backend.sum_over_ranks(counts)
-        return cast("list[int]", summed.tolist())  # pyright: ignore[reportUnknownMemberType]
+        return cast("list[int]", summed.tolist())
 
     def prediction_padding(self) -> int:
         """Value that pads predictions; a generating trainer pads with its padding token."""
@@ -310,7 +309,7 @@ class PredictionLoop:
             )
         to_python = cast(
             "Callable[[dict[str, Any]], dict[str, Any]]",
-            trainer_utils.denumpify_detensorize,  # pyright: ignore[reportUnknownMemberType]
+            trainer_utils.denumpify_detensorize,
         )
         metrics = to_python(dict(metrics or {}))
         if self.loss.has_batches:

@@ -88,7 +88,7 @@ def require_tensors(data: object, *, source: str) -> Any:
 
     def check(leaf: object) -> Any:
         if _is_numeric_array(leaf):
-            return torch.from_numpy(leaf)  # pyright: ignore[reportUnknownMemberType]
+            return torch.from_numpy(leaf)
         if leaf is not None and not isinstance(leaf, torch.Tensor):
             raise ConfigurationError(
                 f"The {source} of an evaluation batch contain a {type(leaf).__name__}, but only tensors can be "
@@ -113,7 +113,7 @@ def wrap_objects(data: object, num_rows: int) -> Any:
     if data is None or isinstance(data, torch.Tensor):
         return data
     if _is_numeric_array(data):
-        return torch.from_numpy(data)  # pyright: ignore[reportUnknownMemberType]
+        return torch.from_numpy(data)
     if is_object_list(data, num_rows):
         return Objects([_to_cpu(item) for item in data])
     if is_mapping(data):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
-from accelerate.utils import gather_object  # pyright: ignore[reportMissingTypeStubs]
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers.trainer_pt_utils import find_batch_size  # pyright: ignore[reportUnknownVariableType]
 
 from raytrainer.evaluation.nested import Objects, is_mapping, is_object_list, is_sequence, like, map_leaves
@@ -75,13 +75,13 @@ def gather_rows(
 def _gather_tensor(
     accelerator: Accelerator, data: torch.Tensor, num_real: list[int], padding: int
 ) -> torch.Tensor:
-    gather = cast("Callable[[torch.Tensor], torch.Tensor]", accelerator.gather)  # pyright: ignore[reportUnknownMemberType]
+    gather = cast("Callable[[torch.Tensor], torch.Tensor]", accelerator.gather)
     shapes = gather(torch.tensor([data.shape], device=data.device))
-    widest = cast("list[int]", shapes.max(dim=0).values.tolist())  # pyright: ignore[reportUnknownMemberType]
+    widest = cast("list[int]", shapes.max(dim=0).values.tolist())
     if list(data.shape) != widest:
         padded = data.new_full(widest, padding)
         padded[tuple(slice(size) for size in data.shape)] = data
         data = padded
     gathered = gather(data.contiguous())
-    rows = cast("tuple[torch.Tensor, ...]", gathered.split(widest[0]))  # pyright: ignore[reportUnknownMemberType]
+    rows = cast("tuple[torch.Tensor, ...]", gathered.split(widest[0]))
     return torch.cat([part[:count] for part, count in zip(rows, num_real, strict=True)])

@@ -165,7 +165,7 @@ class DataHooks(TrainerParts):
             The micro-batches (fewer than asked for at the end of the data), and the number of items as a scalar
             tensor; None where nobody divides by it.
         """
-        batches = []
+        batches: list[Any] = []
         for _ in range(num_batches):
             try:
                 batches.append(next(epoch_iterator))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.trainer_pt_utils import nested_detach
+from transformers.trainer_pt_utils import nested_detach  # pyright: ignore[reportUnknownVariableType]
 from transformers.trainer_utils import EvalLoopOutput
 
 from raytrainer.data.target_count import count_items
@@ -83,9 +83,9 @@ class EvaluationHooks(TrainerParts):
             ignore_keys = (
                 getattr(config, "keys_to_ignore_at_inference", ["past_key_values"]) if config else []
             )
-        labels = None
+        labels: Any = None
         if has_loss:
-            labels = nested_detach(tuple(inputs.get(name) for name in self.label_names))
+            labels = detached(tuple(inputs.get(name) for name in self.label_names))
             labels = labels[0] if len(labels) == 1 else labels
         with torch.no_grad():
             loss, outputs = self._predict_batch(model, inputs, has_loss)
@@ -138,13 +138,25 @@ class EvaluationHooks(TrainerParts):
 
 
 def select_logits(outputs: object, ignore_keys: list[str], has_loss: bool) -> Any:
-    """What a model returned besides its loss, detached."""
+    """Return what a model returned besides its loss, detached.
+
+    Args:
+        outputs: A mapping, a tuple or a tensor.
+        ignore_keys: Keys of a mapping that are left out.
+        has_loss: The outputs begin with a loss, or have one under ``loss``.
+    """
     if isinstance(outputs, Mapping):
+        named = cast("Mapping[str, Any]", outputs)
         ignored = {*ignore_keys, "loss"} if has_loss else set(ignore_keys)
-        logits: Any = tuple(value for key, value in outputs.items() if key not in ignored)
+        logits = tuple(value for key, value in named.items() if key not in ignored)
     elif isinstance(outputs, tuple | list):
-        logits = tuple(outputs[1:]) if has_loss else tuple(outputs)
+        logits = tuple(cast("Sequence[Any]", outputs))[1 if has_loss else 0 :]
     else:
-        return nested_detach(outputs)
-    logits = nested_detach(logits)
-    return logits[0] if len(logits) == 1 else logits
+        return detached(outputs)
+    parts = detached(logits)
+    return parts[0] if len(parts) == 1 else parts
+
+
+def detached(nest: Any) -> Any:
+    """Detach every tensor of a nest of tuples, lists and mappings."""
+    return cast("Any", nested_detach(nest))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import speed_metrics  # pyright: ignore[reportUnknownVariableType]
 
 from raytrainer.checkpoint.model_files import save_model_weights
 from raytrainer.errors import ConfigurationError
@@ -24,14 +24,16 @@ class SavingHooks(TrainerParts):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record logs in the state, tell the callbacks and the driver."""
-        if self.state.epoch is not None:
-            logs["epoch"] = self.state.epoch
+        epoch = cast("float | None", self.state.epoch)  # None before the first run
+        if epoch is not None:
+            logs["epoch"] = epoch
         if self.args.include_num_input_tokens_seen != "no":
             logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
             run = self._process.run
             if start_time is not None and run is not None:
                 tokens = self.state.num_input_tokens_seen - run.first_tokens
-                logs.update(speed_metrics("train", start_time, num_tokens=tokens))
+                speed = cast("dict[str, float]", speed_metrics("train", start_time, num_tokens=tokens))
+                logs.update(speed)
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
         runtime = self._process.runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -129,10 +129,11 @@ class StepHooks(TrainerParts):
 def loss_of(outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """The loss in a model's outputs."""
     if isinstance(outputs, Mapping):
-        if "loss" not in outputs:
+        named = cast("Mapping[str, Any]", outputs)
+        if "loss" not in named:
             raise ConfigurationError(
-                f"The model returned {list(outputs)} and no loss from the inputs {list(inputs)}. Give it labels under "
+                f"The model returned {list(named)} and no loss from the inputs {list(inputs)}. Give it labels under "
                 "the name that its forward takes, or override compute_loss."
             )
-        return outputs["loss"]
+        return named["loss"]
     return outputs[0]

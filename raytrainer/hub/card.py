@@ -47,7 +47,7 @@ def write_card(trainer: Any, directory: Path, *, world_size: int, **facts: Any) 
     license_name = facts.pop("license") or license_of(base_model)
     facts["tags"] = merge_tags(facts["tags"], existing.get("tags") if existing is not None else None)
     # finetuned_from is set afterwards, because the summary would ask the Hub for its license without a timeout.
-    summarize = cast("Callable[..., TrainingSummary]", TrainingSummary.from_trainer)  # pyright: ignore[reportUnknownMemberType]
+    summarize = cast("Callable[..., TrainingSummary]", TrainingSummary.from_trainer)
     summary = summarize(trainer_view(trainer, world_size), license=license_name, **facts)
     summary.finetuned_from = base_model
     summary.eval_lines = fill_missing_columns(summary.eval_lines)

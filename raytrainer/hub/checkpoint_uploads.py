@@ -6,7 +6,6 @@ training waits, and an upload that fails is a warning: the run goes on, the chec
 again.
 """
 
-# pyright: reportPrivateUsage=false
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """What one process keeps for its uploads: the repository, the queue of uploads, and which warnings were shown."""
 
-# pyright: reportPrivateUsage=false
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ def num_ranks() -> int:
 def join_group() -> None:
     """Make a group of this process alone if there is none, because sharding always works on a group."""
     if not dist.is_initialized():
-        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        store = dist.HashStore()
         dist.init_process_group("gloo", store=store, rank=0, world_size=1)
 
 
 def sum_over_group(value: torch.Tensor) -> torch.Tensor:
     """All ranks: sum a tensor of any shape over ranks; the argument is not changed."""
     total = value.clone()
-    dist.all_reduce(total)  # pyright: ignore[reportUnknownMemberType]
+    dist.all_reduce(total)
     return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.trainer_utils import SaveStrategy
@@ -81,7 +81,8 @@ def log_window(run: TrainRun) -> None:
 
 def call_log(trainer: TrainerProtocol, logs: dict[str, Any], start_time: float | None = None) -> None:
     """Call the ``log`` hook; many overrides take the logs alone."""
-    code = getattr(type(trainer).log, "__code__", None)
+    log: object = type(trainer).log
+    code = getattr(log, "__code__", None)
     if start_time is None or (code is not None and code.co_argcount < 3 and not code.co_flags & 0x0C):
         trainer.log(logs)
     else:
@@ -95,7 +96,7 @@ def gather_rows(run: TrainRun, row: list[float]) -> list[list[float]]:
     rows = torch.zeros(run.runtime.world_size, len(row), dtype=torch.float64, device=run.args.device)
     rows[run.runtime.rank] = torch.tensor(row, dtype=torch.float64)
     # Each number is added to zeros only, so that a NaN stays the NaN of its own rank.
-    return run.backend.sum_over_ranks(rows).tolist()
+    return cast("list[list[float]]", run.backend.sum_over_ranks(rows).tolist())
 
 
 def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:

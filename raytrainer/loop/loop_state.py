@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.plan import Cursor
@@ -68,7 +68,7 @@ def read_loop_state(checkpoint: Path) -> LoopState | None:
         raise CheckpointError(f"{path} is not JSON: {error}. {_WHAT_TO_DO}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, expected an object. {_WHAT_TO_DO}")
-    saved: dict[str, Any] = {str(key): value for key, value in found.items()}
+    saved = cast("dict[str, Any]", found)
     number = saved.pop("format", 0)
     if number not in range(FORMAT + 1):
         raise CheckpointError(
@@ -78,9 +78,9 @@ def read_loop_state(checkpoint: Path) -> LoopState | None:
     _check_keys(path, "", saved, names=_names_of(LoopState), optional=optional)
     if not isinstance(saved["cursor"], dict):
         raise CheckpointError(f"{path} has a cursor that is not an object. {_WHAT_TO_DO}")
-    cursor: dict[str, Any] = saved["cursor"]
+    cursor = cast("dict[str, Any]", saved.pop("cursor"))
     _check_keys(path, "cursor.", cursor, names=_names_of(Cursor), optional=frozenset())
-    return LoopState(**{**saved, "cursor": Cursor(**cursor)})
+    return LoopState(cursor=Cursor(**cursor), **saved)
 
 
 _WHAT_TO_DO = "Resume from another checkpoint, or with the version of raytrainer that wrote this one."

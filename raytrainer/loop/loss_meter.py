@@ -7,6 +7,7 @@ synchronisation, and a NaN can be traced to its step afterwards.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 
@@ -39,7 +40,9 @@ class LossMeter:
     def _fold(self) -> None:
         if not self._losses:
             return
-        values = torch.stack([loss.reshape(()) for loss in self._losses]).double().tolist()
+        values = cast(
+            "list[float]", torch.stack([loss.reshape(()) for loss in self._losses]).double().tolist()
+        )
         for value, step in zip(values, self._steps, strict=True):
             if not math.isfinite(value) and self.first_bad_step is None:
                 self.first_bad_step = step

@@ -9,13 +9,20 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.loss.loss_utils import (
+    LOSS_MAPPING,  # pyright: ignore[reportUnknownVariableType]
+    ForCausalLMLoss,  # pyright: ignore[reportUnknownVariableType]
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import unwrap_peft_model
-from transformers.utils import can_return_loss, find_labels
+from transformers.trainer_utils import unwrap_peft_model  # pyright: ignore[reportUnknownVariableType]
+from transformers.utils import (
+    can_return_loss,  # pyright: ignore[reportUnknownVariableType]
+    find_labels,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 
@@ -37,7 +44,7 @@ class ModelTraits:
 
 def inspect_model(model: nn.Module, args: TrainingArguments) -> ModelTraits:
     """Look up the traits of an unwrapped model."""
-    inner = unwrap_peft_model(model)
+    inner = without_adapter(model)
     accepts = getattr(inner, "accepts_loss_kwargs", None)
     if accepts is None:
         parameters = inspect.signature(inner.forward).parameters.values()
@@ -47,7 +54,8 @@ def inspect_model(model: nn.Module, args: TrainingArguments) -> ModelTraits:
         )
     is_encoder_decoder = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
     shifts = (
-        LOSS_MAPPING.get(getattr(inner, "loss_type", None) or "") is ForCausalLMLoss
+        cast("dict[str, object]", LOSS_MAPPING).get(getattr(inner, "loss_type", None) or "")
+        is ForCausalLMLoss
         and not is_encoder_decoder
     )
     return ModelTraits(
@@ -73,5 +81,10 @@ def make_label_smoother(model: nn.Module, args: TrainingArguments) -> LabelSmoot
 
 def smoother_shifts(model: nn.Module) -> bool:
     """Whether the smoother must shift labels, as the loss of a causal language model does."""
-    name = unwrap_peft_model(model)._get_name()
+    name = without_adapter(model)._get_name()
     return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def without_adapter(model: nn.Module) -> nn.Module:
+    """The model under an adapter of peft; the model itself where there is none."""
+    return cast("nn.Module", unwrap_peft_model(model))

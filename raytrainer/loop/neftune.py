@@ -12,14 +12,14 @@ The noise lives in hooks, on the modules' outputs, so it is the same under every
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.trainer_utils import unwrap_peft_model
 
 from raytrainer.errors import ConfigurationError, EngagementError
+from raytrainer.loop.model_traits import without_adapter
 
 
 class EmbeddingNoise:
@@ -37,13 +37,13 @@ class EmbeddingNoise:
         self.alpha = alpha
         self.modules = embedding_modules(model)
         self._model = model
-        config = getattr(unwrap_peft_model(model), "config", None)
+        config = getattr(without_adapter(model), "config", None)
         self._has_decoder = bool(getattr(config, "is_encoder_decoder", False))
         self._lengths_of: list[torch.Tensor | None] = []
         self._was_called = False
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self) -> Generator[None]:
         """Add noise while it lasts; afterwards, however it ends, no hook is left."""
         handles = [
             self._model.register_forward_pre_hook(self._note_inputs, with_kwargs=True),
@@ -153,11 +153,11 @@ def embedding_modules(model: nn.Module) -> list[nn.Module]:
     Raises:
         ConfigurationError: If the model names none.
     """
-    inner: Any = unwrap_peft_model(model)
+    inner: Any = without_adapter(model)
     named = None
     if hasattr(inner, "get_input_embeddings"):
         with contextlib.suppress(NotImplementedError):
-            named = inner.get_input_embeddings()
+            named: object = inner.get_input_embeddings()
     if not isinstance(named, nn.Module):
         raise ConfigurationError(
             f"neftune_noise_alpha adds noise to input embeddings, and {type(inner).__name__} has no "

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from raytrainer.data.sample_ids import sample_ids
 from raytrainer.layout.tensor_layout import has_distributed_parameters
@@ -97,10 +98,11 @@ def forward_again(run: TrainRun, inputs: Any, num_items: Any) -> None:
 
 
 @contextmanager
-def watching(model: nn.Module, report: Callable[[str], object]) -> Iterator[None]:
+def watching(model: nn.Module, report: Callable[[str], object]) -> Generator[None]:
     """While it lasts, each module whose output is not finite is reported, the first to end first."""
-    hooks = []
-    for name, module in model.named_modules():
+    hooks: list[RemovableHandle] = []
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    for name, module in modules:
 
         def look(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
             num_bad, num_all = count_bad(output)
@@ -137,15 +139,18 @@ def count_bad(data: Any) -> tuple[int, int]:
         if not data.is_floating_point():
             return 0, 0
         return int((~data.detach().isfinite()).sum()), data.numel()
-    parts = list(data.values()) if isinstance(data, Mapping) else data
-    if not isinstance(parts, list | tuple):
+    if isinstance(data, Mapping):
+        parts = list(cast("Mapping[object, object]", data).values())
+    elif isinstance(data, list | tuple):
+        parts = list(cast("Sequence[object]", data))
+    else:
         return 0, 0
     counts = [count_bad(part) for part in parts]
     return sum(bad for bad, _ in counts), sum(every for _, every in counts)
 
 
 @contextmanager
-def debugging(run: TrainRun) -> Iterator[None]:
+def debugging(run: TrainRun) -> Generator[None]:
     """While it lasts, the run stops at the first non-finite output, if ``debug`` asks for it.
 
     Raises:

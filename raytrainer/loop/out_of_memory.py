@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -63,8 +63,9 @@ def average_gradients(run: TrainRun) -> None:
         [one.grad is not None for one in parameters], dtype=torch.int32, device=run.args.device
     )
     dist.all_reduce(used, op=dist.ReduceOp.MAX)
-    pending = []
-    for parameter, is_used in zip(parameters, used.tolist(), strict=True):
+    pending: list[Any] = []
+    flags = cast("list[int]", used.tolist())
+    for parameter, is_used in zip(parameters, flags, strict=True):
         if not is_used:
             continue
         if parameter.grad is None:  # another rank's samples used it

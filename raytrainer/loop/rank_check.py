@@ -6,6 +6,8 @@ look right, and a checkpoint has the weights of rank 0 alone. Here the run stops
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 
@@ -36,7 +38,7 @@ def check_ranks_agree(run: TrainRun) -> None:
     # One reduction: the least of the sums, and the least of their negatives, which is the largest.
     least = torch.cat([sums, -sums])
     dist.all_reduce(least, op=dist.ReduceOp.MIN)
-    differs = (least[: len(copies)] != -least[len(copies) :]).tolist()
+    differs = cast("list[bool]", (least[: len(copies)] != -least[len(copies) :]).tolist())
     if any(differs):
         first = copies[differs.index(True)][0]
         raise EngagementError(

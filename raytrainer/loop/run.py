@@ -51,7 +51,7 @@ class TrainRun:
     """Wall time at which this call began [s]."""
     last_emit: float = 0.0
     """Monotonic time of the last progress event [s]."""
-    rank_speeds: list[float] = field(default_factory=list)
+    rank_speeds: list[float] = field(default_factory=list[float])
     """Throughput of each rank at the last log [samples/s]."""
     learning_rate: float | None = None
     """Learning rate that the last optimizer step used."""

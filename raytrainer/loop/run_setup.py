@@ -14,7 +14,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 from transformers import TrainerState
-from transformers.trainer_utils import compare_trainer_and_checkpoint_args, has_length
+from transformers.trainer_utils import (
+    compare_trainer_and_checkpoint_args,  # pyright: ignore[reportUnknownVariableType]
+    has_length,
+)
 
 from raytrainer.backends.base import Backend
 from raytrainer.callbacks.saved_states import restore_states

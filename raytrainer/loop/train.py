@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
-from transformers.trainer_utils import TrainOutput, speed_metrics
+from transformers.trainer_utils import (
+    TrainOutput,
+    speed_metrics,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import load_rng
@@ -134,17 +137,16 @@ def close(run: TrainRun) -> TrainOutput:
     open_window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / run.runtime.world_size
     train_loss = run.meter.average(open_window, state.global_step)
     steps_here = state.global_step - run.meter.first_step
-    metrics = speed_metrics(
-        "train",
-        run.started_at,
-        num_samples=run.plan.num_train_samples * steps_here / max(state.max_steps, 1),
-        num_steps=steps_here,
+    num_samples = run.plan.num_train_samples * steps_here / max(state.max_steps, 1)
+    metrics = cast(
+        "dict[str, Any]",
+        speed_metrics("train", run.started_at, num_samples=num_samples, num_steps=steps_here),
     )
     trainer.store_flos()
     metrics["total_flos"] = state.total_flos
     metrics["train_loss"] = train_loss
     trainer.is_in_train = False
-    trainer._memory_tracker.stop_and_update_metrics(metrics)  # type: ignore[attr-defined]
+    trainer._memory_tracker.stop_and_update_metrics(metrics)
     emit_progress(run, always=True)
     call_log(trainer, metrics)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:

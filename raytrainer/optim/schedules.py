@@ -21,13 +21,13 @@ def build_schedule(args: TrainingArguments, optimizer: torch.optim.Optimizer, ma
         optimizer: The raw optimizer, not a wrapped one; wrapped optimizers would step the schedule once per process.
         max_steps: Optimizer steps of the whole run.
     """
-    make = cast("Callable[..., LRScheduler]", optimization.get_scheduler)  # pyright: ignore[reportUnknownMemberType]
+    make = cast("Callable[..., LRScheduler]", optimization.get_scheduler)
     return make(
         args.lr_scheduler_type,
         optimizer=optimizer,
         num_warmup_steps=args.get_warmup_steps(max_steps),
         num_training_steps=max_steps,
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # pyright: ignore[reportUnknownMemberType]
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
     )
 
 

@@ -85,16 +85,16 @@ def facts_of(trainer: CheckedTrainer) -> TrainerFacts:
     """Read what a trainer was given."""
     return TrainerFacts(
         args=trainer.args,
-        model=trainer._own_model,  # pyright: ignore[reportPrivateUsage]
+        model=trainer._own_model,
         model_init=trainer.model_init,
         train_dataset=trainer.train_dataset,
         eval_dataset=trainer.eval_dataset,
-        data_collator=trainer._own_collator,  # pyright: ignore[reportPrivateUsage]
+        data_collator=trainer._own_collator,
         compute_metrics=trainer.compute_metrics,
         optimizers=(trainer.optimizer, trainer.lr_scheduler),
         optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
-        overrides=trainer._overrides(),  # pyright: ignore[reportPrivateUsage]
-        supports=trainer._supports,  # pyright: ignore[reportPrivateUsage]
+        overrides=trainer._overrides(),
+        supports=trainer._supports,
     )
 
 

@@ -44,13 +44,13 @@ class CollectiveRuntime:
             self._group = dist.group.WORLD
         else:
             timeout = timedelta(seconds=timeout_s)
-            group = dist.new_group(backend="gloo", timeout=timeout)  # pyright: ignore[reportUnknownMemberType]
+            group = dist.new_group(backend="gloo", timeout=timeout)
             assert isinstance(group, dist.ProcessGroup)
             self._group = group
 
     def barrier(self) -> None:
         if self.world_size > 1:
-            dist.barrier(group=self._group)  # pyright: ignore[reportUnknownMemberType]
+            dist.barrier(group=self._group)
 
     def broadcast(self, value: T) -> T:
         if self.world_size == 1:
@@ -79,10 +79,8 @@ class CollectiveRuntime:
             return list(flags)
         mine = self._flags[: len(flags)]
         mine.copy_(torch.tensor(flags, dtype=torch.int32))
-        dist.all_reduce(  # pyright: ignore[reportUnknownMemberType]
-            mine, op=dist.ReduceOp.MAX, group=self._group
-        )
-        return cast("list[int]", mine.tolist())  # pyright: ignore[reportUnknownMemberType]
+        dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=self._group)
+        return cast("list[int]", mine.tolist())
 
 
 class ProcessGroupRuntime(CollectiveRuntime):

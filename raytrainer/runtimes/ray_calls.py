@@ -24,7 +24,7 @@ class Ref(Protocol[T_co]):
 
 def put(value: T) -> Ref[T]:
     """Store a value for other processes; its large arrays go to shared memory."""
-    return cast("Ref[T]", ray.put(value))  # pyright: ignore[reportUnknownMemberType]
+    return cast("Ref[T]", ray.put(value))
 
 
 def get(reference: Ref[T], timeout_s: float | None = None) -> T:
@@ -41,7 +41,7 @@ def is_ready(reference: Ref[object], timeout_s: float = 0.0) -> bool:
     """Whether a value is there, waiting for it at most ``timeout_s``."""
     ready, _ = cast(
         "tuple[list[object], list[object]]",
-        ray.wait([cast("Any", reference)], timeout=timeout_s),  # pyright: ignore[reportUnknownMemberType]
+        ray.wait([cast("Any", reference)], timeout=timeout_s),
     )
     return bool(ready)
 
@@ -49,4 +49,4 @@ def is_ready(reference: Ref[object], timeout_s: float = 0.0) -> bool:
 def kill(actor: object) -> None:
     """End an actor at once. Does nothing when the actor, or Ray, has ended."""
     with contextlib.suppress(Exception):
-        ray.kill(cast("Any", actor))  # pyright: ignore[reportUnknownMemberType]
+        ray.kill(cast("Any", actor))

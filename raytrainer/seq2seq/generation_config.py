@@ -5,7 +5,7 @@ is found within a second, before workers start. Nothing is generated here.
 """
 
 # transformers' generation configs have no types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Pure index arithmetic on lengths: one order per epoch, drawn from ``seed + epoch
 """
 
 # torch's split() and tolist() have no types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ The weights depend on the run's seed alone, and the random state of the process 
 """
 
 # peft and torch.random have no types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

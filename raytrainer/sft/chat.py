@@ -5,7 +5,7 @@ of messages; ``conversations`` with ``from`` and ``value`` is the former spellin
 """
 
 # Rows are the user's.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A model given by name is loaded where it is trained, the same on every worker.
 """
 
 # from_pretrained of transformers has no types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which tokenizer a run uses, and which special tokens and chat template the arguments give it."""
 
 # Tokenizers of transformers have no types.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

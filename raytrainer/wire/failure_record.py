@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
+import cloudpickle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def _notes_of(error: BaseException) -> tuple[str, ...]:
 
 def _pickled(error: BaseException) -> bytes | None:
     try:
-        data: bytes = cloudpickle.dumps(error)  # pyright: ignore[reportUnknownMemberType]
+        data: bytes = cloudpickle.dumps(error)
         pickle.loads(data)  # noqa: S301  made one line above; many exceptions fail only here
     except Exception:  # noqa: BLE001  then the driver shows its text
         return None

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
@@ -58,7 +58,7 @@ def pack(value: object) -> Shipped:
         buffers.append((np.frombuffer(raw, dtype=np.uint8), not raw.readonly))
 
     pickler = _Pickler(file, take)
-    pickler.dump(value)  # pyright: ignore[reportUnknownMemberType]
+    pickler.dump(value)
     return Shipped(pickle=file.getvalue(), storages=pickler.storages, buffers=buffers)
 
 
@@ -70,9 +70,7 @@ def unpack(shipped: Shipped) -> Any:
 
 class _Pickler(cloudpickle.Pickler):
     def __init__(self, file: io.BytesIO, take: Callable[[pickle.PickleBuffer], None]) -> None:
-        super().__init__(  # pyright: ignore[reportUnknownMemberType]
-            file, protocol=5, buffer_callback=take
-        )
+        super().__init__(file, protocol=5, buffer_callback=take)
         self.storages: list[Bytes] = []
         self._index: dict[int, int] = {}
         self._kept: list[Any] = []  # as long as a storage lives, its address is its own
@@ -107,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
         index, dtype = pid
         if index not in self._storages:
             # A copy: the array is shared memory that nobody may write to.
-            copy = torch.from_numpy(self._arrays[index].copy())  # pyright: ignore[reportUnknownMemberType]
+            copy = torch.from_numpy(self._arrays[index].copy())
             self._storages[index] = copy.untyped_storage()
         storage = self._storages[index]
         if dtype is None:

@@ -3,7 +3,6 @@
 Each row is read from the objects that train, not from the arguments that asked for them.
 """
 
-# pyright: reportPrivateUsage=false
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations

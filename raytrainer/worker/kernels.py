@@ -33,9 +33,7 @@ def apply_kernels(model: nn.Module, args: TrainingArguments) -> None:
         apply_liger(model, args)
     if args.torch_compile:
         check_compiler(str(args.torch_compile_backend), args.device)
-        model.compile(  # pyright: ignore[reportUnknownMemberType]
-            backend=args.torch_compile_backend, mode=args.torch_compile_mode
-        )
+        model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
 
 
 def keep_differentiable(model: nn.Module) -> None:
@@ -68,7 +66,7 @@ def apply_liger(model: nn.Module, args: TrainingArguments) -> None:
             f"use_liger_kernel=True, but rank {args.process_index} runs on {args.device}: Liger's kernels are written "
             "in Triton, which runs on GPUs only. Leave use_liger_kernel out, or train on GPUs."
         )
-    if not liger.is_liger_kernel_available():  # pyright: ignore[reportPrivateImportUsage]
+    if not liger.is_liger_kernel_available():
         raise ConfigurationError(
             "use_liger_kernel=True needs the package liger-kernel on the workers, which is not installed or too old. "
             "Run: pip install -U liger-kernel"
@@ -78,9 +76,7 @@ def apply_liger(model: nn.Module, args: TrainingArguments) -> None:
             f"use_liger_kernel=True replaces layers of models of transformers, and {type(model).__name__} is not one. "
             "Leave use_liger_kernel out."
         )
-    liger.apply_liger_kernel(  # pyright: ignore[reportUnknownMemberType]
-        model, args.liger_kernel_config
-    )
+    liger.apply_liger_kernel(model, args.liger_kernel_config)
 
 
 def check_compiler(backend: str, device: torch.device) -> None:

@@ -4,7 +4,6 @@ A session lasts as long as its process keeps the trainer: it is set up once for 
 rank 0 and the driver's trainer should have too (state, control, callbacks, the user's own attributes) goes back with
 its result.
 """
-# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ Everything that exists once per process is created here, in this order: seed, de
 device, callbacks. Nothing here runs on a driver that launches workers.
 """
 
-# pyright: reportPrivateUsage=false
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations
@@ -69,10 +68,8 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     state.is_local_process_zero = runtime.local_rank == 0
     state.is_world_process_zero = runtime.rank == 0
     handler.model = model
-    trainer.control = handler.on_init_end(  # pyright: ignore[reportUnknownMemberType]
-        args, state, trainer.control
-    )
-    memory.stop_and_update_metrics()  # pyright: ignore[reportUnknownMemberType]
+    trainer.control = handler.on_init_end(args, state, trainer.control)
+    memory.stop_and_update_metrics()
 
 
 def placement_of(args: TrainingArguments, runtime: Runtime) -> Placement:

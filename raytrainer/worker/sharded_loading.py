@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 import transformers
-from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -84,8 +84,4 @@ def local_directory(name: str) -> Path:
         return Path(name)
     import huggingface_hub
 
-    return Path(
-        huggingface_hub.snapshot_download(  # pyright: ignore[reportUnknownMemberType]
-            name, allow_patterns=["*.safetensors", "*.json"]
-        )
-    )
+    return Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))

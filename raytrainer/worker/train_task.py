@@ -1,6 +1,5 @@
 """The ``train`` task on a rank: the model, the checkpoint to go on from, the check of its settings; then the loop."""
 
-# pyright: reportPrivateUsage=false
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
 
 from __future__ import annotations

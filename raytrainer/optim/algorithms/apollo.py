@@ -60,7 +60,7 @@ class Apollo(ExactStateOptimizer):
                 self._seeds |= dict.fromkeys(group["params"], group[POSITION] + 1)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:

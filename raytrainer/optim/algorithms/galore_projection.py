@@ -258,7 +258,7 @@ def projection_of(gradient: torch.Tensor, rank: int, *, from_right: bool) -> tor
     Returns:
         float32, ``[rank, n]`` for a projection from the right, ``[m, rank]`` from the left.
     """
-    svd = cast("Callable[..., tuple[torch.Tensor, ...]]", torch.linalg.svd)  # pyright: ignore[reportUnknownMemberType]
+    svd = cast("Callable[..., tuple[torch.Tensor, ...]]", torch.linalg.svd)
     u, _, v = svd(gradient.float(), full_matrices=False)
     return (v[:rank, :] if from_right else u[:, :rank]).contiguous()
 
@@ -295,5 +295,5 @@ def project_back(step: torch.Tensor, projection: torch.Tensor, *, from_right: bo
 def average(gradient: torch.Tensor | None) -> None:
     """All ranks: average a gradient, of any shape and dtype, in place."""
     if gradient is not None and num_ranks() > 1:
-        dist.all_reduce(gradient)  # pyright: ignore[reportUnknownMemberType]
+        dist.all_reduce(gradient)
         gradient.div_(num_ranks())

@@ -57,7 +57,7 @@ class GrokAdamW(ExactStateOptimizer):
         super().__init__(groups, {"betas": betas, "eps": eps, **DEFAULTS, **options})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """One step of every parameter that has a gradient."""
         for group in self.param_groups:
             alpha = group["alpha_init"] * math.exp(

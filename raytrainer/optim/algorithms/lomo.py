@@ -51,7 +51,7 @@ class AdaLomo(torch.optim.Optimizer):
         super().__init__(groups, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -105,6 +105,6 @@ def _rms(local: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """The root mean square (a scalar) of a tensor laid out like a parameter, of which ``local`` is this rank's part."""
     if is_row_sharded(parameter):
         square = local.square().sum()
-        dist.all_reduce(square, group=RowShards(parameter).group)  # pyright: ignore[reportUnknownMemberType]
+        dist.all_reduce(square, group=RowShards(parameter).group)
         return (square / parameter.numel()).sqrt()
     return norm(local) / math.sqrt(local.numel())

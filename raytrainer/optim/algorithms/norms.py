@@ -18,5 +18,5 @@ def norm(tensor: torch.Tensor, *, dim: int | None = None) -> torch.Tensor:
     Returns:
         The norm or norms, in the dtype of the tensor.
     """
-    vector_norm = cast("Callable[..., torch.Tensor]", torch.linalg.vector_norm)  # pyright: ignore[reportUnknownMemberType]
+    vector_norm = cast("Callable[..., torch.Tensor]", torch.linalg.vector_norm)
     return vector_norm(tensor) if dim is None else vector_norm(tensor, dim=dim, keepdim=True)

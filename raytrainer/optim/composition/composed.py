@@ -137,7 +137,7 @@ class Composed(ExactStateOptimizer):
     # ---- stepping ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """All ranks: step the inner optimizers."""
         everything = [(group, slot, stage.inner) for stage in self._stages for group, slot in stage.slots()]
         for group, slot, inner in everything:

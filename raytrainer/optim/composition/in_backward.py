@@ -111,7 +111,7 @@ class UpdatesInBackward(Composed):
         averages_itself = getattr(inner, "reduces", False) and not self._is_measuring
         if not is_row_sharded(parameter) and not averages_itself and num_ranks() > 1:
             # All ranks: they run backward through the same graph, so they come here in the same order.
-            dist.all_reduce(parameter.grad)  # pyright: ignore[reportUnknownMemberType]
+            dist.all_reduce(parameter.grad)
             parameter.grad.div_(num_ranks())
         if self._is_measuring:
             self._norms.append(squared_norm(parameter, parameter.grad))

@@ -95,7 +95,7 @@ def norm_of(squares: list[SquaredNorm]) -> torch.Tensor:
     total = torch.stack(of_whole).sum() if of_whole else torch.zeros(())
     if of_parts:
         parts = torch.stack(of_parts).sum()
-        dist.all_reduce(parts)  # pyright: ignore[reportUnknownMemberType]
+        dist.all_reduce(parts)
         total = total.to(parts.device) + parts
     return total.sqrt()
 
