@@ -1,8 +1,8 @@
-"""What the loop may ask of a backend.
+"""The interface between the loop and a backend.
 
-The loop knows no backend by name: whatever they do differently is a method here, including how weights and optimizer
-state are saved, loaded and gathered. A new backend is one file with a class that has these methods, and one line in
-``choose``.
+The loop knows no backend by name: whatever differs between backends is a method here, including how weights and
+optimizer state are saved, loaded and gathered. A new backend is one file with a class that has these methods, and one
+line in ``choose``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Backend(Protocol):
     """"single", "ddp", ...: the word that catalogue entries and tables use."""
     accelerator: Accelerator
     rounds_weights: bool
-    """Joining model and optimizer made master weights of rounded ones: exact ones are to be read after it."""
+    """Wrapping the optimizer makes master weights from rounded weights, so exact ones must be loaded after it."""
 
     def wrap(self, model: nn.Module, *, reduces: bool = True) -> nn.Module:
         """All ranks: return the module whose forward and backward train on all ranks.
@@ -43,7 +43,7 @@ class Backend(Protocol):
     def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         """All ranks: join a wrapped model and its optimizer; return the model that trains and what the loop steps.
 
-        The same two again are returned as they were joined.
+        Called again with the same pair, it returns what it returned before.
         """
         ...
 
@@ -56,15 +56,15 @@ class Backend(Protocol):
         ...
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-        """Add the gradients of a scaled loss; with ``retain_graph`` it may be done once more."""
+        """Accumulate the gradients of a scaled loss; ``retain_graph`` allows a second call on the same graph."""
         ...
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
-        """All ranks: clip to a global norm (None: leave as is); return the norm before."""
+        """All ranks: clip gradients to a global norm (None: no clipping); return the norm before clipping."""
         ...
 
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
-        """After the optimizer's step: the norm that ``clip_grad_norm`` found, or that the step itself did."""
+        """After the optimizer's step: the norm that ``clip_grad_norm`` returned, or the one that the step computed."""
         ...
 
     def zero_grad(self, model: nn.Module) -> None:
@@ -72,7 +72,7 @@ class Backend(Protocol):
         ...
 
     def step_was_skipped(self) -> bool:
-        """Whether the last optimizer step was left out because of an overflow in fp16."""
+        """Whether the last optimizer step was skipped because of an overflow in fp16."""
         ...
 
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Backend(Protocol):
         ...
 
     def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
-        """Proof of what is on, looked up in the wrapped objects and not in the arguments."""
+        """What is really on, read from the wrapped objects and not from the arguments."""
         ...
 
     def evaluation_model(self, model: nn.Module, *, in_training: bool) -> nn.Module:

@@ -1,7 +1,7 @@
 """Fully sharded data parallelism with FSDP2: parameters, gradients and optimizer state are DTensors over the ranks.
 
 Each unit (a transformer block, say) is gathered whole before its forward and backward pass and freed after it.
-Gradients are reduced to the rank's shard in every micro-batch, also while they accumulate, because keeping whole
+Gradients are reduced to the rank's shard in every micro-batch, also while they accumulate, because full
 gradients between micro-batches would cost the memory that sharding saves.
 """
 
@@ -72,7 +72,7 @@ class FullyShardedBackend:
             }
             for unit in units:
                 fully_shard(unit, mp_policy=self._precision(), **shared)
-            # What users see, such as logits, is fp32; what units hand to each other is not.
+            # Outputs to users, such as logits, are fp32; those between units are not.
             outermost = dataclasses.replace(self._precision(), output_dtype=torch.float32)
             fully_shard(model, mp_policy=outermost, **shared)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -178,7 +178,7 @@ class FullyShardedBackend:
                 what="shard",
                 requested=f"1/{sizes['shard']} a rank",
                 engaged=f"{local / 1e6:.2f} of {whole / 1e6:.2f} M parameters",
-                # Each tensor is cut by rows, so a rank may hold a row too many of each.
+                # Each tensor is split by rows, so a rank may hold one row more than its share of each.
                 ok=sizes["shard"] == 1 or local < whole,
             ),
             EngagedRow(
@@ -207,12 +207,12 @@ class FullyShardedBackend:
 
     def _precision(self) -> MixedPrecisionPolicy:
         if self.accelerator.mixed_precision == "bf16":
-            # Whole parameters are bf16 while they are used; shards, gradients and sums stay fp32.
+            # Gathered parameters are bf16 while they are used; shards, gradients and sums stay fp32.
             return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         return MixedPrecisionPolicy()
 
     def _offloads(self) -> bool:
-        # On a CPU everything is there already.
+        # On a CPU everything is in CPU memory already.
         return self._options.cpu_offload and self.accelerator.device.type != "cpu"
 
 

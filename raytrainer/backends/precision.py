@@ -1,4 +1,4 @@
-"""Whether the requested compute precision is really on."""
+"""Which precision a run really computes in."""
 
 from __future__ import annotations
 

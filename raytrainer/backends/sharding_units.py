@@ -13,7 +13,7 @@ from raytrainer.dialects.fsdp import ShardingOptions
 from raytrainer.errors import ConfigurationError
 
 DEFAULT_MIN_NUM_PARAMS = 100_000_000
-"""Accelerate's size of a unit, when units are chosen by size and none is given."""
+"""Accelerate's default size of a unit when units are chosen by size."""
 
 
 def choose_units(model: nn.Module, options: ShardingOptions) -> list[nn.Module]:
@@ -46,16 +46,16 @@ def choose_units(model: nn.Module, options: ShardingOptions) -> list[nn.Module]:
 def check_sharding(
     args: TrainingArguments, options: ShardingOptions, model: Any, *, has_optimizer: bool
 ) -> None:
-    """Check, before there are any workers, what can be known of sharding a model.
+    """Check, before there are workers, that a model can be sharded as far as is known by then.
 
     Args:
         args: The arguments, resolved or not.
-        options: What they ask of FSDP.
+        options: Their settings of FSDP.
         model: The user's model; its name, or None, if it is made on the workers.
         has_optimizer: The user passed an optimizer instance.
 
     Raises:
-        ConfigurationError: If the model has no such units, or something excludes sharding.
+        ConfigurationError: If the model has no such units, or an argument excludes sharding.
     """
     if args.mixed_precision == "fp16":
         raise ConfigurationError(
@@ -74,7 +74,7 @@ def check_sharding(
 
 
 def check_groups(world_size: int, size: int) -> None:
-    """Check that ranks divide into groups that shard, of which there are several.
+    """Check that the ranks divide into several groups of equal size, each of which shards.
 
     Raises:
         ConfigurationError: If they do not.
@@ -82,8 +82,8 @@ def check_groups(world_size: int, size: int) -> None:
     if world_size % size or world_size == size:
         raise ConfigurationError(
             f"Hybrid sharding over {world_size} workers in groups of {size} (by default those of a node) leaves "
-            "nothing to replicate, or a rest. Set fsdp_config={'hybrid_shard_size': n} with n that divides the number "
-            "of workers and is smaller, or use full_shard."
+            "nothing to replicate, or does not divide evenly. Set fsdp_config={'hybrid_shard_size': n} with n that "
+            "divides the number of workers and is smaller, or use full_shard."
         )
 
 
@@ -95,7 +95,7 @@ def _declared(model: nn.Module) -> set[str]:
 
 
 def _by_size(model: nn.Module, smallest: int) -> list[nn.Module]:
-    """Greedy from the leaves: a module is a unit when what no unit below it holds is large enough."""
+    """Greedy from the leaves: a module is a unit if its parameters outside of units below it are large enough."""
     units: list[nn.Module] = []
 
     def visit(module: nn.Module) -> int:

@@ -1,13 +1,13 @@
-"""How a checkpoint becomes committed: all of it or nothing, whoever dies at whatever moment.
+"""How a checkpoint is committed: completely or not at all, whichever process dies at whatever moment.
 
-All ranks write their files into one directory that nobody takes for a checkpoint. Then, in this order: every rank
+All ranks write their files into one directory whose name is not that of a checkpoint. Then, in this order: every rank
 hashes and syncs its files; rank 0 syncs the directories, writes the manifest with all hashes, syncs it, and renames
 the directory to ``checkpoint-{step}``; the rename is synced. Before the rename there is no new checkpoint, after it
-there is a whole one. An older checkpoint of the same step is moved aside first and deleted after; a kill between the
+there is a complete one. An older checkpoint of the same step is moved aside first and deleted after; a kill between the
 two renames leaves it under a dot-name, from which ``scan.sweep_leftovers`` brings it back.
 
-Ranks tell each other how each phase ended before the next begins (``agreement``). So a rank that fails never leaves
-the others waiting, and the files are complete before anybody hashes them. Nothing here knows what the files hold.
+Ranks exchange how each phase ended before the next begins (``rank_agreement``). So a rank that fails never leaves the
+others waiting, and files are complete before they are hashed. Nothing here knows what is in the files.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def commit_checkpoint(
     """All ranks: write a checkpoint and commit it.
 
     Args:
-        run_dir: Where ``checkpoint-{step}`` will lie; on storage that all ranks share.
+        run_dir: Where ``checkpoint-{step}`` will be; on storage that all ranks share.
         step: The optimizer step that is done.
         runtime: Where this rank runs.
         write_parts: Each writes some of this rank's files. They may use collectives if they do so on all ranks, and
@@ -111,7 +111,8 @@ def _relative_names(target: Path, paths: Iterable[Path]) -> list[str]:
         relative = path.relative_to(target) if path.is_relative_to(target) else path
         if relative.is_absolute() or not (target / relative).is_file():
             raise CheckpointError(
-                f"A checkpoint's file was said to be {path}, but there is none in {target}."
+                f"A part of the checkpoint reported the file {path}, but {target} does not have it. "
+                "Return only files that were written there."
             )
         names.append(relative.as_posix())
     return names
@@ -199,11 +200,11 @@ def _removed_on_error(target: Path, *, is_owner: bool) -> Generator[None]:
 
 @contextlib.contextmanager
 def _storage_explained(final: Path, *, always: bool = False) -> Generator[None]:
-    """Turn what storage raises into an error that says where, and how much space is left there.
+    """Turn a storage error into one that says where it happened and how much space is left there.
 
     Args:
         final: The checkpoint that is being saved.
-        always: Take every OSError for one of storage; otherwise a user's code may have raised it for its own reasons.
+        always: Treat every OSError as one of storage; by default a user's code may have raised it for its own reasons.
     """
     try:
         yield
@@ -212,6 +213,6 @@ def _storage_explained(final: Path, *, always: bool = False) -> Generator[None]:
             raise
         raise CheckpointError(
             f"{final} could not be written ({free_space(final)}): {type(error).__name__}: {error}. Free space or "
-            "mend the permissions there, lower save_total_limit, or choose another output_dir. Earlier checkpoints "
+            "fix the permissions there, lower save_total_limit, or choose another output_dir. Earlier checkpoints "
             "are untouched."
         ) from error

@@ -1,6 +1,6 @@
-"""Changes on disk that hold after a power cut: fsync of files and directories, and deletion that is never half done.
+"""Changes on disk that survive a power failure: fsync of files and directories, and deletion that is never half done.
 
-Only order makes a commit: the data of a file before the name that leads to it. On file systems that cannot sync a
+A commit depends on order: the data of a file before the name that leads to it. On file systems that cannot sync a
 directory (some network and FUSE mounts) that one call is skipped; they order renames themselves. This file decides
 nothing about what a checkpoint is.
 """
@@ -38,11 +38,11 @@ _STORAGE_TEXTS = (
     "pytorchstreamwriter failed",
     "unexpected pos",
 )
-"""How safetensors and torch.save, which raise errors of their own, say that storage failed."""
+"""How errors of safetensors and torch.save, which have types of their own, describe a storage failure."""
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file's data to the disk."""
+    """Flush a file's data to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,7 +51,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk, where the file system can do that."""
+    """Flush the names in a directory to disk, if the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,13 +63,13 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Bring the names in a directory and in all directories below it to the disk."""
+    """Flush the names in a directory and in all directories below it to disk."""
     for folder, _, _ in os.walk(path, topdown=False):
         sync_directory(Path(folder))
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Write a text file and bring its data to the disk."""
+    """Write a text file and flush its data to disk."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -79,7 +79,7 @@ def write_synced(path: Path, text: str) -> None:
 def discard(path: Path, step: int) -> None:
     """Delete a directory; its name is gone at once, so nobody ever sees half of it.
 
-    What cannot be deleted stays under a dot-name for the next sweep, with a warning: a checkpoint that is too many
+    What cannot be deleted stays under a dot-name for the next sweep, with a warning: a superfluous checkpoint
     is no reason to stop training.
     """
     doomed = path if path.name.startswith(".") else path.with_name(deleting_name(step))

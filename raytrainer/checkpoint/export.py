@@ -1,4 +1,4 @@
-"""A checkpoint as a model to give away: weights in files of a chosen size and precision, and what goes with them.
+"""Exports the model of a checkpoint: weights in files of a chosen size and precision, configuration and tokenizer.
 
 Tensors are read and written file by file, so no more is in memory than one file of the result.
 """
@@ -34,7 +34,7 @@ _OF_TRAINING = (
     "model*.safetensors*",
     "pytorch_model*",
 )
-"""What a model does not need, or what is written anew."""
+"""What a model does not need, or what the export writes itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +58,13 @@ def export_checkpoint(
     """Write the model of a checkpoint to a directory that ``from_pretrained`` reads.
 
     Args:
-        source: A checkpoint of any backend, or another directory with safetensors. It is verified, if it can be.
-        target: Does not exist, or is empty. It is there as a whole or not at all.
+        source: A checkpoint of any backend, or another directory with safetensors. It is verified if it has a manifest.
+        target: Must not exist, or be empty. It appears complete or not at all.
         dtype: Of floating-point tensors; that of the checkpoint by default.
-        max_shard_bytes: Size of a file of weights; a larger tensor has a file for itself.
+        max_shard_bytes: Size of a file of weights [bytes]; a larger tensor gets a file of its own.
 
     Raises:
-        CheckpointError: If the source has no weights or is damaged, or the target has something in it.
+        CheckpointError: If the source has no weights or is damaged, or the target is not empty.
     """
     if (source / MANIFEST_NAME).is_file():
         verify_checkpoint(source)
@@ -160,7 +160,7 @@ def _cast(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 
 
 def _copy_the_rest(source: Path, target: Path) -> None:
-    """Configuration, tokenizer, and what users put beside them."""
+    """Copy configuration, tokenizer, and what users put beside them."""
     for path in sorted(source.iterdir()):
         if path.is_file() and not any(path.match(pattern) for pattern in _OF_TRAINING):
             shutil.copy2(path, target / path.name)

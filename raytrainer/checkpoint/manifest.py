@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what is in it, and who wrote it, when, and for which model.
 
 ``manifest.json`` is written last. A directory with a manifest whose files have the sizes and hashes that it lists is
-a committed checkpoint; any other is not. The manifest carries a hash of itself, so that a damaged one is as good as
+a committed checkpoint; any other is not. The manifest contains a hash of itself, so a damaged one counts as
 none. This file never looks at the files that a manifest lists.
 """
 
@@ -86,9 +86,9 @@ class Manifest:
         body = cast("dict[str, Any]", found)
         digest = body.pop("digest", None)
         if digest != _digest(body):
-            raise ValueError("its content does not have the hash that it names")
+            raise ValueError("its content does not match its own hash")
         if body.pop("format", None) != FORMAT:
-            raise ValueError(f"it is not of format {FORMAT}, the one that this version reads")
+            raise ValueError(f"its format is not {FORMAT}, the only one that this version reads")
         try:
             files = {_checked(name): FileRecord(**record) for name, record in body.pop("files").items()}
             return cls(files=files, **body)

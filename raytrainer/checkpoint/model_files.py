@@ -1,8 +1,8 @@
 """How a model's weights are written to a directory, and read into a model that exists.
 
 Files and names are those of ``transformers.Trainer``, so that each loads what the other saved. Reading is strict:
-names and shapes are compared before the first value is copied, so a model is never half loaded, and no weight ever
-stays as it was without an error.
+names and shapes are compared before the first value is copied, so a model is never half loaded, and a weight that is
+not loaded is always an error.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def save_model_weights(
 
     Args:
         model: The user's model (any ``nn.Module``), not a wrapper around it.
-        directory: Made if it does not exist.
+        directory: Created if it does not exist.
         processing_class: Tokenizer or processor that is saved beside the weights.
         state_dict: Weights to write instead of the model's own, such as those gathered from shards.
 
@@ -140,7 +140,7 @@ def _load_torch_files(model: nn.Module, directory: Path, weights: WeightFiles) -
 
 
 def _load_converted(model: nn.Module, directory: Path) -> None:
-    """Read what transformers saved under other names: only its own ``from_pretrained`` knows the way back."""
+    """Read what transformers saved under other names: only its own ``from_pretrained`` can convert them back."""
     assert isinstance(model, PreTrainedModel)
     untyped: Any = original_class(model)
     loaded: nn.Module
@@ -194,7 +194,7 @@ def _load_adapter(model: nn.Module, file: Path) -> None:
 
 
 def _savable(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Make of a plain module's state dict what safetensors can hold: contiguous tensors with memory of their own.
+    """Turn a plain module's state dict into what safetensors can hold: contiguous tensors with memory of their own.
 
     Tied weights are written under each of their names, so that ``load_state_dict`` finds all that it asks for, also
     in transformers' Trainer, which has no other way to load a plain module.
@@ -235,7 +235,7 @@ def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:
 
 @contextlib.contextmanager
 def _without_progress_bars() -> Generator[None]:
-    """The bars of transformers would cut through the live line of a run."""
+    """The progress bars of transformers would break the live line of a run."""
     was_on = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:

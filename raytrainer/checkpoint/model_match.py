@@ -1,10 +1,11 @@
 """Whether the weights of a checkpoint are those of a model: the same names with the same shapes.
 
-Tied weights count once: a file that has one name of a group of tied weights has them all. Tied is what is one tensor
-in the model's memory, never what a config declares: a declared tie that is not there would leave a weight random.
+Tied weights count once: a file that has one name of a group of tied weights has them all. Weights are
+tied if they share memory in the model, whatever its config declares: a declared tie that does not exist would leave a
+weight random.
 
-Some architectures of transformers are saved under other names and shapes than they have in memory (experts of a
-mixture one by one, for example). For these both layouts match.
+Transformers saves some architectures under names and shapes that differ from those in memory (the experts of a mixture
+one by one, for example). For these, both layouts match.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ModelTensors:
 
 
 def model_signature(model: nn.Module) -> str:
-    """Name a model by the names and shapes of its tensors; the values and dtypes do not matter."""
+    """Identify a model by the names and shapes of its tensors; values and dtypes do not matter."""
     tensors = model_tensors(model)
     repeated = {name for names in tensors.ties for name in names[1:]}
     entries = [[name, list(shape)] for name, shape in sorted(tensors.shapes.items()) if name not in repeated]
@@ -72,7 +73,7 @@ def model_tensors(model: nn.Module) -> ModelTensors:
 
 
 def tied_names(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
-    """Group the names that stand for one and the same tensor; sorted, groups of two and more only."""
+    """Group the names that refer to the same tensor; sorted, groups of two or more only."""
     groups: dict[object, list[str]] = {}
     for name in sorted(tensors):
         groups.setdefault(_identity(tensors[name]), []).append(name)
@@ -93,10 +94,10 @@ def check_matches_model(path: Path, model: nn.Module) -> None:
 
 
 def match_layout(found: Mapping[str, Shape], model: nn.Module, path: Path) -> Layout:
-    """Tell which layout of a model a file has.
+    """Find which layout of a model a file has.
 
     Raises:
-        CheckpointError: If it has none; shows the first differences to the nearer one.
+        CheckpointError: If it has neither; shows the first differences from the closer one.
     """
     tensors = model_tensors(model)
     native = differences(found, tensors, model)
@@ -118,10 +119,10 @@ def match_layout(found: Mapping[str, Shape], model: nn.Module, path: Path) -> La
 
 
 def differences(found: Mapping[str, Shape], tensors: ModelTensors, model: nn.Module) -> list[str]:
-    """Compare names and shapes of a file with those of a model; what may differ is left out.
+    """List the differences in names and shapes between a file and a model, except allowed ones.
 
-    Those are: a tied weight of which another name is there, what the model's class leaves out when it saves, and what
-    it knows to be in old files without need.
+    Allowed are a tied weight that is present under another name, weights that the model's class does not save, and
+    obsolete weights that it expects in old files.
     """
     present_by_tie = {name for names in tensors.ties if found.keys() & set(names) for name in names}
     may_miss = present_by_tie | set(getattr(model, "_keys_to_ignore_on_save", None) or ())

@@ -1,8 +1,8 @@
 """What the directories and files of checkpoints are called.
 
-A checkpoint is a directory ``checkpoint-{step}`` with the file names of ``transformers.Trainer``. Everything that is
-not, or not any more, a checkpoint has a name that begins with a dot, so that neither this package nor anything of
-transformers (which looks for ``checkpoint-*``) can take it for one:
+A checkpoint is a directory ``checkpoint-{step}`` with the file names of ``transformers.Trainer``. Everything
+that is not a checkpoint, or no longer one, has a name that begins with a dot, so that neither this package nor
+transformers (which looks for ``checkpoint-*``) mistakes it for one:
 
     .checkpoint-{step}.writing-{token}   being written; becomes checkpoint-{step} by one rename
     .checkpoint-{step}.replaced-{token}  was checkpoint-{step} until a new one of that step took its place
@@ -93,7 +93,7 @@ def step_of(path: Path) -> int | None:
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The directories that are called like checkpoints, by ascending step; complete or not.
+    """The directories that are named like checkpoints, by ascending step; complete or not.
 
     Raises:
         CheckpointError: If the run directory cannot be read. One that does not exist has none.

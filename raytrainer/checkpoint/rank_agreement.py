@@ -1,7 +1,7 @@
 """How the ranks agree that a phase of a save is over, or that it failed.
 
 A failure on one rank is a failure on all: its own rank raises the exception itself, the others an error that names
-the rank and the exception. Every call makes the same collectives on every rank whatever happens, so nobody hangs.
+the rank and the exception. Every call makes the same collective calls on every rank whatever happens, so no rank hangs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Failure:
 
 
 class Agreement:
-    """Runs actions on ranks and makes their failures common."""
+    """Runs actions on ranks; a failure on one is raised on all."""
 
     def __init__(self, runtime: Runtime, consequence: str) -> None:
         """Store who takes part.

@@ -24,10 +24,10 @@ def prune(
     """Delete the oldest checkpoints beyond a limit.
 
     Args:
-        run_dir: Where the checkpoints lie.
+        run_dir: Where the checkpoints are.
         limit: How many stay; None or 0 for all.
-        keep: Those that stay in any case; paths of what is not here do not matter.
-        keep_newest: Keep the newest committed one too. False only helps if one of ``keep`` is here: the last
+        keep: Those that stay in any case; paths elsewhere do not matter.
+        keep_newest: Keep the newest committed one too. False has an effect only if one of ``keep`` is here: the last
             checkpoint of a run directory is never deleted.
 
     Returns:
@@ -52,8 +52,8 @@ def prune(
 def by_age(run_dir: Path) -> list[Path]:
     """The checkpoints of a run directory, the oldest first.
 
-    By the times in their manifests, or of the directories where there is none. Some file systems make those up: when
-    all lie within a second, the step decides.
+    By the times in their manifests, or of the directories where there is none. Some file systems invent those: if
+    all are within a second, the step decides.
     """
     checkpoints = list_checkpoints(run_dir)
     times = {path: _saved_at(path) for path in checkpoints}

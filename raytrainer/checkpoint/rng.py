@@ -1,7 +1,7 @@
 """The random state of a rank: Python, numpy, torch on CPU and on CUDA.
 
 Files and content are those of ``transformers.Trainer``: ``rng_state.pth`` of one process, ``rng_state_{rank}.pth`` of
-several. Nothing here decides when the state is right to save or to restore.
+several. Nothing here decides when the state is saved or restored.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def load_rng(directory: Path | str, *, rank: int, world_size: int) -> bool:
 
 
 def _restore_cuda(saved: object, path: Path) -> None:
-    """Restore the GPUs' states as far as there are as many GPUs as there were; say so where not."""
+    """Restore the GPUs' states if the number of GPUs is the same; otherwise log a warning."""
     states = cast("list[torch.Tensor]", saved) if isinstance(saved, list) else []
     if isinstance(saved, torch.Tensor):
         torch.cuda.random.set_rng_state(saved)
@@ -80,8 +80,8 @@ def _restore_cuda(saved: object, path: Path) -> None:
         torch.cuda.random.set_rng_state_all(states)
     else:
         logger.warning(
-            "%s has the random states of %s GPUs and this process sees %d, so randomness on the GPU (dropout) goes on "
-            "differently.",
+            "%s has the random states of %s GPUs and this process sees %d, so randomness on the GPU (dropout) will "
+            "differ.",
             path,
             len(states) or "no",
             torch.cuda.device_count(),

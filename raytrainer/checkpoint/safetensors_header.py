@@ -28,7 +28,7 @@ class HeaderEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What a file says of itself."""
+    """The header of a file."""
 
     tensors: dict[str, HeaderEntry]
     metadata: dict[str, str]

@@ -1,8 +1,8 @@
-"""Which checkpoint a run goes on from.
+"""Which checkpoint a run resumes from.
 
-Storage is the truth: the newest checkpoint is the one with the highest step that verifies, found by looking, and
-never one that somebody remembers. A damaged one is passed over with a sentence, and the one before it is tried; files
-are hashed from the newest down until one is whole. Nothing here loads anything.
+Storage decides: the newest checkpoint is the one with the highest step that verifies, found by looking and never
+remembered. A damaged one is skipped with a message and the one before it is tried, so files are hashed from the newest
+checkpoint down until one is intact. Nothing here loads anything.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ logger = logging.getLogger(__name__)
 def newest_checkpoint(
     run_dir: Path, *, run_id: str | None = None, report: Callable[[str], None]
 ) -> Path | None:
-    """Find the newest whole checkpoint of a run directory.
+    """Find the newest intact checkpoint of a run directory.
 
     Args:
-        run_dir: Where the checkpoints lie; need not exist.
+        run_dir: Where the checkpoints are; need not exist.
         run_id: Only take what this run committed. None: take any, also what transformers wrote, and the copy of the
-            newest checkpoint on the Hub, if somebody fetched it.
-        report: Is told in one sentence about every checkpoint that is passed over because it is not whole, and about
-            one that is taken although nothing proves that it is.
+            newest checkpoint on the Hub, if it was downloaded.
+        report: Called with one sentence for every checkpoint that is skipped because it is damaged, and for one that
+            is used although nothing proves that it is intact.
     """
     found = list_checkpoints(run_dir) if run_id is not None else with_fetched(run_dir)
     for path in reversed(found):
@@ -64,7 +64,7 @@ def newest_checkpoint(
                 raise CheckpointError(f"it has no {MANIFEST_NAME}, so this run did not commit it.")
             check_complete(path, needs_optimizer=True)
         except CheckpointError as error:
-            report(f"{path.name} is passed over: {error}")
+            report(f"{path.name} is skipped: {error}")
             continue
         report(
             f"{path.name} has no {MANIFEST_NAME}, as raytrainer writes it; its files look complete, but their content "
@@ -83,13 +83,13 @@ def with_fetched(run_dir: Path) -> list[Path]:
     try:
         step = int(json.loads((fetched / STATE_NAME).read_text(encoding="utf-8"))["global_step"])
     except (OSError, ValueError, KeyError, TypeError):
-        step = -1  # damaged: it is looked at last, and passed over with a reason
+        step = -1  # damaged: it is tried last, and skipped with a reason
     older = [path for path in found if (step_of(path) or 0) < step]
     return [*older, fetched, *found[len(older) :]]
 
 
 def named_checkpoint(run_dir: Path, name: str | Path) -> Path:
-    """What a user means by a path; ``last-checkpoint`` may lie in the run directory."""
+    """What a user means by a path; ``last-checkpoint`` may be in the run directory."""
     path = Path(name)
     if str(name) == LAST_CHECKPOINT_NAME and not path.exists():
         return run_dir / LAST_CHECKPOINT_NAME
@@ -97,18 +97,19 @@ def named_checkpoint(run_dir: Path, name: str | Path) -> Path:
 
 
 def check_resumable(path: Path) -> None:
-    """Check, before anything starts, that a run can go on from what a user named.
+    """Check, before anything starts, that a run can resume from the path that a user named.
 
     Raises:
-        CheckpointError: If it cannot; says what was found, what was expected, and which checkpoints lie near.
+        CheckpointError: If it cannot; says what was found, what was expected, and which checkpoints are nearby.
     """
     if not path.exists():
         raise CheckpointError(
-            f"resume_from_checkpoint={str(path)!r} does not exist. {_lying_in(path.parent)}"
+            f"resume_from_checkpoint={str(path)!r} does not exist. {_checkpoints_in(path.parent)}"
         )
     if not path.is_dir():
         raise CheckpointError(
-            f"resume_from_checkpoint={str(path)!r} is a file, and a checkpoint is a directory. {_lying_in(path.parent)}"
+            f"resume_from_checkpoint={str(path)!r} is a file, and a checkpoint is a directory. "
+            f"{_checkpoints_in(path.parent)}"
         )
     try:
         names = {child.name for child in path.iterdir()}
@@ -116,13 +117,13 @@ def check_resumable(path: Path) -> None:
         raise CheckpointError(f"resume_from_checkpoint={str(path)!r} cannot be read: {error}") from error
     if not names:
         raise CheckpointError(
-            f"resume_from_checkpoint={str(path)!r} is an empty directory. {_lying_in(path.parent)}"
+            f"resume_from_checkpoint={str(path)!r} is an empty directory. {_checkpoints_in(path.parent)}"
         )
     if MANIFEST_NAME not in names and STATE_NAME not in names:
         inside = list_checkpoints(path)
         raise CheckpointError(
             f"resume_from_checkpoint={str(path)!r} is not a checkpoint: it has neither {MANIFEST_NAME} nor "
-            f"{STATE_NAME}. {_lying_in(path if inside else path.parent)}"
+            f"{STATE_NAME}. {_checkpoints_in(path if inside else path.parent)}"
         )
     try:
         if MANIFEST_NAME in names:
@@ -131,12 +132,12 @@ def check_resumable(path: Path) -> None:
             check_complete(path, needs_optimizer=False)
     except CheckpointError as error:
         raise CheckpointError(
-            f"resume_from_checkpoint={str(path)!r} cannot be used. {error} {_lying_in(path.parent, besides=path)}"
+            f"resume_from_checkpoint={str(path)!r} cannot be used. {error} {_checkpoints_in(path.parent, besides=path)}"
         ) from error
 
 
 def sweep_leftovers(run_dir: Path) -> None:
-    """Rank 0, before an attempt starts: clear what killed saves and deletions left behind.
+    """Rank 0, before an attempt starts: delete what killed saves and deletions left behind.
 
     A checkpoint that was moved aside for a new one of its step, which then never came, gets its name back.
 
@@ -150,7 +151,9 @@ def sweep_leftovers(run_dir: Path) -> None:
             else:
                 discard(leftover.path, leftover.step)
     except OSError as error:
-        raise CheckpointError(f"What was left over in {run_dir} cannot be cleared: {error}") from error
+        raise CheckpointError(
+            f"What interrupted saves left in {run_dir} cannot be deleted: {error}"
+        ) from error
 
 
 def _settle_replaced(run_dir: Path, leftover: Leftover) -> None:
@@ -160,7 +163,7 @@ def _settle_replaced(run_dir: Path, leftover: Leftover) -> None:
             discard(final, leftover.step)
         leftover.path.rename(final)
         sync_directory(run_dir)
-        logger.warning("%s is back: the save that was to replace it was killed.", final)
+        logger.warning("%s was restored, because the save that should have replaced it was killed.", final)
     else:
         discard(leftover.path, leftover.step)
 
@@ -178,8 +181,8 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _lying_in(directory: Path, besides: Path | None = None) -> str:
-    """What a user could have meant, in words."""
+def _checkpoints_in(directory: Path, besides: Path | None = None) -> str:
+    """List the checkpoints that a user could have meant."""
     names = [path.name for path in reversed(list_checkpoints(directory)) if path != besides]
     if not names:
         return f"There is no {'other ' if besides else ''}checkpoint in {directory}."

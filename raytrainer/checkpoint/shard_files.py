@@ -1,4 +1,4 @@
-"""Shards of tensors in safetensors files: what a file holds, and reading of it what a rank needs.
+"""Shards of tensors in safetensors files: what a file holds, and how a rank reads the part that it needs.
 
 Where a slice lies in its tensor is kept in the file's metadata, in the form of torch's distributed checkpoints
 (``HuggingFaceStorageWriter``). Files of full tensors have no such entry.
@@ -67,7 +67,7 @@ def stored_shards(file: io.BufferedReader) -> dict[str, StoredShard]:
 
     Raises:
         ValueError: If it is not a safetensors file.
-        KeyError: If it has a dtype that torch has not.
+        KeyError: If it has a dtype that torch does not have.
     """
     header = read_header(file)
     slices: dict[str, dict[str, list[int]]] = json.loads(header.metadata.get(_SLICES, "{}"))

@@ -25,7 +25,7 @@ from raytrainer.layout.shards import LocalShard
 
 
 def write_sharded_state(directory: Path, shards: dict[str, LocalShard], values: dict[str, Any]) -> list[Path]:
-    """All ranks: write this rank's shards, and rank 0 the rest; nothing is sent.
+    """All ranks: write this rank's shards, and on rank 0 the rest; nothing is communicated.
 
     Args:
         directory: The checkpoint.

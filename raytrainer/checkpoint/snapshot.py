@@ -1,12 +1,12 @@
 """Files that an upload can read for as long as it takes, whatever training does meanwhile.
 
-The files of a committed checkpoint never change, but retention, or a new checkpoint of the same step, may take them
-away. So an upload reads hard links to them: they cost no space while the checkpoint lives, take no time, and keep the
-content when its names are gone. Where a file system has no hard links, files are copied. What may change under its
-name is always copied.
+The files of a committed checkpoint never change, but retention, or a new checkpoint of the same step, may delete
+them. So an upload reads hard links to them: they cost no space while the checkpoint lives, take no time, and keep the
+content when the original names are gone. Where a file system has no hard links, files are copied. Files that may change
+are always copied.
 
-The links lie in a directory that is no checkpoint (see ``layout``), which the next attempt clears if this one is
-killed.
+The links are in a directory that is not a checkpoint (see ``names``); if this attempt is killed, the next one deletes
+it.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def files_below(directory: Path) -> dict[str, Path]:
 
 
 class Snapshot:
-    """Files that stay as they are until it is discarded.
+    """Files that stay unchanged until the snapshot is discarded.
 
     Args:
-        run_dir: Where it lies; on the file system of the checkpoints.
+        run_dir: Where it is created; on the file system of the checkpoints.
         step: Named in its directory.
         links: Files that never change, by their names in the snapshot.
         copies: Files that may change.
@@ -92,5 +92,5 @@ class Snapshot:
         return target
 
     def discard(self) -> None:
-        """Take the files away."""
+        """Delete the files."""
         discard(self._directory, self._step)

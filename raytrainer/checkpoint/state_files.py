@@ -1,7 +1,7 @@
 """The files of a checkpoint that hold training's state: optimizer, schedule, gradient scaler, trainer state.
 
 Names and formats are those of ``transformers.Trainer``. Everything is read with ``weights_only``; what could not be
-read back that way is refused when it is written, not when somebody needs it.
+read back that way is refused when it is written, not when a run resumes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: b
     Args:
         path: The file.
         part: Takes the state.
-        name: What errors call it; its class by default.
+        name: Its name in errors; its class by default.
         mapped: Map the file instead of reading it into memory.
 
     Raises:
@@ -129,14 +129,14 @@ def load_optimizer_and_schedule(
     present = {name for name in (optimizer_name, SCHEDULER_NAME) if (directory / name).exists()}
     if not present:
         logger.warning(
-            "%s has no optimizer and schedule (save_only_model=True leaves them out); both begin anew, so the losses "
-            "will not be those of a run that was not interrupted.",
+            "%s has no optimizer and schedule (save_only_model=True leaves them out); both start fresh, so the losses "
+            "will differ from those of an uninterrupted run.",
             directory,
         )
         return False
     if len(present) == 1:
         raise CheckpointError(
-            f"{directory} has {present.pop()}, but not the other of optimizer and schedule."
+            f"{directory} has {present.pop()}, but not both optimizer and schedule, which are saved together."
         )
     load_optimizer(directory)
     load_state(directory / SCHEDULER_NAME, scheduler)
@@ -144,7 +144,7 @@ def load_optimizer_and_schedule(
         if (directory / SCALER_NAME).is_file():
             load_state(directory / SCALER_NAME, scaler)
         else:
-            logger.warning("%s has no %s; loss scaling begins anew.", directory, SCALER_NAME)
+            logger.warning("%s has no %s; loss scaling starts fresh.", directory, SCALER_NAME)
     return True
 
 
@@ -175,7 +175,7 @@ def load_trainer_state(directory: Path) -> TrainerState:
     """Read ``trainer_state.json``.
 
     Raises:
-        CheckpointError: If it is missing or not what ``TrainerState`` can be made of.
+        CheckpointError: If it is missing, or ``TrainerState`` cannot be built from it.
     """
     path = directory / STATE_NAME
     try:
@@ -185,7 +185,7 @@ def load_trainer_state(directory: Path) -> TrainerState:
 
 
 def _plain(value: object) -> Any:
-    """What JSON cannot hold in a user's logs: scalars and arrays of numpy and torch."""
+    """Convert scalars and arrays of numpy and torch in a user's logs, which JSON cannot hold."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return cast("Any", value).tolist()
     raise TypeError(

@@ -1,8 +1,8 @@
-"""Whether a directory is a whole checkpoint.
+"""Whether a directory is a complete checkpoint.
 
-One of ours is whole if its manifest is, and every listed file has its size and hash. One that transformers wrote has
-no hashes, and no last word either: it is taken for whole if its state parses and no file is missing or cut off. What
-lies beside the listed files does not matter.
+One of ours is complete if its manifest is intact and every listed file has its size and hash. One that transformers
+wrote has no hashes and no file that is always written last: it counts as complete if its state parses and no file is
+missing or truncated. Files that are not listed do not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from raytrainer.errors import CheckpointError
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a directory has a manifest, whole or not."""
+    """Whether a directory has a manifest, intact or not."""
     return (path / MANIFEST_NAME).is_file()
 
 
@@ -67,7 +67,7 @@ def check_complete(path: Path, *, needs_optimizer: bool) -> None:
             _check_archive(path / name)
         elif needs_optimizer:
             raise CheckpointError(
-                f"{path} has no {name}, so training cannot go on from it as if it had not stopped."
+                f"{path} has no {name}, so training cannot continue from it as if it had never stopped."
             )
 
 
@@ -107,22 +107,22 @@ def _check_weights(path: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """What torch.save wrote is a zip archive; its directory is at its end, so a cut-off file has none."""
+    """What torch.save wrote is a zip archive; its directory is at its end, so a truncated file has none."""
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f"{path} is truncated or was not written by torch.save: it does not end like an archive."
+            f"{path} is truncated or was not written by torch.save: it does not end as a zip archive does."
         )
 
 
 def _refuse_foreign_shards(path: Path) -> None:
-    """Say how shards that other libraries wrote become files that can be read."""
+    """Raise an error that says how to convert shards that other libraries wrote."""
     for folder in path.glob("pytorch_model_fsdp_*"):
         raise CheckpointError(
             f"{path} holds the weights as shards of accelerate ({folder.name}), which are pickles. Convert them once "
-            f"with `accelerate merge-weights {folder} {path}`; the optimizer then begins anew."
+            f"with `accelerate merge-weights {folder} {path}`; the optimizer then starts fresh."
         )
     if (path / "zero_to_fp32.py").is_file():
         raise CheckpointError(
             f"{path} holds the weights as shards of a ZeRO engine. Convert them once with "
-            f"`python {path}/zero_to_fp32.py {path} {path} --safe_serialization`; the optimizer then begins anew."
+            f"`python {path}/zero_to_fp32.py {path} {path} --safe_serialization`; the optimizer then starts fresh."
         )

@@ -1,7 +1,7 @@
 """Which files of a directory hold a model's weights, and what their headers say.
 
-A safetensors file begins with the names, shapes and byte ranges of its tensors, so names, shapes and a torn end are
-known without reading a tensor. Neither torch nor safetensors is imported here.
+A safetensors file begins with the names, shapes and byte ranges of its tensors, so names, shapes and a truncated end
+are known without reading a tensor. Neither torch nor safetensors is imported here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def find_weights(directory: Path) -> WeightFiles | None:
     """Find the weights of a full model, as one file or in shards; safetensors first.
 
     Raises:
-        CheckpointError: If an index cannot be read or names a shard that is not there.
+        CheckpointError: If an index cannot be read or names a file that does not exist.
     """
     for name, index_name, is_safe in (
         (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, True),

@@ -1,4 +1,4 @@
-"""How one tensor lies on the ranks: its full shape, the shard of this rank, and how to gather it.
+"""How a tensor is distributed over the ranks: its full shape, the shard of this rank, and how to gather it.
 
 A tensor is whole on every rank, or a DTensor, or laid out by a library that a backend uses. Such a backend subclasses
 ``TensorLayout`` and registers an instance, so that checkpoints, optimizers and the loop handle its tensors without
@@ -118,7 +118,7 @@ def layout_of(tensor: torch.Tensor) -> TensorLayout:
 
 
 def is_distributed(tensor: torch.Tensor) -> bool:
-    """Whether the tensor, or the master copy that is trained in its place, lies in parts on the ranks."""
+    """Whether the tensor, or the master copy that is trained in its place, is split over the ranks."""
     return layout_of(tensor).is_distributed
 
 

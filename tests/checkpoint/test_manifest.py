@@ -87,7 +87,7 @@ def test_a_manifest_of_a_later_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("raytrainer.checkpoint.manifest.FORMAT", 2)
     write(tmp_path, lambda text: text)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="not of format 1"):
+    with pytest.raises(CheckpointError, match="format is not 1"):
         read_manifest(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_a_damaged_newest_is_passed_over_with_a_message_and_the_one_before_is_us
     found = newest_checkpoint(tmp_path, run_id=run_id, report=reports.append)
     assert found == tmp_path / "checkpoint-10"
     assert len(reports) == 1
-    assert reports[0].startswith("checkpoint-100 is passed over")
+    assert reports[0].startswith("checkpoint-100 is skipped")
     if (damage, run_id) != (DAMAGES["manifest gone"][0], None):
         assert said in reports[0]
 
@@ -216,7 +216,7 @@ def test_sweep_brings_back_a_replaced_checkpoint_whose_successor_never_came(tmp_
     path.rename(tmp_path / ".checkpoint-10.replaced-34cd")
     sweep_leftovers(tmp_path)
     assert tree(tmp_path) == before
-    assert "checkpoint-10 is back" in caplog.text
+    assert "checkpoint-10 was restored" in caplog.text
 
 
 def test_sweep_prefers_a_whole_replaced_checkpoint_over_a_damaged_successor(tmp_path):

@@ -66,13 +66,13 @@ def test_a_missing_scaler_state_is_a_warning(tmp_path, caplog):
     load_optimizer_files(
         tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler, scaler=torch.amp.GradScaler("cpu")
     )
-    assert "loss scaling begins anew" in caplog.text
+    assert "loss scaling starts fresh" in caplog.text
 
 
 def test_a_checkpoint_without_optimizer_and_schedule_says_that_they_begin_anew(tmp_path, caplog):
     optimizer, scheduler = training()
     assert load_optimizer_files(tmp_path, model=MODEL, optimizer=optimizer, scheduler=scheduler) is False
-    assert "begin anew" in caplog.text
+    assert "start fresh" in caplog.text
 
 
 def test_one_of_the_two_alone_is_an_error(tmp_path):

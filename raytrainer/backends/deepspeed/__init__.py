@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and parameters (3) are cut into runs over the ranks.
+"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and parameters (3) are partitioned over the ranks.
 
 DeepSpeed's engine owns the optimizer: it reduces gradients in its backward pass, and clips and updates in one step.
-The loop still says when a step ends; ``EngineOptimizer`` stands where it expects an optimizer. Checkpoints are not the
-engine's, which are pickles of one number of ranks, but raytrainer's own.
+The loop still decides when a step ends; ``EngineOptimizer`` stands in for the optimizer. Checkpoints are raytrainer's
+own, because those of the engine are pickles that only the same number of ranks can load.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class EngineOptimizer:
         self._engine.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Nothing is left to do: the engine frees gradients as it uses them."""
+        """Nothing to do: the engine frees gradients as it uses them."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
 
 
 class LossScale:
-    """DeepSpeed's loss scale of fp16, in the form in which a checkpoint keeps one."""
+    """DeepSpeed's loss scale for fp16, in the form that a checkpoint stores."""
 
     def __init__(self, scaler: Any) -> None:
         self._attributes: dict[str, Any] = vars(scaler)
@@ -80,7 +80,7 @@ class LossScale:
         return {key: value for key, value in self._attributes.items() if isinstance(value, int | float)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a saved scale."""
+        """Continue with a saved scale."""
         self._attributes.update({key: state_dict[key] for key in self.state_dict() if key in state_dict})
 
 
@@ -98,12 +98,12 @@ class ZeroBackend:
         self._reduces = True
         join_group()
         self._deepspeed = import_deepspeed(accelerator.device)
-        # All ranks: DeepSpeed adopts the group that exists. Before it has, it takes itself for alone.
+        # All ranks: DeepSpeed adopts the group that exists. Until then it believes that it is the only rank.
         self._deepspeed.init_distributed(
             dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False, dist_init_required=False
         )
-        # from_pretrained and generate() of transformers look at it while it lives: models that are made on the ranks
-        # are cut as they are made (zero.Init).
+        # from_pretrained and generate() of transformers check whether it exists: models that are built on the ranks
+        # are then partitioned as they are built (zero.Init).
         self._for_transformers = _tell_transformers(options, args) if options.stage == 3 else None
 
     # ---- wrapping -----------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class ZeroBackend:
         model = self.unwrap(model)
         raw = getattr(optimizer, "optimizer", optimizer)
         if not self._reduces:
-            # The optimizer needs none of DeepSpeed's; the module's own hooks gather and free the weights.
+            # The optimizer works without DeepSpeed's; hooks on the module gather and free the weights.
             if self._engine is None or self._engine.module is not model:
                 self._open(model, None)
             return model, raw
@@ -134,16 +134,16 @@ class ZeroBackend:
     def evaluation_model(self, model: nn.Module, *, in_training: bool) -> nn.Module:
         if self._engine is None or self._engine.module is not model:
             self._open(model, None)
-        # The module itself gathers what it needs; the engine around it would say that it is training.
+        # The module itself gathers what it needs; the engine around it would report that it is training.
         return model
 
     def _open(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """All ranks: make the engine; without an optimizer it only predicts."""
+        """All ranks: build the engine; without an optimizer it only predicts."""
         if self._engine is not None:
             self._engine.destroy()
         config = engine_config(self._options, self._args, world_size=dist.get_world_size(), model=model)
         if optimizer is None and self._options.stage < 3:
-            # Nothing is cut that prediction needs, and DeepSpeed makes no engine without an optimizer.
+            # Nothing is partitioned that prediction needs, and DeepSpeed builds no such engine without an optimizer.
             config.pop("zero_optimization")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -185,8 +185,8 @@ class ZeroBackend:
 
     def zero_grad(self, model: nn.Module) -> None:
         if not self._reduces:
-            # All ranks. The engine frees gradients by itself; without one's step, weights that no module after them
-            # has freed are still whole.
+            # All ranks. The engine frees gradients itself. When it does not step, weights that no later module has
+            # freed are still gathered.
             self._engine.optimizer.partition_all_parameters()
 
     def step_was_skipped(self) -> bool:
@@ -304,7 +304,7 @@ def import_deepspeed(device: torch.device) -> Any:
         ConfigurationError: If it is not installed.
     """
     check_installed()
-    # DeepSpeed asks for it again and again, also in a process that no launcher started.
+    # DeepSpeed reads it repeatedly, even in a process that no launcher started.
     os.environ.setdefault("LOCAL_RANK", "0")
     if device.type == "cpu":
         # It chooses an accelerator when it is imported, and would look for a GPU.
@@ -313,7 +313,7 @@ def import_deepspeed(device: torch.device) -> Any:
         warnings.simplefilter("ignore")
         deepspeed: Any = importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # An all-reduce of inference, which nothing here uses; compiling it takes a compiler and a minute.
+    # An all-reduce for inference, which nothing here uses; compiling it takes a compiler and a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # torch tells DeepSpeed, not us, that names of collectives will change.
     warnings.filterwarnings(
@@ -323,14 +323,14 @@ def import_deepspeed(device: torch.device) -> Any:
 
 
 def forget_earlier(args: TrainingArguments) -> None:
-    """Undo what an earlier trainer of this process told transformers: that models are partitioned as they are made."""
+    """Undo what an earlier trainer of this process told transformers: to partition models as they are built."""
     integration = sys.modules.get("transformers.integrations.deepspeed")
     if integration is not None and args.zero is None:
         integration.unset_hf_deepspeed_config()
 
 
 def check_model(options: DeepSpeedOptions, model: object) -> None:
-    """Check, also on a driver, that DeepSpeed is installed and that "auto" can be filled in for a model.
+    """Check, on a driver too, that DeepSpeed is installed and that "auto" can be filled in for a model.
 
     Raises:
         ConfigurationError: If it is not, or cannot.
@@ -341,7 +341,7 @@ def check_model(options: DeepSpeedOptions, model: object) -> None:
 
 
 def check_installed() -> None:
-    """Check, also on a driver, that there is a DeepSpeed.
+    """Check, on a driver too, that DeepSpeed is installed.
 
     Raises:
         ConfigurationError: If it is not installed.

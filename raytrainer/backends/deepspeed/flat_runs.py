@@ -1,8 +1,8 @@
-"""Where DeepSpeed's ZeRO keeps what it has partitioned: the one file that knows its insides.
+"""Where DeepSpeed's ZeRO keeps what it has partitioned: the one file that knows its internals.
 
 Under ZeRO an optimizer steps flat tensors ("flats"), each holding the runs of elements of several parameters that
 this rank owns. Under stage 3 the parameters themselves are runs too, equally long on every rank, the last one padded.
-A ``Home`` says where a parameter's run lies in a flat, and which elements of the parameter it is; so weights and state
+A ``Home`` says where a parameter's run is in a flat, and which elements of the parameter it holds. So weights and state
 are read and written by name, without communication.
 """
 
@@ -23,7 +23,7 @@ from raytrainer.layout.tensor_layout import TensorLayout, register_layout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Home:
-    """Where this rank's run of a parameter lies."""
+    """Where this rank's run of a parameter is."""
 
     flat: torch.Tensor
     """[elements]; what the optimizer steps, and the key of its state."""
@@ -39,7 +39,7 @@ class Home:
 
 
 class FlatRuns(TensorLayout):
-    """Parameters that ZeRO partitions (stage 3), or whose master copies it does (stages 1 and 2)."""
+    """Parameters that ZeRO partitions (stage 3), or whose master copies it partitions (stages 1 and 2)."""
 
     def covers(self, tensor: torch.Tensor) -> bool:
         return hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")
@@ -118,7 +118,7 @@ register_layout(FlatRuns())
 
 
 def home_of(parameter: Any) -> Home | None:
-    """Where this rank's run lies; None for a parameter that no optimizer steps, or that other ranks own."""
+    """Where this rank's run is; None for a parameter that no optimizer steps, or that other ranks own."""
     if _is_partitioned(parameter):
         zero = getattr(parameter, "_z3_optimizer", None)
         if zero is None or not parameter.requires_grad:
@@ -180,7 +180,7 @@ def shard_size(zero: Any, stage: int) -> tuple[str, int, int]:
 
 @contextlib.contextmanager
 def whole_models() -> Generator[None]:
-    """While it lasts, ``from_pretrained`` makes whole models, also under stage 3."""
+    """Inside the block, ``from_pretrained`` builds full models, even under stage 3."""
     from transformers.integrations import deepspeed as integration
 
     reference = getattr(integration, "_hf_deepspeed_config_weak_ref", None)
