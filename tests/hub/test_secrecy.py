@@ -76,7 +76,7 @@ def test_arguments_do_not_show_their_token(cls, text_of):
 
 
 def test_two_tokens_that_differ_are_not_shown():
-    with pytest.raises(ConfigurationError, match="hold different tokens") as caught:
+    with pytest.raises(ConfigurationError, match="are different tokens") as caught:
         TrainingArguments(push_to_hub_token=TOKEN, hub_token=WRONG)
     assert TOKEN not in str(caught.value)
     assert WRONG not in str(caught.value)
