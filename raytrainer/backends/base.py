@@ -56,15 +56,15 @@ class Backend(Protocol):
         ...
 
     def backward(self, loss: torch.Tensor, *, retain_graph: bool = False) -> None:
-        """Accumulate the gradients of a scaled loss; ``retain_graph`` allows a second call on the same graph."""
+        """Add the gradients of a scaled loss, a scalar; ``retain_graph`` allows doing so once more."""
         ...
 
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
-        """All ranks: clip gradients to a global norm (None: no clipping); return the norm before clipping."""
+        """All ranks: clip gradients to a global norm (None: do not clip); return the norm before it, a scalar."""
         ...
 
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
-        """After the optimizer's step: the norm that ``clip_grad_norm`` returned, or the one that the step computed."""
+        """After the optimizer's step: the norm from ``clip_grad_norm``, or from the step itself; a scalar."""
         ...
 
     def zero_grad(self, model: nn.Module) -> None:
@@ -76,7 +76,7 @@ class Backend(Protocol):
         ...
 
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
-        """All ranks: the sum of a tensor over ranks."""
+        """All ranks: return the sum of a tensor ``[...]`` over ranks, in the same shape."""
         ...
 
     def engaged(self, model: nn.Module, requested_workers: int) -> list[EngagedRow]:
@@ -113,7 +113,7 @@ class Backend(Protocol):
         ...
 
     def full_state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """All ranks: the full weights and buffers on the CPU of rank 0, by name; {} on the others."""
+        """All ranks: return full weights and buffers ``[full shape]`` on the CPU of rank 0, by name; {} elsewhere."""
         ...
 
     def save_optimizer(self, model: nn.Module, optimizer: Optimizer, directory: Path) -> list[Path]:

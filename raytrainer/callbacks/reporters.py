@@ -128,7 +128,13 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
         return found
 
     def setup(self, args: Any, state: TrainerState, model: Any) -> None:
-        """Begin the run, or continue it."""
+        """Begin the run in MLflow, or continue it.
+
+        Args:
+            args: The training arguments.
+            state: The state of training.
+            model: The model, whose config is logged.
+        """
         if not state.is_world_process_zero:
             self._initialized = True
             return
@@ -228,7 +234,14 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
     def setup(
         self, args: TrainingArguments, state: TrainerState, model: Any = None, **kwargs: object
     ) -> None:
-        """Begin the run, or continue it."""
+        """Begin the run in Trackio, or continue it.
+
+        Args:
+            args: The training arguments.
+            state: The state of training.
+            model: The model, whose config is logged.
+            **kwargs: Passed on to transformers.
+        """
         if not state.is_world_process_zero:
             self._initialized = True
             return

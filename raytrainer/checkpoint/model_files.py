@@ -77,8 +77,13 @@ def save_sharded_model(
 ) -> None:
     """All ranks: write the weights of a model that is distributed over ranks, as ``save_model_weights`` does otherwise.
 
-    Every rank writes its share of the tensors. Where the files have other names or shapes than the model in memory,
-    or hold an adapter only, rank 0 gathers the weights and writes them all.
+    Every rank writes its share of the tensors. If the files have other names or shapes than the model in memory, or
+    hold an adapter only, rank 0 gathers the weights and writes them all.
+
+    Args:
+        model: A model with sharded parameters.
+        directory: Where to write, on storage that all ranks share.
+        processing_class: A tokenizer or processor to save beside the weights.
     """
     is_first = current_rank() == 0
     if is_saved_in_parts(model):

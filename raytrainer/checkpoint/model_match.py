@@ -73,7 +73,7 @@ def model_tensors(model: nn.Module) -> ModelTensors:
 
 
 def tied_names(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
-    """Group the names that refer to the same tensor; sorted, groups of two or more only."""
+    """Group the names of one and the same tensor ``[...]``: sorted groups of two or more."""
     groups: dict[object, list[str]] = {}
     for name in sorted(tensors):
         groups.setdefault(_identity(tensors[name]), []).append(name)
@@ -94,7 +94,12 @@ def check_matches_model(path: Path, model: nn.Module) -> None:
 
 
 def match_layout(found: Mapping[str, Shape], model: nn.Module, path: Path) -> Layout:
-    """Find which layout of a model a file has.
+    """Return the layout of a model that a file has.
+
+    Args:
+        found: Name -> shape of the tensors in the file.
+        model: The model to load into.
+        path: The file, for messages.
 
     Raises:
         CheckpointError: If it has neither; shows the first differences from the closer one.
@@ -121,8 +126,16 @@ def match_layout(found: Mapping[str, Shape], model: nn.Module, path: Path) -> La
 def differences(found: Mapping[str, Shape], tensors: ModelTensors, model: nn.Module) -> list[str]:
     """List the differences in names and shapes between a file and a model, except allowed ones.
 
-    Allowed are a tied weight that is present under another name, weights that the model's class does not save, and
-    obsolete weights that it expects in old files.
+    Left out are tied weights that are present under another name, what the model's class does not save, and what it
+    expects in old files without needing it.
+
+    Args:
+        found: Name -> shape of the tensors in the file.
+        tensors: Names, shapes and ties of the model.
+        model: The model.
+
+    Returns:
+        One line for each difference.
     """
     present_by_tie = {name for names in tensors.ties if found.keys() & set(names) for name in names}
     may_miss = present_by_tie | set(getattr(model, "_keys_to_ignore_on_save", None) or ())

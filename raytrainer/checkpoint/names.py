@@ -62,7 +62,13 @@ def checkpoint_name(step: int) -> str:
 
 
 def writing_name(step: int, run_id: str, attempt: int) -> str:
-    """The directory in which one attempt writes a checkpoint; the same on all of its ranks."""
+    """Return the directory name in which one attempt writes a checkpoint; the same on all of its ranks.
+
+    Args:
+        step: Steps that the checkpoint has trained.
+        run_id: The run.
+        attempt: Number of the attempt.
+    """
     return f".checkpoint-{step}.writing-{_NOT_IN_NAMES.sub('_', run_id)}-{attempt}"
 
 

@@ -32,15 +32,15 @@ class PerParameterOptimizer(Protocol):
     param_groups: list[dict[str, Any]]
 
     def owner_of(self, parameter: torch.Tensor) -> int | None:
-        """The rank, of those that share the parameter, that alone has its state; None if each has that of its part."""
+        """The one rank that has the state of a parameter ``[...]``; None if each has that of its own part."""
         ...
 
     def holds(self, parameter: torch.Tensor) -> bool:
-        """Whether this rank has state of a parameter."""
+        """Whether this rank has state of a parameter ``[...]``."""
         ...
 
     def restore_state(self, parameter: torch.Tensor, saved: dict[str, Any]) -> None:
-        """Take over the state of a parameter; on ranks that do not hold it, only what is not a tensor."""
+        """Restore the state of a parameter ``[...]``; on ranks that do not hold it, only what is not a tensor."""
         ...
 
 

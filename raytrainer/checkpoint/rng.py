@@ -23,7 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 def save_rng(directory: Path | str, *, rank: int, world_size: int) -> Path:
-    """All ranks: write this rank's random state; return the file."""
+    """All ranks: write this rank's random state.
+
+    Args:
+        directory: The checkpoint.
+        rank: This rank.
+        world_size: Number of ranks.
+
+    Returns:
+        The file.
+    """
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -40,6 +49,11 @@ def save_rng(directory: Path | str, *, rank: int, world_size: int) -> Path:
 
 def load_rng(directory: Path | str, *, rank: int, world_size: int) -> bool:
     """All ranks: restore this rank's random state.
+
+    Args:
+        directory: The checkpoint.
+        rank: This rank.
+        world_size: Number of ranks.
 
     Returns:
         False if the checkpoint has none for this rank and number of ranks; then nothing is changed.

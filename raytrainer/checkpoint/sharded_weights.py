@@ -26,7 +26,7 @@ from raytrainer.layout.tensor_layout import full_shape, full_tensor, local_shard
 
 
 def gather_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All ranks: the full ``state_dict`` on the CPU of rank 0, gathered tensor by tensor; {} on the others."""
+    """All ranks: the full ``state_dict`` on the CPU of rank 0, tensors ``[full shape]``; {} on the others."""
     is_first = current_rank() == 0
     gathered: dict[str, torch.Tensor] = {}
     for name, value in _tensors(model).items():
@@ -121,7 +121,7 @@ def load_sharded_weights(model: nn.Module, paths: Iterable[Path]) -> None:
 
 
 def copy_full_state(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """All ranks: copy a full ``state_dict``, which every rank holds, into what each rank holds of a model."""
+    """All ranks: copy a full ``state_dict`` (``[full shape]``, on every rank) into each rank's part of a model."""
     for name, target in _tensors(model).items():
         if name in weights:
             local_shard(target).copy_from(weights[name])

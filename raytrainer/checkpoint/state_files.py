@@ -93,7 +93,12 @@ def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: b
 
 
 def save_schedule(directory: Path, *, scheduler: Stateful, scaler: Stateful | None = None) -> list[Path]:
-    """One rank: write the states of schedule and gradient scaler, if there is one; return the files.
+    """One rank: write the states of the schedule and of the gradient scaler; return the files.
+
+    Args:
+        directory: The checkpoint.
+        scheduler: The schedule.
+        scaler: The gradient scaler of fp16, if there is one.
 
     Raises:
         CheckpointError: If a state holds objects that could not be read back safely.

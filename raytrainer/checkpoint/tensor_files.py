@@ -25,15 +25,15 @@ def write_tensors(
 
     Args:
         path: The file; replaced if it exists.
-        tensors: By name; contiguous, each with memory of its own.
-        metadata: Of the file.
+        tensors: Name -> tensor ``[...]``; contiguous, each with its own memory.
+        metadata: Text stored in the header of the file.
     """
     untyped: Any = safetensors.torch
     untyped.save_file(tensors, path, metadata=dict(metadata))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a file into CPU memory, by name.
+    """Read all tensors ``[...]`` of a file into CPU memory, by name.
 
     Raises:
         CheckpointError: If the file cannot be read.
@@ -46,7 +46,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def each_tensor(paths: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Read the tensors of several files one at a time: file by file, by name within a file."""
+    """Read the tensors ``[...]`` of several files one at a time: file by file, by name within a file."""
     untyped: Any = safetensors
     for path in paths:
         with untyped.safe_open(path, framework="pt") as file:

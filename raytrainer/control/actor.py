@@ -97,6 +97,16 @@ class ControlActor:
         return joined
 
     async def next_task(self, rank: int, attempt: int, wait_s: float) -> Task | Answer | None:
+        """Wait for the next task of a rank.
+
+        Args:
+            rank: The rank that asks.
+            attempt: Its attempt.
+            wait_s: How long to wait at most [seconds].
+
+        Returns:
+            A task, an answer to leave, or None if there is none yet.
+        """
         left_s = self._state.idle_left_s()
         if left_s is not None:
             wait_s = min(wait_s, left_s + 0.01)

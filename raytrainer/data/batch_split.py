@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from torch.utils.data import DataLoader
+
 
 class Share(NamedTuple):
     """How much a micro-batch counts in its round."""
@@ -80,7 +82,7 @@ def weights_of(loader: Any, count: int) -> list[float]:
     return [1.0] * (count - len(known)) + known
 
 
-def without_stand_ins(loader: Any, batches: list[Any]) -> list[Any]:
+def without_stand_ins(loader: DataLoader[Any], batches: list[Any]) -> list[Any]:
     """The micro-batches, of those that a loader yielded last, that hold real samples."""
     weights = weights_of(loader, len(batches))
     return [batch for batch, weight in zip(batches, weights, strict=True) if weight > 0]

@@ -31,6 +31,12 @@ def signature_columns(model: torch.nn.Module, label_names: list[str]) -> list[st
 def drop_unused_columns(dataset: Any, columns: list[str], *, description: str | None, model_name: str) -> Any:
     """Drop the columns of a ``datasets.Dataset`` that the model does not take.
 
+    Args:
+        dataset: The dataset.
+        columns: Names of the columns that the model takes.
+        description: Name of the dataset in messages, or None.
+        model_name: Name of the model's class in messages.
+
     Raises:
         ConfigurationError: If no column would be left.
     """
@@ -51,7 +57,14 @@ def drop_unused_columns(dataset: Any, columns: list[str], *, description: str | 
 def strip_in_collator(
     collate: Callable[[list[Any]], Any], columns: list[str], *, description: str | None, model_name: str
 ) -> Callable[[list[Any]], Any]:
-    """Wrap a collator so that samples lose the keys that the model does not take."""
+    """Wrap a collator so that keys that the model does not take are removed from samples.
+
+    Args:
+        collate: Makes a batch from a list of samples.
+        columns: Names of the columns that the model takes.
+        description: Name of the dataset in messages, or None.
+        model_name: Name of the model's class in messages.
+    """
     return RemoveColumnsCollator(
         data_collator=collate,
         signature_columns=columns,

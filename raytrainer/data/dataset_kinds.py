@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch.utils.data import Dataset, IterableDataset
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.user_types import DatasetLike
 
 
 class Columns(Dataset[dict[str, Any]]):
@@ -61,7 +62,7 @@ def as_dataset(dataset: Any) -> Any:
     return PlainStream(cast("Iterable[Any]", dataset))
 
 
-def keeps_its_place(dataset: Any) -> bool:
+def keeps_its_place(dataset: DatasetLike) -> bool:
     """Whether a stream can resume, sample for sample, from its own ``state_dict()``.
 
     A ``datasets.IterableDataset`` that shuffles through a buffer cannot: its state does not hold the buffer's samples.

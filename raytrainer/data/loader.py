@@ -30,7 +30,7 @@ from raytrainer.data.streams import CollateItems, RankStream
 from raytrainer.errors import CheckpointError
 
 
-def to_device(data: Any, device: torch.device, *, non_blocking: bool = False) -> Any:
+def to_device(data: object, device: torch.device, *, non_blocking: bool = False) -> Any:
     """Move the tensors of a nested batch to a device.
 
     Args:

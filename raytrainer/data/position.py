@@ -11,6 +11,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.streams import RankStream
 from raytrainer.errors import CheckpointError
@@ -65,7 +67,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
             return
 
 
-def stream_position(loader: Any, micro_batches: int) -> dict[str, Any] | None:
+def stream_position(loader: DataLoader[Any], micro_batches: int) -> dict[str, Any] | None:
     """Return the position of a loader's stream after a number of micro-batches of the epoch; None without a stream.
 
     Raises:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 
 from raytrainer.data.samplers import RankBatchSampler
 
 
-def sample_ids(loader: Any, micro_batch: int) -> list[int] | None:
+def sample_ids(loader: DataLoader[Any], micro_batch: int) -> list[int] | None:
     """Positions in the dataset of the samples of one of this rank's micro-batches.
 
     Args:

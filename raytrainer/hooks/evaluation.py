@@ -141,9 +141,12 @@ def select_logits(outputs: object, ignore_keys: list[str], has_loss: bool) -> An
     """Return what a model returned besides its loss, detached.
 
     Args:
-        outputs: A mapping, a tuple or a tensor.
-        ignore_keys: Keys of a mapping that are left out.
-        has_loss: The outputs begin with a loss, or have one under ``loss``.
+        outputs: The outputs of the model.
+        ignore_keys: Names of outputs to drop.
+        has_loss: Whether the first output is the loss.
+
+    Returns:
+        Tensors ``[batch, ...]`` in the structure of the outputs; a single one by itself.
     """
     if isinstance(outputs, Mapping):
         named = cast("Mapping[str, Any]", outputs)

@@ -127,7 +127,7 @@ class StepHooks(TrainerParts):
 
 
 def loss_of(outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """The loss in a model's outputs."""
+    """The loss in a model's outputs, a scalar."""
     if isinstance(outputs, Mapping):
         named = cast("Mapping[str, Any]", outputs)
         if "loss" not in named:

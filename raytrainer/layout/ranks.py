@@ -27,7 +27,7 @@ def join_group() -> None:
 
 
 def sum_over_group(value: torch.Tensor) -> torch.Tensor:
-    """All ranks: sum a tensor of any shape over ranks; the argument is not changed."""
+    """All ranks: sum a tensor ``[...]`` over ranks; the argument is not changed."""
     total = value.clone()
     dist.all_reduce(total)
     return total

@@ -89,7 +89,7 @@ class RowShards:
         """All ranks: send a tensor of one rank to all ranks that share the parameter.
 
         Args:
-            found: Any shape, fp32, on the owner; None elsewhere.
+            found: ``[*shape]``, fp32, on the owner; None elsewhere.
             owner: The rank, among those that share the parameter, that has it.
             shape: Its shape.
 
@@ -103,7 +103,7 @@ class RowShards:
         return found
 
     def sum_on_owner(self, part: torch.Tensor, owner: int) -> torch.Tensor | None:
-        """All ranks: sum tensors of one shape on the owner; None elsewhere."""
+        """All ranks: sum tensors ``[...]`` of one shape on the owner; None elsewhere."""
         part = part.to(self.device).contiguous()
         dist.reduce(part, dst=self.global_rank(owner), group=self.group)
         return part if self.rank == owner else None
@@ -115,7 +115,7 @@ class RowShards:
 
 
 def is_row_sharded(parameter: torch.Tensor) -> TypeGuard[DTensor]:
-    """Whether ranks hold different rows of a parameter, as a DTensor."""
+    """Whether ranks hold different rows of a parameter ``[rows, ...]``, as a DTensor."""
     return isinstance(parameter, DTensor) and any(placement.is_shard() for placement in parameter.placements)
 
 
@@ -125,14 +125,14 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def local_rows(parameter: torch.Tensor) -> slice | None:
-    """The rows of a parameter that this rank holds; None if it holds all."""
+    """The rows of a parameter ``[rows, ...]`` that this rank holds; None if it holds all."""
     return RowShards(parameter).rows if is_row_sharded(parameter) else None
 
 
 def assign_owners(parameters: Iterable[torch.Tensor]) -> dict[torch.Tensor, int]:
     """Choose an owner for each row-sharded parameter: the least loaded rank so far, large parameters first.
 
-    Only shapes decide, so all ranks choose the same.
+    Only the full shapes ``[rows, ...]`` decide, so all ranks choose the same.
     """
     sharded = [(one, RowShards(one).size) for one in parameters if is_row_sharded(one)]
     loads: dict[int, int] = {}

@@ -26,31 +26,31 @@ class TensorLayout:
     """Reading or writing the whole of such a tensor takes all ranks."""
 
     def covers(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor has this layout."""
+        """Whether a tensor ``[...]`` has this layout."""
         raise NotImplementedError
 
     def is_sharded(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor itself is a shard; otherwise only the master copy that is trained may be one."""
+        """Whether the tensor ``[...]`` itself is a shard; otherwise only its master copy may be one."""
         raise NotImplementedError
 
     def full_shape(self, tensor: torch.Tensor) -> torch.Size:
-        """The shape of the full tensor."""
+        """The shape ``[full shape]`` of the full tensor."""
         return tensor.shape
 
     def trained_dtype(self, tensor: torch.Tensor) -> torch.dtype:
-        """The dtype that is trained and saved: that of the master copy, if there is one."""
+        """The dtype in which a tensor ``[...]`` is trained and saved: that of the master copy, if there is one."""
         return tensor.dtype
 
     def local_shard(self, tensor: torch.Tensor) -> LocalShard:
-        """What this rank holds, in the precision that is trained."""
+        """This rank's part of a tensor, flattened ``[elements]``, in the precision that is trained."""
         raise NotImplementedError
 
     def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        """All ranks: the full tensor on this rank's device, in the precision that is trained."""
+        """All ranks: the tensor ``[full shape]`` on this rank's device, in the precision that is trained."""
         raise NotImplementedError
 
     def writable(self, parameter: torch.Tensor) -> AbstractContextManager[None]:
-        """All ranks: inside, an update of the parameter in place is kept."""
+        """All ranks: inside, an in-place update of the parameter ``[...]`` is kept."""
         return nullcontext()
 
     def publish(self, model: nn.Module) -> None:
@@ -110,7 +110,7 @@ def register_layout(layout: TensorLayout) -> None:
 
 
 def layout_of(tensor: torch.Tensor) -> TensorLayout:
-    """The layout of a tensor."""
+    """Return the layout of a tensor ``[...]``."""
     for layout in (*_REGISTERED, _DTENSOR):
         if layout.covers(tensor):
             return layout
@@ -118,7 +118,7 @@ def layout_of(tensor: torch.Tensor) -> TensorLayout:
 
 
 def is_distributed(tensor: torch.Tensor) -> bool:
-    """Whether the tensor, or the master copy that is trained in its place, is split over the ranks."""
+    """Whether the tensor ``[...]``, or the master copy that is trained in its place, is split over ranks."""
     return layout_of(tensor).is_distributed
 
 
@@ -128,32 +128,32 @@ def has_distributed_parameters(model: nn.Module) -> bool:
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether this rank holds only a part of the tensor that the model computes with."""
+    """Whether this rank holds only a part of the tensor ``[...]`` that the model computes with."""
     return layout_of(tensor).is_sharded(tensor)
 
 
 def full_shape(tensor: torch.Tensor) -> torch.Size:
-    """The shape of the full tensor, of which this rank may hold a part."""
+    """Return the shape ``[full shape]`` of a tensor of which this rank may hold a part."""
     return layout_of(tensor).full_shape(tensor)
 
 
 def trained_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """The dtype that is trained and saved: that of the master copy, if there is one."""
+    """The dtype in which a tensor ``[...]`` is trained and saved: that of the master copy, if there is one."""
     return layout_of(tensor).trained_dtype(tensor)
 
 
 def local_shard(tensor: torch.Tensor) -> LocalShard:
-    """What this rank holds of a tensor, in the precision that is trained."""
+    """Return this rank's part of a tensor, flattened ``[elements]``, in the precision that is trained."""
     return layout_of(tensor).local_shard(tensor)
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """All ranks: the full tensor on this rank's device, in the precision that is trained."""
+    """All ranks: the tensor ``[full shape]`` on this rank's device, in the precision that is trained."""
     return layout_of(tensor).full_tensor(tensor)
 
 
 def writable(parameter: torch.Tensor) -> AbstractContextManager[None]:
-    """All ranks: inside, an optimizer may update the parameter in place, and the update is kept."""
+    """All ranks: inside, an optimizer may update the parameter ``[...]`` in place, and the update is kept."""
     return layout_of(parameter).writable(parameter)
 
 

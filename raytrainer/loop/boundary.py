@@ -80,7 +80,13 @@ def log_window(run: TrainRun) -> None:
 
 
 def call_log(trainer: TrainerProtocol, logs: dict[str, Any], start_time: float | None = None) -> None:
-    """Call the ``log`` hook; many overrides take the logs alone."""
+    """Call the ``log`` hook, of which many overrides take the logs alone.
+
+    Args:
+        trainer: The trainer.
+        logs: Name -> value.
+        start_time: When training started [seconds since the epoch], if speeds are logged.
+    """
     log: object = type(trainer).log
     code = getattr(log, "__code__", None)
     if start_time is None or (code is not None and code.co_argcount < 3 and not code.co_flags & 0x0C):

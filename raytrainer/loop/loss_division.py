@@ -28,6 +28,7 @@ class WatchedCount(torch.Tensor):
 
     @staticmethod
     def watch(count: torch.Tensor) -> WatchedCount:
+        """Return a count, a scalar, that records how it is used."""
         watched = count.as_subclass(WatchedCount)
         watched.reads = []
         return watched

@@ -31,7 +31,7 @@ class LossMeter:
         """First step of this window whose loss was NaN or infinite on this rank."""
 
     def add(self, loss: torch.Tensor, step: int) -> None:
-        """Take a micro-batch's share of the loss of optimizer step ``step``; costs no synchronisation."""
+        """Add a micro-batch's share of the loss of optimizer step ``step``, a scalar, without synchronization."""
         self._losses.append(loss)
         self._steps.append(step)
         if len(self._losses) >= _FOLD_AT:

@@ -101,7 +101,7 @@ class LossScaling:
     # ---- around the user's compute_loss -------------------------------------------------------------------------
 
     def count_for_override(self, count: torch.Tensor | None) -> torch.Tensor | None:
-        """The count as it is handed to the user's ``compute_loss``."""
+        """Return the count, a scalar, in the form in which the user's ``compute_loss`` gets it."""
         self._base_ran = False
         if self._watch is not None:
             self._watch.leave_uncompiled()
@@ -115,7 +115,7 @@ class LossScaling:
         return self._override is None or self._override_takes_count
 
     def scale_base_loss(self, loss: torch.Tensor, count: torch.Tensor | None) -> torch.Tensor:
-        """Called by our own ``compute_loss``: undo DDP's mean over ranks for a loss that was divided by the count."""
+        """For our own ``compute_loss``: undo DDP's mean over ranks for a scalar loss divided by the count."""
         self._base_ran = True
         if count is None or self._ranks_factor == 1 or not (self._divides_itself or self.model_divides):
             return loss

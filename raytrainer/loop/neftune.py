@@ -126,7 +126,7 @@ def real_tokens(inputs: dict[str, Any]) -> torch.Tensor | None:
 
 
 def real_decoder_tokens(inputs: dict[str, Any]) -> torch.Tensor | None:
-    """The same for the decoder of an encoder-decoder, whose inputs are often made of its labels."""
+    """The same, ``[batch, tokens]``, for a decoder, whose inputs are often made from the labels."""
     mask = inputs.get("decoder_attention_mask")
     if not torch.is_tensor(mask) and torch.is_tensor(inputs.get("labels")):
         mask = inputs["labels"] != -100

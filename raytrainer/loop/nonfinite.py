@@ -36,7 +36,14 @@ def is_debugging(args: Any) -> bool:
 
 
 def look_at_loss(run: TrainRun, loss: torch.Tensor, inputs: Any, num_items: Any) -> None:
-    """This rank, after the backward pass of a micro-batch: find the origin of the first bad loss, once."""
+    """This rank, after the backward pass of a micro-batch: find the origin of the first non-finite loss, once.
+
+    Args:
+        run: The run.
+        loss: Loss of the micro-batch, a scalar.
+        inputs: The micro-batch.
+        num_items: Targets of the step over all ranks, or None.
+    """
     is_looked_at = loss.device.type == "cpu" or is_debugging(run.args)
     if run.traced_bad_loss or not is_looked_at or math.isfinite(loss.item()):
         return
@@ -62,7 +69,16 @@ def which_samples(run: TrainRun) -> str:
 
 
 def origin(run: TrainRun, inputs: Any, num_items: Any) -> str:
-    """Do a forward pass again, and say which module gave a non-finite value first."""
+    """Repeat a forward pass, and describe the first module with a non-finite output.
+
+    Args:
+        run: The run.
+        inputs: The micro-batch.
+        num_items: Targets of the step over all ranks, or None.
+
+    Returns:
+        A sentence.
+    """
     model = run.trainer.model
     talks = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if has_distributed_parameters(model) or (talks and run.runtime.world_size > 1):
@@ -86,7 +102,13 @@ def origin(run: TrainRun, inputs: Any, num_items: Any) -> str:
 
 
 def forward_again(run: TrainRun, inputs: Any, num_items: Any) -> None:
-    """This rank alone: the forward pass of a micro-batch."""
+    """This rank alone: run the forward pass of a micro-batch.
+
+    Args:
+        run: The run.
+        inputs: The micro-batch.
+        num_items: Targets of the step over all ranks, or None.
+    """
     trainer: Any = run.trainer
     inputs = trainer._prepare_inputs(inputs)
     if run.runtime.world_size > 1:
@@ -118,7 +140,15 @@ def watching(model: nn.Module, report: Callable[[str], object]) -> Generator[Non
 
 
 def describe(name: str, module: nn.Module, inputs: Any, num_bad: int, num_all: int) -> str:
-    """A sentence about a module with a bad output."""
+    """Return a sentence about a module with a non-finite output.
+
+    Args:
+        name: The module's name in the model; empty for the model.
+        module: The module.
+        inputs: Its inputs.
+        num_bad: Number of non-finite output values.
+        num_all: Number of all output values.
+    """
     which = (
         f"{name} ({type(module).__name__})" if name else f"{type(module).__name__} itself, after its modules,"
     )

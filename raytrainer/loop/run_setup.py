@@ -127,7 +127,16 @@ def plan_of(trainer: TrainerProtocol, loader: Any) -> TrainPlan:
 
 
 def prepare(trainer: TrainerProtocol, backend: Backend, plan: TrainPlan) -> Any:
-    """All ranks: wrap the model, build optimizer and schedule."""
+    """All ranks: wrap the model, build optimizer and schedule.
+
+    Args:
+        trainer: The trainer; its model and optimizer are replaced by the wrapped ones.
+        backend: Wraps them.
+        plan: Has the number of steps of the schedule.
+
+    Returns:
+        The model to train.
+    """
     trainer._drop_created_scheduler()  # the optimizer of an earlier train() goes on
     model = trainer.model_wrapped
     if model is None or backend.unwrap(model) is model:
@@ -230,7 +239,13 @@ def restore_window(run: TrainRun, saved: LoopState) -> None:
 
 
 def set_references(trainer: TrainerProtocol, plan: TrainPlan, loader: DataLoader[Any]) -> None:
-    """Tell state and callbacks what this run trains."""
+    """Set what state and callbacks refer to in this run.
+
+    Args:
+        trainer: The trainer.
+        plan: Has the numbers of steps and epochs.
+        loader: The training data.
+    """
     state, handler = trainer.state, trainer.callback_handler
     state.max_steps = plan.max_steps
     state.num_train_epochs = plan.num_epochs

@@ -101,7 +101,16 @@ def write_optimizer(run: TrainRun, target: Path) -> list[Path]:
 
 
 def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Path]:
-    """This rank: write its random state; rank 0: also what exists once."""
+    """This rank: write its random state; rank 0: also the files that exist once.
+
+    Args:
+        run: The run.
+        target: The checkpoint's directory.
+        state: The state of the loop.
+
+    Returns:
+        The files that this rank wrote.
+    """
     trainer, args, runtime = run.trainer, run.args, run.runtime
     written: list[Path] = []
     if not args.save_only_model:

@@ -28,7 +28,7 @@ def take_step(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | N
     Args:
         run: The run.
         group: This rank's micro-batches of the step.
-        num_items: Target items of the step over all ranks; None where they are not counted.
+        num_items: Targets of the step over all ranks, a scalar; None where they are not counted.
 
     Returns:
         False when a callback stopped the step between two micro-batches, so that no update was made.
@@ -49,7 +49,7 @@ def add_gradients(run: TrainRun, group: list[Any], num_items: torch.Tensor | int
     Args:
         run: The run.
         group: This rank's micro-batches of the step.
-        num_items: Target items of the step over all ranks; None where they are not counted.
+        num_items: Targets of the step over all ranks, a scalar; None where they are not counted.
 
     Returns:
         False when a callback stopped the step between two micro-batches.
@@ -91,7 +91,16 @@ def stops(run: TrainRun) -> bool:
 
 
 def call_training_step(run: TrainRun, inputs: Batch, num_items: torch.Tensor | int | None) -> torch.Tensor:
-    """Call the hook; older overrides take no ``num_items_in_batch``."""
+    """Call the ``training_step`` hook, of which older overrides do not take ``num_items_in_batch``.
+
+    Args:
+        run: The run.
+        inputs: A micro-batch.
+        num_items: Targets of the step over all ranks, or None.
+
+    Returns:
+        The loss, a scalar.
+    """
     if takes_num_items(type(run.trainer).training_step):
         return run.trainer.training_step(run.model, inputs, num_items)
     return run.trainer.training_step(run.model, inputs)

@@ -56,7 +56,7 @@ class Seq2SeqTrainingArguments(  # pyright: ignore[reportIncompatibleVariableOve
             )
 
 
-def _at_least_one(name: str, value: Any) -> None:
+def _at_least_one(name: str, value: object) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -66,7 +66,7 @@ def _at_least_one(name: str, value: Any) -> None:
         )
 
 
-def _read_json(value: Any) -> Any:
+def _read_json(value: object) -> Any:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             return json.loads(value)

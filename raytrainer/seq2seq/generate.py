@@ -12,6 +12,7 @@ from collections.abc import Generator
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from raytrainer.errors import ConfigurationError
@@ -46,7 +47,7 @@ def generate(model: Any, inputs: dict[str, Any], keywords: dict[str, Any]) -> to
 
 
 @contextlib.contextmanager
-def whole_outermost_unit(model: Any) -> Generator[None, None, None]:
+def whole_outermost_unit(model: nn.Module) -> Generator[None, None, None]:
     """All ranks: gather the parameters of FSDP2's outermost unit, such as shared embeddings.
 
     ``generate`` calls the encoder alone, before a forward pass of the whole model would gather them.
@@ -61,7 +62,7 @@ def whole_outermost_unit(model: Any) -> Generator[None, None, None]:
         model.reshard()
 
 
-def prompt_length(model: Any, inputs: dict[str, Any]) -> int:
+def prompt_length(model: nn.Module, inputs: dict[str, Any]) -> int:
     """Return the length of the beginning of each sequence: a decoder's start token, or a prompt [tokens]."""
     if getattr(model.config, "is_encoder_decoder", False):
         begun = inputs.get("decoder_input_ids")

@@ -27,7 +27,7 @@ DEFAULT_MAX_LENGTH = 20
 """The default maximum length of ``generate`` of transformers [tokens]."""
 
 
-def load_generation_config(given: Any) -> GenerationConfig:
+def load_generation_config(given: object) -> GenerationConfig:
     """Return a generation config from an object, a dict, a directory, a file, or a hub id.
 
     Raises:

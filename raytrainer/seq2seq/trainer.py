@@ -32,6 +32,7 @@ from raytrainer.seq2seq.generation_config import (
 )
 from raytrainer.seq2seq.sortish_sampler import SortishSampler
 from raytrainer.trainer import Trainer
+from raytrainer.user_types import Batch, DatasetLike
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Seq2SeqTrainer(Trainer):
         self._prepare_to_generate(model)
 
     @staticmethod
-    def load_generation_config(gen_config_arg: Any) -> GenerationConfig:
+    def load_generation_config(gen_config_arg: object) -> GenerationConfig:
         """Return a generation config from an object, a dict, a directory, a JSON file or a hub id.
 
         Raises:
@@ -100,10 +101,10 @@ class Seq2SeqTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Any = None,
+        eval_dataset: DatasetLike | dict[str, DatasetLike] | str | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-        **gen_kwargs: Any,
+        **gen_kwargs: object,
     ) -> dict[str, float]:
         """Evaluate as ``Trainer`` does, with keyword arguments for ``generate``.
 
@@ -121,10 +122,10 @@ class Seq2SeqTrainer(Trainer):
 
     def predict(
         self,
-        test_dataset: Any,
+        test_dataset: DatasetLike,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "test",
-        **gen_kwargs: Any,
+        **gen_kwargs: object,
     ) -> PredictionOutput:
         """Predict as ``Trainer`` does, with keyword arguments for ``generate`` as in ``evaluate``.
 
@@ -142,7 +143,7 @@ class Seq2SeqTrainer(Trainer):
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-        **gen_kwargs: Any,
+        **gen_kwargs: object,
     ) -> tuple[torch.Tensor | None, Any, Any]:
         """All ranks: generate sequences for one batch, and compute its loss if it has labels.
 
@@ -196,7 +197,7 @@ class Seq2SeqTrainer(Trainer):
         return model
 
     @model.setter
-    def model(self, model: Any) -> None:
+    def model(self, model: nn.Module) -> None:
         is_new = model is not self._own_model
         self._own_model = model
         if is_new:
@@ -275,7 +276,7 @@ class Seq2SeqTrainer(Trainer):
         return overrides_of(type(self), Seq2SeqTrainer)
 
 
-def _made_of_labels(inputs: Any) -> set[str]:
+def _made_of_labels(inputs: Batch) -> set[str]:
     """Return the names of inputs that contain the labels, which generation must not see."""
     labels, begun = inputs.get("labels"), inputs.get("decoder_input_ids")
     if labels is None:

@@ -21,7 +21,7 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.sft.quantization import is_quantized, quantized_without_adapter
 
 
-def is_adapted(model: Any) -> bool:
+def is_adapted(model: nn.Module) -> bool:
     """Whether a model has a peft adapter."""
     peft = sys.modules.get("peft")  # importing it takes seconds; a model with an adapter has imported it
     is_wrapped = peft is not None and isinstance(model, peft.PeftModel)
@@ -58,7 +58,7 @@ def add_adapter(model: Any, peft_config: Any, *, seed: int) -> Any:
         return get_peft_model(model, peft_config)
 
 
-def check_peft(peft_config: Any) -> None:
+def check_peft(peft_config: object) -> None:
     """Check that peft is installed and that a config is a ``PeftConfig``.
 
     Raises:

@@ -13,6 +13,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from raytrainer.errors import ConfigurationError
 
 _IMAGES = ("image", "images")
@@ -69,7 +71,7 @@ def form_of(row: Mapping[str, Any], text_field: str, name: str) -> Form:
     )
 
 
-def is_conversation(value: Any) -> bool:
+def is_conversation(value: object) -> bool:
     """Whether a value is a list of messages."""
     return (
         isinstance(value, list)
@@ -88,7 +90,7 @@ def as_messages(value: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def check_template(tokenizer: Any, *, marks_assistant: bool) -> None:
+def check_template(tokenizer: PreTrainedTokenizerBase, *, marks_assistant: bool) -> None:
     """Check that a tokenizer's chat template can be used.
 
     Raises:

@@ -80,7 +80,7 @@ def positions_of(lengths: list[int]) -> torch.Tensor:
     return torch.cat([torch.arange(length) for length in lengths])
 
 
-def collator_for(args: SFTConfig, own: Any, tokenizer: Any) -> Any:
+def collator_for(args: SFTConfig, own: object, tokenizer: Any) -> Any:
     """Return the user's collator, or the default one.
 
     Args:

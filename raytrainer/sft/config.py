@@ -246,7 +246,7 @@ def _multiple(text: str) -> int | None:
     return int(text)
 
 
-def set_once(args: SFTConfig, name: str, value: Any, *, keyword: str) -> None:
+def set_once(args: SFTConfig, name: str, value: object, *, keyword: str) -> None:
     """Set a field to the value of a keyword of the trainer's constructor.
 
     Args:

@@ -140,7 +140,7 @@ class ExampleMaker:
             )
         return ids, [token if marked else IGNORED for token, marked in zip(ids, mask, strict=True)]
 
-    def _render(self, messages: list[dict[str, Any]], row: Mapping[str, Any], **options: Any) -> Any:
+    def _render(self, messages: list[dict[str, Any]], row: Mapping[str, Any], **options: object) -> Any:
         tools = row.get("tools")
         return self.tokenizer.apply_chat_template(
             messages,

@@ -36,7 +36,7 @@ def dft_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None)
     return weighted.sum() / count
 
 
-def loss_function(args: SFTConfig, own: Any) -> Any:
+def loss_function(args: SFTConfig, own: object) -> Any:
     """Return the loss function for ``compute_loss_func``; None for the model's own loss.
 
     Raises:

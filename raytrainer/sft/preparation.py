@@ -29,6 +29,7 @@ from raytrainer.sft.config import SFTConfig
 from raytrainer.sft.examples import ExampleMaker, maker_for
 from raytrainer.sft.packed_stream import PackedStream
 from raytrainer.sft.packing import LENGTHS, PackingPlan, PackingReport, plan_packing
+from raytrainer.user_types import DatasetLike
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Preparation:
     reports: dict[str, PackingReport] = field(default_factory=dict[str, PackingReport])
     """Name of a dataset -> the report on its packing."""
 
-    def prepare(self, dataset: Any, name: str, *, packing: bool) -> Any:
+    def prepare(self, dataset: DatasetLike, name: str, *, packing: bool) -> Any:
         """Make examples, and blocks of them if wanted, from a user's dataset.
 
         Args:
@@ -110,7 +111,7 @@ class Preparation:
         assert self.args.max_length is not None
         return PackedStream(examples, self.args.max_length)
 
-    def maker(self, dataset: Any, name: str, *, packing: bool) -> ExampleMaker:
+    def maker(self, dataset: DatasetLike, name: str, *, packing: bool) -> ExampleMaker:
         """Return what makes examples from the rows of a dataset, after checking that it can.
 
         Args:
@@ -150,7 +151,7 @@ class Preparation:
         return pack(examples, plan)
 
 
-def check_kind(dataset: Any, name: str) -> None:
+def check_kind(dataset: DatasetLike, name: str) -> None:
     """Refuse datasets that cannot be mapped.
 
     Raises:

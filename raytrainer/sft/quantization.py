@@ -16,7 +16,7 @@ def is_quantized(model: Any) -> bool:
     )
 
 
-def take_quantization(args: SFTConfig, config: Any) -> None:
+def take_quantization(args: SFTConfig, config: object) -> None:
     """Add ``quantization_config=`` to the keyword arguments of ``from_pretrained``.
 
     Raises:

@@ -17,7 +17,7 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.sft.config import SFTConfig
 
 
-def load_tokenizer(model: Any, args: SFTConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: object, args: SFTConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer that was saved with a model.
 
     Raises:
@@ -74,7 +74,7 @@ def set_tokens(tokenizer: Any, args: SFTConfig) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def set_template(tokenizer: Any, path: str) -> None:
+def set_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     """Give a tokenizer the chat template of a Jinja file or of another tokenizer.
 
     Raises:

@@ -12,7 +12,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from raytrainer.arguments.aliases import trainer_keyword
 from raytrainer.layout.tensor_layout import full_shape
@@ -29,6 +31,7 @@ from raytrainer.sft.preparation import Preparation
 from raytrainer.sft.quantization import take_quantization
 from raytrainer.sft.tokenizer import load_tokenizer, set_tokens
 from raytrainer.trainer import Trainer
+from raytrainer.user_types import DatasetLike
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +169,7 @@ class SFTTrainer(Trainer):
         dataset = self._prepared(eval_dataset, "eval", packing=self.args.packs_evaluation)
         return super().get_eval_dataloader(dataset)
 
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
+    def get_test_dataloader(self, test_dataset: DatasetLike) -> Any:
         """Return this rank's loader of a dataset to predict on, which may be given as rows."""
         dataset = self._prepared(test_dataset, "test", packing=self.args.packs_evaluation)
         return super().get_test_dataloader(dataset)
@@ -210,7 +213,7 @@ class SFTTrainer(Trainer):
         model = load_causal_model(name, self.args, device=device)
         return add_adapter(model, self.peft_config, seed=self.args.seed)
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
+    def call_model_init(self, trial: object = None) -> nn.Module:
         """Make a model with ``model_init``, and put the adapter on it."""
         return add_adapter(super().call_model_init(trial), self.peft_config, seed=self.args.seed)
 
@@ -233,7 +236,7 @@ class SFTTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Compute the loss of a micro-batch, as the Trainer does, and count what is logged."""
         labels = inputs.get("labels")
@@ -267,7 +270,7 @@ class SFTTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluation_loop(
-        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+        self, dataloader: DataLoader[Any], *args: object, metric_key_prefix: str = "eval", **kwargs: object
     ) -> Any:
         """All ranks: predict on a whole loader; metrics have ``<prefix>_mean_token_accuracy``."""
         self._eval_tally = TokenTally(self.args.device)

@@ -131,7 +131,13 @@ def pad(text: str, columns: int) -> str:
 
 
 def cut(text: str, columns: int, ellipsis: str = "…") -> str:
-    """``text`` cut to ``columns``, with ``ellipsis`` at its end if something is missing. For text without color."""
+    """Truncate text without color codes to a display width.
+
+    Args:
+        text: The text.
+        columns: The width [terminal columns].
+        ellipsis: Replaces what is cut off.
+    """
     if display_width(text) <= columns:
         return text
     kept: list[str] = []

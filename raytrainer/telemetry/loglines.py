@@ -33,7 +33,16 @@ class LogLines:
         self._widths: dict[str, int] = {}
 
     def format(self, step: int, max_steps: int, logs: Mapping[str, object]) -> str:
-        """Return the line, or several lines if it has to be broken at ``width``. Empty if there is nothing to show."""
+        """Return the line of a log.
+
+        Args:
+            step: The current step.
+            max_steps: Number of steps of the run.
+            logs: Name -> value.
+
+        Returns:
+            One line, or several if it is broken at ``width``; empty if there is nothing to show.
+        """
         items = [self._item(key, value) for key, value in logs.items() if key not in _HIDDEN]
         if not items:
             return ""

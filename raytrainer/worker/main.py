@@ -92,7 +92,18 @@ class WorkerSession(Protocol):
     def run(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, restarted: bool, **more: object
     ) -> object:
-        """All ranks: run a task; rank 0's value goes to the driver."""
+        """All ranks: run a task.
+
+        Args:
+            method: Name of the trainer's method.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+            restarted: Whether an earlier attempt began the task.
+            **more: What else the driver sends for this method.
+
+        Returns:
+            The value that rank 0 sends to the driver.
+        """
         ...
 
     def final_weights(self) -> object | None:

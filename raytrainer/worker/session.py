@@ -133,7 +133,7 @@ class Session:
         self.has_trained = True
 
     def final_weights(self) -> dict[str, torch.Tensor] | None:
-        """All ranks, before the workers leave: the trained weights on rank 0; None without training."""
+        """All ranks, before workers leave: the trained weights ``[full shape]`` on rank 0; None without training."""
         return self.trainer._export_weights() if self.has_trained else None
 
     def close(self) -> None:

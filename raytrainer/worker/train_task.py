@@ -242,7 +242,13 @@ def find_origin(
 
 
 def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
-    """The names under which trackers know this run: the earlier ones, if it goes on in the same directory."""
+    """Return the ids of this run in trackers: the earlier ones, if it continues in the same directory.
+
+    Args:
+        run: The run.
+        origin: Where it starts from.
+        is_restart: Whether this is a later attempt.
+    """
     directory = run_directory(run.args)
     return RunRecord(
         directory,

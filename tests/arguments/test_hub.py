@@ -15,7 +15,7 @@ from raytrainer.arguments.hub import repository_name
         ({"hub_model_id": "my model"}, "hub_model_id='my model' is not a valid name of a repository"),
         ({"hub_private_repo": "yes"}, "hub_private_repo='yes' is neither True nor False"),
         ({"hub_revision": " "}, "hub_revision=' ' is not the name of a branch"),
-        ({"hub_revision": "0123456789" * 4}, "is a commit, and an upload makes a new one"),
+        ({"hub_revision": "0123456789" * 4}, "is a commit, but an upload creates a new one"),
         (
             {"hub_strategy": "checkpoints"},
             "hub_strategy='checkpoints' is not one of .*Did you mean 'checkpoint'",

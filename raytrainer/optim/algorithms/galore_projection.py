@@ -293,7 +293,7 @@ def project_back(step: torch.Tensor, projection: torch.Tensor, *, from_right: bo
 
 
 def average(gradient: torch.Tensor | None) -> None:
-    """All ranks: average a gradient, of any shape and dtype, in place."""
+    """All ranks: average a gradient ``[...]`` of any dtype in place."""
     if gradient is not None and num_ranks() > 1:
         dist.all_reduce(gradient)
         gradient.div_(num_ranks())

@@ -123,7 +123,7 @@ class Composed(ExactStateOptimizer):
         return self._make_inner(groups)
 
     def slot(self, parameter: torch.Tensor, group: dict[str, Any]) -> Slot:
-        """What takes the place of a parameter in the inner optimizer."""
+        """What replaces a parameter ``[...]`` in the inner optimizer."""
         if isinstance(parameter, DTensor) and is_row_sharded(parameter):
             return OnOwner(parameter, self._owners[parameter])
         return Slot(parameter)
@@ -169,12 +169,12 @@ class Composed(ExactStateOptimizer):
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def owner_of(self, parameter: torch.Tensor) -> int | None:
-        """The rank, among those that share a parameter, that holds its state; None if each holds all or its part."""
+        """The one rank that holds the state of a parameter ``[...]``; None if each holds all or its own part."""
         slot, inner = self._stepped[parameter]
         return inner.owner_of(parameter) if isinstance(inner, Composed) else slot.owner
 
     def holds(self, parameter: torch.Tensor) -> bool:
-        """Whether this rank holds the state of a parameter, or its part of the state."""
+        """Whether this rank holds the state of a parameter ``[...]``, or its part of the state."""
         slot, inner = self._stepped[parameter]
         return inner.holds(parameter) if isinstance(inner, Composed) else slot.inner_parameter is not None
 
@@ -182,7 +182,7 @@ class Composed(ExactStateOptimizer):
         """Restore the saved state of one parameter.
 
         Args:
-            parameter: Any parameter of the optimizer.
+            parameter: Any parameter ``[...]`` of the optimizer.
             saved: Key -> tensor or number; on a rank that does not hold the state, the numbers in it.
 
         Raises:

@@ -14,7 +14,7 @@ class ExactStateOptimizer(torch.optim.Optimizer):
         """Restore the saved state of one parameter.
 
         Args:
-            parameter: Any parameter of the optimizer.
+            parameter: Any parameter ``[...]`` of the optimizer.
             saved: Key -> tensor or number; empty if the parameter had no state.
         """
         if saved:
