@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import integration_utils as integrations
 from transformers.trainer_callback import TrainerCallback
 
-from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.callbacks.tracker_runs import RunRecord
 from raytrainer.errors import ConfigurationError
+from raytrainer.user_types import ProcessingClass
 
 _PROCESS = uuid.uuid4().hex
 """Identifies this process among all others, also on other machines."""
@@ -66,34 +66,46 @@ class TensorBoardReporter(_OnWorkers, integrations.TensorBoardCallback):
     def __init__(self, logging_dir: str | None = None) -> None:
         super().__init__()
         self._made_in = _PROCESS
-        requested = logging_dir or self.logging_dir
+        requested: str | None = logging_dir or self.logging_dir
         self._requested_dir = None if requested is None else absolute(requested)
         self.logging_dir = self._requested_dir
 
-    def _init_summary_writer(self, args: Any) -> None:
+    def _init_summary_writer(self, args: TrainingArguments) -> None:
         known = self._known_as("tensorboard")
-        self.logging_dir = self.logging_dir or self._requested_dir or known
+        directory: str | None = self.logging_dir or self._requested_dir or known
+        self.logging_dir = directory
         # Steps after the checkpoint that are trained again hide those of the attempt that was lost.
-        purge = self.record.first_step if self.record is not None and known == self.logging_dir else None
-        self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
-        if self.logging_dir is not None:
-            self._remember("tensorboard", self.logging_dir)
+        purge = self.record.first_step if self.record is not None and known == directory else None
+        self.tb_writer = self._SummaryWriter(log_dir=directory, purge_step=purge)
+        if directory is not None:
+            self._remember("tensorboard", directory)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._is_training = True
         self.logging_dir = self._requested_dir or self._known_as("tensorboard")
         super().on_train_begin(args, state, control, **kwargs)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
         if self.logging_dir is None:
-            self.logging_dir = os.path.join(args.output_dir, integrations.default_logdir())
+            self.logging_dir = os.path.join(str(args.output_dir), integrations.default_logdir())
         if not self._is_training and self.record is not None:
             self.record.first_step = state.global_step + 1  # an evaluation afterwards hides nothing
         super().on_log(args, state, control, logs=logs, **kwargs)
         if not self._is_training:
             super().on_train_end(args, state, control, **kwargs)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._is_training = False
         super().on_train_end(args, state, control, **kwargs)
 
@@ -127,7 +139,7 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
             found["MLFLOW_TRACKING_URI"] = absolute_uri(self._ml_flow.get_tracking_uri())
         return found
 
-    def setup(self, args: Any, state: TrainerState, model: Any) -> None:
+    def setup(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
         """Begin the run in MLflow, or continue it.
 
         Args:
@@ -141,7 +153,7 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
         if self._on_worker():
             for name, value in self._settings.items():
                 os.environ.setdefault(name, value)
-            self._choose_store(Path(args.output_dir))
+            self._choose_store(Path(str(args.output_dir)))
         known = self._own_run or self._known_as("mlflow")
         with _environment("MLFLOW_RUN_ID", known):
             if self._own_run is not None:
@@ -187,7 +199,9 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
         if not self._is_training:
             self._end(args, state, control)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._is_training = False
         self._end(args, state, control)
 
@@ -224,15 +238,15 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
             state["_settings"] = found
         return state
 
-    def _open_package(self, args: Any) -> None:
+    def _open_package(self, args: TrainingArguments) -> None:
         if self._on_worker() and "trackio" not in sys.modules:
             for name, value in self._settings.items():
                 os.environ.setdefault(name, value)
-            os.environ.setdefault("TRACKIO_DIR", str(Path(args.output_dir).absolute() / "trackio"))
+            os.environ.setdefault("TRACKIO_DIR", str(Path(str(args.output_dir)).absolute() / "trackio"))
         self._trackio = importlib.import_module("trackio")
 
     def setup(
-        self, args: TrainingArguments, state: TrainerState, model: Any = None, **kwargs: object
+        self, args: TrainingArguments, state: TrainerState, model: nn.Module | None = None, **kwargs: object
     ) -> None:
         """Begin the run in Trackio, or continue it.
 
@@ -267,26 +281,39 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
         super().on_train_begin(args, state, control, model=model, **kwargs)
 
     def on_log(
-        self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
     ) -> None:
         super().on_log(args, state, control, model=model, logs=logs, **kwargs)
         self._close_outside_training(state)
 
-    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+    def on_predict(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: object,
+    ) -> None:
         if not self._initialized:
             kwargs["model"] = kwargs.get("model")
-            self.setup(args, state, kwargs["model"])
+            self.setup(args, state, cast("nn.Module | None", kwargs["model"]))
         super().on_predict(args, state, control, metrics, **kwargs)
         self._close_outside_training(state)
 
     def on_train_end(
         self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        processing_class: ProcessingClass | None = None,
+        **kwargs: object,
     ) -> None:
         self._is_training = False
         super().on_train_end(args, state, control, model=model, processing_class=processing_class, **kwargs)
@@ -298,7 +325,7 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
             self._initialized = False
 
 
-def make_reporters(args: Any) -> list[TrainerCallback]:
+def make_reporters(args: TrainingArguments) -> list[TrainerCallback]:
     """Make the reporters that ``report_to`` names.
 
     Raises:

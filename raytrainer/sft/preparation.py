@@ -47,7 +47,7 @@ class Preparation:
     reports: dict[str, PackingReport] = field(default_factory=dict[str, PackingReport])
     """Name of a dataset -> the report on its packing."""
 
-    def prepare(self, dataset: DatasetLike, name: str, *, packing: bool) -> Any:
+    def prepare(self, dataset: DatasetLike | list[dict[str, Any]], name: str, *, packing: bool) -> Any:
         """Make examples, and blocks of them if wanted, from a user's dataset.
 
         Args:
