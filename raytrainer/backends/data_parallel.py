@@ -1,6 +1,6 @@
 """One process, or plain data parallelism (DDP) over several, through Accelerate.
 
-Every rank holds the whole model; gradients are averaged over ranks in the backward pass of a step's last
+Every rank holds the full model; gradients are averaged over ranks in the backward pass of a step's last
 micro-batch.
 """
 

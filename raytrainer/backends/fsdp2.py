@@ -1,6 +1,6 @@
 """Fully sharded data parallelism with FSDP2: parameters, gradients and optimizer state are DTensors over the ranks.
 
-Each unit (a transformer block, say) is gathered whole before its forward and backward pass and freed after it.
+Each unit (a transformer block, say) is gathered before its forward and backward pass and freed after it.
 Gradients are reduced to the rank's shard in every micro-batch, also while they accumulate, because full
 gradients between micro-batches would cost the memory that sharding saves.
 """
@@ -99,7 +99,7 @@ class FullyShardedBackend:
     def clip_grad_norm(self, model: nn.Module, max_norm: float | None) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        # All ranks: the norm of the shards becomes that of the whole.
+        # All ranks: the norm of the shards becomes that of the full gradients.
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)

@@ -1,4 +1,4 @@
-"""Which modules of a model are units of sharding: gathered whole before their forward pass, and freed after it."""
+"""Which modules of a model are units of sharding: gathered before their forward pass and freed after it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_sharding(
         )
     if has_optimizer:
         raise ConfigurationError(
-            "optimizers= holds an optimizer of the whole parameters, and fsdp replaces them by shards, which it would "
+            "optimizers= holds an optimizer of the full parameters, and fsdp replaces them by shards, which it would "
             "never step. Pass optimizer_cls_and_kwargs=(class, options), or override create_optimizer."
         )
     size = options.hybrid_shard_size

@@ -58,7 +58,7 @@ def commit_checkpoint(
         runtime: Where this rank runs.
         write_parts: Each writes some of this rank's files. They may use collectives if they do so on all ranks, and
             none of them begins before all ranks have ended the one before, so that a rank whose storage fails leaves
-            nobody in a collective of the next.
+            no other waiting in a collective of the next.
         facts: What the manifest says about the run; rank 0's counts.
 
     Returns:
@@ -121,7 +121,7 @@ def _relative_names(target: Path, paths: Iterable[Path]) -> list[str]:
 def _share_out(target: Path, claims: list[list[list[str]] | None]) -> list[list[str]]:
     """Rank 0, when all files are written: which rank records which files.
 
-    Each rank gets those that it wrote. A file that nobody named (a user's hook wrote it) goes to rank 0, one that
+    Each rank gets those that it wrote. A file that no rank named (a user's hook wrote it) goes to rank 0, one that
     several ranks named to the first of them.
     """
     if any(part is None for part in claims):

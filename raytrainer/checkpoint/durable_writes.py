@@ -77,7 +77,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def discard(path: Path, step: int) -> None:
-    """Delete a directory; its name is gone at once, so nobody ever sees half of it.
+    """Delete a directory; its name is gone at once, so no process sees half of it.
 
     What cannot be deleted stays under a dot-name for the next sweep, with a warning: a superfluous checkpoint
     is no reason to stop training.
@@ -106,7 +106,7 @@ def is_storage_error(error: BaseException) -> bool:
 
 
 def free_space(path: Path) -> str:
-    """The space that is left where a path lies or would lie, in words."""
+    """The free space at the location of a path, which need not exist, in words."""
     for place in (path, *path.parents):
         try:
             return f"{shutil.disk_usage(place).free / 1e9:,.2f} GB free"

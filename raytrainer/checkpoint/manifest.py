@@ -134,5 +134,5 @@ def _digest(body: dict[str, Any]) -> str:
 def _checked(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"it lists {name!r}, which lies outside of the checkpoint")
+        raise ValueError(f"it lists {name!r}, which is outside the checkpoint")
     return name

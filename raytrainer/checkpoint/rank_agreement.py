@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Failure:
-    """What the other ranks are told about an exception."""
+    """What the other ranks learn about an exception."""
 
     rank: int
     error: str
@@ -58,7 +58,7 @@ class Agreement:
             result.append(action())
         except Exception as caught:
             error = caught
-            # Before the other ranks are told, in case telling them fails.
+            # Logged first, in case informing the other ranks fails.
             logger.warning("%s: %s: %s", self._consequence, type(error).__name__, error, exc_info=True)
         outcomes = self._runtime.gather((result, self._describe(error)))
         failures = [failure for _, failure in outcomes or [] if failure is not None]

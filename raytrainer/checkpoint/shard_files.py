@@ -1,6 +1,6 @@
 """Shards of tensors in safetensors files: what a file holds, and how a rank reads the part that it needs.
 
-Where a slice lies in its tensor is kept in the file's metadata, in the form of torch's distributed checkpoints
+The position of a slice in its tensor is kept in the file's metadata, in the form of torch's distributed checkpoints
 (``HuggingFaceStorageWriter``). Files of full tensors have no such entry.
 """
 

@@ -1,1 +1,1 @@
-"""How tensors lie on ranks: process groups, rows of a matrix, the shard that each rank holds."""
+"""How tensors are distributed over ranks: process groups, rows of a matrix, the shard that each rank holds."""

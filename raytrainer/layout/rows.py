@@ -44,7 +44,7 @@ class RowShards:
         """The rows of this rank."""
 
     def global_rank(self, owner: int) -> int:
-        """The rank in the whole run of one of the ranks that share the parameter."""
+        """The global rank of one of the ranks that share the parameter."""
         return dist.get_global_rank(self.group, owner)
 
     def gather(self, local: torch.Tensor, owner: int) -> torch.Tensor | None:

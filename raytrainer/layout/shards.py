@@ -1,7 +1,7 @@
 """The part of a tensor that one rank holds: a run of its elements in row-major order.
 
-Rows of a DTensor, a slice of a flat buffer, and a tensor that every rank holds whole are all such runs. So a file that
-holds the shards of one run can be read by a rank that needs other ones, and no backend has to know another.
+Rows of a DTensor, a slice of a flat buffer, and a full tensor on every rank are all such runs. So a rank can
+read the shards that any backend wrote on any number of ranks, and no backend has to know another.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a tensor is distributed over the ranks: its full shape, the shard of this rank, and how to gather it.
 
-A tensor is whole on every rank, or a DTensor, or laid out by a library that a backend uses. Such a backend subclasses
+A tensor is complete on every rank, a DTensor, or laid out by a library that a backend uses. Such a backend subclasses
 ``TensorLayout`` and registers an instance, so that checkpoints, optimizers and the loop handle its tensors without
 knowing the library.
 """
@@ -20,10 +20,10 @@ from raytrainer.layout.shards import LocalShard
 
 
 class TensorLayout:
-    """Every rank holds the whole tensor; subclasses describe other layouts."""
+    """Every rank holds the full tensor; subclasses describe other layouts."""
 
     is_distributed = True
-    """Reading or writing the whole of such a tensor takes all ranks."""
+    """Reading or writing the full tensor takes all ranks."""
 
     def covers(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor ``[...]`` has this layout."""

@@ -315,7 +315,7 @@ def import_deepspeed(device: torch.device) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # An all-reduce for inference, which nothing here uses; compiling it takes a compiler and a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # torch tells DeepSpeed, not us, that names of collectives will change.
+    # The warning about renamed collectives is for DeepSpeed, not for users.
     warnings.filterwarnings(
         "ignore", message=r".*torch\.distributed\.\w+. is deprecated", category=FutureWarning
     )
