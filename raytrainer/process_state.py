@@ -1,4 +1,4 @@
-"""What a trainer has of the one process that it is in, and never takes to another.
+"""What a trainer holds that belongs to one process, and that never travels to another.
 
 A driver's trainer has workers, a trainer that is bound to a process has a session, a runtime and a backend. All of it
 is in one object, which is made anew wherever the trainer arrives.
@@ -54,7 +54,7 @@ class ProcessState:
     smoother_shifts_labels: bool = False
     """The label smoother does the same."""
     run: TrainRun | None = None
-    """The ``train()`` call that is going on."""
+    """The ``train()`` call in progress."""
     flop_counter: FlopCounter | None = None
     eval_loaders: dict[str, Any] = field(default_factory=dict[str, Any])
     """Evaluation loaders that keep their worker processes (``dataloader_persistent_workers``)."""
@@ -65,7 +65,7 @@ class ProcessState:
 
     @property
     def loss_scaling(self) -> LossScaling | None:
-        """How losses are scaled in the ``train()`` call that is going on."""
+        """How losses are scaled in the ``train()`` call in progress."""
         return None if self.run is None else self.run.scaling
 
     def bound_runtime(self) -> Runtime:

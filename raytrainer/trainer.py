@@ -344,7 +344,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self.callback_handler.remove_callback(callback)
 
     def is_local_process_zero(self) -> bool:
-        """Whether this is the first process of its node."""
+        """Whether this is the first process on its node."""
         return self.args.local_process_index == 0
 
     def is_world_process_zero(self) -> bool:
@@ -404,7 +404,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         return self._process.memory_tracker
 
     def _use_model(self, model: nn.Module, traits: ModelTraits) -> None:
-        """Take a model, which lies on this rank's device, as the one to train."""
+        """Set the model to train, which is on this rank's device."""
         self.model = self.model_wrapped = model
         self._signature_columns = None
         self.label_names = traits.label_names
@@ -517,7 +517,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
 
 def default_collator(processing_class: ProcessingClass | None) -> Callable[[list[Any]], Any]:
-    """Pads where there is something that can pad."""
+    """The collator of a trainer that was given none: pads if the processing class can pad."""
     if isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor):
         return DataCollatorWithPadding(processing_class)  # pyright: ignore[reportArgumentType]
     return default_data_collator

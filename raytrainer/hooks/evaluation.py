@@ -94,7 +94,7 @@ class EvaluationHooks(TrainerParts):
         return loss, select_logits(outputs, ignore_keys or [], has_loss), labels
 
     def _prediction_padding(self) -> int:
-        """What fills up predictions that are shorter than those of other batches or ranks."""
+        """The value that pads predictions to the length of those of other batches and ranks."""
         return -100
 
     def _predict_batch(

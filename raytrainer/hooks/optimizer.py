@@ -85,7 +85,7 @@ class OptimizerHooks(TrainerParts):
         return self.lr_scheduler
 
     def _drop_created_scheduler(self) -> None:
-        """Forget the schedule, if it was built here: another ``train()`` has another length."""
+        """Forget the schedule, if it was built here: the next ``train()`` may have another length."""
         if self._created_lr_scheduler:
             self.lr_scheduler = None
             self._created_lr_scheduler = False

@@ -23,7 +23,7 @@ class SavingHooks(TrainerParts):
     """Logs, checkpoints and the best model."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Record logs in the state, tell the callbacks and the driver."""
+        """Record logs in the state, and pass them to the callbacks and the driver."""
         epoch = cast("float | None", self.state.epoch)  # None before the first run
         if epoch is not None:
             logs["epoch"] = epoch
@@ -96,7 +96,7 @@ class SavingHooks(TrainerParts):
         return {}
 
     def _restore_task_state(self, state: dict[str, Any]) -> None:
-        """All ranks: begin a run with what a checkpoint kept, or with nothing."""
+        """All ranks: start a run from what a checkpoint kept; an empty dict where it kept nothing."""
 
     def _load_best_model(self) -> None:
         self._backend.load_model(self.model, Path(str(self.state.best_model_checkpoint)))

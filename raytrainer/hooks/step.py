@@ -110,7 +110,7 @@ class StepHooks(TrainerParts):
         )
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
-        """Around ``compute_loss``. Autocast lies in the wrapped model already."""
+        """The context around ``compute_loss``; the wrapped model does autocast by itself."""
         return self.autocast_smart_context_manager()
 
     def autocast_smart_context_manager(

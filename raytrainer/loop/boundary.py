@@ -1,4 +1,4 @@
-"""What happens between two steps: agree, log, evaluate, save. In this order."""
+"""What happens between two steps, in this order: agree, log, evaluate, save."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def at_boundary(run: TrainRun) -> None:
         trainer._save_checkpoint(run.model, trial=None)
         trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
     if acted:
-        run.speed.restart()  # The time of an evaluation or a save is no training time.
+        run.speed.restart()  # The time of an evaluation or a save does not count as training.
     if acted and run.runtime.world_size > 1:
         # Callbacks of evaluate and save may have asked to stop, on some ranks only.
         agree_on_control(run)
@@ -101,12 +101,12 @@ def gather_rows(run: TrainRun, row: list[float]) -> list[list[float]]:
         return [row]
     rows = torch.zeros(run.runtime.world_size, len(row), dtype=torch.float64, device=run.args.device)
     rows[run.runtime.rank] = torch.tensor(row, dtype=torch.float64)
-    # Each number is added to zeros only, so that a NaN stays the NaN of its own rank.
+    # Each number is added to zeros only, so a NaN stays with the rank that has it.
     return cast("list[list[float]]", run.backend.sum_over_ranks(rows).tolist())
 
 
 def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:
-    """Say once at which step and on which ranks the loss was no number."""
+    """Report once at which step and on which ranks the loss was not finite."""
     bad = {rank: int(step) for rank, step in enumerate(first_bad_steps) if step >= 0}
     if not bad or run.reported_bad_loss:
         return
@@ -125,7 +125,7 @@ def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:
 
 
 def emit_progress(run: TrainRun, *, always: bool = False) -> None:
-    """Tell the driver where the run is, a few times a second at most."""
+    """Report the progress of the run to the driver, a few times a second at most."""
     if run.runtime.rank != 0:
         return
     now = time.monotonic()

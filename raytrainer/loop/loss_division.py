@@ -1,8 +1,8 @@
-"""Finding out whether a loss was divided by the number of items of its step.
+"""Finding out whether a loss was divided by the number of items in its step.
 
 A model whose ``forward`` takes ``**kwargs`` may divide its loss by ``num_items_in_batch``, or may ignore it; the
-signature does not tell, and a wrong guess scales gradients by the number of ranks or of micro-batches without a
-word. So the count is handed over as a tensor that notices when it is used in an operation, once, in the first
+signature does not say which, and a wrong guess silently scales gradients by the number of ranks or of
+micro-batches. So the count is handed over as a tensor that notices when it is used in an operation, once, in the first
 forward pass.
 """
 

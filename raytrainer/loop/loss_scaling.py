@@ -2,8 +2,8 @@
 
 The loss of a step is the mean over all target items of its micro-batches on all ranks. A loss that was divided by
 that number of items needs one thing more: DDP averages gradients over ranks, so it is multiplied by their number.
-A loss that is the mean of its own micro-batch is divided by the micro-batches of the step. Which of the two a loss
-is, is seen (``item_count``), not guessed, for models as well as for users' own ``compute_loss``.
+A loss that is the mean of its own micro-batch is divided by the micro-batches of the step. Which of the two
+applies is observed (``loss_division``), not guessed, for models as well as for users' own ``compute_loss``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the samples of a step are cut into micro-batches, and how they are cut finer. Pure integer arithmetic."""
+"""How the samples of a step are split into micro-batches, and how they are split further. Pure integer arithmetic."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchSizes:
-    """How the samples of a step are cut."""
+class MicroBatchSizes:
+    """How the samples of a step are split."""
 
     per_device: int
     """Samples of a micro-batch on one rank."""
     accumulation: int
     """Micro-batches of a step on one rank."""
 
-    def smaller(self) -> BatchSizes | None:
+    def smaller(self) -> MicroBatchSizes | None:
         """The next smaller micro-batch that gives the same global batch: half, or a third of an odd one, and so on.
 
         Returns:
@@ -22,7 +22,7 @@ class BatchSizes:
         """
         for divisor in range(2, self.per_device + 1):
             if self.per_device % divisor == 0:
-                return BatchSizes(
+                return MicroBatchSizes(
                     per_device=self.per_device // divisor, accumulation=self.accumulation * divisor
                 )
         return None

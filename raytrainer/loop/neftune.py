@@ -1,4 +1,4 @@
-"""NEFTune: noise on the input embeddings while a model trains, and never else.
+"""NEFTune: noise on the input embeddings while a model trains, and at no other time.
 
 Each number of the embeddings of a sequence gets ``uniform(-1, 1) * alpha / sqrt(L * d)``, where ``d`` is the width of
 the embeddings and ``L`` the length of that sequence (https://arxiv.org/abs/2310.05914, section 2). ``L`` counts real

@@ -1,6 +1,6 @@
 """Where a NaN or an infinite value came from: the first module that made it, and the samples of its micro-batch.
 
-A loss on the CPU is looked at in each micro-batch, before the update spoils the weights. On a GPU looking would wait
+A loss on the CPU is checked in each micro-batch, before the update spoils the weights. On a GPU looking would wait
 for the device in each step, so there ``debug="underflow_overflow"`` asks for it; without it the log says at which step
 the loss was no number. The forward pass of the micro-batch is then done once more, with a hook on every module.
 
@@ -35,7 +35,7 @@ def is_debugging(args: Any) -> bool:
     return "underflow_overflow" in (args.debug or ())
 
 
-def look_at_loss(run: TrainRun, loss: torch.Tensor, inputs: Any, num_items: Any) -> None:
+def check_loss(run: TrainRun, loss: torch.Tensor, inputs: Any, num_items: Any) -> None:
     """This rank, after the backward pass of a micro-batch: find the origin of the first non-finite loss, once.
 
     Args:
@@ -50,7 +50,7 @@ def look_at_loss(run: TrainRun, loss: torch.Tensor, inputs: Any, num_items: Any)
     run.traced_bad_loss = True
     text = (
         f"The loss of step {run.trainer.state.global_step + 1} on rank {run.runtime.rank} is {loss.item()}. "
-        f"{origin(run, inputs, num_items)} {which_samples(run)}"
+        f"{origin(run, inputs, num_items)} {describe_samples(run)}"
     )
     logger.warning(text)
     run.bad_loss_origin = text
@@ -58,7 +58,7 @@ def look_at_loss(run: TrainRun, loss: torch.Tensor, inputs: Any, num_items: Any)
         run.runtime.emit(Note(text=text, level="warning"))
 
 
-def which_samples(run: TrainRun) -> str:
+def describe_samples(run: TrainRun) -> str:
     """A sentence about the micro-batch that is being trained on."""
     index = run.cursor.micro_batches
     ids = sample_ids(run.loader, index)
@@ -88,8 +88,8 @@ def origin(run: TrainRun, inputs: Any, num_items: Any) -> str:
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         # Nothing of the run may change: neither what dropout draws next, nor running statistics.
-        with torch.random.fork_rng(devices), torch.no_grad(), watching(model, found.append):
-            forward_again(run, inputs, num_items)
+        with torch.random.fork_rng(devices), torch.no_grad(), report_nonfinite(model, found.append):
+            repeat_forward(run, inputs, num_items)
     except Exception as error:  # noqa: BLE001 - looking for an error must not end a run that goes on
         return f"The module is not known: a second forward pass raised {type(error).__name__}: {error}"
     finally:
@@ -101,7 +101,7 @@ def origin(run: TrainRun, inputs: Any, num_items: Any) -> str:
     return "In a second forward pass all modules gave finite values: the loss itself, or what dropout drew, made it."
 
 
-def forward_again(run: TrainRun, inputs: Any, num_items: Any) -> None:
+def repeat_forward(run: TrainRun, inputs: Any, num_items: Any) -> None:
     """This rank alone: run the forward pass of a micro-batch.
 
     Args:
@@ -120,7 +120,7 @@ def forward_again(run: TrainRun, inputs: Any, num_items: Any) -> None:
 
 
 @contextmanager
-def watching(model: nn.Module, report: Callable[[str], object]) -> Generator[None]:
+def report_nonfinite(model: nn.Module, report: Callable[[str], object]) -> Generator[None]:
     """While it lasts, each module whose output is not finite is reported, the first to end first."""
     hooks: list[RemovableHandle] = []
     modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
@@ -195,8 +195,8 @@ def debugging(run: TrainRun) -> Generator[None]:
             return
         raise ValueError(
             f"debug='underflow_overflow', step {run.trainer.state.global_step + 1}, rank {run.runtime.rank}: {text} "
-            f"{which_samples(run)}"
+            f"{describe_samples(run)}"
         )
 
-    with watching(run.trainer.model, stop):
+    with report_nonfinite(run.trainer.model, stop):
         yield

@@ -4,7 +4,7 @@ A step that runs out of memory ends the attempt on all ranks. The run then begin
 checkpoint) with smaller micro-batches and as many more of them, so that each step sees the same samples.
 
 For ranks to agree there must be no collective in which the others wait for the one without memory. So gradients are
-not reduced in the backward pass here: ranks tell each other after each micro-batch whether they had memory for it, and
+not reduced in the backward pass here: ranks agree after each micro-batch on whether all had memory for it, and
 average their gradients after the last one. That costs the overlap of computing and sending. They tell each other again
 after the update, which makes the optimizer's state. Memory that ends anywhere else (in an evaluation, in a collective
 of the user's own) is an error like any other.

@@ -1,7 +1,7 @@
 """What a user may ask a Trainer about its run: batch, lengths, sizes of meshes, the optimizer that ``optim`` names.
 
-The loop asks none of them; it has a plan (``loop.plan``), and the catalogue builds optimizers. So an override decides
-nothing, and is warned about (``preflight.unsupported_methods``).
+The loop calls none of them: it has a plan (``loop.plan``), and the catalogue builds optimizers. So an override has no
+effect, and a warning says so (``preflight.unsupported_methods``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raytrainer.trainer_protocol import TrainerParts
 
 
 class Queries(TrainerParts):
-    """Questions of ``transformers.Trainer`` that have an answer here too."""
+    """Methods of ``transformers.Trainer`` that describe a run and that nothing here calls."""
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Samples of one optimizer step over all ranks."""
@@ -82,8 +82,8 @@ class Queries(TrainerParts):
         entry = look_up(args.optim)
         if entry.traits.takes_target_modules or entry.traits.updates_in_backward:
             raise ConfigurationError(
-                f"optim={entry.name!r} is no class that could be given parameters: it needs to know which are "
-                "projected, or steps in the backward pass. Call `create_optimizer` instead."
+                f"optim={entry.name!r} cannot be returned as a class that takes parameters: it must know which of them "
+                "are projected, or steps in the backward pass. Call `create_optimizer` instead."
             )
         options = parse_options(entry, args.optim_args)
 

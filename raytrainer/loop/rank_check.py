@@ -1,4 +1,4 @@
-"""The rank sentinel: parameters that every rank should have are compared now and then.
+"""The rank check: every so many steps, ranks compare the parameters of which each should have the same copy.
 
 Ranks that drift apart, for instance because an optimizer steps before gradients are reduced, go on with losses that
 look right, and a checkpoint has the weights of rank 0 alone. Here the run stops with the name of what differs.
@@ -16,10 +16,10 @@ from raytrainer.layout.tensor_layout import is_sharded
 from raytrainer.loop.run import TrainRun
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers of an element's size: sums of bits are exact, and tell any two values apart but by chance."""
+"""Integers of an element's size: sums of bits are exact, and two values have the same sum only by chance."""
 
 
-def is_due(run: TrainRun) -> bool:
+def is_check_due(run: TrainRun) -> bool:
     """Whether ranks are compared after this step."""
     every = run.args.rank_check_steps
     return every > 0 and run.runtime.world_size > 1 and run.trainer.state.global_step % every == 0

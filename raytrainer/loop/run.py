@@ -12,7 +12,7 @@ from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
 from raytrainer.loop.loss_meter import LossMeter
 from raytrainer.loop.loss_scaling import LossScaling
-from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.plan import Cursor, TrainPlan
 from raytrainer.runtimes.base import Runtime
@@ -67,5 +67,5 @@ class TrainRun:
     """The origin of the first bad loss on this rank was looked for."""
     bad_loss_origin: str | None = None
     """What was found."""
-    requested_sizes: BatchSizes | None = None
+    requested_sizes: MicroBatchSizes | None = None
     """What the arguments asked for, where ``auto_find_batch_size`` may take smaller ones."""

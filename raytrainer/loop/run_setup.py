@@ -1,7 +1,7 @@
-"""Opening a run on a rank: data, plan, optimizer, schedule, and what a checkpoint gives back.
+"""Setting up a run on a rank: data, plan, optimizer, schedule, and what a checkpoint restores.
 
-The order is the anchor's where it decides numbers: weights are loaded before the model is wrapped, the optimizer is
-built on the wrapped model's parameters, and the schedule on the raw optimizer.
+The order is that of transformers where it decides numbers: weights are loaded before the model is wrapped, the
+optimizer is built on the wrapped model's parameters, and the schedule on the raw optimizer.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def open_run(
 
 
 def plan_of(trainer: TrainerProtocol, loader: Any) -> TrainPlan:
-    """Count what the arguments and the loader give."""
+    """Derive the plan from the arguments and the loader."""
     args = trainer.args
     length = len(loader) if has_length(loader) else None
     return make_plan(
@@ -169,7 +169,7 @@ def fresh_state(trainer: TrainerProtocol, plan: TrainPlan) -> TrainerState:
 def restore_state(
     trainer: TrainerProtocol, plan: TrainPlan, checkpoint: Path, saved: LoopState | None, *, is_restart: bool
 ) -> Cursor:
-    """Take over the public state of a checkpoint.
+    """Restore the public state of a checkpoint.
 
     Args:
         trainer: Gets the state.
@@ -204,7 +204,7 @@ def restore_state(
 
 
 def rescaled(saved: LoopState, plan: TrainPlan) -> Cursor:
-    """The saved position in samples, in micro-batches of this plan."""
+    """Convert the saved position to micro-batches of this plan."""
     cursor = dataclasses.replace(saved.cursor)
     if saved.round_size != plan.round_size:
         samples = cursor.micro_batches * saved.round_size
@@ -221,7 +221,7 @@ def rescaled(saved: LoopState, plan: TrainPlan) -> Cursor:
 
 
 def restore_window(run: TrainRun, saved: LoopState) -> None:
-    """Go on with the log window that the checkpoint cut in two."""
+    """Continue the log window that was open when the checkpoint was saved."""
     if run.args.torch_compile:
         # The watched forward pass is not compiled: it would compute other bits than that of a run that goes on.
         run.scaling.remember(saved.model_divides)

@@ -43,7 +43,7 @@ def save_checkpoint(run: TrainRun) -> Path:
     step = trainer.state.global_step
     trainer.store_flos()
     window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / runtime.world_size
-    note_best(run, directory)
+    record_best_checkpoint(run, directory)
     of_task = trainer._task_state()
 
     def write_states(target: Path) -> list[Path]:
@@ -73,7 +73,7 @@ def save_checkpoint(run: TrainRun) -> Path:
     return path
 
 
-def note_best(run: TrainRun, directory: Path) -> None:
+def record_best_checkpoint(run: TrainRun, directory: Path) -> None:
     """Record the path of the best checkpoint, if it is, or is about to be, in storage."""
     state = run.trainer.state
     if not state.best_global_step:

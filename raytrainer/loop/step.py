@@ -13,7 +13,7 @@ from torch import nn
 from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.data.batch_split import weights_of
 from raytrainer.layout.tensor_layout import full_shape
-from raytrainer.loop.nonfinite import look_at_loss
+from raytrainer.loop.nonfinite import check_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
 from raytrainer.optim.schedules import waits_for_metric
@@ -23,7 +23,7 @@ from raytrainer.user_types import Batch
 def take_step(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | None) -> bool:
     """Train on the micro-batches of one step and update the weights.
 
-    All ranks: gradients are reduced in the backward pass of the last micro-batch, or after it (``fitting``).
+    All ranks: gradients are reduced in the backward pass of the last micro-batch, or after it (``out_of_memory``).
 
     Args:
         run: The run.
@@ -33,7 +33,7 @@ def take_step(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | N
     Returns:
         False when a callback stopped the step between two micro-batches, so that no update was made.
     """
-    if not add_gradients(run, group, num_items):
+    if not accumulate_gradients(run, group, num_items):
         return False
     if not run.args.auto_find_batch_size:
         update_weights(run)
@@ -43,7 +43,7 @@ def take_step(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | N
     return True
 
 
-def add_gradients(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | None) -> bool:
+def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | None) -> bool:
     """Forward and backward of a step's micro-batches.
 
     Args:
@@ -71,18 +71,18 @@ def add_gradients(run: TrainRun, group: list[Any], num_items: torch.Tensor | int
                 loss = agree_on_memory(run, compute)
             else:
                 loss = call_training_step(run, inputs, num_items)
-        look_at_loss(run, loss, inputs, num_items)
+        check_loss(run, loss, inputs, num_items)
         run.meter.add(loss, trainer.state.global_step + 1)
         run.cursor.micro_batches += 1
         track_work(run, inputs)
         if not is_last:
             trainer.control = handler.on_substep_end(run.args, trainer.state, trainer.control)
-            if handler.overrides("on_substep_end") and stops(run):
+            if handler.overrides("on_substep_end") and should_stop(run):
                 return False
     return True
 
 
-def stops(run: TrainRun) -> bool:
+def should_stop(run: TrainRun) -> bool:
     """All ranks: whether any rank's control asks to end the epoch or the training."""
     control = run.trainer.control
     agreed = run.runtime.agree([control.should_epoch_stop, control.should_training_stop])

@@ -15,7 +15,7 @@ from raytrainer.checkpoint.rng import load_rng
 from raytrainer.data.position import open_epoch
 from raytrainer.hub.checkpoint_uploads import finish_uploads
 from raytrainer.loop.boundary import agree_on_control, at_boundary, call_log, emit_progress, gather_rows
-from raytrainer.loop.rank_check import check_ranks_agree, is_due
+from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import run_directory
 from raytrainer.loop.step import take_step
@@ -106,7 +106,7 @@ def train_on_epoch(run: TrainRun, epoch: int) -> None:
         if not group:
             break
         if take_step(run, group, num_items):
-            if is_due(run):
+            if is_check_due(run):
                 check_ranks_agree(run)
             agree_on_control(run)
             emit_progress(run)
@@ -158,7 +158,10 @@ def close(run: TrainRun) -> TrainOutput:
     if run.runtime.rank == 0:
         run.runtime.emit(
             TrainEnded(
-                step=state.global_step, metrics=dict(metrics), places=places(run), interrupted=run.interrupted
+                step=state.global_step,
+                metrics=dict(metrics),
+                places=output_paths(run),
+                interrupted=run.interrupted,
             )
         )
     # All ranks: nobody leaves before the files of the last save are all in place.
@@ -166,8 +169,8 @@ def close(run: TrainRun) -> TrainOutput:
     return TrainOutput(state.global_step, train_loss, metrics)
 
 
-def places(run: TrainRun) -> dict[str, str]:
-    """What a user may look for after training, and where it lies."""
+def output_paths(run: TrainRun) -> dict[str, str]:
+    """What a user may look for after training, and its path."""
     directory = run_directory(run.args)
     found: dict[str, Any] = {"run": directory}
     newest = directory / f"checkpoint-{run.trainer.state.global_step}"

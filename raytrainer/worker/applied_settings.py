@@ -15,7 +15,7 @@ from raytrainer.arguments.accelerator_config import dispatches_batches, fills_up
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.errors import EngagementError
 from raytrainer.layout.tensor_layout import full_shape
-from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import EngagedRow
 from raytrainer.worker.kernels import kernel_rows
@@ -34,7 +34,7 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
             engaged=f"{type(run.trainer.lr_scheduler).__name__}, {plan.max_steps} steps",
         )
     )
-    now = BatchSizes(per_device=args.train_batch_size, accumulation=plan.accumulation)
+    now = MicroBatchSizes(per_device=args.train_batch_size, accumulation=plan.accumulation)
     asked = run.requested_sizes or now
     fitted = f", as {now.per_device} x {now.accumulation} x {requested_workers} to fit into memory"
     rows.append(

@@ -21,7 +21,7 @@ from raytrainer.callbacks.saved_states import export_states, restore_states
 from raytrainer.checkpoint.rng import load_rng, save_rng
 from raytrainer.checkpoint.state_files import load_trainer_state
 from raytrainer.errors import ConfigurationError
-from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.out_of_memory import OutOfMemory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import Note
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def search_batch_size(
-    trainer: TrainerProtocol, runtime: Runtime, attempt: Callable[[BatchSizes, bool], TrainOutput]
+    trainer: TrainerProtocol, runtime: Runtime, attempt: Callable[[MicroBatchSizes, bool], TrainOutput]
 ) -> TrainOutput:
     """All ranks: train, with smaller micro-batches after each attempt that does not fit into memory.
 
@@ -71,7 +71,7 @@ def search_batch_size(
         set_sizes(args, requested)
 
 
-def report_smaller(runtime: Runtime, tried: BatchSizes, smaller: BatchSizes, step: int) -> None:
+def report_smaller(runtime: Runtime, tried: MicroBatchSizes, smaller: MicroBatchSizes, step: int) -> None:
     """Report which sizes did not fit and which come next.
 
     Args:
@@ -89,14 +89,14 @@ def report_smaller(runtime: Runtime, tried: BatchSizes, smaller: BatchSizes, ste
         runtime.emit(Note(text=text, level="warning"))
 
 
-def sizes_of(args: TrainingArguments) -> BatchSizes:
+def sizes_of(args: TrainingArguments) -> MicroBatchSizes:
     """The sizes that the arguments hold."""
-    return BatchSizes(
+    return MicroBatchSizes(
         per_device=args.per_device_train_batch_size, accumulation=args.gradient_accumulation_steps
     )
 
 
-def set_sizes(args: TrainingArguments, sizes: BatchSizes) -> None:
+def set_sizes(args: TrainingArguments, sizes: MicroBatchSizes) -> None:
     """Write sizes into the arguments."""
     args.per_device_train_batch_size = sizes.per_device
     args.gradient_accumulation_steps = sizes.accumulation
@@ -109,7 +109,7 @@ def apply_saved_sizes(args: TrainingArguments, checkpoint: Path | None) -> None:
     saved, now = load_trainer_state(checkpoint).train_batch_size, sizes_of(args)
     if saved and saved < now.per_device and now.per_device % saved == 0:
         factor = now.per_device // saved
-        set_sizes(args, BatchSizes(per_device=saved, accumulation=now.accumulation * factor))
+        set_sizes(args, MicroBatchSizes(per_device=saved, accumulation=now.accumulation * factor))
 
 
 class StartState:

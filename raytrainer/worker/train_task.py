@@ -26,7 +26,7 @@ from raytrainer.checkpoint.scan import (
 )
 from raytrainer.errors import CheckpointError
 from raytrainer.hub.checkpoint_uploads import begin_uploads
-from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.nonfinite import debugging
 from raytrainer.loop.run import TrainRun
@@ -76,7 +76,7 @@ def train_on_rank(
     memory.start()
     trainer.is_in_train = True
 
-    def attempt(requested: BatchSizes | None = None, is_again: bool = False) -> TrainOutput:
+    def attempt(requested: MicroBatchSizes | None = None, is_again: bool = False) -> TrainOutput:
         origin = choose_origin(trainer, runtime, resume_from_checkpoint, is_restart=is_restart or is_again)
         return train_from(
             trainer,
@@ -103,7 +103,7 @@ def train_from(
     runtime: Runtime,
     ignore_keys_for_eval: list[str] | None,
     compute_loss_override: Any | None,
-    requested: BatchSizes | None,
+    requested: MicroBatchSizes | None,
 ) -> TrainOutput:
     """All ranks: open a run where it begins, and train it to its end.
 

@@ -89,7 +89,7 @@ def test_looking_for_the_module_changes_nothing(tmp_path: Path, monkeypatch: pyt
     looked, notes = train(tmp_path / "a", first)
     drawn = torch.rand(3)
     assert any("first module" in text for text in notes)
-    monkeypatch.setattr(step, "look_at_loss", lambda *args: None)
+    monkeypatch.setattr(step, "check_loss", lambda *args: None)
     blind, notes = train(tmp_path / "b", second)
     assert not any("first module" in text for text in notes)
     assert torch.equal(drawn, torch.rand(3))

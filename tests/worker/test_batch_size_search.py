@@ -11,7 +11,7 @@ import torch
 import raytrainer
 from raytrainer.driver.entry_points import open_local_session
 from raytrainer.errors import ConfigurationError
-from raytrainer.loop.micro_batch_sizes import BatchSizes
+from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from tests.parity.twins import make_args, make_model, make_samples, rows
 
 
@@ -131,7 +131,7 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("per_device", [1, 2, 6, 7, 12, 35])
 def test_smaller_sizes_keep_the_global_batch(per_device: int) -> None:
-    sizes: BatchSizes | None = BatchSizes(per_device=per_device, accumulation=3)
+    sizes: MicroBatchSizes | None = MicroBatchSizes(per_device=per_device, accumulation=3)
     seen = []
     while sizes is not None:
         seen.append(sizes.per_device)
