@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +62,8 @@ class TrainerProtocol(Protocol):
     is_in_train: bool
     hub_model_id: str | None
 
+    _supports: ClassVar[frozenset[str]]
+    """Fields of ``Seq2SeqTrainingArguments`` that the trainer's class implements."""
     _process: ProcessState
     _own_model: Any
     """The model as it was passed: an instance, a name, or None."""
@@ -201,6 +203,8 @@ class TrainerProtocol(Protocol):
     def _restore_task_state(self, state: dict[str, Any]) -> None: ...
 
     # ---- between driver and workers ---------------------------------------------------------------------------------
+
+    def _overrides(self) -> frozenset[str]: ...
 
     def _fetch_weights(self) -> None: ...
 

@@ -8,6 +8,7 @@ knowing the library.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -19,19 +20,19 @@ from raytrainer.layout.ranks import current_rank
 from raytrainer.layout.shards import LocalShard
 
 
-class TensorLayout:
-    """Every rank holds the full tensor; subclasses describe other layouts."""
+class TensorLayout(ABC):
+    """How the tensors that it covers are distributed; the defaults fit tensors that every rank holds in full."""
 
     is_distributed = True
     """Reading or writing the full tensor takes all ranks."""
 
+    @abstractmethod
     def covers(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor ``[...]`` has this layout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_sharded(self, tensor: torch.Tensor) -> bool:
         """Whether the tensor ``[...]`` itself is a shard; otherwise only its master copy may be one."""
-        raise NotImplementedError
 
     def full_shape(self, tensor: torch.Tensor) -> torch.Size:
         """The shape ``[full shape]`` of the full tensor."""
@@ -41,19 +42,19 @@ class TensorLayout:
         """The dtype in which a tensor ``[...]`` is trained and saved: that of the master copy, if there is one."""
         return tensor.dtype
 
+    @abstractmethod
     def local_shard(self, tensor: torch.Tensor) -> LocalShard:
         """This rank's part of a tensor, flattened ``[elements]``, in the precision that is trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def full_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """All ranks: the tensor ``[full shape]`` on this rank's device, in the precision that is trained."""
-        raise NotImplementedError
 
     def writable(self, parameter: torch.Tensor) -> AbstractContextManager[None]:
         """All ranks: inside, an in-place update of the parameter ``[...]`` is kept."""
         return nullcontext()
 
-    def publish(self, model: nn.Module) -> None:
+    def publish(self, model: nn.Module) -> None:  # noqa: B027 - there need not be master copies
         """All ranks: copy changed master copies into the parameters that the model computes with."""
 
 

@@ -15,15 +15,16 @@ from transformers.trainer_utils import IntervalStrategy, has_length
 from raytrainer.errors import ConfigurationError
 from raytrainer.loop.neftune import check_noise
 from raytrainer.preflight.datasets import check_fits_model, check_not_empty, named_datasets
-from raytrainer.preflight.facts import CheckedTrainer, TrainerFacts, facts_of
+from raytrainer.preflight.facts import TrainerFacts, facts_of
 from raytrainer.preflight.optimizer_choice import check_optimizer
 from raytrainer.preflight.resume import check_resume
 from raytrainer.preflight.sharding import check_sharding
 from raytrainer.preflight.unsupported_methods import check_trial
+from raytrainer.trainer_protocol import TrainerProtocol
 
 
 def check_call(
-    trainer: CheckedTrainer, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
     """Check a call of a method that runs on workers, before there are any.
 

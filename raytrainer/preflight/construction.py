@@ -13,11 +13,12 @@ from transformers.trainer_utils import IntervalStrategy
 
 from raytrainer.errors import ConfigurationError
 from raytrainer.preflight.datasets import check_not_empty, named_datasets
-from raytrainer.preflight.facts import CheckedTrainer, TrainerFacts, facts_of
+from raytrainer.preflight.facts import TrainerFacts, facts_of
 from raytrainer.preflight.output_dir import check_output_dir
+from raytrainer.trainer_protocol import TrainerProtocol
 
 
-def check_construction(trainer: CheckedTrainer) -> None:
+def check_construction(trainer: TrainerProtocol) -> None:
     """Check a trainer that was just constructed.
 
     Raises:

@@ -6,11 +6,11 @@ so that each can be called with a few values and no trainer at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.trainer_protocol import TrainerProtocol
 
 MAKES_BATCHES = frozenset(
     {
@@ -62,26 +62,7 @@ class TrainerFacts:
     """Fields of ``Seq2SeqTrainingArguments`` that the trainer's class implements."""
 
 
-class CheckedTrainer(Protocol):
-    """What the checks read of a trainer."""
-
-    args: TrainingArguments
-    model_init: Callable[..., Any] | None
-    train_dataset: Any
-    eval_dataset: Any
-    compute_metrics: Callable[..., Any] | None
-    optimizer: Any
-    lr_scheduler: Any
-    optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None
-    neftune_noise_alpha: float | None
-    _own_model: Any
-    _own_collator: Any
-    _supports: ClassVar[frozenset[str]]
-
-    def _overrides(self) -> frozenset[str]: ...
-
-
-def facts_of(trainer: CheckedTrainer) -> TrainerFacts:
+def facts_of(trainer: TrainerProtocol) -> TrainerFacts:
     """Read what a trainer was given."""
     return TrainerFacts(
         args=trainer.args,
