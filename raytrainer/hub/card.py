@@ -29,7 +29,7 @@ LICENSE_TIMEOUT_S = 10.0
 """How long the Hub may take to answer which license the base model has."""
 
 
-def write_card(trainer: Any, directory: Path, *, world_size: int, **facts: Any) -> Path:
+def write_card(trainer: TrainerProtocol, directory: Path, *, world_size: int, **facts: Any) -> Path:
     """Write the card of a trained model.
 
     Args:

@@ -109,7 +109,7 @@ def repeat_forward(run: TrainRun, inputs: Any, num_items: Any) -> None:
         inputs: The micro-batch.
         num_items: Targets of the step over all ranks, or None.
     """
-    trainer: Any = run.trainer
+    trainer = run.trainer
     inputs = trainer._prepare_inputs(inputs)
     if run.runtime.world_size > 1:
         trainer.model(**inputs)  # A user's compute_loss may wait for the other ranks.
