@@ -152,8 +152,9 @@ def _save_configuration(model: PreTrainedModel, directory: Path, tensors: dict[s
     kept = [dtype for dtype in map(trained_dtype, tensors.values()) if dtype.is_floating_point]
     config.dtype = str(kept[0] if kept else model.dtype).removeprefix("torch.")
     config.save_pretrained(directory)
-    generation_config: Any = model.generation_config
-    if model.can_generate() and generation_config is not None:
+    # Only models that generate have one.
+    generation_config: Any = model.generation_config if model.can_generate() else None
+    if generation_config is not None:
         generation_config.save_pretrained(directory)
 
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
-from raytrainer.checkpoint.sharded_weights import load_sharded_weights, part_name, share_out
+from raytrainer.checkpoint.sharded_weights import load_sharded_weights, part_name, save_in_parts, share_out
 from raytrainer.errors import CheckpointError
 
 
@@ -75,3 +76,12 @@ def test_of_tied_weights_either_name_is_enough(tmp_path):
         model = Tied()
         load_sharded_weights(model, [path])
         assert torch.equal(model.one.weight, torch.full((2, 2), 7.0))
+
+
+def test_a_model_that_does_not_generate_is_saved_without_a_generation_config(tmp_path):
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    save_in_parts(BertForSequenceClassification(config), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert BertForSequenceClassification.from_pretrained(tmp_path).config.hidden_size == 8
