@@ -20,11 +20,11 @@ from transformers import PreTrainedModel
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
 from raytrainer.backends.data_parallel import DataParallelBackend
-from raytrainer.backends.deepspeed import ZeroBackend, check_model, forget_earlier
 from raytrainer.backends.fsdp2 import FullyShardedBackend
 from raytrainer.backends.sharding_units import check_sharding
+from raytrainer.backends.zero import ZeroBackend, check_model, forget_earlier
+from raytrainer.backends.zero.config_sections import build_configured_optimizer, build_configured_schedule
 from raytrainer.dialects.accelerate_sharding import SHARDING_KINDS
-from raytrainer.optim.families.deepspeed import build_configured_optimizer, build_configured_schedule
 
 
 def forget_earlier_backend(args: TrainingArguments) -> None:

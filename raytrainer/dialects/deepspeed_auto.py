@@ -59,7 +59,7 @@ def engine_config(
     """
     check_against(options, args, world_size=world_size)
     config = copy.deepcopy(options.config)
-    # Optimizer and schedule are built here, from the same sections (optim.deepspeed_family).
+    # Optimizer and schedule are built here, from the same sections (``backends.zero.config_sections``).
     for section in ("optimizer", "scheduler"):
         config.pop(section, None)
     for path, (value, _) in _from_arguments(args, world_size).items():

@@ -155,6 +155,11 @@ def groups_of(zero: Any) -> list[list[nn.Parameter]]:
     return groups
 
 
+def counts_steps_in_python(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer under ZeRO keeps its number of steps as a Python int: DeepSpeed's own do, torch's do not."""
+    return type(optimizer).__module__.startswith("deepspeed.")
+
+
 def mark_owner(zero: Any) -> None:
     """Let every parameter of stage 1 or 2 know its ZeRO optimizer.
 

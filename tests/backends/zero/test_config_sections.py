@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import raytrainer
+from raytrainer.backends.zero import config_sections
 from raytrainer.errors import ConfigurationError
-from raytrainer.optim.families import deepspeed as deepspeed_family
 from tests.parity.twins import make_model, make_trainer, rows
 
 pytest.importorskip("deepspeed")
@@ -99,7 +99,7 @@ def test_params_that_do_not_fit_are_an_error(tmp_path, ds, message):
 
 
 def test_a_missing_compiler_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(deepspeed_family.shutil, "which", lambda name: None)
+    monkeypatch.setattr(config_sections.shutil, "which", lambda name: None)
     with pytest.raises(ConfigurationError, match="C\\+\\+ compiler"):
         train(tmp_path, deepspeed=config("AdamW", zero=OFFLOADED))
 

@@ -25,14 +25,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.backends.deepspeed.flat_runs import (
+from raytrainer.backends.zero.flat_runs import (
     flats_of,
     groups_of,
     mark_owner,
     shard_size,
     whole_models,
 )
-from raytrainer.backends.deepspeed.state import ZeroState
+from raytrainer.backends.zero.state import ZeroState
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights, save_sharded_model
 from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_optimizer_shards
 from raytrainer.checkpoint.optimizer_state import OptimizerState, optimizer_state

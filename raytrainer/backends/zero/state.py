@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.backends.deepspeed.flat_runs import Home, groups_of, home_of
+from raytrainer.backends.zero.flat_runs import Home, counts_steps_in_python, groups_of, home_of
 from raytrainer.checkpoint.safetensors_header import Shape
 from raytrainer.checkpoint.sharded_state import fill_shards, read_state_shapes
 from raytrainer.layout.shards import LocalShard
@@ -59,7 +59,7 @@ class ZeroState:
         self._set_options(fill_shards(source, shards, expected, values))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of this rank, as DeepSpeed's optimizer keeps it."""
+        """The state of this rank, as the ZeRO optimizer keeps it."""
         return self._inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -129,8 +129,7 @@ class ZeroState:
         for group, members in self._groups():
             for key in [key for key in group if key not in _NOT_OPTIONS]:
                 group[key] = values[f"param_groups.{self._names[members[0]]}.{key}"]
-        if type(self._inner).__module__.startswith("deepspeed."):
-            # Its own optimizers count steps in Python.
+        if counts_steps_in_python(self._inner):
             entries: dict[str, Any]
             for entries in self._inner.state.values():
                 entries |= {key: int(value) for key, value in entries.items() if _is_number(value)}
