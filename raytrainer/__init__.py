@@ -4,7 +4,7 @@ A name is looked up in ``_HOMES`` and its module imported at that moment, so ``i
 milliseconds and loads neither torch nor ray nor transformers: a driver, a command line with a typo in it, or an
 editor should not wait seconds for them. Type checkers read the block under ``TYPE_CHECKING``.
 
-This file holds no behaviour, and never imports at module level anything that imports one of those three.
+This file holds no logic, and never imports at module level anything that imports one of those three.
 """
 
 from __future__ import annotations

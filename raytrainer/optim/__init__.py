@@ -1,1 +1,1 @@
-"""Which optimizer trains which parameters, and what it demands of the loop."""
+"""Which optimizer trains which parameters, and what it needs from the loop."""

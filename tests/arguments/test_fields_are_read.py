@@ -39,7 +39,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
 }
 """Arguments that code of transformers reads which this package calls (the default flow, the state, the reporters, the
-levels of logging, the normalisation of arguments): the file there, and its words."""
+levels of logging, the normalization of arguments): the file there, and its words."""
 
 OF_SCRIPTS: dict[str, str] = {
     "do_train": "a flag for scripts, as in transformers",

@@ -84,6 +84,6 @@ def test_color_changes_no_text():
     )
 
 
-def test_evaluations_are_recognised_by_their_prefix():
+def test_evaluations_are_recognized_by_their_prefix():
     assert is_evaluation({"eval_loss": 1.0})
     assert not is_evaluation({"loss": 1.0})
