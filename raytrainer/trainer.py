@@ -112,6 +112,11 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     _supports: ClassVar[frozenset[str]] = frozenset()
     """Fields of ``Seq2SeqTrainingArguments`` that this class implements."""
 
+    _evaluates: ClassVar[frozenset[str]] = frozenset(
+        {"loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "num_input_tokens_seen"}
+    )
+    """Metrics of an evaluation without ``compute_metrics``."""
+
     def __init__(
         self,
         model: nn.Module | str | None = None,
@@ -153,7 +158,6 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
-        check_construction(self)
         self.callback_handler = CallbackHandler(
             default_callbacks(self.args) + list(callbacks or []),
             None,
@@ -161,6 +165,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
             self.optimizer,
             self.lr_scheduler,
         )
+        check_construction(self)
         self.control = TrainerControl()
         self.state = TrainerState()
         self.is_in_train = False

@@ -64,6 +64,8 @@ class TrainerProtocol(Protocol):
 
     _supports: ClassVar[frozenset[str]]
     """Fields of ``Seq2SeqTrainingArguments`` that the trainer's class implements."""
+    _evaluates: ClassVar[frozenset[str]]
+    """Metrics of an evaluation without ``compute_metrics``."""
     _process: ProcessState
     _own_model: Any
     """The model as it was passed: an instance, a name, or None."""

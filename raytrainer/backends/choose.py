@@ -14,8 +14,6 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
 )
-from torch import nn
-from transformers import PreTrainedModel
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
@@ -32,13 +30,8 @@ def forget_earlier_backend(args: TrainingArguments) -> None:
     forget_earlier(args)
 
 
-def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
-    """All ranks: build the backend that resolved arguments ask for, on the process group that exists.
-
-    Args:
-        args: Resolved arguments.
-        model: The user's model; decides about unused parameters under DDP.
-    """
+def open_backend(args: TrainingArguments) -> Backend:
+    """All ranks: build the backend that resolved arguments ask for, on the process group that exists."""
     # Accelerate's state is one per process; a second trainer in this process may want another precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     if args.sharding is not None:
@@ -46,7 +39,7 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
     if args.zero is not None:
         # The engine computes in the precision that is asked for, and scales the loss of fp16 itself.
         return ZeroBackend(_plain_accelerator(args, "no"), args.zero, args)
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=_finds_unused(args, model))
+    ddp = DistributedDataParallelKwargs()
     for name in ("bucket_cap_mb", "broadcast_buffers", "static_graph"):
         value = getattr(args, f"ddp_{name}")
         if value is not None:
@@ -58,7 +51,7 @@ def open_backend(args: TrainingArguments, model: nn.Module | None) -> Backend:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
     )
-    return DataParallelBackend(accelerator)
+    return DataParallelBackend(accelerator, finds_unused=args.ddp_find_unused_parameters)
 
 
 def sharding_backend(args: TrainingArguments) -> str | None:
@@ -140,12 +133,3 @@ def _plain_accelerator(args: TrainingArguments, mixed_precision: str) -> Acceler
         )
     finally:
         os.environ.update(asked)
-
-
-def _finds_unused(args: TrainingArguments, model: nn.Module | None) -> bool:
-    if args.ddp_find_unused_parameters is not None:
-        return args.ddp_find_unused_parameters
-    if isinstance(model, PreTrainedModel):
-        # Searching for unused parameters and activation checkpointing exclude each other in DDP.
-        return not (model.is_activation_checkpointing or args.activation_checkpointing)
-    return True

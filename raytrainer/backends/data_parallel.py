@@ -33,8 +33,15 @@ class DataParallelBackend:
 
     rounds_weights = False
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, *, finds_unused: bool | None = None) -> None:
+        """Store what wraps models.
+
+        Args:
+            accelerator: Wraps models in DDP, if there are several processes.
+            finds_unused: ``ddp_find_unused_parameters``; None decides by the model.
+        """
         self.accelerator = accelerator
+        self._finds_unused = finds_unused
         self.name = "ddp" if accelerator.num_processes > 1 else "single"
         self._parameters: list[nn.Parameter] = []
         self._optimizer: Any = None
@@ -66,7 +73,16 @@ class DataParallelBackend:
 
     def _prepare(self, model: nn.Module, *, evaluation_mode: bool) -> nn.Module:
         accelerator: Any = self.accelerator
+        if accelerator.ddp_handler is not None:
+            accelerator.ddp_handler.find_unused_parameters = self._looks_for_unused(model)
         return accelerator.prepare_model(model, evaluation_mode=evaluation_mode)
+
+    def _looks_for_unused(self, model: nn.Module) -> bool:
+        if self._finds_unused is not None:
+            return self._finds_unused
+        # Looking for unused parameters and recomputing activations exclude each other in DDP. Modules say by this
+        # attribute that they recompute, in a transformers model by itself as well as under an adapter.
+        return not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         accelerator: Any = self.accelerator

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from raytrainer.data.columns import has_transform
 from raytrainer.errors import ConfigurationError
 
 
@@ -12,7 +13,8 @@ def sample_lengths(dataset: Any, *, column: str, input_name: str | None, argumen
     """The length of every sample: what a column says, else the length of an input [tokens].
 
     Args:
-        dataset: Sized, of mappings. A ``datasets.Dataset`` is read column by column.
+        dataset: Sized, of mappings. A ``datasets.Dataset`` is read column by column, unless a transform makes its
+            samples.
         column: Holds lengths, if it is there.
         input_name: Key of a sample whose length counts; ``input_ids`` when None.
         argument: The argument that asks for lengths, as a user writes it.
@@ -22,9 +24,11 @@ def sample_lengths(dataset: Any, *, column: str, input_name: str | None, argumen
     """
     key = input_name or "input_ids"
     names = getattr(dataset, "column_names", None) or ()
+    makes_samples = has_transform(dataset)
     if column in names:
-        return [int(length) for length in dataset[column]]
-    if key in names:
+        stored = dataset.with_format(None) if makes_samples else dataset
+        return [int(length) for length in stored[column]]
+    if key in names and not makes_samples:
         return [len(row) for row in dataset[key]]
     return [_length(dataset[index], column, key, argument) for index in range(len(dataset))]
 

@@ -14,6 +14,7 @@ from transformers.trainer_utils import IntervalStrategy, has_length
 
 from raytrainer.errors import ConfigurationError
 from raytrainer.loop.neftune import check_noise
+from raytrainer.preflight.best_metric import best_metric_can_exist, best_metric_names_a_dataset
 from raytrainer.preflight.datasets import check_fits_model, check_not_empty, named_datasets
 from raytrainer.preflight.facts import TrainerFacts, facts_of
 from raytrainer.preflight.optimizer_choice import check_optimizer
@@ -62,7 +63,15 @@ def check_training(facts: TrainerFacts) -> None:
     Raises:
         ConfigurationError: If a rule is broken.
     """
-    for rule in (has_train_dataset, has_an_end, sampling_has_lengths, train_columns_fit, eval_columns_fit):
+    for rule in (
+        has_train_dataset,
+        has_an_end,
+        sampling_has_lengths,
+        train_columns_fit,
+        eval_columns_fit,
+        best_metric_names_a_dataset,
+        best_metric_can_exist,
+    ):
         rule(facts)
 
 

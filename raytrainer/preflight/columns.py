@@ -1,7 +1,8 @@
 """Whether the columns of a dataset fit what the model's ``forward`` takes, seen on the driver.
 
 Looks at names only: those of a ``datasets.Dataset``, or the keys of the first sample of any other map-style dataset
-(with the random state put back). A dataset whose columns cannot be known is left to the workers. Never reads a stream.
+and of one with a transform (with the random state put back). A dataset whose columns cannot be known is left to the
+workers. Never reads a stream.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers.utils.generic import (
     find_labels,  # pyright: ignore[reportUnknownVariableType]
 )
 
+from raytrainer.data.columns import has_transform
 from raytrainer.errors import ConfigurationError
 from raytrainer.user_types import DatasetLike
 
@@ -119,7 +121,9 @@ def passes_columns_through(data_collator: Callable[[list[Any]], Any] | None) -> 
 
 
 def _stored_columns(dataset: DatasetLike) -> Collection[str] | None:
-    """Names of the columns as they are stored; None if they cannot be known."""
+    """Names of the columns as a sample has them; None if they cannot be known."""
+    if has_transform(dataset):
+        return _keys(_first_sample(dataset))
     names = getattr(dataset, "column_names", None)
     if isinstance(names, list):
         return cast("list[str]", names)
@@ -138,8 +142,7 @@ def _batch_columns(dataset: DatasetLike) -> Collection[str] | None:
 
 def _batch_columns_of_hf(dataset: Any) -> list[str] | None:
     features: Mapping[str, Any] | None = getattr(dataset, "features", None)
-    has_transform = getattr(dataset, "format", {}).get("type") == "custom"
-    if features is None or has_transform:
+    if features is None or has_transform(dataset):
         return None
     return [name for name in dataset.column_names if not _is_text(features[name])]
 

@@ -12,6 +12,7 @@ import torch
 from transformers.trainer_utils import IntervalStrategy
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.preflight.best_metric import best_metric_names_a_dataset
 from raytrainer.preflight.datasets import check_not_empty, named_datasets
 from raytrainer.preflight.facts import TrainerFacts, facts_of
 from raytrainer.preflight.output_dir import check_output_dir
@@ -41,6 +42,7 @@ def check_trainer(facts: TrainerFacts) -> None:
         optimizer_is_given_once,
         evaluation_has_data,
         best_model_has_a_metric,
+        best_metric_names_a_dataset,
         batch_metrics_know_the_last_batch,
         collator_is_callable,
         datasets_are_not_empty,

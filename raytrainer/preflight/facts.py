@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import TrainerCallback
+
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.trainer_protocol import TrainerProtocol
 
@@ -35,7 +37,17 @@ USES_INPUTS = frozenset(
     }
 )
 """Hooks whose override may take columns out of a batch before the model sees it."""
-OVERRIDES_OF_INTEREST = MAKES_BATCHES | USES_INPUTS | {"_get_train_sampler"}
+MAKES_METRICS = frozenset(
+    {
+        "evaluate",
+        "evaluation_loop",
+        "_evaluate",
+        "_determine_best_metric",
+        "log",
+    }
+)
+"""Hooks whose override may add to the metrics of an evaluation, or choose among them."""
+OVERRIDES_OF_INTEREST = MAKES_BATCHES | USES_INPUTS | MAKES_METRICS | {"_get_train_sampler"}
 """Methods whose override changes what a check may assume."""
 
 
@@ -60,6 +72,22 @@ class TrainerFacts:
     """Those of ``OVERRIDES_OF_INTEREST`` that the user's subclass overrides."""
     supports: frozenset[str] = frozenset()
     """Fields of ``Seq2SeqTrainingArguments`` that the trainer's class implements."""
+    callbacks: tuple[Any, ...] = ()
+    """Instances."""
+    evaluates: frozenset[str] = frozenset()
+    """Metrics that the trainer's class gives by itself."""
+
+    @property
+    def makes_metrics(self) -> bool:
+        """Whether code of the user's other than ``compute_metrics`` may add to the metrics of an evaluation."""
+        return bool(self.overrides & MAKES_METRICS) or any(map(_hears_of_evaluations, self.callbacks))
+
+
+def _hears_of_evaluations(callback: object) -> bool:
+    """Whether a callback of the user's is given the metrics of an evaluation, which it may change."""
+    cls = type(callback)
+    is_own = cls.__module__.partition(".")[0] not in ("transformers", "raytrainer")
+    return is_own and getattr(cls, "on_evaluate", None) is not getattr(TrainerCallback, "on_evaluate", None)
 
 
 def facts_of(trainer: TrainerProtocol) -> TrainerFacts:
@@ -76,6 +104,8 @@ def facts_of(trainer: TrainerProtocol) -> TrainerFacts:
         optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
         overrides=trainer._overrides(),
         supports=trainer._supports,
+        callbacks=tuple(trainer.callback_handler.callbacks),
+        evaluates=trainer._evaluates,
     )
 
 

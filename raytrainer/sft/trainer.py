@@ -68,6 +68,8 @@ class SFTTrainer(Trainer):
 
     args: SFTConfig
 
+    _evaluates = Trainer._evaluates | {"mean_token_accuracy"}
+
     def __init__(
         self,
         model: nn.Module | str | None = None,

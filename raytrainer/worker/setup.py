@@ -56,7 +56,7 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     loads_late = args.zero is not None  # transformers shards it, once the backend has set stage 3
     if name is not None and not loads_in_shards and not loads_late:
         model = trainer._load_named_model(name)
-    backend = trainer._process.backend = open_backend(args, model)
+    backend = trainer._process.backend = open_backend(args)
     trainer.accelerator = backend.accelerator
     if name is not None and loads_in_shards:
         model = load_in_shards(name, backend, args.device)
