@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from raytrainer.arguments.parser import HfArgumentParser
     from raytrainer.arguments.training_arguments import TrainingArguments
     from raytrainer.hooks import TrainerHooks
+    from raytrainer.libraries.patch import patch_transformers
     from raytrainer.optim.catalogue import register_optimizer
     from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments
     from raytrainer.seq2seq.trainer import Seq2SeqTrainer
@@ -91,6 +92,7 @@ __all__ = [
     "UnknownArgumentError",
     "__version__",
     "get_last_checkpoint",
+    "patch_transformers",
     "register_optimizer",
     "set_seed",
 ]
@@ -120,6 +122,7 @@ _HOMES = {
     "TrainerState": "transformers.trainer_callback",
     "TrainingArguments": "raytrainer.arguments.training_arguments",
     "get_last_checkpoint": "transformers.trainer_utils",
+    "patch_transformers": "raytrainer.libraries.patch",
     "set_seed": "transformers.trainer_utils",
 }
 """Public name -> the module that defines it."""

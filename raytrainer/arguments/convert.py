@@ -51,7 +51,8 @@ def convert(args: transformers.TrainingArguments | None) -> TrainingArguments:
     if ours is None:
         raise ConfigurationError(
             f"args= got a {type(args).__module__}.{type(args).__name__}; a raytrainer.TrainingArguments was expected. "
-            "Import TrainingArguments from raytrainer, and derive your own arguments from it."
+            "Import TrainingArguments from raytrainer, and derive your own arguments from it; for a library that has "
+            "arguments of its own, call raytrainer.patch_transformers() before you import it."
         )
     values = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
     if values["logging_nan_inf_filter"] is True:
@@ -61,6 +62,7 @@ def convert(args: transformers.TrainingArguments | None) -> TrainingArguments:
 
 def _counterpart(theirs: type) -> type[TrainingArguments] | None:
     """Our class of the same name as a class of arguments of transformers; public names are resolved when read."""
-    is_of_transformers = getattr(transformers, theirs.__name__, None) is theirs
+    # By its module: a patch may let the name in transformers stand for our class.
+    is_of_transformers = theirs.__module__.partition(".")[0] == "transformers"
     found = getattr(raytrainer, theirs.__name__, None) if is_of_transformers else None
     return found if isinstance(found, type) and issubclass(found, TrainingArguments) else None

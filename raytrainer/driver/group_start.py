@@ -30,7 +30,12 @@ class StartedGroup:
 
 
 def start_group(
-    args: TrainingArguments, shipped: Shipped, *, open_session: str, on_end: Callable[[], None]
+    args: TrainingArguments,
+    shipped: Shipped,
+    *,
+    open_session: str,
+    preparations: tuple[str, ...],
+    on_end: Callable[[], None],
 ) -> StartedGroup:
     """Join or start Ray, check that there is room, and begin to start the workers. Does not wait for them.
 
@@ -38,6 +43,7 @@ def start_group(
         args: How many workers with what, and how they are restarted.
         shipped: The trainer in transport form.
         open_session: ``module:function`` that sets the trainer up on a worker.
+        preparations: Each a ``module:function`` that a worker calls before it unpacks the trainer.
         on_end: Called in another thread when Ray Train's run has ended.
 
     Raises:
@@ -69,6 +75,7 @@ def start_group(
         backend=_collective_backend(args, use_gpu=allocation.use_gpu),
         timeout_s=float(args.ddp_timeout),
         directory=os.getcwd() if cluster.is_private else None,
+        preparations=preparations,
     )
     fit = FitThread(
         lambda storage: make_fit(args, allocation, storage, config, is_private_cluster=cluster.is_private),

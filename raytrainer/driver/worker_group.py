@@ -27,6 +27,7 @@ from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.messages import Task
+from raytrainer.wire.preparations import preparations as named_preparations
 from raytrainer.wire.spec import Shipped, receive, ship
 
 DEFAULT_SESSION = "raytrainer.worker.session:open_session"
@@ -49,6 +50,8 @@ class WorkerGroup:
         args: How many workers with what, and how they are restarted.
         on_event: Gets the workers' events, in the thread that calls.
         open_session: ``module:function`` that sets the trainer up on a worker: ``(trainer, runtime) -> session``.
+        preparations: Each a ``module:function`` that a worker calls before it unpacks the trainer; by default those
+            that were named in this process (``wire.preparations``).
 
     Raises:
         ConfigurationError: If the trainer cannot be shipped.
@@ -61,10 +64,12 @@ class WorkerGroup:
         on_event: Callable[[object], None],
         *,
         open_session: str = DEFAULT_SESSION,
+        preparations: tuple[str, ...] | None = None,
     ) -> None:
         self._args = args
         self._on_event = on_event
         self._open_session = open_session
+        self._preparations = preparations if preparations is not None else named_preparations()
         self._shipped: Shipped | None = ship(trainer)
         self._started: StartedGroup | None = None
         self._updates: Updates | None = None
@@ -103,7 +108,13 @@ class WorkerGroup:
         assert self._shipped is not None, "A group is started once."
         open_groups.add(self)
         shipped, self._shipped = self._shipped, None
-        self._started = start_group(self._args, shipped, open_session=self._open_session, on_end=self._forget)
+        self._started = start_group(
+            self._args,
+            shipped,
+            open_session=self._open_session,
+            preparations=self._preparations,
+            on_end=self._forget,
+        )
         self._updates = Updates(self._started, self._on_event)
 
     def end(self, *, wait: bool = True) -> None:

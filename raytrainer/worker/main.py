@@ -62,6 +62,8 @@ class WorkerConfig:
     """Limit of a collective [s]."""
     directory: str | None
     """Working directory of the driver, when workers run on its machine."""
+    preparations: tuple[str, ...] = ()
+    """Each a ``module:function`` that is called before the trainer is unpacked."""
 
 
 def work(config: dict[str, Any]) -> None:
@@ -211,7 +213,9 @@ class _Worker:
 
     def _open(self) -> None:
         from raytrainer.wire.pickling import unpack
+        from raytrainer.wire.preparations import prepare
 
+        prepare(self._config.preparations)
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
         self._session = open_session(unpack(ray_calls.get(self._config.trainer[0])), self._runtime)
