@@ -132,7 +132,7 @@ $(HAS_DATA): constraints.txt | $(HAS_VENV)
 
 $(HAS_DEV): $(HAS_BASE)
 	@echo "Installing the tools for tests and checks (once) ..."
-	@$(PIP) -e ".[deepspeed,dev,optimizers,reports,sft]"
+	@$(PIP) -e ".[clients,deepspeed,dev,optimizers,reports,sft]"
 	@touch $@
 
 $(HAS_DOCS): $(HAS_BASE)

@@ -154,8 +154,8 @@ def test_every_name_that_scripts_import_from_the_package_is_there(folder):
     assert missing == []
 
 
-def test_every_import_of_the_tests_comes_with_the_dev_extra():
-    declared = {name_of(line) for line in requirements("dev")}
+def test_every_import_of_the_tests_comes_with_the_extras_for_developers():
+    declared = {name_of(line) for line in requirements("clients", "dev")}
     missing = {name: path for name, path in imported_distributions("tests").items() if name not in declared}
     assert missing == {}
 
@@ -171,6 +171,6 @@ def test_every_dependency_has_a_tested_version(line):
 
 
 def test_the_extra_all_holds_every_feature():
-    features = set(PROJECT["optional-dependencies"]) - {"all", "demo", "dev", "docs"}
+    features = set(PROJECT["optional-dependencies"]) - {"all", "clients", "demo", "dev", "docs"}
     (line,) = PROJECT["optional-dependencies"]["all"]
     assert set(re.search(r"\[(.*)\]", line).group(1).split(",")) == features

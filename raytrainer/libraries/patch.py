@@ -116,11 +116,11 @@ def _check_bases_are_free(kinds: list[type]) -> None:
     packages = sorted({kind.__module__.partition(".")[0] for kind in found})
     names = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in found)
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    libraries = " and ".join(packages)
     raise ConfigurationError(
-        f"patch_transformers() came too late for {' and '.join(packages)}: {shown} already derived from the classes "
-        "of transformers, and would go on training with its loop. Call raytrainer.patch_transformers() at the top of "
-        f"the script, before {' and '.join(packages)} is imported or such a class is defined; in a notebook, restart the "
-        "kernel first."
+        f"patch_transformers() came too late for {libraries}: {shown} already derived from the classes of "
+        "transformers, and would go on training with its loop. Call raytrainer.patch_transformers() at the top of the "
+        f"script, before {libraries} is imported or such a class is defined; in a notebook, restart the kernel first."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -17,14 +18,13 @@ LIBRARY = "import transformers\nclass LibraryTrainer(transformers.Trainer):\n   
 
 
 def patch_too_late(found: dict[str, Any]) -> None:
-    import late_library
-
+    library = importlib.import_module("late_library")
     try:
         raytrainer.patch_transformers()
     except raytrainer.ConfigurationError as error:
         found["error"] = str(error)
     found["names_after_the_error"] = transformers.Trainer.__module__
-    del sys.modules["late_library"], late_library
+    del sys.modules["late_library"], library
     gc.disable()  # the class is garbage now, but still there
 
     plain = transformers.TrainingArguments("out", use_cpu=True, learning_rate=0.25)
@@ -46,8 +46,7 @@ def patch_too_late(found: dict[str, Any]) -> None:
         found["ours_kept"] = raytrainer.TrainingArguments.__mro__[3].__module__
         found["again"] = raytrainer.patch_transformers() is patch
 
-        import early_library
-
+        early_library = importlib.import_module("early_library")
         trainer = early_library.LibraryTrainer(
             transformers.BertForSequenceClassification(transformers.BertConfig(hidden_size=12)), plain
         )
