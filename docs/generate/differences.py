@@ -115,6 +115,11 @@ DIFFERENCES: dict[str, Difference] = {
         "tests/checkpoint/test_crash.py::"
         "test_after_a_kill_anywhere_in_a_save_the_checkpoint_is_there_wholly_or_not_at_all",
     ),
+    "save_total_limit": Difference(
+        "With 1, a run that was stopped before its last step keeps its newest checkpoint beside the best one, so that "
+        "it can be resumed; after early stopping or a callback's stop `transformers` deletes it.",
+        "tests/loop/test_train.py::test_a_run_that_was_stopped_keeps_its_newest_and_its_best_checkpoint",
+    ),
     "output_dir": Difference(
         "Checked for write access before anything starts.",
         "tests/refusals/test_before_ray.py::test_an_output_dir_that_cannot_be_written_is_refused",

@@ -33,7 +33,12 @@ def agree_on_control(run: TrainRun) -> None:
     if command >= Command.STOP_AFTER_SAVE and not run.interrupted:
         run.interrupted = True
         control.should_training_stop = True
-        control.should_save = run.trainer.state.global_step > 0
+        control.should_save |= is_unsaved(run)
+
+
+def is_unsaved(run: TrainRun) -> bool:
+    """Whether steps were taken that no checkpoint has."""
+    return run.trainer.state.global_step > run.saved_step
 
 
 def at_boundary(run: TrainRun) -> None:
@@ -46,15 +51,15 @@ def at_boundary(run: TrainRun) -> None:
     if trainer.control.should_evaluate:
         metrics = trainer._evaluate(None, run.ignore_keys_for_eval)
         is_best = trainer._determine_best_metric(metrics=metrics, trial=None)
-        if run.args.save_strategy == SaveStrategy.BEST and not run.interrupted:
-            trainer.control.should_save = is_best
+        if run.args.save_strategy == SaveStrategy.BEST:
+            trainer.control.should_save = is_best or (run.interrupted and is_unsaved(run))
     if trainer.control.should_save:
         trainer._save_checkpoint(run.model, trial=None)
         trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
     if acted:
         run.speed.restart()  # The time of an evaluation or a save does not count as training.
-    if acted and run.runtime.world_size > 1:
-        # Callbacks of evaluate and save may have asked to stop, on some ranks only.
+    if acted:
+        # Callbacks of evaluate and save may have asked to stop, on some ranks only; and the driver, meanwhile.
         agree_on_control(run)
 
 
@@ -133,7 +138,7 @@ def emit_progress(run: TrainRun, *, always: bool = False) -> None:
         return
     run.last_emit = now
     state = run.trainer.state
-    done = state.global_step - run.meter.first_step
+    done = state.global_step - run.resumed_step
     left = state.max_steps - state.global_step
     eta_s = (time.time() - run.started_at) / done * left if done > 0 else None
     run.runtime.emit(

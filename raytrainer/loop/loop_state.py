@@ -17,9 +17,11 @@ from raytrainer.errors import CheckpointError
 from raytrainer.loop.plan import Cursor
 
 NAME = "loop_state.json"
-FORMAT = 1
-"""Of the file. Files without a number are older; they may lack ``stream``, ``model_divides`` and ``task``."""
-_NOT_IN_THE_FIRST_FILES = frozenset({"stream", "model_divides", "task"})
+FORMAT = 2
+"""Of the file. Files without a number are the oldest."""
+_ADDED_IN_2 = frozenset({"called_at", "is_at_epoch_end"})
+_MAY_LACK: dict[int, frozenset[str]] = {0: _ADDED_IN_2 | {"stream", "model_divides", "task"}, 1: _ADDED_IN_2}
+"""Format -> keys that files of it may lack."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,6 +41,8 @@ class LoopState:
     """Sum of the losses that were logged, over steps."""
     first_step: int
     """Step at which this ``train()`` call began."""
+    called_at: float | None = None
+    """Wall time at which it began [seconds since the epoch]."""
     reported_bad_loss: bool
     """A loss that is not finite has been reported."""
     model_divides: bool | None = None
@@ -74,12 +78,12 @@ def read_loop_state(checkpoint: Path) -> LoopState | None:
         raise CheckpointError(
             f"{path} has format {number!r}, and this version of raytrainer reads formats up to {FORMAT}. {_WHAT_TO_DO}"
         )
-    optional: frozenset[str] = _NOT_IN_THE_FIRST_FILES if number == 0 else frozenset()
+    optional = _MAY_LACK.get(number, frozenset[str]())
     _check_keys(path, "", saved, names=_names_of(LoopState), optional=optional)
     if not isinstance(saved["cursor"], dict):
         raise CheckpointError(f"{path} has a cursor that is not an object. {_WHAT_TO_DO}")
     cursor = cast("dict[str, Any]", saved.pop("cursor"))
-    _check_keys(path, "cursor.", cursor, names=_names_of(Cursor), optional=frozenset())
+    _check_keys(path, "cursor.", cursor, names=_names_of(Cursor), optional=optional)
     return LoopState(cursor=Cursor(**cursor), **saved)
 
 

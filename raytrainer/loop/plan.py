@@ -135,6 +135,8 @@ class Cursor:
     """Micro-batches of this epoch that were consumed on each rank."""
     samples_before: int = 0
     """Samples of the global order that earlier epochs consumed."""
+    is_at_epoch_end: bool = False
+    """No step was taken since the last ``on_epoch_end``, which a run that goes on from here must not repeat."""
 
     def samples_in_epoch(self, plan: TrainPlan) -> int:
         """Samples of the epoch's global order that were consumed."""

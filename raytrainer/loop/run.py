@@ -48,7 +48,13 @@ class TrainRun:
     interrupted: bool = False
     """The driver asked to save and stop."""
     started_at: float = field(default_factory=time.time)
-    """Wall time at which this call began [s]."""
+    """Wall time at which this attempt of the call began [s]."""
+    called_at: float = field(default_factory=time.time)
+    """Wall time at which the call began, in the first of its attempts [s]."""
+    resumed_step: int = 0
+    """Step at which this attempt began."""
+    saved_step: int = 0
+    """Step of the newest state that is in storage or can be made again: the last checkpoint, or the start."""
     last_emit: float = 0.0
     """Monotonic time of the last progress event [s]."""
     rank_speeds: list[float] = field(default_factory=list[float])

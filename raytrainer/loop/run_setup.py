@@ -100,6 +100,8 @@ def open_run(
         meter=LossMeter(first_step=trainer.state.global_step),
         speed=SpeedMeter(),
         is_restart=is_restart,
+        resumed_step=trainer.state.global_step,
+        saved_step=trainer.state.global_step,
         first_tokens=trainer.state.num_input_tokens_seen,
         ignore_keys_for_eval=ignore_keys_for_eval,
         updates_in_backward=hasattr(trainer.optimizer, "take_grad_norm"),
@@ -231,6 +233,7 @@ def restore_window(run: TrainRun, saved: LoopState) -> None:
     if run.is_restart:
         # The same train() call goes on: its totals are those of all of its attempts.
         run.meter.first_step = saved.first_step
+        run.called_at = saved.called_at or run.called_at
         run.meter.logged_total = saved.logged_total
         run.reported_bad_loss = saved.reported_bad_loss
     elif run.meter.logged_step < run.meter.first_step:

@@ -61,6 +61,7 @@ def save_checkpoint(run: TrainRun) -> Path:
         model_signature=trainer._model_signature(),
     )
     path = commit_checkpoint(directory, step, runtime=runtime, write_parts=parts, facts=facts)
+    run.saved_step = step
     if runtime.rank == 0:
         num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.monotonic() - began
@@ -146,6 +147,7 @@ def loop_state(run: TrainRun, window_sum: float, task: dict[str, Any]) -> LoopSt
         logged_step=run.meter.logged_step,
         logged_total=run.meter.logged_total,
         first_step=run.meter.first_step,
+        called_at=run.called_at,
         reported_bad_loss=run.reported_bad_loss,
         model_divides=run.scaling.seen,
         task=task,

@@ -46,15 +46,25 @@ def train(run: TrainRun) -> TrainOutput:
 
 
 def run_epoch(run: TrainRun, epoch: int) -> None:
-    """All ranks: train on the rest of one epoch."""
+    """All ranks: train on the rest of one epoch, and go through its end.
+
+    An interrupted run leaves the end of its epoch, with what is due there, to the run that goes on.
+    """
     trainer, args = run.trainer, run.args
+    if run.cursor.is_at_epoch_end and is_over(run):
+        restore_rng(run)
+        return
     trainer.control = trainer.callback_handler.on_epoch_begin(args, trainer.state, trainer.control)
     run.cursor.epoch = epoch
+    is_exhausted = False
     if not is_over(run):
-        train_on_epoch(run, epoch)
+        run.cursor.is_at_epoch_end = False
+        is_exhausted = train_on_epoch(run, epoch)
     else:
         run.stream_position = None
         restore_rng(run)
+    if run.interrupted:
+        return
     if run.cursor.micro_batches == 0 and not trainer.control.should_training_stop:
         logger.warning(
             "The training data gave no batch, so training ends at step %d of %d. An iterable dataset has fewer "
@@ -65,9 +75,13 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
         trainer.control.should_training_stop = True
     trainer.control = trainer.callback_handler.on_epoch_end(args, trainer.state, trainer.control)
     agree_on_control(run)
-    # From here on the epoch is closed: a checkpoint that is saved now goes on with the next one.
-    run.cursor.samples_before = run.cursor.samples_consumed(run.plan)
-    run.cursor.epoch, run.cursor.micro_batches = epoch + 1, 0
+    is_complete = run.plan.has_length and run.cursor.micro_batches >= run.plan.micro_batches_per_epoch
+    if is_exhausted or is_complete or trainer.control.should_epoch_stop:
+        # From here on the epoch is closed: a checkpoint that is saved now goes on with the next one. An epoch in which
+        # training stopped stays open, for a run with more steps.
+        run.cursor.samples_before = run.cursor.samples_consumed(run.plan)
+        run.cursor.epoch, run.cursor.micro_batches = epoch + 1, 0
+    run.cursor.is_at_epoch_end = True
     at_boundary(run)
 
 
@@ -81,8 +95,12 @@ def is_over(run: TrainRun) -> bool:
     )
 
 
-def train_on_epoch(run: TrainRun, epoch: int) -> None:
-    """All ranks: the steps of one epoch, from where the cursor stands."""
+def train_on_epoch(run: TrainRun, epoch: int) -> bool:
+    """All ranks: the steps of one epoch, from where the cursor stands.
+
+    Returns:
+        Whether the data came to its end.
+    """
     trainer = run.trainer
     is_fresh = run.cursor.micro_batches == 0
     if is_fresh:
@@ -104,7 +122,7 @@ def train_on_epoch(run: TrainRun, epoch: int) -> None:
             batches, run.plan.group_size(run.cursor.micro_batches), run.args.device
         )
         if not group:
-            break
+            return True
         if take_step(run, group, num_items):
             if is_check_due(run):
                 check_ranks_agree(run)
@@ -113,6 +131,7 @@ def train_on_epoch(run: TrainRun, epoch: int) -> None:
             at_boundary(run)
         if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
             break
+    return False
 
 
 def restore_rng(run: TrainRun) -> None:
@@ -140,7 +159,7 @@ def close(run: TrainRun) -> TrainOutput:
     num_samples = run.plan.num_train_samples * steps_here / max(state.max_steps, 1)
     metrics = cast(
         "dict[str, Any]",
-        speed_metrics("train", run.started_at, num_samples=num_samples, num_steps=steps_here),
+        speed_metrics("train", run.called_at, num_samples=num_samples, num_steps=steps_here),
     )
     trainer.store_flos()
     metrics["total_flos"] = state.total_flos
@@ -151,10 +170,9 @@ def close(run: TrainRun) -> TrainOutput:
     call_log(trainer, metrics)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:
         trainer._load_best_model()
-    if args.should_save and state.best_model_checkpoint is not None and args.save_total_limit == 1:
-        prune(run_directory(args), limit=1, keep={state.best_model_checkpoint}, keep_newest=False)
     trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
     finish_uploads(run)
+    tidy_up(run)
     if run.runtime.rank == 0:
         run.runtime.emit(
             TrainEnded(
@@ -167,6 +185,19 @@ def close(run: TrainRun) -> TrainOutput:
     # All ranks: nobody leaves before the files of the last save are all in place.
     run.runtime.barrier()
     return TrainOutput(state.global_step, train_loss, metrics)
+
+
+def tidy_up(run: TrainRun) -> None:
+    """Delete all checkpoints but the best one, if ``save_total_limit`` is 1 and no step is left to go on with.
+
+    Whoever stopped a run before its last step (Ctrl-C, SIGTERM, a callback, early stopping) may go on with it, so its
+    newest checkpoint stays beside the best one. This comes last, so that a failure before it loses neither.
+    """
+    args, state = run.args, run.trainer.state
+    if run.interrupted or state.global_step < state.max_steps or state.best_model_checkpoint is None:
+        return
+    if args.should_save and args.save_total_limit == 1:
+        prune(run_directory(args), limit=1, keep={state.best_model_checkpoint}, keep_newest=False)
 
 
 def output_paths(run: TrainRun) -> dict[str, str]:

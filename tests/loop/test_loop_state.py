@@ -22,6 +22,7 @@ STATE = LoopState(
     logged_step=4,
     logged_total=9.25,
     first_step=0,
+    called_at=1.5e9,
     reported_bad_loss=True,
     model_divides=True,
     task={"tokens": [1, 2]},
@@ -53,6 +54,13 @@ def test_a_file_without_a_number_may_lack_what_came_later(tmp_path: Path):
     assert (found.cursor, found.stream, found.model_divides, found.task) == (STATE.cursor, None, None, {})
 
 
+def test_a_file_of_the_first_format_lacks_what_the_second_added(tmp_path: Path):
+    changed(tmp_path, format=1, called_at=None, cursor={"epoch": 1, "micro_batches": 3, "samples_before": 50})
+    found = read_loop_state(tmp_path)
+    assert found is not None
+    assert (found.cursor, found.called_at, found.task) == (STATE.cursor, None, STATE.task)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -60,10 +68,22 @@ def test_a_file_without_a_number_may_lack_what_came_later(tmp_path: Path):
         ({"round_size": None}, "no round_size"),
         ({"task": None}, "no task"),
         (
-            {"cursor": {"epoch": 1, "micro_batches": 3, "samples_before": 5, "shard": 2}},
+            {
+                "cursor": {
+                    "epoch": 1,
+                    "micro_batches": 3,
+                    "samples_before": 5,
+                    "is_at_epoch_end": True,
+                    "shard": 2,
+                }
+            },
             "unknown cursor.shard",
         ),
-        ({"cursor": {"epoch": 1}}, "no cursor.micro_batches, no cursor.samples_before"),
+        (
+            {"cursor": {"epoch": 1, "is_at_epoch_end": False}},
+            "no cursor.micro_batches, no cursor.samples_before",
+        ),
+        ({"called_at": None}, "no called_at"),
         ({"cursor": 3}, "a cursor that is not an object"),
         ({"format": FORMAT + 1}, f"format {FORMAT + 1}"),
         ({"format": "new"}, "format 'new'"),
