@@ -20,9 +20,13 @@ from raytrainer.errors import (
     EngagementError,
     GroupClosedError,
     HubError,
+    MetricError,
+    MissingPackageError,
+    ModelError,
     RayTrainerError,
     TrainingFailed,
     UnknownArgumentError,
+    WrongTypeError,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +75,9 @@ __all__ = [
     "HfArgumentParser",
     "HubError",
     "IntervalStrategy",
+    "MetricError",
+    "MissingPackageError",
+    "ModelError",
     "PredictionOutput",
     "PrinterCallback",
     "ProgressCallback",
@@ -90,6 +97,7 @@ __all__ = [
     "TrainingArguments",
     "TrainingFailed",
     "UnknownArgumentError",
+    "WrongTypeError",
     "__version__",
     "get_last_checkpoint",
     "patch_transformers",

@@ -56,7 +56,7 @@ from raytrainer.driver.entry_points import (
     runs_in_this_process,
     wrap_overrides,
 )
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import ConfigurationError, ModelError
 from raytrainer.hooks import TrainerHooks
 from raytrainer.hub.export_uploads import push_after_save
 from raytrainer.hub.methods import HubMethods
@@ -362,7 +362,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         takes_trial = number_of_arguments(self.model_init) > 0
         model = cast("nn.Module | None", self.model_init(trial) if takes_trial else self.model_init())
         if model is None:
-            raise ConfigurationError("model_init returned None. Return the model from it.")
+            raise ModelError("model_init returned None. Return the model from it.")
         return model
 
     log_metrics = cast("Callable[..., Any]", log_metrics)

@@ -57,8 +57,6 @@ class BoundToProcess:
         self._put_back()
         kind = placement.device.type
         bound: dict[str, Any] = {}
-        if kind == "cpu":
-            bound["dataloader_pin_memory"] = False
         if (
             kind == "mps"
             and args.dataloader_num_workers > 1

@@ -130,6 +130,7 @@ SUPPORTED: tuple[str, ...] = (
     "save_steps",
     "save_total_limit",
     "save_only_model",
+    "enable_jit_checkpoint",
     "load_best_model_at_end",
     "metric_for_best_model",
     "greater_is_better",
@@ -194,9 +195,6 @@ REFUSED: dict[str, Refusal] = {
     ),
     "save_on_each_node": Refusal(
         "a checkpoint is one directory that all workers share, committed once", "Leave it out."
-    ),
-    "enable_jit_checkpoint": Refusal(
-        "losing a worker costs the steps since the last checkpoint", "Lower save_steps to lose fewer."
     ),
     "debug": Refusal(
         "the only debug option is 'underflow_overflow'",

@@ -30,7 +30,7 @@ from transformers.integrations import integration_utils as integrations
 from transformers.trainer_callback import TrainerCallback
 
 from raytrainer.callbacks.tracker_runs import RunRecord
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import MissingPackageError
 from raytrainer.user_types import ProcessingClass
 
 _PROCESS = uuid.uuid4().hex
@@ -345,7 +345,7 @@ def make_reporters(args: TrainingArguments) -> list[TrainerCallback]:
             made.append(own.get(name, theirs)(**given))
         except (RuntimeError, ImportError) as error:
             package = {"tensorboard": "tensorboard", "comet_ml": "comet-ml"}.get(name, name)
-            raise ConfigurationError(
+            raise MissingPackageError(
                 f"report_to={name!r} needs a package that is not installed ({error}). Run: pip install {package}; or "
                 "leave it out of report_to."
             ) from error

@@ -133,7 +133,7 @@ def make_fit(
         config: What each worker reads first.
         is_private_cluster: The cluster lives only for this process.
     """
-    rendezvous: Any = Rendezvous(config.backend)
+    rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
         is_private_cluster=is_private_cluster,
         control=config.control,

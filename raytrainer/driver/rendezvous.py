@@ -14,16 +14,20 @@ from typing import Any, cast
 from ray import util
 from ray.train.backend import Backend, BackendConfig
 
+from raytrainer.runtimes.termination import save_on_sigterm
+
 
 class Rendezvous(BackendConfig):
     """Gives all ranks the address of rank 0, in the variables that torch reads.
 
     Args:
         backend: Backend of ``torch.distributed``; ``TorchTrainer`` reads it.
+        saves_on_sigterm: A worker that gets SIGTERM saves before it ends.
     """
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, *, saves_on_sigterm: bool = False) -> None:
         self.backend = backend
+        self.saves_on_sigterm = saves_on_sigterm
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -34,9 +38,11 @@ class _RendezvousBackend(Backend):
     # GPUs of one node reach each other directly only when each process sees all of them.
     share_cuda_visible_devices = True
 
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         address, port = worker_group.execute_single(0, pick_address)
         worker_group.execute(note_address, address, port)
+        if backend_config.saves_on_sigterm:
+            worker_group.execute(save_on_sigterm)
 
 
 def pick_address() -> tuple[str, int]:

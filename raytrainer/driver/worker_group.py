@@ -220,7 +220,7 @@ class WorkerGroup:
         assert updates is not None
         wants_stop = threading.Event()
         note_at_s: float | None = time.monotonic() + START_NOTE_S
-        with interrupts(wants_stop.set):
+        with interrupts(wants_stop.set, sigterm_only_asks=self._args.enable_jit_checkpoint):
             for update in updates.follow(timeout_s):
                 if update is not None and update.result is not None:
                     return receive(update.result.payload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import MetricError
 
 
 def metric_of(args: TrainingArguments, metrics: dict[str, float]) -> float:
@@ -16,7 +16,7 @@ def metric_of(args: TrainingArguments, metrics: dict[str, float]) -> float:
     name = args.metric_for_best_model
     name = name if name.startswith("eval_") else f"eval_{name}"
     if name not in metrics:
-        raise ConfigurationError(
+        raise MetricError(
             f"metric_for_best_model={args.metric_for_best_model!r} asks for {name!r}, which the evaluation did not "
             f"give; it gave {sorted(metrics)}. Return it from compute_metrics, or name one of these."
         )

@@ -9,10 +9,12 @@ from torch import nn
 
 from raytrainer.backends.choose import configured_optimizer, configured_schedule, drops_empty_groups
 from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
+from raytrainer.optim.families.bitsandbytes import is_quantizing, keep_embeddings_wide
 from raytrainer.optim.parameter_groups import decay_parameter_names, parameter_groups
 from raytrainer.optim.schedules import build_schedule, current_learning_rate
 from raytrainer.optim.target_modules import target_parameters
 from raytrainer.optim.traits import OptimizerRequest
+from raytrainer.optim.wide_state import note_embeddings
 from raytrainer.trainer_protocol import TrainerParts
 
 
@@ -28,6 +30,7 @@ class OptimizerHooks(TrainerParts):
         """Build ``self.optimizer`` from the catalogue, unless it exists."""
         if self.optimizer is None:
             target = self.model if model is None else model
+            note_embeddings(target)
             groups = parameter_groups(
                 target,
                 self.get_decay_parameter_names(target),
@@ -39,6 +42,8 @@ class OptimizerHooks(TrainerParts):
             if self.optimizer_cls_and_kwargs is not None:
                 optimizer_class, options = self.optimizer_cls_and_kwargs
                 self.optimizer = optimizer_class(groups, **options)
+                if is_quantizing(optimizer_class, options):
+                    keep_embeddings_wide(self.optimizer)
             else:
                 configured = configured_optimizer(self.args, groups)
                 self.optimizer = self._build_from_catalogue(groups) if configured is None else configured

@@ -209,5 +209,6 @@ def output_paths(run: TrainRun) -> dict[str, str]:
         found["last checkpoint"] = newest
     if run.trainer.state.best_model_checkpoint is not None:
         found["best checkpoint"] = run.trainer.state.best_model_checkpoint
-    found["logs"] = directory / "logs"
+    if (directory / "logs").is_dir():
+        found["logs"] = directory / "logs"
     return {label: str(path) for label, path in found.items()}

@@ -15,7 +15,7 @@ import torch
 from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.arguments.optimizer_names import OPTIMIZERS
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import ConfigurationError, MissingPackageError
 from raytrainer.layout import rows
 from raytrainer.optim.composition.stepped_by_owner import SteppedByOwner
 from raytrainer.optim.families import apollo, bitsandbytes, galore, grok, lomo, muon, packaged
@@ -153,6 +153,6 @@ def build(entry: Entry, request: OptimizerRequest) -> torch.optim.Optimizer:
     except ImportError as error:
         if entry.package is None:
             raise
-        raise ConfigurationError(
+        raise MissingPackageError(
             f"optim={entry.name!r} needs a package that is not installed ({error}). Run: pip install {entry.package!r}"
         ) from error

@@ -11,7 +11,7 @@ import inspect
 import torch
 from transformers.trainer_utils import IntervalStrategy
 
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import ConfigurationError, ModelError, WrongTypeError
 from raytrainer.preflight.best_metric import best_metric_names_a_dataset
 from raytrainer.preflight.datasets import check_not_empty, named_datasets
 from raytrainer.preflight.facts import TrainerFacts, facts_of
@@ -55,7 +55,7 @@ def check_trainer(facts: TrainerFacts) -> None:
 def has_one_model(facts: TrainerFacts) -> None:
     """A trainer has exactly one of ``model`` and ``model_init``."""
     if facts.model is None and facts.model_init is None:
-        raise ConfigurationError("The Trainer got neither model= nor model_init=. Pass one of them.")
+        raise ModelError("The Trainer got neither model= nor model_init=. Pass one of them.")
     if facts.model is not None and facts.model_init is not None:
         raise ConfigurationError(
             "The Trainer got both model= and model_init=, but only one of them can be trained. Keep model_init= "
@@ -82,12 +82,12 @@ def optimizer_is_given_once(facts: TrainerFacts) -> None:
     """An optimizer belongs to one model and is given in one way."""
     optimizer, schedule = facts.optimizers
     if facts.model_init is not None and (optimizer is not None or schedule is not None):
-        raise ConfigurationError(
+        raise ModelError(
             "optimizers= was given with model_init=, but an optimizer holds the parameters of one model, and "
             "model_init makes another one for each train(). Override create_optimizer_and_scheduler, or pass model=."
         )
     if optimizer is not None and facts.optimizer_cls_and_kwargs is not None:
-        raise ConfigurationError(
+        raise ModelError(
             "optimizers= and optimizer_cls_and_kwargs= were both given, but a run has one optimizer. "
             "Keep one of them."
         )
@@ -132,7 +132,7 @@ def batch_metrics_know_the_last_batch(facts: TrainerFacts) -> None:
 def collator_is_callable(facts: TrainerFacts) -> None:
     """A collator is called with a list of samples."""
     if facts.data_collator is not None and not callable(facts.data_collator):
-        raise ConfigurationError(
+        raise WrongTypeError(
             f"data_collator= is a {type(facts.data_collator).__name__}, which cannot be called. Pass a "
             "function, or an object with __call__, that makes a batch out of a list of samples."
         )

@@ -54,8 +54,8 @@ class LocalRuntime:
         self._on_event(event)
 
     @contextlib.contextmanager
-    def listening(self) -> Generator[None]:
-        with interrupts(self._on_interrupt):
+    def listening(self, *, sigterm_only_asks: bool = False) -> Generator[None]:
+        with interrupts(self._on_interrupt, sigterm_only_asks=sigterm_only_asks):
             yield
         self._command = Command.NONE
 

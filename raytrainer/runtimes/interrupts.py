@@ -1,4 +1,8 @@
-"""What Ctrl-C and SIGTERM do while a call runs: the first one asks to stop, the second one stops."""
+"""What Ctrl-C and SIGTERM do while a call runs: the first one asks to stop, the second one stops.
+
+A scheduler that takes a machine away may send SIGTERM several times before it kills. With ``enable_jit_checkpoint``
+only the first one counts, and the checkpoint that it asked for is finished.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,14 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def interrupts(on_first: Callable[[], None]) -> Generator[None]:
+def interrupts(on_first: Callable[[], None], *, sigterm_only_asks: bool = False) -> Generator[None]:
     """Inside the block, the first Ctrl-C (or SIGTERM) calls ``on_first``; the second one interrupts as usual.
 
     Does nothing outside of the main thread, where Python allows no signal handlers.
+
+    Args:
+        on_first: Asks for an orderly stop.
+        sigterm_only_asks: A second SIGTERM changes nothing; a second Ctrl-C still interrupts.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -26,6 +34,8 @@ def interrupts(on_first: Callable[[], None]) -> Generator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         restore()
+        if sigterm_only_asks:
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
         on_first()
 
     for number in before:

@@ -11,11 +11,12 @@ from typing import Any
 
 import ray.train
 
-from raytrainer.runtimes import ray_calls
+from raytrainer.runtimes import ray_calls, termination
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.event_sender import EventSender
 from raytrainer.runtimes.process_group import CollectiveRuntime
 from raytrainer.runtimes.ray_calls import Ref
+from raytrainer.telemetry.events import Note
 from raytrainer.wire.pickling import pack
 
 COMMAND_INTERVAL_S = 0.05
@@ -56,8 +57,16 @@ class RayRuntime(CollectiveRuntime):
         """All ranks: a task begins, or begins again after ``restarts`` restarts."""
         self.attempt = restarts
         self._command = Command.NONE
+        termination.forget()
 
     def command(self) -> Command:
+        if termination.was_asked_to_end():
+            if self._command is Command.NONE:
+                self.emit(
+                    Note(text=f"rank {self.rank} got SIGTERM: stopping after a checkpoint", level="warning")
+                )
+            self._command = Command.STOP_AFTER_SAVE
+            return self._command
         if self.rank != 0:
             return Command.NONE  # Ranks agree on the maximum.
         now_s = time.monotonic()

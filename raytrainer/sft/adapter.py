@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import ConfigurationError, MissingPackageError
 from raytrainer.sft.quantization import is_quantized, quantized_without_adapter
 
 
@@ -65,7 +65,7 @@ def check_peft(peft_config: object) -> None:
         ConfigurationError: If not.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ConfigurationError(
+        raise MissingPackageError(
             "peft_config= needs the package peft, which is not installed. Run: pip install 'raytrainer[sft]'"
         )
     from peft import PeftConfig

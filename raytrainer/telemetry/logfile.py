@@ -1,4 +1,7 @@
-"""Where the log records of one rank are kept: ``output_dir/logs/rank-{rank}.log``.
+"""Where the log records of a Ray worker are kept: ``output_dir/logs/rank-{rank}.log``.
+
+A run in one process or under ``torchrun`` has none: its records are on the terminal already, and scripts that list
+``output_dir`` expect checkpoints there and nothing else.
 
 The terminal shows what everyone needs; this file keeps what is needed after something went wrong. Attaching a handler
 to the root logger has two side effects that are undone here: logging's last resort (warnings on stderr when nothing is

@@ -107,7 +107,7 @@ def _name_of(kind: type) -> str:
 
 
 def _message_of(error: BaseException) -> str:
-    if isinstance(error, KeyError) and error.args:
+    if type(error).__str__ is KeyError.__str__ and error.args:
         return repr(error.args[0])
     try:
         return str(error)

@@ -18,7 +18,7 @@ from transformers.trainer_utils import (
 )
 
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import ConfigurationError, MissingPackageError
 from raytrainer.telemetry.events import EngagedRow
 
 
@@ -67,7 +67,7 @@ def apply_liger(model: nn.Module, args: TrainingArguments) -> None:
             "in Triton, which runs on GPUs only. Leave use_liger_kernel out, or train on GPUs."
         )
     if not liger.is_liger_kernel_available():
-        raise ConfigurationError(
+        raise MissingPackageError(
             "use_liger_kernel=True needs the package liger-kernel on the workers, which is not installed or too old. "
             "Run: pip install -U liger-kernel"
         )

@@ -142,9 +142,11 @@ class Session:
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
         """Inside the block, the driver or Ctrl-C may ask a running loop to save and stop."""
-        listening: Callable[[], contextlib.AbstractContextManager[None]] | None
+        listening: Callable[..., contextlib.AbstractContextManager[None]] | None
         listening = getattr(self.runtime, "listening", None)
-        return listening() if listening is not None else contextlib.nullcontext()
+        if listening is None:
+            return contextlib.nullcontext()
+        return listening(sigterm_only_asks=self.trainer.args.enable_jit_checkpoint)
 
 
 def open_session(trainer: TrainerProtocol, runtime: Runtime) -> Session:

@@ -1,7 +1,7 @@
 """The composition root: sets up a trainer, which so far only stored things, in this process.
 
-Everything that exists once per process is created here, in this order: seed, device, log file, backend, model on its
-device, callbacks. Nothing here runs on a driver that launches workers.
+Everything that exists once per process is created here, in this order: seed, device, backend, model on its device,
+callbacks. Nothing here runs on a driver that launches workers.
 """
 
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
@@ -20,9 +20,7 @@ from raytrainer.arguments.placement import Placement
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.choose import forget_earlier_backend, open_backend
 from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
-from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
-from raytrainer.telemetry.logfile import attach_rank_log
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.kernels import apply_kernels
 from raytrainer.worker.memory_metrics import MemoryTracker
@@ -41,9 +39,6 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     args: TrainingArguments = trainer.args
     seed(args)  # before a device is chosen, because CUDA reads the variables of full_determinism then
     args.resolve(placement_of(args, runtime))
-    attach_rank_log(
-        run_directory(args) / "logs", runtime.rank, run_id=runtime.run_id, attempt=runtime.attempt
-    )
     apply_log_level(args)
     forget_earlier_backend(args)
     trainer._process.runtime = runtime

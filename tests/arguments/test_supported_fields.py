@@ -39,7 +39,6 @@ ASKING = {
     "parallelism_config": [object()],
     "ddp_backend": ["mpi", "hccl"],
     "save_on_each_node": [True],
-    "enable_jit_checkpoint": [True],
     "debug": ["tpu_metrics_debug"],
 }
 

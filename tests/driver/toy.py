@@ -31,6 +31,7 @@ def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
         "label_selector": None,
         "full_determinism": False,
         "max_failures": 3,
+        "enable_jit_checkpoint": False,
         "ray_address": None,
         "worker_idle_timeout_s": 300.0,
         "cluster_timeout_s": 5.0,
@@ -157,6 +158,8 @@ class ToySession:
         if how.startswith("kill"):
             self.runtime.flush()
             os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "terminate":
+            os.kill(os.getpid(), signal.SIGTERM)
         elif how.startswith("value"):
             user_loss(self.step or 0)
         elif how.startswith("os"):

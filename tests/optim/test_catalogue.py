@@ -16,7 +16,7 @@ from raytrainer.arguments import optimizer_names as registered
 from raytrainer.errors import ConfigurationError
 from raytrainer.optim import catalogue
 from raytrainer.optim.traits import Entry, OptimizerRequest
-from tests.parity.twins import make_model, make_trainer, rows
+from tests.parity.twins import LIBRARIES, make_args, make_model, make_samples, make_trainer, rows
 
 _MODULES = {
     "bitsandbytes": "bitsandbytes",
@@ -134,6 +134,32 @@ def test_state_of_large_parameters_is_in_eight_bits(tmp_path: Path, name: str) -
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     assert optimizer.state[weight]["state1"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("given_as", ["optim", "optimizer_cls_and_kwargs"])
+def test_embeddings_keep_32_bit_state_as_in_transformers(tmp_path: Path, given_as: str) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    states, losses = {}, {}
+    for name, library in LIBRARIES.items():
+        model = make_model(dropout=0.0)
+        model.resize_token_embeddings(200, mean_resizing=False)
+        options: dict[str, Any] = {"optim": "adamw_bnb_8bit"} if given_as == "optim" else {}
+        trainer = library.Trainer(
+            model=model,
+            args=make_args(library, tmp_path / name, max_steps=2, **options),
+            train_dataset=make_samples(),
+            optimizer_cls_and_kwargs=None if options else (bnb.optim.AdamW, {"lr": 1e-2, "optim_bits": 8}),
+        )
+        trainer.train()
+        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        states[name] = {
+            key: optimizer.state[weight]["state1"].dtype for key, weight in model.named_parameters()
+        }
+        losses[name] = rows(trainer)
+    assert states["ours"]["model.embed_tokens.weight"] == torch.float32
+    assert states["ours"]["lm_head.weight"] == torch.uint8
+    assert states["ours"] == states["theirs"]
+    assert losses["ours"] == [pytest.approx(row, abs=1e-6) for row in losses["theirs"]]
 
 
 def test_a_paged_optimizer_on_the_cpu_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from raytrainer.checkpoint.optimizer_state import OptimizerState, optimizer_stat
 from raytrainer.checkpoint.sharded_weights import gather_state_dict
 from raytrainer.dialects.deepspeed import DeepSpeedOptions
 from raytrainer.dialects.deepspeed_auto import check_sizes, engine_config
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import MissingPackageError
 from raytrainer.layout.ranks import current_rank, join_group, sum_over_group
 from raytrainer.layout.tensor_layout import has_distributed_parameters
 from raytrainer.telemetry.events import EngagedRow
@@ -347,7 +347,7 @@ def check_installed() -> None:
         ConfigurationError: If it is not installed.
     """
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigurationError(
+        raise MissingPackageError(
             "deepspeed= needs the package deepspeed, which is not installed. Run: pip install 'raytrainer[deepspeed]'"
         )
 

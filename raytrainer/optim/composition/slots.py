@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from raytrainer.layout.rows import RowShards, is_row_sharded, local_tensor
+from raytrainer.optim.wide_state import note_copy
 
 SquaredNorm = tuple[torch.Tensor, bool]
 """Squared norm of a gradient (a float32 scalar), and whether other ranks hold other parts of that gradient."""
@@ -121,6 +122,7 @@ class OnOwner(Slot):
             self.inner_parameter = torch.nn.Parameter(
                 torch.empty(parameter.shape, dtype=parameter.dtype, device=self._rows.device)
             )
+            note_copy(self.inner_parameter, parameter)
 
     def release(self) -> None:
         """Free the owner's copy."""

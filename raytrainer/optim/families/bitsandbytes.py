@@ -1,11 +1,12 @@
 """The catalogue's rows of bitsandbytes: state in 8 bits (Dettmers et al., arXiv 2110.02861) or 32, also paged.
 
-The state of parameters with fewer than 4,096 elements stays fp32. They run on GPUs and on CPUs.
+The state of embeddings, and of parameters with fewer than 4,096 elements, stays fp32. They run on GPUs and on CPUs.
 """
 
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from raytrainer.errors import ConfigurationError
 from raytrainer.optim.packages import BITSANDBYTES
 from raytrainer.optim.traits import WHOLE_OR_ROWS, Entry, OptimizerRequest, Traits
+from raytrainer.optim.wide_state import keeps_wide_state
 
 _TRAITS = Traits(
     backends=WHOLE_OR_ROWS, steps_whole=True, why_not="bitsandbytes quantizes blocks of whole parameters"
@@ -74,6 +76,29 @@ def _on_gpu(request: OptimizerRequest) -> OptimizerRequest:
     return request
 
 
+def keep_embeddings_wide(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Have an 8-bit optimizer of bitsandbytes keep the state of embeddings in 32 bits.
+
+    It looks settings of single parameters up by their id, in a table that all optimizers of the process share; so an
+    entry ends with its parameter, before another object can have its id.
+
+    Returns:
+        The optimizer.
+    """
+    manager = _module().GlobalOptimManager.get_instance()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if keeps_wide_state(parameter):
+                manager.override_config(parameter, "optim_bits", 32)
+                weakref.finalize(parameter, manager.pid2config.pop, id(parameter), None)
+    return optimizer
+
+
+def is_quantizing(optimizer_class: type, options: dict[str, Any]) -> bool:
+    """Whether a class that the user chose is one of bitsandbytes, with state in 8 bits."""
+    return optimizer_class.__module__.startswith("bitsandbytes") and options.get("optim_bits") == 8
+
+
 def _entry(name: str, build: Callable[..., torch.optim.Optimizer], **fields: Any) -> Entry:
     is_paged = name.startswith("paged_")
     bits = 8 if "8bit" in name else 32
@@ -82,10 +107,15 @@ def _entry(name: str, build: Callable[..., torch.optim.Optimizer], **fields: Any
         variant["is_paged"] = is_paged
     moments = {_adamw: 2, _ademamix: 3, _lion: 1, _rmsprop: 1}[build]
     state = f"{moments} x {'8 bit' if bits == 8 else 'fp32'}{', paged on a GPU' if is_paged else ''}"
+
+    def build_variant(request: OptimizerRequest) -> torch.optim.Optimizer:
+        made = build(_on_gpu(request) if is_paged else request, **variant)
+        return keep_embeddings_wide(made) if bits == 8 else made
+
     return Entry(
         name=name,
         family="bitsandbytes",
-        build=lambda request: build(_on_gpu(request) if is_paged else request, **variant),
+        build=build_variant,
         package=BITSANDBYTES,
         traits=_TRAITS,
         state=state,

@@ -1,0 +1,43 @@
+"""What a run in one process does when it is asked to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+import raytrainer
+from tests.parity.twins import make_trainer, rows
+
+
+class Terminated(TrainerCallback):
+    """Gets SIGTERM twice in the middle of a step, as from a scheduler that takes the machine away."""
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_at_the_next_boundary_and_stops_and_the_run_goes_on_from_there(tmp_path: Path):
+    options: dict[str, Any] = {"max_steps": 6, "enable_jit_checkpoint": True, "save_strategy": "steps"}
+    trainer = make_trainer(raytrainer, tmp_path / "cut", **options)
+    trainer.add_callback(Terminated())
+    assert trainer.train().global_step == 3
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-3"]
+
+    resumed = make_trainer(raytrainer, tmp_path / "cut", **options)
+    resumed.train(resume_from_checkpoint=True)
+    whole = make_trainer(raytrainer, tmp_path / "whole", **options)
+    whole.train()
+    assert rows(resumed) == rows(whole)
+
+
+def test_the_output_directory_holds_checkpoints_and_nothing_else(tmp_path: Path):
+    trainer = make_trainer(raytrainer, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.train()
+    trainer.evaluate()
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-1", "checkpoint-2"]
