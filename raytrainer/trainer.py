@@ -45,6 +45,7 @@ from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.arguments.keywords import unknown_argument
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
+from raytrainer.backends.unbound import UnboundAccelerator
 from raytrainer.callbacks.defaults import default_callbacks
 from raytrainer.callbacks.handler import CallbackHandler
 from raytrainer.checkpoint.model_match import model_signature
@@ -184,6 +185,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self._train_batch_size = self.args.per_device_train_batch_size
         self._created_lr_scheduler = False
         self._optimizer_traits: Traits | None = None
+        self._unbound_accelerator: UnboundAccelerator | None = None
         self._own_attributes: frozenset[str] = frozenset(vars(self)) - users_own | {"_own_attributes"}
         """Attributes that the base class keeps; all others are the user's, and come back from the workers."""
 
@@ -385,14 +387,29 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     @property
     def accelerator(self) -> Any:
-        """Accelerate's ``Accelerator`` of this process; None on a driver."""
-        return self._process.accelerator
+        """Accelerate's ``Accelerator`` of this process; before a task runs here, one that notes what it prepares."""
+        if self._process.accelerator is not None:
+            return self._process.accelerator
+        if self._unbound_accelerator is None:
+            self._unbound_accelerator = UnboundAccelerator(self.args)
+        return self._unbound_accelerator
 
     @accelerator.setter
     def accelerator(  # the protocol says what a property is
         self, accelerator: Any
     ) -> None:
         self._process.accelerator = accelerator
+
+    def _bind_accelerator(self, accelerator: Any) -> None:
+        """All ranks: use the accelerator of a backend, and prepare with it what was to be prepared."""
+        self.accelerator = accelerator
+        early, self._unbound_accelerator = self._unbound_accelerator, None
+        if early is None:
+            return
+        own = {name: vars(self)[name] for name in ("optimizer", "lr_scheduler")} | self._user_attributes()
+        callbacks: list[object] = self.callback_handler.callbacks
+        early.bind(accelerator, own, *(vars(callback) for callback in callbacks))
+        vars(self).update(own)
 
     @property
     def model_wrapped(self) -> Any:

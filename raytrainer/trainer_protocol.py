@@ -40,7 +40,7 @@ class TrainerProtocol(Protocol):
     """The module that trains: ``model``, or the wrapper that a backend put around it."""
     model_init: Callable[..., nn.Module] | None
     accelerator: Any
-    """Accelerate's ``Accelerator`` of this process, which has no types; None on a driver."""
+    """Accelerate's ``Accelerator`` of this process, which has no types; on a driver one that notes what it prepares."""
     optimizer: Any
     lr_scheduler: Any
     optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None
@@ -117,6 +117,8 @@ class TrainerProtocol(Protocol):
     def _load_named_model(self, name: str) -> Any: ...
 
     def _use_model(self, model: nn.Module, described: object) -> None: ...
+
+    def _bind_accelerator(self, accelerator: Any) -> None: ...
 
     def _drop_created_scheduler(self) -> None: ...
 

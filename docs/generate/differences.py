@@ -88,7 +88,7 @@ DIFFERENCES: dict[str, Difference] = {
         "With `even_batches=False` two ranks have the losses of one, even when one of them has no sample left; in "
         "`transformers` they then differ. `dispatch_batches` also sends ragged batches, and is off by default, even "
         "for streams; the reported batch size is the one that `split_batches` divides. `use_seedable_sampler=False` "
-        "and `use_configured_state=True` are refused.",
+        "is refused.",
         "tests/data/test_two_ranks.py::test_without_fill_ups_two_ranks_have_the_losses_of_one",
     ),
     "optim": Difference(

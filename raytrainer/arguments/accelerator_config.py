@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from accelerate.state import AcceleratorState
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from raytrainer.errors import ConfigurationError
@@ -18,10 +20,6 @@ REFUSED_KEYS: dict[str, tuple[tuple[Any, ...], str]] = {
         (True, None),
         "ranks agree on the order of the samples because it follows from the seed and the epoch. Leave it out, or "
         "override _get_train_sampler.",
-    ),
-    "use_configured_state": (
-        (False, None),
-        "workers are bound to their process by raytrainer. Leave it out, and make no Accelerator before the Trainer.",
     ),
 }
 """Key -> the values that change nothing, and why others are refused. ``non_blocking`` may have any value: pinned
@@ -112,6 +110,38 @@ def check_accelerator_config(args: TrainingArguments) -> None:
             "sync_each_batch=True in gradient_accumulation_kwargs is not available with ZeRO, which decides by itself "
             "when gradients are reduced (stages 2 and 3: after every micro-batch). Leave it out."
         )
+
+
+def check_configured_state(args: TrainingArguments) -> None:
+    """``use_configured_state`` asks for the Accelerator that this process has: it must be what the arguments ask for.
+
+    Arguments alone may ask, also where there is none: libraries compare theirs with defaults made so.
+
+    Raises:
+        ConfigurationError: If it has another precision or device, or shards.
+    """
+    if not config_of(args).use_configured_state or AcceleratorState._shared_state == {}:
+        return
+    found = cast("Mapping[str, Any]", AcceleratorState._shared_state)
+    kind = str(getattr(found["distributed_type"], "value", found["distributed_type"]))
+    stays_on_cpu = found["device"].type == "cpu" and torch.cuda.is_available() and args.num_workers == 0
+    if found["_mixed_precision"] != args.mixed_precision:
+        conflict = f"the precision {found['_mixed_precision']!r} where they ask for {args.mixed_precision!r}"
+    elif stays_on_cpu and not args.use_cpu:
+        conflict = "the CPU where they ask for a GPU"
+    elif kind in _PLUGINS:
+        conflict = f"the plugin of {kind}"
+    else:
+        return
+    raise ConfigurationError(
+        f"use_configured_state=True asks for the Accelerator of this process, but raytrainer makes its own one from "
+        f"the arguments, and that of this process has {conflict}. Ask for the same in TrainingArguments (bf16, fp16, "
+        "use_cpu, fsdp, deepspeed), and leave use_configured_state out."
+    )
+
+
+_PLUGINS = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
+"""Kinds of distribution whose settings are in the state alone."""
 
 
 def _accumulation(args: TrainingArguments) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ Accelerate state, and a pickle or a copy of bound arguments is not bound.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,21 +18,13 @@ from transformers.training_args import ParallelMode
 from transformers.utils.import_utils import enable_tf32, is_torch_bf16_gpu_available, is_torch_tf32_available
 
 from raytrainer.arguments.accelerator_config import check_split, config_of
+from raytrainer.arguments.launched import join_group, launched
 from raytrainer.arguments.placement import Placement
+from raytrainer.arguments.unbound_state import UnboundState
 from raytrainer.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
-
-
-_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Set by ``torchrun`` and ``accelerate launch``, so that a script knows its rank from the start."""
-
-
-def _launched(name: str) -> int | None:
-    if all(os.environ.get(variable) for variable in _LAUNCHED):
-        return int(os.environ[name])
-    return None
 
 
 class BoundToProcess:
@@ -108,17 +99,17 @@ class BoundToProcess:
         """Number of processes; before ``resolve`` that of the launcher, else the requested number of workers, or 1."""
         if self.placement is not None:
             return self.placement.world_size
-        return _launched("WORLD_SIZE") or self._arguments.num_workers or 1
+        return launched("WORLD_SIZE") or self._arguments.num_workers or 1
 
     @property
     def process_index(self) -> int:
         """Rank of this process; before ``resolve`` that of the launcher, or 0."""
-        return self.placement.rank if self.placement is not None else _launched("RANK") or 0
+        return self.placement.rank if self.placement is not None else launched("RANK") or 0
 
     @property
     def local_process_index(self) -> int:
         """Rank of this process on its node; before ``resolve`` that of the launcher, or 0."""
-        return self.placement.local_rank if self.placement is not None else _launched("LOCAL_RANK") or 0
+        return self.placement.local_rank if self.placement is not None else launched("LOCAL_RANK") or 0
 
     @property
     def parallel_mode(self) -> ParallelMode:
@@ -126,10 +117,13 @@ class BoundToProcess:
         return ParallelMode.DISTRIBUTED if self.world_size > 1 else ParallelMode.NOT_PARALLEL
 
     @property
-    def distributed_state(self) -> PartialState | None:
-        """Accelerate's state of this process, made when first read; None before ``resolve``."""
+    def distributed_state(self) -> PartialState:
+        """Accelerate's state of this process, made when first read; before ``resolve`` that of a driver or a script.
+
+        Under a launcher, reading it joins the process group.
+        """
         if self.placement is None:
-            return None
+            return UnboundState(self._arguments)
         return PartialState(cpu=self.device.type == "cpu")
 
     @property
@@ -155,8 +149,12 @@ class BoundToProcess:
             local: Whether the main process of each node goes first, rather than only that of the run.
             desc: A description of the block, for readers of the code.
         """
-        # Before `resolve`, and without a process group, there is no other process to wait for.
-        waits = self.placement is not None and self.placement.world_size > 1 and dist.is_initialized()
+        # A driver has no other process to wait for; a launcher's rank has, whether a trainer is bound to it or not.
+        is_rank = self.placement is not None
+        if not is_rank and launched("WORLD_SIZE") is not None:
+            join_group(use_cpu=self._arguments.use_cpu, timeout_s=self._arguments.ddp_timeout)
+            is_rank = True
+        waits = is_rank and self.world_size > 1 and dist.is_initialized()
         is_main = (self.local_process_index if local else self.process_index) == 0
         if waits and not is_main:
             dist.barrier()

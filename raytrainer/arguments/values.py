@@ -63,13 +63,15 @@ _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
 
 
 def coerce_text(args: TrainingArguments) -> None:
-    """Convert text to numbers in fields that hold numbers, and YAML's False to ``no``."""
+    """Convert text to numbers in fields that hold numbers, YAML's False to ``no``, and None to no reporter."""
     for field in fields(args):
         value = getattr(args, field.name)
         if field.name.endswith("_strategy") and value is False:
             setattr(args, field.name, "no")
         elif field.name == "eval_delay" and value is None:
             setattr(args, field.name, 0)  # what set_evaluate() of transformers 5.23 leaves behind
+        elif field.name == "report_to" and value in (None, [None]):
+            setattr(args, field.name, [])  # scripts mean "to nobody"
         elif isinstance(value, str) and not isinstance(value, Enum):
             number = _number_type(field.type)
             if number is not None:

@@ -64,6 +64,9 @@ class RankDataLoader(DataLoader[Any]):
         **kwargs: Keyword arguments of torch's loader.
     """
 
+    _is_accelerate_prepared = True
+    """``accelerator.prepare(loader)`` returns it as it is: it is divided over the ranks already."""
+
     def __init__(
         self, *args: Any, device: torch.device, keep: int = 1, scatter: Scatter | None = None, **kwargs: Any
     ) -> None:

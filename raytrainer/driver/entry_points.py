@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from raytrainer.arguments.launched import is_launched_rank
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 
@@ -53,8 +54,6 @@ def runs_in_this_process(args: TrainingArguments) -> bool:
     Raises:
         ConfigurationError: If the launcher's number of processes is not the number that was asked for.
     """
-    from raytrainer.runtimes.process_group import is_launched_rank
-
     if is_launched_rank(os.environ):
         launched = int(os.environ["WORLD_SIZE"])
         if args.num_workers not in (None, 0, launched):
@@ -69,7 +68,7 @@ def runs_in_this_process(args: TrainingArguments) -> bool:
 def open_local_session(trainer: TrainerProtocol) -> Session:
     """Set a trainer up in this process, alone or as a rank of a launcher's group."""
     from raytrainer.runtimes.in_process import LocalRuntime
-    from raytrainer.runtimes.process_group import ProcessGroupRuntime, is_launched_rank
+    from raytrainer.runtimes.process_group import ProcessGroupRuntime
     from raytrainer.telemetry.console import Renderer
     from raytrainer.worker.session import open_session
 

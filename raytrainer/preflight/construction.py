@@ -11,6 +11,7 @@ import inspect
 import torch
 from transformers.trainer_utils import IntervalStrategy
 
+from raytrainer.arguments.accelerator_config import check_configured_state
 from raytrainer.errors import ConfigurationError, ModelError, WrongTypeError
 from raytrainer.preflight.best_metric import best_metric_names_a_dataset
 from raytrainer.preflight.datasets import check_not_empty, named_datasets
@@ -49,6 +50,7 @@ def check_trainer(facts: TrainerFacts) -> None:
         seq2seq_fields_are_implemented,
     ):
         rule(facts)
+    check_configured_state(facts.args)
     check_output_dir(str(facts.args.output_dir))
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
+from raytrainer.arguments.launched import join_group
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
 
 T = TypeVar("T")
-
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-def is_launched_rank(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process as one rank of several."""
-    return all(environment.get(name) for name in _VARIABLES)
 
 
 class CollectiveRuntime:
@@ -103,12 +96,7 @@ class ProcessGroupRuntime(CollectiveRuntime):
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._on_event = on_event
         self._command = Command.NONE
-        if not dist.is_initialized():
-            has_gpu = torch.cuda.is_available() and not use_cpu
-            if has_gpu:
-                torch.cuda.set_device(self.local_rank)
-            dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
-            atexit.register(_end_group)
+        join_group(use_cpu=use_cpu, timeout_s=timeout_s)
         self.open_group(timeout_s)
 
     def command(self) -> Command:
@@ -134,8 +122,3 @@ class ProcessGroupRuntime(CollectiveRuntime):
         """
         if dist.is_initialized():
             self.barrier()
-
-
-def _end_group() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()

@@ -52,7 +52,7 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     if name is not None and not loads_in_shards and not loads_late:
         model = trainer._load_named_model(name)
     backend = trainer._process.backend = open_backend(args)
-    trainer.accelerator = backend.accelerator
+    trainer._bind_accelerator(backend.accelerator)
     if name is not None and loads_in_shards:
         model = load_in_shards(name, backend, args.device)
     elif name is not None and loads_late:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers.trainer_pt_utils import AcceleratorConfig
 
-from raytrainer import ConfigurationError, TrainingArguments
+from raytrainer import ConfigurationError, Trainer, TrainingArguments
 from raytrainer.arguments.accelerator_config import REFUSED_KEYS, syncs_each_batch
 
 
@@ -24,7 +30,6 @@ def test_uneven_batches_are_taken() -> None:
     ("config", "options", "message"),
     [
         ({"use_seedable_sampler": False}, {}, "ranks agree on the order"),
-        ({"use_configured_state": True}, {}, "make no Accelerator before the Trainer"),
         ({"split_batches": True}, {"num_workers": 3}, "is not divisible by 3. Set it to a multiple of 3"),
         ({"split_batches": True}, {"auto_find_batch_size": True}, "make it smaller"),
         ({"even_batches": False}, {"average_tokens_across_devices": False}, "may be zero"),
@@ -47,6 +52,40 @@ def test_uneven_batches_are_taken() -> None:
 def test_what_cannot_be_done_is_refused(config: Any, options: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         TrainingArguments(accelerator_config=config, **options)
+
+
+def test_a_config_object_is_taken() -> None:
+    given = AcceleratorConfig(split_batches=True, use_configured_state=True)
+    assert TrainingArguments(accelerator_config=given).accelerator_config.split_batches is True
+
+
+class TestUseConfiguredState:
+    """Arguments alone may ask for it; a Trainer needs what the arguments ask for."""
+
+    @pytest.fixture(autouse=True)
+    def no_state(self) -> Iterator[None]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        yield
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    def trainer(self, directory: Path, **options: Any) -> Trainer:
+        config = {"use_configured_state": True}
+        args = TrainingArguments(
+            output_dir=str(directory), use_cpu=True, accelerator_config=config, num_workers=0, **options
+        )
+        return Trainer(model=torch.nn.Linear(2, 2), args=args)
+
+    def test_without_a_state_it_asks_for_nothing(self, tmp_path: Path) -> None:
+        assert self.trainer(tmp_path).args.accelerator_config.use_configured_state is True
+
+    def test_a_state_that_is_asked_for_is_taken(self, tmp_path: Path) -> None:
+        Accelerator(cpu=True, mixed_precision="bf16")
+        assert self.trainer(tmp_path, bf16=True).args.bf16
+
+    def test_a_state_of_another_precision_is_refused(self, tmp_path: Path) -> None:
+        Accelerator(cpu=True, mixed_precision="bf16")
+        with pytest.raises(ConfigurationError, match="the precision 'bf16' where they ask for 'no'"):
+            self.trainer(tmp_path)
 
 
 def test_every_refused_key_is_one_of_the_configs() -> None:

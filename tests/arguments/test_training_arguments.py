@@ -98,7 +98,7 @@ def test_a_driver_with_gpus_is_not_touched(monkeypatch, options):
     args = TrainingArguments(**options)
     str(args), args.to_dict(), args.device, args.n_gpu, args.world_size, args.parallel_mode, args.should_save
     assert args._setup_devices == torch.device("cpu")
-    assert args.distributed_state is None
+    assert args.distributed_state.device == torch.device("cpu")
 
 
 @pytest.mark.slow
@@ -305,3 +305,15 @@ def test_accelerator_config_takes_a_dict_a_path_and_an_instance(tmp_path, kind):
 def test_a_missing_file_is_a_configuration_error():
     with pytest.raises(ConfigurationError, match=r"nowhere\.json"):
         TrainingArguments(accelerator_config="nowhere.json")
+
+
+@pytest.mark.parametrize("nobody", [None, [None], "none", []])
+def test_nobody_is_reported_to(nobody):
+    assert TrainingArguments(report_to=nobody).report_to == []
+
+
+def test_report_to_that_was_set_to_none_later_is_nobody():
+    args = TrainingArguments()
+    args.report_to = None
+    args.check()
+    assert args.report_to == []
