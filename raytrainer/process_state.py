@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raytrainer.backends.base import Backend
     from raytrainer.driver.workers import Workers
     from raytrainer.hub.connection import HubConnection
+    from raytrainer.loop.item_count import LossFunction
     from raytrainer.loop.loss_scaling import LossScaling
     from raytrainer.loop.run import TrainRun
     from raytrainer.loop.step import FlopCounter
@@ -56,6 +57,10 @@ class ProcessState:
     run: TrainRun | None = None
     """The ``train()`` call in progress."""
     flop_counter: FlopCounter | None = None
+    loss_function: LossFunction | None = None
+    """The ``compute_loss_func`` that was called last."""
+    model_took_count: bool = False
+    """The model was called with ``num_items_in_batch`` and did not reject it."""
     eval_loaders: dict[str, Any] = field(default_factory=dict[str, Any])
     """Evaluation loaders that keep their worker processes (``dataloader_persistent_workers``)."""
     predicts_stand_in: bool = False

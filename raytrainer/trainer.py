@@ -93,7 +93,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         eval_dataset: The same, or a dict of them.
         processing_class: Tokenizer, image processor, ...; saved with the model.
         model_init: Makes the model on the workers, anew for each ``train()``.
-        compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss``.
+        compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss``: the sum of the losses divided by
+            ``num_items_in_batch``, or the mean of the batch. It may leave out the third parameter.
         compute_metrics: ``EvalPrediction -> dict``.
         callbacks: Classes or instances of ``transformers.TrainerCallback``.
         optimizers: An optimizer on the model's parameters, and a schedule; each may be None.
@@ -432,6 +433,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self.label_names = traits.label_names
         self.can_return_loss = traits.can_return_loss
         self.model_accepts_loss_kwargs = traits.accepts_loss_kwargs
+        self._process.model_took_count = False
         self._process.loss_shifts_labels = traits.loss_shifts_labels
 
     # ---- the model that the user holds --------------------------------------------------------------------------
@@ -515,7 +517,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         override = self._compute_loss_override()
         if override is None:
             return True
-        from raytrainer.loop.loss_scaling import takes_count
+        from raytrainer.loop.item_count import takes_count
 
         return takes_count(override)
 

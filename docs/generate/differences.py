@@ -143,6 +143,12 @@ DIFFERENCES: dict[str, Difference] = {
         'A callback may return a dict of control flags, such as `{"should_training_stop": True}`.',
         "tests/callbacks/test_handler.py::test_the_guides_callback_stops_at_its_step",
     ),
+    "Trainer(compute_loss_func)": Difference(
+        "May leave out `num_items_in_batch`, and may return the mean of its micro-batch: whether it divides by the "
+        "count is observed. `transformers` takes every loss as divided, so a mean is too large by the number of "
+        "micro-batches.",
+        "tests/loop/test_loss_scaling.py::test_a_compute_loss_func_that_returns_a_mean",
+    ),
     "Trainer(train_dataset)": Difference(
         "A finite stream resumes in a later pass, with the losses of an uninterrupted run.",
         "tests/hooks/test_differences.py::test_a_finite_stream_resumes_in_its_second_pass",

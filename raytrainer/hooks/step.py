@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.loop.item_count import call_compute_loss, forward_with_count, loss_function_of
 from raytrainer.loop.step import FlopCounter
 from raytrainer.trainer_protocol import TrainerParts
 
@@ -45,10 +46,7 @@ class StepHooks(TrainerParts):
             num_items_in_batch = torch.tensor(num_items_in_batch, device=self.args.device)
         count = scaling.count_for_override(num_items_in_batch)
         with self.compute_loss_context_manager():
-            if scaling.takes_count:
-                loss = self.compute_loss(model, inputs, num_items_in_batch=count)
-            else:
-                loss = self.compute_loss(model, inputs)
+            loss = call_compute_loss(self, model, inputs, count)
         del inputs
         if (
             self.args.torch_empty_cache_steps is not None
@@ -83,11 +81,10 @@ class StepHooks(TrainerParts):
         """
         takes_labels = self.label_smoother is not None or self.compute_loss_func is not None
         labels = inputs.pop("labels") if takes_labels and "labels" in inputs else None
-        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
-            inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
-        outputs = model(**inputs)
-        if self.compute_loss_func is not None:
-            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+        outputs = forward_with_count(self, model, inputs, num_items_in_batch)
+        function = loss_function_of(self)
+        if function is not None:
+            loss = function(self, outputs, labels, num_items_in_batch)
         elif labels is not None:
             loss = self._smoothed_loss(outputs, labels, num_items_in_batch)
         else:

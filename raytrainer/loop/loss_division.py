@@ -14,10 +14,27 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-_LOOKS = frozenset({"__get__", "dim", "is_complex", "is_floating_point", "numel", "size"})
-"""Looking at a tensor's form is not using its value; FSDP does it with all inputs of each of its units."""
+_LOOKS = frozenset(
+    {
+        *("__get__", "dim", "is_complex", "is_floating_point", "numel", "size"),
+        *("_is_view", "is_conj", "is_neg", "storage_offset", "stride", "untyped_storage"),
+    }
+)
+"""Looking at a tensor's form is not using its value; FSDP does it with all inputs of each of its units, and a compiler
+with all inputs of a graph."""
 _MOVES = frozenset({"contiguous", "cpu", "cuda", "detach", "to"})
 """What they return is the same count, elsewhere."""
+
+
+_ASKS = frozenset(
+    {
+        *("__bool__", "__eq__", "__format__", "__ge__", "__gt__", "__le__", "__lt__", "__ne__", "__repr__"),
+        *("eq", "ge", "gt", "is_nonzero", "le", "lt", "ne"),
+    }
+)
+"""Comparing it, or printing it, divides nothing by it."""
+_TAKEN_OUT = frozenset({"__array__", "__float__", "__index__", "__int__", "item", "numpy", "tolist"})
+"""The value leaves the tensor, and nobody sees what becomes of it."""
 
 
 class WatchedCount(torch.Tensor):
@@ -34,25 +51,30 @@ class WatchedCount(torch.Tensor):
         return watched
 
     @property
-    def was_read(self) -> bool:
-        return bool(self.reads)
+    def was_used(self) -> bool:
+        """Whether a value may have been divided by it."""
+        return not _ASKS.issuperset(self.reads)
+
+    @property
+    def was_only_taken_out(self) -> bool:
+        """Whether all that is known is that its value left the tensor."""
+        return self.was_used and (_ASKS | _TAKEN_OUT).issuperset(self.reads)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         seen: list[WatchedCount] = []
 
-        def plain(value: Any) -> Any:
+        def unwatched(value: Any) -> Any:
             if isinstance(value, WatchedCount):
                 seen.append(value)
-                with torch._C.DisableTorchFunctionSubclass():
-                    return value.as_subclass(torch.Tensor)
+                return plain(value)
             return value
 
         with torch._C.DisableTorchFunctionSubclass():
             if name in _LOOKS:
                 return func(*args, **(kwargs or {}))
-        args, kwargs = tree_map(plain, (args, kwargs or {}))
+        args, kwargs = tree_map(unwatched, (args, kwargs or {}))
         result = func(*args, **kwargs)
         if name in _MOVES and len(seen) == 1 and isinstance(result, torch.Tensor):
             moved = result.as_subclass(WatchedCount)
@@ -63,12 +85,20 @@ class WatchedCount(torch.Tensor):
         return result
 
 
+def plain(count: torch.Tensor) -> torch.Tensor:
+    """The same scalar, unwatched; this is not a use of it."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return count.as_subclass(torch.Tensor)
+
+
 class ForwardWatch:
     """Watches one module's next forward pass that is given ``num_items_in_batch``."""
 
     def __init__(self, module: nn.Module) -> None:
         self.model_divides: bool | None = None
         """None until a forward pass was seen."""
+        self.is_unclear = False
+        """Its value was taken out of the tensor, so ``model_divides`` is a guess."""
         self._count: WatchedCount | None = None
         self._module = module
         self._compiled: Any = None
@@ -88,14 +118,13 @@ class ForwardWatch:
         count = kwargs.get("num_items_in_batch")
         if not isinstance(count, torch.Tensor) or not module.training:
             return None
-        if type(count) is not torch.Tensor:
-            count = count.as_subclass(torch.Tensor)
-        self._count = WatchedCount.watch(count.detach())
+        self._count = WatchedCount.watch(plain(count).detach())
         return args, {**kwargs, "num_items_in_batch": self._count}
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._count is not None:
-            self.model_divides = self._count.was_read
+            self.model_divides = self._count.was_used
+            self.is_unclear = self._count.was_only_taken_out
             self.close()
 
     def close(self) -> None:

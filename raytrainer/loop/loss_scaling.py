@@ -3,7 +3,8 @@
 The loss of a step is the mean over all target items of its micro-batches on all ranks. A loss that was divided by
 that number of items needs one thing more: DDP averages gradients over ranks, so it is multiplied by their number.
 A loss that is the mean of its own micro-batch is divided by the micro-batches of the step. Which of the two
-applies is observed (``loss_division``), not guessed, for models as well as for users' own ``compute_loss``.
+applies is observed (``loss_division``), not guessed, for models as well as for users' own ``compute_loss`` and
+``compute_loss_func``.
 """
 
 from __future__ import annotations
@@ -15,15 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raytrainer.loop.item_count import LossFunction, cannot_be_seen, passes_count_on, takes_count
 from raytrainer.loop.loss_division import ForwardWatch, WatchedCount
-
-
-def takes_count(function: Callable[..., Any]) -> bool:
-    """Whether a ``compute_loss`` takes ``num_items_in_batch``."""
-    return any(
-        parameter.name == "num_items_in_batch" or parameter.kind is inspect.Parameter.VAR_KEYWORD
-        for parameter in inspect.signature(function).parameters.values()
-    )
 
 
 def names_world_size(function: Callable[..., Any]) -> bool:
@@ -39,35 +33,41 @@ class LossScaling:
         self,
         *,
         override: Any | None,
-        divides_itself: bool,
+        function: LossFunction | None,
+        smooths: bool,
         declared: bool | None,
-        world_size: int,
-        averages_tokens: bool,
+        counted_ranks: int,
         model: nn.Module,
         model_accepts_count: bool,
+        report: Callable[[str], None],
     ) -> None:
         """Store what is known before the first forward pass.
 
         Args:
             override: The user's own ``compute_loss`` function; None when it is ours.
-            divides_itself: Our ``compute_loss`` divides by the count: a ``compute_loss_func``, or a label smoother.
+            function: The user's ``compute_loss_func``.
+            smooths: A label smoother divides by the count.
             declared: The trainer's ``loss_is_scaled_for_ga``; None leaves it to us.
-            world_size: Number of ranks.
-            averages_tokens: ``average_tokens_across_devices``.
+            counted_ranks: Ranks over which items are counted: all, or 1 without ``average_tokens_across_devices``.
             model: The unwrapped model, watched in its first forward pass.
             model_accepts_count: Whether it takes ``num_items_in_batch``.
+            report: Tells the user what cannot be observed.
         """
-        self._divides_itself = divides_itself
+        self._report = report
+        self._function = function
+        self._smooths = smooths and function is None
         self._declared = declared
-        self._ranks_factor = world_size if averages_tokens else 1
+        self._ranks_factor = counted_ranks
         self._override = override
         self._override_takes_count = False
         self._override_divides: bool | None = None
         if override is not None:
             self._override_takes_count = takes_count(override)
         self._override_handles_ranks = override is not None and names_world_size(override)
-        self._watch = ForwardWatch(model) if model_accepts_count and not divides_itself else None
-        self._base_ran = False
+        self._watch = ForwardWatch(model) if model_accepts_count and not self._smooths else None
+        self._base_divided: bool | None = None
+        self.may_reject_count = override is not None and passes_count_on(override)
+        """The user's ``compute_loss`` may pass the count on to what does not take it; False once it has not."""
         self.weight = 1.0
         """What the next micro-batch counts in a mean over ranks; 0 for a stand-in. Not 1 only where the last round of
         the data is not filled up."""
@@ -91,7 +91,8 @@ class LossScaling:
     @property
     def needs_count(self) -> bool:
         """Whether anybody uses ``num_items_in_batch``, so that it must be summed over ranks."""
-        return self._divides_itself or self.model_divides or self._override_takes_count
+        function_takes_count = self._function is not None and self._function.takes_count
+        return self._smooths or function_takes_count or self.model_divides or self._override_takes_count
 
     def close(self) -> None:
         """Stop watching the model."""
@@ -102,7 +103,7 @@ class LossScaling:
 
     def count_for_override(self, count: torch.Tensor | None) -> torch.Tensor | None:
         """Return the count, a scalar, in the form in which the user's ``compute_loss`` gets it."""
-        self._base_ran = False
+        self._base_divided = None
         if self._watch is not None:
             self._watch.leave_uncompiled()
         if self._override is None or self._override_divides is not None or count is None:
@@ -114,12 +115,26 @@ class LossScaling:
         """Whether the ``compute_loss`` that runs takes ``num_items_in_batch``."""
         return self._override is None or self._override_takes_count
 
+    def leave_count_out(self) -> None:
+        """The user's ``compute_loss`` has passed the count on to what rejects it."""
+        self._override_takes_count = False
+
     def scale_base_loss(self, loss: torch.Tensor, count: torch.Tensor | None) -> torch.Tensor:
         """For our own ``compute_loss``: undo DDP's mean over ranks for a scalar loss divided by the count."""
-        self._base_ran = True
-        if count is None or self._ranks_factor == 1 or not (self._divides_itself or self.model_divides):
-            return loss
-        return loss * self._ranks_factor
+        if self._watch is not None and self._watch.is_unclear and self._declared is None:
+            self._watch.is_unclear = False
+            self._report(cannot_be_seen("The model"))
+        self._base_divided = count is not None and self._base_divides()
+        return loss * self._ranks_factor if self._base_divided and self._ranks_factor != 1 else loss
+
+    def _base_divides(self) -> bool:
+        """Whether our own ``compute_loss`` returned what was divided by the count."""
+        if self._function is None:
+            return self._smooths or self.model_divides
+        if self._declared is not None:
+            return self._declared
+        # A model that has its labels taken away divides nothing; one that does has made the loss that is returned.
+        return self._function.divides or self.seen is True
 
     def scale_for_step(
         self, loss: torch.Tensor, count: torch.Tensor | None, num_micro_batches: int
@@ -136,18 +151,19 @@ class LossScaling:
             return loss / num_micro_batches * self.weight
         if self.weight == 0:
             return loss * 0.0  # its items were not counted
-        handles_ranks = self._base_ran or self._override_handles_ranks or self._declared is not None
+        base_ran = self._base_divided is not None
+        handles_ranks = base_ran or self._override_handles_ranks or self._declared is not None
         return loss if self._override is None or handles_ranks else loss * self._ranks_factor
 
     def _is_divided(self, count: torch.Tensor | None) -> bool:
-        if self._divides_itself and (self._override is None or self._base_ran):
-            return True
+        if self._base_divided is not None:
+            return self._base_divided
         if count is None:
             return False
-        if self._override is None or self._base_ran:
-            return self.model_divides
         if isinstance(count, WatchedCount):
             seen = self._watch.model_divides if self._watch is not None else None
             # A model that got the count and left it alone: what touched it was the way there (a copy to a device).
-            self._override_divides = count.was_read and seen is not False
+            self._override_divides = count.was_used and seen is not False
+            if self._override_divides and count.was_only_taken_out:
+                self._report(cannot_be_seen("compute_loss"))
         return bool(self._override_divides)

@@ -22,9 +22,11 @@ from transformers.trainer_utils import (
 from raytrainer.backends.base import Backend
 from raytrainer.callbacks.saved_states import restore_states
 from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
+from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
 from raytrainer.loop.loss_meter import LossMeter
 from raytrainer.loop.loss_scaling import LossScaling
+from raytrainer.loop.notes import tell
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
 from raytrainer.optim.catalogue import check_backend, look_up, reduces
@@ -89,13 +91,13 @@ def open_run(
         model=model,
         scaling=LossScaling(
             override=compute_loss_override,
-            divides_itself=trainer.compute_loss_func is not None
-            or (trainer.label_smoother is not None and trainer.model_accepts_loss_kwargs),
+            function=loss_function_of(trainer),
+            smooths=trainer.label_smoother is not None and trainer.model_accepts_loss_kwargs,
             declared=trainer.loss_is_scaled_for_ga,
-            world_size=runtime.world_size,
-            averages_tokens=bool(args.average_tokens_across_devices),
+            counted_ranks=runtime.world_size if args.average_tokens_across_devices else 1,
             model=trainer.model,
             model_accepts_count=trainer.model_accepts_loss_kwargs,
+            report=functools.partial(tell, runtime),
         ),
         meter=LossMeter(first_step=trainer.state.global_step),
         speed=SpeedMeter(),

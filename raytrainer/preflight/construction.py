@@ -46,6 +46,7 @@ def check_trainer(facts: TrainerFacts) -> None:
         best_metric_names_a_dataset,
         batch_metrics_know_the_last_batch,
         collator_is_callable,
+        loss_function_can_be_called,
         datasets_are_not_empty,
         seq2seq_fields_are_implemented,
     ):
@@ -129,6 +130,29 @@ def batch_metrics_know_the_last_batch(facts: TrainerFacts) -> None:
             f"but yours takes {list(parameters)}. Add a compute_result parameter, or set "
             "batch_eval_metrics=False."
         )
+
+
+def loss_function_can_be_called(facts: TrainerFacts) -> None:
+    """A ``compute_loss_func`` is called with outputs and labels, and with ``num_items_in_batch`` if it takes it."""
+    function = facts.compute_loss_func
+    if function is None:
+        return
+    expected = "Expected: (outputs, labels, num_items_in_batch=None), of which the last one may be left out."
+    if not callable(function):
+        raise ConfigurationError(
+            f"compute_loss_func= is a {type(function).__name__}, which cannot be called. {expected}"
+        )
+    try:
+        signature = inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
+    except (TypeError, ValueError):  # a function of C without a signature
+        return
+    keywords = {"num_items_in_batch": None} if "num_items_in_batch" in signature.parameters else {}
+    try:
+        signature.bind(None, None, **keywords)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"compute_loss_func= takes {signature}, so it cannot be called: {error}. {expected}"
+        ) from error
 
 
 def collator_is_callable(facts: TrainerFacts) -> None:

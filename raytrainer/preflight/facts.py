@@ -64,6 +64,7 @@ class TrainerFacts:
     """A dataset, a dict of datasets, or None."""
     data_collator: Any = None
     """As the user passed it; None for the default."""
+    compute_loss_func: Any = None
     compute_metrics: Any = None
     optimizers: tuple[Any, Any] = (None, None)
     """An optimizer and a schedule; either may be None."""
@@ -99,6 +100,7 @@ def facts_of(trainer: TrainerProtocol) -> TrainerFacts:
         train_dataset=trainer.train_dataset,
         eval_dataset=trainer.eval_dataset,
         data_collator=trainer._own_collator,
+        compute_loss_func=trainer.compute_loss_func,
         compute_metrics=trainer.compute_metrics,
         optimizers=(trainer.optimizer, trainer.lr_scheduler),
         optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,

@@ -222,3 +222,81 @@ def test_a_compute_loss_func(micro_batches: int, tmp_path: Path) -> None:
         )
 
     assert_as_one_batch(Trainer, tmp_path, micro_batches, compute_loss_func=summed)
+
+
+def token_losses(outputs: Any, labels: torch.Tensor, reduction: str) -> torch.Tensor:
+    logits = outputs["logits"][:, :-1].flatten(0, 1)
+    return nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction=reduction)
+
+
+def mean_with_count(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    assert num_items_in_batch > 0, (
+        f"{num_items_in_batch} items"
+    )  # asks for its value, and divides nothing by it
+    return nn.functional.cross_entropy(outputs["logits"], labels)
+
+
+def mean_without_count(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs["logits"], labels)
+
+
+class MeanModule(nn.Module):
+    def forward(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs["logits"], labels)
+
+
+def mean_through_keywords(outputs: Any, labels: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs["logits"], labels, **kwargs)
+
+
+@SPLITS
+@pytest.mark.parametrize(
+    "function", [mean_with_count, mean_without_count, MeanModule(), mean_through_keywords]
+)
+def test_a_compute_loss_func_that_returns_a_mean(function: Any, micro_batches: int, tmp_path: Path) -> None:
+    assert_as_one_batch(Trainer, tmp_path, micro_batches, classifier=True, compute_loss_func=function)
+
+
+def test_a_mean_of_a_compute_loss_func_has_the_loss_of_the_model(tmp_path: Path) -> None:
+    own = train(Trainer, tmp_path / "own", 4, classifier=True)
+    with_function = train(Trainer, tmp_path / "f", 4, classifier=True, compute_loss_func=mean_with_count)
+    for mine, other in zip(rows(with_function), rows(own), strict=True):
+        assert mine == pytest.approx(other, abs=1e-6)
+
+
+def taken_out(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    return token_losses(outputs, labels, "sum") / num_items_in_batch.item()
+
+
+def test_a_count_that_leaves_its_tensor_is_taken_as_divided_by_and_the_user_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_as_one_batch(Trainer, tmp_path, 4, compute_loss_func=taken_out)
+    assert "compute_loss_func takes num_items_in_batch out of its tensor" in caplog.text
+    assert "loss_is_scaled_for_ga = False" in caplog.text
+
+
+def test_what_the_trainer_declares_of_its_compute_loss_func_is_believed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Declares(Trainer):
+        loss_is_scaled_for_ga = False
+
+    def prints(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        assert num_items_in_batch.item() > 0
+        return nn.functional.cross_entropy(outputs["logits"], labels)
+
+    assert_as_one_batch(Declares, tmp_path, 4, classifier=True, compute_loss_func=prints)
+    assert "out of its tensor" not in caplog.text
+
+
+class AsksTheBaseWithoutCount(Trainer):
+    """An override from before ``num_items_in_batch`` existed that adds to the loss of the base class."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False) -> Any:
+        return super().compute_loss(model, inputs, return_outputs)
+
+
+@SPLITS
+def test_an_override_without_the_count_that_asks_the_base(micro_batches: int, tmp_path: Path) -> None:
+    assert_as_one_batch(AsksTheBaseWithoutCount, tmp_path, micro_batches, classifier=True)
