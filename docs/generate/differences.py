@@ -121,6 +121,11 @@ DIFFERENCES: dict[str, Difference] = {
         "tests/checkpoint/test_crash.py::"
         "test_after_a_kill_anywhere_in_a_save_the_checkpoint_is_there_wholly_or_not_at_all",
     ),
+    "restore_callback_states_from_checkpoint": Difference(
+        "What is restored, or dropped where it is off, is said. A run that early stopping ended stays ended when it is "
+        "resumed, unless its patience was raised; in `transformers` it trains on.",
+        "tests/callbacks/test_early_stopping.py::test_a_run_that_early_stopping_ended_stays_ended",
+    ),
     "save_total_limit": Difference(
         "With 1, a run that was stopped before its last step keeps its newest checkpoint beside the best one, so that "
         "it can be resumed; after early stopping or a callback's stop `transformers` deletes it.",

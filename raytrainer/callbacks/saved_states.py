@@ -73,18 +73,12 @@ def restore_states(
     Raises:
         CheckpointError: If a callback cannot be rebuilt from its saved state.
     """
-    without_callback: list[str] = []
-    for name, saved in (states or {}).items():
-        if name == CONTROL_NAME:
-            continue
-        matching: list[Any] = [
-            cb for cb in handler.callbacks if isinstance(cb, ExportableState) and type(cb).__name__ == name
-        ]
-        if not matching:
-            without_callback.append(name)
-        saved_states = cast("list[Any]", saved if isinstance(saved, list) else [saved])
-        for callback, state in zip(matching, saved_states, strict=False):
-            _restore(callback, state)
+    present = {
+        type(callback).__name__ for callback in handler.callbacks if isinstance(callback, ExportableState)
+    }
+    without_callback = [name for name in states or {} if name != CONTROL_NAME and name not in present]
+    for callback, state in matched_states(handler.callbacks, states or {}):
+        _restore(callback, state)
     if without_callback:
         logger.warning(
             "The checkpoint has states of callbacks that this run does not have; they are ignored: %s.",
@@ -94,6 +88,52 @@ def restore_states(
         if flag in CONTROL_FLAGS:
             setattr(control, flag, bool(value))
     return control
+
+
+def matched_states(
+    callbacks: Sequence[object], states: Mapping[str, Any]
+) -> list[tuple[ExportableState, Mapping[str, Any]]]:
+    """Callbacks with their saved states: by class name, several of one class in order.
+
+    Args:
+        callbacks: Those of this run.
+        states: ``TrainerState.stateful_callbacks`` of a checkpoint.
+    """
+    matched: list[tuple[ExportableState, Mapping[str, Any]]] = []
+    for name, saved in states.items():
+        if name == CONTROL_NAME:
+            continue
+        same = [one for one in callbacks if isinstance(one, ExportableState) and type(one).__name__ == name]
+        matched += zip(same, cast("list[Any]", saved if isinstance(saved, list) else [saved]), strict=False)
+    return matched
+
+
+def describe_states(matched: Sequence[tuple[ExportableState, Mapping[str, Any]]]) -> str:
+    """Callbacks and what was saved of them, in a few words."""
+    return "; ".join(
+        f"{type(callback).__name__} ({', '.join(f'{name}={value!r}' for name, value in _values(state).items())})"
+        for callback, state in matched
+    )
+
+
+def differing_states(
+    callbacks: Sequence[object], states: Mapping[str, Any]
+) -> list[tuple[ExportableState, Mapping[str, Any]]]:
+    """The callbacks of a run whose state is not the saved one, each with what was saved.
+
+    Args:
+        callbacks: Those of this run.
+        states: ``TrainerState.stateful_callbacks`` of a checkpoint.
+    """
+    return [
+        (callback, state)
+        for callback, state in matched_states(callbacks, states)
+        if _values(_plain(cast("Any", callback).state(), type(callback).__name__)) != _values(state)
+    ]
+
+
+def _values(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {**state.get("args", {}), **state.get("attributes", {})}
 
 
 def _restore(callback: ExportableState, state: Mapping[str, Any]) -> None:

@@ -40,6 +40,8 @@ class TrainRun:
     speed: SpeedMeter
     is_restart: bool = False
     """This attempt goes on with what an earlier attempt of the same ``train()`` call saved."""
+    is_ended: bool = False
+    """Early stopping ended the run that this one goes on with."""
     ignore_keys_for_eval: list[str] | None = None
     rng_checkpoint: str | None = None
     """Checkpoint whose random state is still to be restored, at the first fetch of data."""

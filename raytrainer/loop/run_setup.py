@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import DataLoader
 from transformers import TrainerState
@@ -20,7 +20,8 @@ from transformers.trainer_utils import (
 )
 
 from raytrainer.backends.base import Backend
-from raytrainer.callbacks.saved_states import restore_states
+from raytrainer.callbacks.early_stopping import ended_by
+from raytrainer.callbacks.saved_states import describe_states, differing_states, restore_states
 from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
@@ -111,6 +112,8 @@ def open_run(
     )
     if saved is not None:
         restore_window(run, saved)
+    if checkpoint is not None and not is_restart:
+        run.is_ended = is_ended(trainer)
     trainer._restore_task_state(saved.task if saved is not None else {})
     return run
 
@@ -195,9 +198,7 @@ def restore_state(
         )
         state.best_model_checkpoint = None
     compare_trainer_and_checkpoint_args(args, state)
-    if is_restart or args.restore_callback_states_from_checkpoint:
-        saved_states: Any = state.stateful_callbacks
-        trainer.control = restore_states(trainer.callback_handler, trainer.control, saved_states)
+    restore_callbacks(trainer, cast("dict[str, Any]", state.stateful_callbacks or {}), is_restart=is_restart)
     if args.ignore_data_skip:
         return Cursor(epoch=state.global_step // plan.steps_per_epoch)
     if saved is not None:
@@ -205,6 +206,45 @@ def restore_state(
     epoch, micro_batches = plan.position_at(state.global_step)
     before = epoch * plan.micro_batches_per_epoch * plan.round_size
     return Cursor(epoch=epoch, micro_batches=micro_batches, samples_before=before)
+
+
+def restore_callbacks(trainer: TrainerProtocol, states: dict[str, Any], *, is_restart: bool) -> None:
+    """Restore what a checkpoint keeps of callbacks, if it is to be, and say what was or was not restored.
+
+    Args:
+        trainer: With its callbacks and control.
+        states: ``TrainerState.stateful_callbacks`` of the checkpoint.
+        is_restart: The checkpoint is of an earlier attempt of this run.
+    """
+    differing = differing_states(trainer.callback_handler.callbacks, states)
+    if is_restart or trainer.args.restore_callback_states_from_checkpoint:
+        trainer.control = restore_states(trainer.callback_handler, trainer.control, states)
+        if differing:
+            text = f"Restored from the checkpoint: {describe_states(differing)}."
+            tell(trainer._runtime, text, level="info")
+    elif differing:
+        tell(
+            trainer._runtime,
+            f"The checkpoint has states of callbacks that are not restored: {describe_states(differing)}. Set "
+            "restore_callback_states_from_checkpoint=True to restore them.",
+        )
+
+
+def is_ended(trainer: TrainerProtocol) -> bool:
+    """Whether early stopping has ended the run that a checkpoint was restored from; if so, it is said."""
+    state = trainer.state
+    callback = ended_by(
+        trainer.callback_handler.callbacks, cast("dict[str, Any]", state.stateful_callbacks or {})
+    )
+    if callback is None or state.global_step >= state.max_steps:
+        return False
+    tell(
+        trainer._runtime,
+        f"Early stopping ended this run at step {state.global_step} of {state.max_steps}, with "
+        f"early_stopping_patience={callback.early_stopping_patience}, so it takes no further step. To train on, raise "
+        "early_stopping_patience or leave the EarlyStoppingCallback out.",
+    )
+    return True
 
 
 def rescaled(saved: LoopState, plan: TrainPlan) -> Cursor:

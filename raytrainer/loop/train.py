@@ -38,7 +38,8 @@ def train(run: TrainRun) -> TrainOutput:
     if args.eval_on_start and trainer.state.global_step == 0:
         trainer._evaluate(None, run.ignore_keys_for_eval, skip_scheduler=True)
     emit_progress(run, always=True)
-    for epoch in range(run.cursor.epoch, run.plan.num_epochs):
+    trainer.control.should_training_stop |= run.is_ended
+    for epoch in range(run.cursor.epoch, run.plan.num_epochs if not run.is_ended else 0):
         run_epoch(run, epoch)
         if trainer.control.should_training_stop:
             break
