@@ -43,11 +43,14 @@ from transformers.trainer_utils import (
 from raytrainer.arguments.aliases import trainer_keyword
 from raytrainer.arguments.convert import as_training_arguments
 from raytrainer.arguments.keywords import unknown_argument
+from raytrainer.arguments.log_levels import apply_log_level
+from raytrainer.arguments.seeding import seed_process
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
 from raytrainer.backends.unbound import UnboundAccelerator
-from raytrainer.callbacks.defaults import default_callbacks
+from raytrainer.callbacks.defaults import default_callbacks, terminal_callback
 from raytrainer.callbacks.handler import CallbackHandler
+from raytrainer.callbacks.saved_states import export_states
 from raytrainer.checkpoint.model_match import model_signature
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.driver.entry_points import (
@@ -146,6 +149,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self._process = ProcessState()
         processing_class = trainer_keyword(tokenizer, processing_class)
         self.args = as_training_arguments(args, scaling_config, run_config)
+        seed_process(self.args)
+        apply_log_level(self.args)
         self._own_model = model
         self.model_init = model_init
         self.train_dataset = train_dataset
@@ -161,7 +166,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         self.callback_handler = CallbackHandler(
-            default_callbacks(self.args) + list(callbacks or []),
+            [*default_callbacks(self.args), *(callbacks or []), terminal_callback(self.args)],
             None,
             processing_class,
             self.optimizer,
@@ -169,7 +174,9 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         )
         check_construction(self)
         self.control = TrainerControl()
-        self.state = TrainerState()
+        self.state = TrainerState(
+            stateful_callbacks=export_states(self.callback_handler.callbacks, self.control)  # pyright: ignore[reportArgumentType]
+        )
         self.is_in_train = False
         self.current_flos = 0.0
         self.current_gradient_accumulation_steps = 1

@@ -200,12 +200,13 @@ ELSEWHERE: dict[str, Difference] = {
         "tests/hooks/test_differences.py::test_on_init_end_comes_with_the_model_and_not_in_the_constructor",
     ),
     "disable_tqdm": Difference(
-        "The driver shows one line for all workers instead of a bar; logs are printed either way.",
-        "tests/telemetry/test_console.py::test_disable_switches_the_bar_off_and_keeps_the_log_lines",
+        "The driver shows one line for all workers instead of a bar. `ProgressCallback` and `PrinterCallback` are in "
+        "the list of callbacks, and what they show ends when they are removed.",
+        "tests/callbacks/test_defaults.py::test_logs_are_printed_once_and_not_after_the_printer_is_removed",
     ),
     "log_level": Difference(
-        "Set on each worker when a task begins, not in the constructor.",
-        "tests/hooks/test_differences.py::test_the_log_level_is_set_where_the_run_is",
+        "Set by the constructor in its process, and on each Ray worker when it sets the trainer up.",
+        "tests/hooks/test_differences.py::test_the_log_level_is_set_by_the_constructor_and_stays",
     ),
     "local_rank": Difference(
         "Read from launchers; on Ray, rank and device come from Ray.",

@@ -9,8 +9,8 @@ keyword arguments and resets of the control flags. What differs here is dispatch
   lists and one dictionary lookup. The comparison also notices users who edit ``handler.callbacks`` directly.
 
 ``on_log`` passes one and the same ``logs`` dict to all callbacks, in order. Users rely on it: a callback that adds a
-value (memory, throughput) places itself before the reporters so that they send it too. The price is that
-``PrinterCallback`` removes ``total_flos`` for those after it; a caller that wants to keep its dict passes a copy.
+value (memory, throughput) places itself before the reporters so that they send it too. A caller that wants to keep its
+dict passes a copy.
 
 This file never decides when to log, evaluate or save, and knows nothing of ranks: the loop makes ranks agree.
 """
@@ -25,7 +25,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import trainer_callback
-from transformers.trainer_callback import DefaultFlowCallback, TrainerCallback, TrainerControl
+from transformers.trainer_callback import (
+    DefaultFlowCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+)
 
 from raytrainer.errors import ConfigurationError
 from raytrainer.user_types import ProcessingClass
@@ -214,6 +220,8 @@ class CallbackHandler(trainer_callback.CallbackHandler):
 
 def _listens(callback: TrainerCallback | type[TrainerCallback], event: str) -> bool:
     """Whether ``callback`` has a method of its own for ``event``; duck-typed objects may lack some events."""
+    if type(callback) in (ProgressCallback, PrinterCallback):
+        return False  # The console does their work, on the driver's terminal.
     method = getattr(callback, event, None)
     if method is None:
         return False

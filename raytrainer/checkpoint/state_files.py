@@ -158,19 +158,9 @@ def saved_optimizer_name(directory: Path) -> str:
     return SHARDED_OPTIMIZER_NAME if (directory / SHARDED_OPTIMIZER_NAME).is_dir() else OPTIMIZER_NAME
 
 
-def save_trainer_state(
-    directory: Path, state: TrainerState, *, callback_states: dict[str, Any] | None = None
-) -> Path:
-    """One rank: write ``trainer_state.json``.
-
-    Args:
-        directory: The checkpoint.
-        state: Is not changed.
-        callback_states: Replaces the callback states that ``state`` carries.
-    """
+def save_trainer_state(directory: Path, state: TrainerState) -> Path:
+    """One rank: write ``trainer_state.json``; returns the file."""
     body = dataclasses.asdict(state)
-    if callback_states is not None:
-        body["stateful_callbacks"] = callback_states
     path = directory / STATE_NAME
     path.write_text(json.dumps(body, indent=2, sort_keys=True, default=_plain) + "\n", encoding="utf-8")
     return path

@@ -67,12 +67,13 @@ def runs_in_this_process(args: TrainingArguments) -> bool:
 
 def open_local_session(trainer: TrainerProtocol) -> Session:
     """Set a trainer up in this process, alone or as a rank of a launcher's group."""
+    from raytrainer.callbacks.defaults import shown_by
     from raytrainer.runtimes.in_process import LocalRuntime
     from raytrainer.runtimes.process_group import ProcessGroupRuntime
     from raytrainer.telemetry.console import Renderer
-    from raytrainer.worker.session import open_session
+    from raytrainer.worker.session import Session
 
-    renderer = Renderer(disable=bool(trainer.args.disable_tqdm))
+    renderer = Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))
     runtime: Runtime
     if is_launched_rank(os.environ):
         runtime = ProcessGroupRuntime(
@@ -81,7 +82,7 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
     else:
         runtime = LocalRuntime(renderer.handle)
     trainer._process.renderer = renderer
-    return open_session(trainer, runtime)
+    return Session(trainer, runtime)
 
 
 def new_run_id() -> str:

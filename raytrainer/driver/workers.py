@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
+from raytrainer.callbacks.defaults import shown_by
 from raytrainer.driver.entry_points import new_run_id
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError
@@ -19,6 +20,7 @@ from raytrainer.worker.session import Returned, TaskContext
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
+    from raytrainer.callbacks.handler import CallbackHandler
     from raytrainer.process_state import ProcessState
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ class DriverTrainer(Protocol):
     """What this file needs of the driver's trainer."""
 
     args: TrainingArguments
+    callback_handler: CallbackHandler
     _process: ProcessState
 
     def _fetch_weights(self) -> None: ...
@@ -57,7 +60,7 @@ class Workers:
             TrainingFailed: If the workers failed for good.
             KeyboardInterrupt: If the user interrupted twice.
         """
-        renderer = Renderer(disable=bool(trainer.args.disable_tqdm))
+        renderer = Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))
         self._renderer = renderer
         try:
             returned = self._call(trainer, method, args, kwargs)

@@ -24,6 +24,7 @@ from raytrainer.evaluation.results import Results
 from raytrainer.evaluation.rows import batch_size_of, gather_rows, truncate_batch
 from raytrainer.evaluation.spill import PADDING
 from raytrainer.runtimes.base import Runtime
+from raytrainer.telemetry import run_lines
 from raytrainer.telemetry.events import PredictionDone, PredictionStep
 from raytrainer.trainer_protocol import TrainerProtocol
 
@@ -130,7 +131,12 @@ class PredictionLoop:
         if callable(getattr(trainer.optimizer, "eval", None)):
             trainer.optimizer.eval()
         trainer.callback_handler.eval_dataloader = self.loader
-        total = len(self.loader) if has_length(self.loader) else None
+        is_sized = has_length(self.loader)
+        if run_lines.are_wanted():
+            num_examples = trainer.num_examples(self.loader) if is_sized else "unknown"
+            facts: dict[str, object] = {"Num examples": num_examples, "Batch size": args.eval_batch_size}
+            run_lines.say(f"Running {self.description}", facts)
+        total = len(self.loader) if is_sized else None
         for step, ((batch, num_real), is_last) in enumerate(flag_last(self.batches())):
             self.predict_batch(model, batch, num_real, is_last=is_last)
             self.fire_prediction_step()

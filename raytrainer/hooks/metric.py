@@ -10,7 +10,7 @@ def metric_of(args: TrainingArguments, metrics: dict[str, float]) -> float:
     """The metric that decides about the best model and about schedules that wait for one.
 
     Raises:
-        ConfigurationError: If the evaluation did not give it.
+        MetricError: If the evaluation did not give it.
     """
     assert args.metric_for_best_model is not None
     name = args.metric_for_best_model

@@ -21,7 +21,7 @@ from transformers.trainer_utils import (
 
 from raytrainer.backends.base import Backend
 from raytrainer.callbacks.early_stopping import ended_by
-from raytrainer.callbacks.saved_states import describe_states, differing_states, restore_states
+from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states, restore_states
 from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
@@ -167,7 +167,8 @@ def optimizer_reduces(trainer: TrainerProtocol) -> bool:
 
 def fresh_state(trainer: TrainerProtocol, plan: TrainPlan) -> TrainerState:
     """The public state of a run that begins at step 0."""
-    state = TrainerState()
+    callback_states: Any = export_states(trainer.callback_handler.callbacks, trainer.control)
+    state = TrainerState(stateful_callbacks=callback_states)
     state.train_batch_size = trainer.args.per_device_train_batch_size
     state.compute_steps(trainer.args, plan.max_steps)
     return state

@@ -45,6 +45,8 @@ def save_checkpoint(run: TrainRun) -> Path:
     window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / runtime.world_size
     record_best_checkpoint(run, directory)
     of_task = trainer._task_state()
+    callback_states: Any = export_states(trainer.callback_handler.callbacks, trainer.control)
+    trainer.state.stateful_callbacks = callback_states
 
     def write_states(target: Path) -> list[Path]:
         return write_state_files(run, target, loop_state(run, window, of_task))
@@ -121,13 +123,7 @@ def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Pat
     if not args.save_only_model:
         written += save_schedule(target, scheduler=trainer.lr_scheduler, scaler=trainer.accelerator.scaler)
         written.append(state.write(target))
-    written.append(
-        save_trainer_state(
-            target,
-            trainer.state,
-            callback_states=export_states(trainer.callback_handler.callbacks, trainer.control),
-        )
-    )
+    written.append(save_trainer_state(target, trainer.state))
     return written
 
 

@@ -11,7 +11,7 @@ from typing import cast
 
 from transformers.trainer_utils import IntervalStrategy
 
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import MetricError
 from raytrainer.preflight.facts import TrainerFacts
 
 
@@ -19,13 +19,13 @@ def best_metric_names_a_dataset(facts: TrainerFacts) -> None:
     """The metrics of a dict of datasets have the names of the datasets in their own.
 
     Raises:
-        ConfigurationError: If ``metric_for_best_model`` has the name of none.
+        MetricError: If ``metric_for_best_model`` has the name of none.
     """
     metric = wanted_metric(facts)
     names = dataset_names(facts)
     if metric is None or names is None or any(metric.startswith(f"{name}_") for name in names):
         return
-    raise ConfigurationError(
+    raise MetricError(
         f"metric_for_best_model={facts.args.metric_for_best_model!r} asks for 'eval_{metric}', which no evaluation "
         f"will give: eval_dataset is a dict, so each metric has the name of its dataset, and there are {names}. Set "
         f"metric_for_best_model to one of {[f'eval_{name}_{metric}' for name in names[:4]]}, or pass one dataset. If a "
@@ -37,7 +37,7 @@ def best_metric_can_exist(facts: TrainerFacts) -> None:
     """Without ``compute_metrics``, an evaluation gives a loss and its speed.
 
     Raises:
-        ConfigurationError: If ``metric_for_best_model`` is something else.
+        MetricError: If ``metric_for_best_model`` is something else.
     """
     metric = wanted_metric(facts)
     if metric is None or facts.compute_metrics is not None or not facts.args.skip_memory_metrics:
@@ -46,7 +46,7 @@ def best_metric_can_exist(facts: TrainerFacts) -> None:
     if any(metric == prefix + name for prefix in prefixes for name in facts.evaluates):
         return
     given = sorted(f"eval_{prefixes[0]}{name}" for name in facts.evaluates)
-    raise ConfigurationError(
+    raise MetricError(
         f"metric_for_best_model={facts.args.metric_for_best_model!r} asks for 'eval_{metric}', which no evaluation "
         f"will give: without compute_metrics it gives {given}. "
         "Pass a compute_metrics that returns the metric, or name one of these. If a callback adds the metric in "

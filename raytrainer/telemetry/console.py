@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TextIO
 
@@ -69,13 +69,23 @@ PLAIN_PATIENCE_S = 300.0
 _UNLIMITED = 10_000
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """Which of the things are shown that a user can switch off."""
+
+    progress: bool = True
+    """The live line, or lines of progress."""
+    logs: bool = True
+    """A line for each call of ``log``."""
+
+
 class Renderer:
     """Renders the events of a run. May be called from several threads.
 
     Args:
         stream: Where permanent lines go; stdout by default.
         progress_stream: Where the live line, progress and warnings go; ``stream`` if that is given, else stderr.
-        disable: No live line and no lines of progress (``disable_tqdm``); everything else stays.
+        shown: Says, whenever something is to be drawn, what is shown.
         width: Width of the terminal [columns]; looked up for each line by default.
         clock: A monotonic clock [s].
     """
@@ -85,13 +95,13 @@ class Renderer:
         stream: TextIO | None = None,
         *,
         progress_stream: TextIO | None = None,
-        disable: bool = False,
+        shown: Callable[[], Shown] = Shown,
         width: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._out = stream or sys.stdout
         self._err = progress_stream or stream or sys.stderr
-        self._disable = disable
+        self._shown = shown
         self._width = width
         self._clock = clock
         self._is_live = _is_terminal(self._err)
@@ -193,8 +203,8 @@ class Renderer:
                 loss=_number(loss, self._train.loss),
                 learning_rate=_number(event.logs.get("learning_rate"), self._train.learning_rate),
             )
-        if _is_terminal(self._out) and "train_runtime" in event.logs:
-            return  # The summary, which comes next, shows it.
+        if not self._shown().logs or (_is_terminal(self._out) and "train_runtime" in event.logs):
+            return  # The second is shown by the summary, which comes next.
         self._log_lines.width = self._columns(self._out) if _is_terminal(self._out) else None
         line = self._log_lines.format(event.step, event.max_steps, event.logs)
         if line:
@@ -272,7 +282,7 @@ class Renderer:
     # ---- Progress -------------------------------------------------------------------------------------------
 
     def _progress(self, share: float) -> None:
-        if self._disable:
+        if not self._shown().progress:
             return
         if self._is_live:
             self._redraw()
@@ -290,7 +300,7 @@ class Renderer:
         self._plain_share = share
 
     def _redraw(self, *, now: bool = False) -> None:
-        if self._disable:
+        if not self._shown().progress:
             return
         time_s = self._clock()
         if now or time_s - self._drawn_at >= REDRAW_INTERVAL_S:

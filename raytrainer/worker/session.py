@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytrainer.arguments.seeding import seed_process
 from raytrainer.checkpoint.scan import newest_checkpoint
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
@@ -150,7 +151,9 @@ class Session:
 
 
 def open_session(trainer: TrainerProtocol, runtime: Runtime) -> Session:
-    """All ranks: set a trainer up in this process."""
+    """All ranks of a Ray group: set up a trainer that a driver constructed and seeded."""
+    # Before a device is chosen, because CUDA reads the variables of full_determinism then.
+    seed_process(trainer.args)
     return Session(trainer, runtime)
 
 

@@ -1,6 +1,6 @@
 """The composition root: sets up a trainer, which so far only stored things, in this process.
 
-Everything that exists once per process is created here, in this order: seed, device, backend, model on its device,
+Everything that exists once per process is created here, in this order: device, backend, model on its device,
 callbacks. Nothing here runs on a driver that launches workers.
 """
 
@@ -13,10 +13,10 @@ import os
 
 import torch
 from torch import nn
-from transformers.trainer_utils import enable_full_determinism, set_seed
 
 from raytrainer.arguments.log_levels import apply_log_level
 from raytrainer.arguments.placement import Placement
+from raytrainer.arguments.seeding import seed_process
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.choose import forget_earlier_backend, open_backend
 from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
@@ -37,7 +37,6 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
         runtime: Where this rank runs.
     """
     args: TrainingArguments = trainer.args
-    seed(args)  # before a device is chosen, because CUDA reads the variables of full_determinism then
     args.resolve(placement_of(args, runtime))
     apply_log_level(args)
     forget_earlier_backend(args)
@@ -88,14 +87,6 @@ def placement_of(args: TrainingArguments, runtime: Runtime) -> Placement:
     )
 
 
-def seed(args: TrainingArguments) -> None:
-    """Seed Python, numpy and torch; the same seed on all ranks."""
-    if args.full_determinism:
-        enable_full_determinism(args.seed)
-    else:
-        set_seed(args.seed)
-
-
 def load_model(name: str) -> nn.Module:
     """Load a model by hub id or path, in the class that its config names.
 
@@ -120,6 +111,6 @@ def set_model(trainer: TrainerProtocol, model: nn.Module) -> None:
 
 def build_model(trainer: TrainerProtocol) -> None:
     """Build the model of a trainer with ``model_init`` again, from the run's seed, and drop its optimizer."""
-    seed(trainer.args)
+    seed_process(trainer.args)
     set_model(trainer, trainer.call_model_init())
     trainer.optimizer = trainer.lr_scheduler = None

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.trainer_pt_utils import (
+    get_model_param_count,  # pyright: ignore[reportUnknownVariableType]
+)
 from transformers.trainer_utils import (
     TrainOutput,
     align_special_tokens,  # pyright: ignore[reportUnknownVariableType]
@@ -34,6 +37,7 @@ from raytrainer.loop.run_setup import open_run
 from raytrainer.loop.saving import run_directory
 from raytrainer.loop.train import train
 from raytrainer.runtimes.base import Runtime
+from raytrainer.telemetry import run_lines
 from raytrainer.telemetry.events import Note, TrainStarted
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
@@ -262,6 +266,7 @@ def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
 
 def announce(run: TrainRun, origin: Origin) -> None:
     """All ranks: compare the requested settings with those that apply, and send the table to the driver."""
+    log_start(run, origin)
     rows = engaged_rows(run)
     if run.runtime.rank == 0:
         run.runtime.emit(
@@ -275,3 +280,24 @@ def announce(run: TrainRun, origin: Origin) -> None:
             )
         )
     check_engaged(rows)
+
+
+def log_start(run: TrainRun, origin: Origin) -> None:
+    """This rank: log what transformers logs when a training begins."""
+    if not run_lines.are_wanted():
+        return
+    plan, args = run.plan, run.args
+    facts: dict[str, object] = {
+        "Num examples": plan.num_examples,
+        "Num Epochs": plan.num_epochs,
+        "Num update steps per epoch": plan.steps_per_epoch,
+        "Instantaneous batch size per device": args.per_device_train_batch_size,
+        "Total train batch size (w. parallel, distributed & accumulation)": plan.global_batch_size,
+        "Gradient Accumulation steps": args.gradient_accumulation_steps,
+        "Total optimization steps": plan.max_steps,
+        "Number of trainable parameters": get_model_param_count(run.model, trainable_only=True),
+    }
+    if origin.checkpoint is not None:
+        facts["Resuming from"] = origin.checkpoint
+        facts["Steps that are done"] = run.trainer.state.global_step
+    run_lines.say("Running training", facts)

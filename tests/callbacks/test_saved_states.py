@@ -12,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 from raytrainer.callbacks.handler import CallbackHandler
 from raytrainer.callbacks.saved_states import export_states, restore_states
 from raytrainer.errors import CheckpointError
+from tests.parity.twins import LIBRARIES, make_trainer
 
 
 class Counter(TrainerCallback, ExportableState):
@@ -129,3 +130,15 @@ def test_a_state_is_readable_json_beside_the_rest_of_the_trainer_state(tmp_path)
     through_the_file([Counter(2)], TrainerControl(), tmp_path)
     states = json.loads((tmp_path / "trainer_state.json").read_text())["stateful_callbacks"]
     assert states["Counter"] == {"args": {"step": 2}, "attributes": {"count": 0, "history": []}}
+
+
+def test_the_state_of_a_trainer_has_the_control_as_in_transformers(tmp_path):
+    states = {}
+    for name, library in LIBRARIES.items():
+        trainer = make_trainer(library, tmp_path / name, max_steps=2, save_strategy="steps", save_steps=2)
+        before = trainer.state.stateful_callbacks
+        trainer.train()
+        saved = json.loads((tmp_path / name / "checkpoint-2" / "trainer_state.json").read_text())
+        states[name] = [before, trainer.state.stateful_callbacks, saved["stateful_callbacks"]]
+    assert states["ours"] == states["theirs"]
+    assert states["ours"][1]["TrainerControl"]["args"]["should_training_stop"]

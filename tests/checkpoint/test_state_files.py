@@ -159,11 +159,10 @@ def test_the_trainer_state_has_the_bytes_of_transformers(tmp_path):
 
 def test_the_trainer_state_comes_back(tmp_path):
     state = state_of_a_run()
-    save_trainer_state(tmp_path, state, callback_states={"TrainerControl": {"args": {}, "attributes": {}}})
+    state.stateful_callbacks = {"TrainerControl": {"args": {}, "attributes": {}}}
+    save_trainer_state(tmp_path, state)
     loaded = load_trainer_state(tmp_path)
-    assert loaded.stateful_callbacks == {"TrainerControl": {"args": {}, "attributes": {}}}
-    assert state.stateful_callbacks == {}
-    assert {**dataclasses.asdict(loaded), "stateful_callbacks": {}, "log_history": []} == {
+    assert {**dataclasses.asdict(loaded), "log_history": []} == {
         **dataclasses.asdict(state),
         "log_history": [],
     }

@@ -54,12 +54,12 @@ class SavesWithUs(Trainer):
 
     def _save_checkpoint(self, model, trial):
         def write(target: Path) -> list[Path]:
-            callback_states = export_states(self.callback_handler.callbacks, self.control)
+            self.state.stateful_callbacks = export_states(self.callback_handler.callbacks, self.control)
             return [
                 *save_model_weights(self.model, target),
                 *save_optimizer_files(target, optimizer=self.optimizer, scheduler=self.lr_scheduler),
                 save_rng(target, rank=0, world_size=1),
-                save_trainer_state(target, self.state, callback_states=callback_states),
+                save_trainer_state(target, self.state),
             ]
 
         (path,) = FakeWorld().run(

@@ -78,12 +78,12 @@ def test_on_init_end_comes_with_the_model_and_not_in_the_constructor(tmp_path: P
     assert isinstance(notes.models[0], torch.nn.Module)
 
 
-def test_the_log_level_is_set_where_the_run_is(tmp_path: Path) -> None:
+def test_the_log_level_is_set_by_the_constructor_and_stays(tmp_path: Path) -> None:
     before = transformers.utils.logging.get_verbosity()
     try:
         transformers.utils.logging.set_verbosity_warning()
         trainer = make_trainer(raytrainer, tmp_path, max_steps=1, log_level="error")
-        assert transformers.utils.logging.get_verbosity() == logging.WARNING
+        assert transformers.utils.logging.get_verbosity() == logging.ERROR
         trainer.train()
         assert transformers.utils.logging.get_verbosity() == logging.ERROR
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,15 @@ def test_state_of_large_parameters_is_in_eight_bits(tmp_path: Path, name: str) -
     assert optimizer.state[weight]["state1"].dtype == torch.uint8
 
 
+@pytest.fixture
+def own_settings_of_bitsandbytes() -> Iterator[None]:
+    """transformers leaves settings by position there, which apply to every later optimizer of the process."""
+    bnb = pytest.importorskip("bitsandbytes")
+    yield
+    bnb.optim.GlobalOptimManager.get_instance().initialize()
+
+
+@pytest.mark.usefixtures("own_settings_of_bitsandbytes")
 @pytest.mark.parametrize("given_as", ["optim", "optimizer_cls_and_kwargs"])
 def test_embeddings_keep_32_bit_state_as_in_transformers(tmp_path: Path, given_as: str) -> None:
     bnb = pytest.importorskip("bitsandbytes")

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from raytrainer.telemetry import events
-from raytrainer.telemetry.console import Renderer
+from raytrainer.telemetry.console import Renderer, Shown
 from tests.telemetry.terminal import Clock, Stream
 
 ROWS = [events.EngagedRow(what="workers", requested="2", engaged="2")]
@@ -159,7 +159,7 @@ def test_no_color_is_respected(terminal, clock, monkeypatch):
 
 def test_disable_switches_the_bar_off_and_keeps_the_log_lines(terminal, clock):
     play(
-        Renderer(terminal, width=120, clock=clock, disable=True),
+        Renderer(terminal, width=120, clock=clock, shown=lambda: Shown(progress=False)),
         clock,
         started(),
         step(40),
@@ -260,7 +260,7 @@ def test_progress_in_a_file_of_a_slow_run_comes_every_five_minutes(plain, file, 
 
 
 def test_disable_silences_progress_in_a_file(file, clock):
-    renderer = Renderer(file, clock=clock, disable=True)
+    renderer = Renderer(file, clock=clock, shown=lambda: Shown(progress=False))
     renderer.handle(started(rows=[]))
     for number in range(1, 101):
         clock.now += 20
