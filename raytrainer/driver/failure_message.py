@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from raytrainer.control.failure_policy import root_cause
+from raytrainer.driver.missing_module import missing_module_hint
 from raytrainer.driver.ray_deaths import deaths_in
 from raytrainer.errors import TrainingFailed
 from raytrainer.wire.failure_record import FailureRecord
@@ -45,10 +46,6 @@ HINTS: tuple[tuple[str, str], ...] = (
     (
         r"no space left|disk quota|read-only file system|permission denied|stale file handle",
         "check the storage under output_dir; save_total_limit= keeps fewer checkpoints",
-    ),
-    (
-        r"no module named|modulenotfounderror",
-        "install the package on the workers' nodes, or ship your code with `ray job submit --working-dir .`",
     ),
     (
         r"unauthorized|authentication token",
@@ -173,6 +170,8 @@ def _hint(failure: Failure, root: FailureRecord | None) -> str | None:
         text = " ".join([f"{root.type_name}: {root.message}", *root.notes])
     else:
         text = " ".join([*failure.deaths.values(), str(failure.fit_error or "")])
+    if (hint := missing_module_hint(text, root.node if root is not None else None)) is not None:
+        return hint
     for pattern, hint in HINTS:
         if re.search(pattern, text, re.IGNORECASE):
             return hint

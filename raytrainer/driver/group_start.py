@@ -14,7 +14,7 @@ from raytrainer.driver.capacity import Allocation, Node, ask_autoscaler, check_c
 from raytrainer.driver.cluster import connect
 from raytrainer.driver.fit_thread import FitThread
 from raytrainer.runtimes import ray_calls
-from raytrainer.wire.spec import Shipped
+from raytrainer.wire.spec import Shipped, with_sources
 from raytrainer.worker.main import WorkerConfig
 
 
@@ -25,6 +25,8 @@ class StartedGroup:
     control: ControlClient
     fit: FitThread
     allocation: Allocation
+    is_one_machine: bool
+    """Workers find the files of the driver."""
     kept: tuple[object, ...]
     """Handles that keep what the workers need alive: the shipped trainer, Ray's coordinator."""
 
@@ -64,7 +66,7 @@ def start_group(
         max_failures=args.max_failures,
         idle_timeout_s=args.worker_idle_timeout_s,
     )
-    trainer = ray_calls.put(shipped)
+    trainer = ray_calls.put(shipped if cluster.is_private else with_sources(shipped))
     config = WorkerConfig(
         control=control.actor,
         trainer=[trainer],
@@ -81,7 +83,13 @@ def start_group(
         lambda storage: make_fit(args, allocation, storage, config, is_private_cluster=cluster.is_private),
         on_end,
     )
-    return StartedGroup(control=control, fit=fit, allocation=allocation, kept=(trainer, coordinator))
+    return StartedGroup(
+        control=control,
+        fit=fit,
+        allocation=allocation,
+        is_one_machine=cluster.is_private,
+        kept=(trainer, coordinator),
+    )
 
 
 def _collective_backend(args: TrainingArguments, *, use_gpu: bool) -> str:

@@ -28,7 +28,7 @@ from raytrainer.runtimes.interrupts import interrupts
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.messages import Task
 from raytrainer.wire.preparations import preparations as named_preparations
-from raytrainer.wire.spec import Shipped, receive, ship
+from raytrainer.wire.spec import Shipped, receive, ship, with_sources
 
 DEFAULT_SESSION = "raytrainer.worker.session:open_session"
 MORE_RECORDS_S = 1.0
@@ -207,7 +207,10 @@ class WorkerGroup:
                 self._has_called = True
 
     def _submit(self, started: StartedGroup, method: str, payload: tuple[Any, ...], task_id: str) -> None:
-        task = Task(task_id=task_id, method=method, payload=[ray_calls.put(ship(payload, "arguments"))])
+        shipped = ship(payload, "arguments")
+        if not started.is_one_machine:
+            shipped = with_sources(shipped)
+        task = Task(task_id=task_id, method=method, payload=[ray_calls.put(shipped)])
         try:
             is_taken = started.control.submit(task)
         except ray.exceptions.RayError as error:

@@ -5,8 +5,8 @@ once (tied weights stay tied), and become plain byte arrays. Ray keeps those in 
 node read the same pages. Tensors arrive on the CPU, whatever device they came from: a device of one process means
 nothing in another.
 
-Classes and functions of ``__main__`` travel by value. This file never imports ray, and imports torch only when the
-other side has used it.
+Classes and functions of ``__main__`` travel by value, and so do those of modules that no other process can import
+(``wire/importable.py``). This file never imports ray, and imports torch only when the other side has used it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import io
 import pickle
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
 
 import cloudpickle
 import numpy as np
 import numpy.typing as npt
+
+from raytrainer.wire.importable import ModulesOfPickle
+from raytrainer.wire.module_sources import Sources
+from raytrainer.wire.search_path import SearchPath, search_path
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -35,6 +39,10 @@ class Shipped:
     """The bytes of each tensor storage, uint8."""
     buffers: list[tuple[Bytes, bool]]
     """Other buffers that support it (numpy, Arrow), uint8, and whether they may be written to."""
+    search_path: SearchPath = field(default_factory=SearchPath)
+    """Where the modules that the pickle names were found."""
+    sources: Sources | None = None
+    """Files of those modules, for machines that do not have them."""
 
     @property
     def num_bytes(self) -> int:
@@ -57,9 +65,18 @@ def pack(value: object) -> Shipped:
         raw = buffer.raw()
         buffers.append((np.frombuffer(raw, dtype=np.uint8), not raw.readonly))
 
-    pickler = _Pickler(file, take)
-    pickler.dump(value)
-    return Shipped(pickle=file.getvalue(), storages=pickler.storages, buffers=buffers)
+    modules = ModulesOfPickle()
+    pickler = _Pickler(file, take, modules)
+    try:
+        pickler.dump(value)
+    finally:
+        modules.forget()
+    return Shipped(
+        pickle=file.getvalue(),
+        storages=pickler.storages,
+        buffers=buffers,
+        search_path=search_path(modules.directories),
+    )
 
 
 def unpack(shipped: Shipped) -> Any:
@@ -69,11 +86,18 @@ def unpack(shipped: Shipped) -> Any:
 
 
 class _Pickler(cloudpickle.Pickler):
-    def __init__(self, file: io.BytesIO, take: Callable[[pickle.PickleBuffer], None]) -> None:
+    def __init__(
+        self, file: io.BytesIO, take: Callable[[pickle.PickleBuffer], None], modules: ModulesOfPickle
+    ) -> None:
         super().__init__(file, protocol=5, buffer_callback=take)
+        self._modules = modules
         self.storages: list[Bytes] = []
         self._index: dict[int, int] = {}
         self._kept: list[Any] = []  # as long as a storage lives, its address is its own
+
+    def reducer_override(self, obj: Any) -> Any:
+        self._modules.see(obj)
+        return cast("Any", super()).reducer_override(obj)
 
     def persistent_id(self, obj: Any) -> tuple[int, str | None] | None:
         torch = sys.modules.get("torch")

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from raytrainer.errors import ConfigurationError
+from raytrainer.wire.module_sources import loaded_sources, place_sources
 from raytrainer.wire.pickling import Shipped, pack, unpack
+from raytrainer.wire.search_path import extend_search_path
 from raytrainer.wire.unpicklable import find_unpicklable
 
-__all__ = ["Shipped", "receive", "ship"]
+__all__ = ["Shipped", "receive", "receive_on_worker", "ship", "with_sources"]
 
 receive = unpack
+
+
+def with_sources(shipped: Shipped) -> Shipped:
+    """Send the files of modules along, to machines that may not have them."""
+    return dataclasses.replace(shipped, sources=loaded_sources())
+
+
+def receive_on_worker(shipped: Shipped, directory: str) -> Any:
+    """Rebuild an object that the driver sent. From then on this process finds the modules that the driver finds.
+
+    Args:
+        shipped: The object in transport form.
+        directory: Where copies of the driver's modules go, if this machine does not have them.
+    """
+    copies = place_sources(shipped.sources, directory) if shipped.sources is not None else {}
+    extend_search_path(shipped.search_path, copies)
+    return unpack(shipped)
 
 
 def ship(value: object, name: str = "trainer") -> Shipped:

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import logging
 import os
+import tempfile
 import threading
 import time
 import traceback
@@ -212,13 +213,17 @@ class _Worker:
         return True
 
     def _open(self) -> None:
-        from raytrainer.wire.pickling import unpack
         from raytrainer.wire.preparations import prepare
 
         prepare(self._config.preparations)
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
-        self._session = open_session(unpack(ray_calls.get(self._config.trainer[0])), self._runtime)
+        self._session = open_session(self._receive(self._config.trainer[0]), self._runtime)
+
+    def _receive(self, reference: Ref[Shipped]) -> Any:
+        from raytrainer.wire.spec import receive_on_worker
+
+        return receive_on_worker(ray_calls.get(reference), _directory_for_copies())
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -237,14 +242,14 @@ class _Worker:
         return False
 
     def _run(self, task: Task) -> None:
-        from raytrainer.wire.pickling import pack, unpack
+        from raytrainer.wire.pickling import pack
 
         session, runtime = self._session, self._runtime
         assert session is not None
         assert runtime is not None
         assert task.payload is not None
         self._method = task.method
-        args, kwargs, context = unpack(ray_calls.get(task.payload[0]))
+        args, kwargs, context = self._receive(task.payload[0])
         runtime.start_task(task.restarts)
         runtime.run_id = task.task_id
         more = {} if context is None else {"context": context}
@@ -339,3 +344,11 @@ class _Worker:
         if not self._is_done.wait(STUCK_S):
             time.sleep(0.1)  # for text that is being written to stderr
             os._exit(1)
+
+
+def _directory_for_copies() -> str:
+    """Where copies of the driver's modules go: a directory of Ray's session, which ends with Ray."""
+    # Ray has no public way to ask. If this one goes away, the copies outlive Ray.
+    node: Any = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)
+    session: str = node.get_session_dir_path() if node is not None else tempfile.gettempdir()
+    return os.path.join(session, "raytrainer_modules")

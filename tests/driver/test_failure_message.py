@@ -115,7 +115,7 @@ def test_death_is_told_in_rays_words_with_a_hint():
     [
         (OSError(28, "No space left on device"), "save_total_limit"),
         (OSError(98, "Address already in use"), "holds the port"),
-        (ModuleNotFoundError("No module named 'mine'"), "--working-dir"),
+        (ModuleNotFoundError("No module named 'mine'"), "'mine' cannot be imported by the driver either"),
     ],
 )
 def test_hint_for_what_is_known(error, hint):

@@ -42,6 +42,7 @@ USED_WITHOUT_IMPORT = [
     ("driver/rendezvous.py", "ray.train.v2._internal.execution.worker_group:WorkerGroup", "execute_single"),
     ("driver/rendezvous.py", "ray.train.v2._internal.execution.worker_group:WorkerGroup", "execute"),
     ("driver/cluster.py", "ray._private.worker", "_global_node"),
+    ("worker/main.py", "ray._private.node:Node", "get_session_dir_path"),
 ]
 PARAMETERS = [
     ("driver/ray_train.py", "ray.train.v2._internal.execution.controller:TrainController", "failure_policy"),
