@@ -29,13 +29,14 @@ HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
 HAS_DOCS := $(VENV)/.stamp-docs
 
-.PHONY: help demo quick test test-fast test-serial coverage check docs format bench clean
+.PHONY: help demo quick test test-fast test-serial clients coverage check docs format bench clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
 	@echo "make quick      the tests to run after every change, in less than a minute"
 	@echo "make test       all tests        (make test-fast: those that need no Ray and no second process)"
 	@echo "make coverage   all tests again, measured also in Ray's workers and in ranks; the least covered files"
+	@echo "make clients    scripts and libraries that build on the Trainer; TRANSFORMERS_CHECKOUT=DIR adds Hugging Face's scripts"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
 	@echo "make docs       the documentation, built into site/; a broken link is an error"
 	@echo "make bench      the measurements, each beside its peer"
@@ -64,6 +65,13 @@ test-fast: $(HAS_DEV) $(HAS_DATA)
 # -n 1: a hung test takes only its own process with it, is reported, and the rest goes on.
 test-serial: $(HAS_DEV) $(HAS_DATA)
 	@$(BIN)/python -m pytest -q -n 1 -m serial $(ARGS)
+
+# Hugging Face's own example scripts are not part of this repository: they run when TRANSFORMERS_CHECKOUT names a
+# checkout of transformers.
+clients: export TRANSFORMERS_CHECKOUT ?=
+clients: $(HAS_DEV)
+	@test -n "$$TRANSFORMERS_CHECKOUT" || echo "TRANSFORMERS_CHECKOUT is not set: Hugging Face's example scripts are skipped."
+	@$(BIN)/python -m pytest -q -n 1 tests/clients $(ARGS)
 
 # Each process writes a file of its own into .coverage/. A directory of this checkout comes first, so that processes
 # find the plugin that saves their data.

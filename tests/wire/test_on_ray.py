@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from raytrainer import Trainer, TrainingArguments
+from tests.clients.tiny import own_caches
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
 
@@ -87,19 +88,11 @@ def step_of(state):
 def trained(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A trained trainer, each part of which is of a module that a worker could not import."""
     directory = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        before = set(sys.modules)
-        patch.setattr(sys, "path", [*sys.path])
-        cache = directory / "cache"
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(cache))
-        patch.setattr(evaluate.config, "HF_METRICS_CACHE", str(directory / "metrics"))
+    with own_caches(directory):
         trainer = make_trainer(directory)
         trainer.train()
         yield trainer, trainer.evaluate()
         trainer.end()
-        for name in set(sys.modules) - before:
-            del sys.modules[name]
 
 
 def make_trainer(directory: Path) -> Trainer:
@@ -128,6 +121,7 @@ def make_trainer(directory: Path) -> Trainer:
     trainer_class = importlib.import_module("trainer_of_the_project").TrainerOfTheProject
 
     made = types.ModuleType("made_by_the_program")
+    made.__file__ = str(directory / "in_no_file.py")
     sys.modules["made_by_the_program"] = made
     exec(CALLBACK, vars(made))
 
