@@ -1,7 +1,8 @@
-"""Which part of an object cannot be pickled: an attribute, an item, or a variable that a function closes over."""
+"""Which part of an object cannot be pickled: an attribute, an item, or a variable that a function reads."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import cast
@@ -12,7 +13,7 @@ from raytrainer.wire.pickling import pack
 def find_unpicklable(
     path: str, value: object, error: Exception, depth: int = 3
 ) -> tuple[str, object, Exception]:
-    """Find the deepest part that fails on its own: an attribute, an item, or a variable in a function's closure.
+    """Find the deepest part that fails on its own: an attribute, an item, or a variable that a function reads.
 
     Args:
         path: What the object is called in messages.
@@ -41,12 +42,22 @@ def _parts(path: str, value: object) -> Iterator[tuple[str, object]]:
         items = cast("Iterable[object]", value)
         for index, item in enumerate(items):
             yield f"{path}[{index}]", item
-    elif isinstance(function := getattr(value, "__func__", value), FunctionType) and function.__closure__:
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True):
-            yield f"{path}.<{name}>", cast("object", cell.cell_contents)
+    elif isinstance(function := getattr(value, "__func__", value), FunctionType):
+        for name, item in _variables_of(function):
+            yield f"{path}.<{name}>", item
     elif not isinstance(value, type):
         for name, item in _state_of(value).items():
             yield f"{path}.{name}", item
+
+
+def _variables_of(function: FunctionType) -> Iterator[tuple[str, object]]:
+    """What a function closes over, and the variables of its module that it reads; both are sent with its code."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # nothing was assigned to it yet
+            yield name, cast("object", cell.cell_contents)
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
 
 
 def _state_of(value: object) -> dict[str, object]:

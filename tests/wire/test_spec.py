@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,17 @@ def test_what_a_function_closes_over_is_named():
 
     with pytest.raises(ConfigurationError, match=r"trainer\.compute_metrics\.<lock>"):
         ship(Holder(compute_metrics=compute_metrics))
+
+
+def test_what_a_function_reads_in_a_module_that_is_sent_is_named():
+    made = types.ModuleType("made_in_memory")
+    exec("import threading\nlock = threading.Lock()\ndef compute_metrics(p):\n    return lock", vars(made))
+    sys.modules["made_in_memory"] = made
+    try:
+        with pytest.raises(ConfigurationError, match=r"trainer\.compute_metrics\.<lock> \(_thread\.lock\)"):
+            ship(Holder(compute_metrics=made.compute_metrics))
+    finally:
+        del sys.modules["made_in_memory"]
 
 
 SCRIPT = """
