@@ -78,6 +78,12 @@ DIFFERENCES: dict[str, Difference] = {
         "Does not change the loss, even if `compute_loss` or the model ignores `num_items_in_batch`.",
         "tests/loop/test_loss_scaling.py::test_an_override_that_takes_the_count_and_ignores_it",
     ),
+    "label_names": Difference(
+        "Steps and micro-batches whose labels are all -100 are named and left out of the mean loss, also of "
+        "`train_loss`, where `transformers` counts such a step as a loss of 0. The step itself is taken, with "
+        "gradients of 0, and its own log has a loss of 0.0, as in `transformers`.",
+        "tests/loop/test_targets.py::test_a_step_without_a_target_is_left_out_of_the_mean_and_its_samples_are_named",
+    ),
     "predict_with_generate": _SEQUENCES,
     "sortish_sampler": _SEQUENCES,
     "full_determinism": Difference(

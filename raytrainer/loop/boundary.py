@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from transformers.trainer_utils import SaveStrategy
 
+from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import Note, StepDone
@@ -66,14 +67,16 @@ def at_boundary(run: TrainRun) -> None:
 def log_window(run: TrainRun) -> None:
     """All ranks: the mean loss since the last log, over ranks."""
     trainer = run.trainer
-    window = run.meter.window_sum()
+    window = run.meter.window()
     speed = run.speed.read()
-    bad_step = run.meter.first_bad_step
-    per_rank = gather_rows(run, [window, speed, -1.0 if bad_step is None else float(bad_step)])
-    mean = sum(row[0] for row in per_rank) / len(per_rank)
-    run.rank_speeds = [row[1] for row in per_rank]
-    report_bad_loss(run, [row[2] for row in per_rank])
-    logs: dict[str, Any] = {"loss": run.meter.close_window(mean, trainer.state.global_step)}
+    bad_step = -1.0 if run.meter.first_bad_step is None else float(run.meter.first_bad_step)
+    row = [window.total, window.empty_steps, speed, bad_step, float(len(run.pending_notes))]
+    per_rank = gather_rows(run, row)
+    run.rank_speeds = [row[2] for row in per_rank]
+    report_bad_loss(run, [row[3] for row in per_rank])
+    if any(row[4] for row in per_rank):
+        deliver_notes(run)
+    logs: dict[str, Any] = {"loss": run.meter.close_window(mean_window(per_rank), trainer.state.global_step)}
     if run.args.logging_nan_inf_filter and not math.isfinite(logs["loss"]):
         logs["loss"] = 0.0
     if run.grad_norm is not None:
@@ -108,6 +111,26 @@ def gather_rows(run: TrainRun, row: list[float]) -> list[list[float]]:
     rows[run.runtime.rank] = torch.tensor(row, dtype=torch.float64)
     # Each number is added to zeros only, so a NaN stays with the rank that has it.
     return cast("list[list[float]]", run.backend.sum_over_ranks(rows).tolist())
+
+
+def mean_window(per_rank: list[list[float]]) -> Window:
+    """The mean of the ranks' windows, which begin their rows."""
+    total, empty_steps = (sum(row[column] for row in per_rank) / len(per_rank) for column in (0, 1))
+    return Window(total=total, empty_steps=empty_steps)
+
+
+def window_over_ranks(run: TrainRun) -> Window:
+    """All ranks: the mean over ranks of the losses since the last log."""
+    window = run.meter.window()
+    return mean_window(gather_rows(run, [window.total, window.empty_steps]))
+
+
+def deliver_notes(run: TrainRun) -> None:
+    """All ranks: rank 0 passes on to the driver what the others have to say."""
+    gathered = run.runtime.gather(run.pending_notes) or []
+    run.pending_notes = []
+    for text in (one for notes in gathered for one in notes):
+        run.runtime.emit(Note(text=text, level="warning"))
 
 
 def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:

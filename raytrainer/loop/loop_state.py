@@ -19,7 +19,7 @@ from raytrainer.loop.plan import Cursor
 NAME = "loop_state.json"
 FORMAT = 2
 """Of the file. Files without a number are the oldest."""
-_ADDED_IN_2 = frozenset({"called_at", "is_at_epoch_end"})
+_ADDED_IN_2 = frozenset({"called_at", "is_at_epoch_end", "window_empty_steps", "logged_empty_steps"})
 _MAY_LACK: dict[int, frozenset[str]] = {0: _ADDED_IN_2 | {"stream", "model_divides", "task"}, 1: _ADDED_IN_2}
 """Format -> keys that files of it may lack."""
 
@@ -35,10 +35,14 @@ class LoopState:
     """Position of a dataset that is a stream; None for one with a length."""
     window_sum: float
     """Mean over ranks of the losses since the last log, summed over steps."""
+    window_empty_steps: float = 0.0
+    """Steps without a target since the last log, mean over ranks."""
     logged_step: int
     """Step of the last log."""
     logged_total: float
     """Sum of the losses that were logged, over steps."""
+    logged_empty_steps: float = 0.0
+    """Steps without a target that were logged, mean over ranks."""
     first_step: int
     """Step at which this ``train()`` call began."""
     called_at: float | None = None

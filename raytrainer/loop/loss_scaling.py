@@ -68,9 +68,12 @@ class LossScaling:
         self._base_divided: bool | None = None
         self.may_reject_count = override is not None and passes_count_on(override)
         """The user's ``compute_loss`` may pass the count on to what does not take it; False once it has not."""
+        self._was_divided = False
         self.weight = 1.0
         """What the next micro-batch counts in a mean over ranks; 0 for a stand-in. Not 1 only where the last round of
         the data is not filled up."""
+        self.weight_of_mean = 1.0
+        """What it counts if its loss is its own mean; 0 also where it has no target."""
 
     @property
     def model_divides(self) -> bool:
@@ -87,6 +90,10 @@ class LossScaling:
         if self._watch is not None and seen is not None:
             self._watch.model_divides = seen
             self._watch.close()
+
+    def has_divided(self) -> bool:
+        """Whether the loss that was scaled last was divided by the count."""
+        return self._was_divided
 
     @property
     def needs_count(self) -> bool:
@@ -106,7 +113,10 @@ class LossScaling:
         self._base_divided = None
         if self._watch is not None:
             self._watch.leave_uncompiled()
-        if self._override is None or self._override_divides is not None or count is None:
+        if count is None:
+            return None
+        count = count.clamp(min=1)  # A step without a target has a loss of 0, not of 0/0.
+        if self._override is None or self._override_divides is not None:
             return count
         return WatchedCount.watch(count)
 
@@ -146,9 +156,9 @@ class LossScaling:
             count: What it was given as ``num_items_in_batch``.
             num_micro_batches: Micro-batches of this step on this rank.
         """
-        is_divided = self._is_divided(count) if self._declared is None else self._declared
-        if not is_divided:
-            return loss / num_micro_batches * self.weight
+        self._was_divided = self._is_divided(count) if self._declared is None else self._declared
+        if not self._was_divided:
+            return loss / num_micro_batches * self.weight_of_mean
         if self.weight == 0:
             return loss * 0.0  # its items were not counted
         base_ran = self._base_divided is not None

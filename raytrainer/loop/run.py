@@ -67,6 +67,14 @@ class TrainRun:
     updates_in_backward: bool = False
     """The optimizer steps while gradients are computed."""
     reported_bad_loss: bool = False
+    reported_missing_targets: bool = False
+    """Samples without a target have been named on this rank."""
+    pending_notes: list[str] = field(default_factory=list[str])
+    """What this rank has to say, and rank 0 says for it at the next log."""
+    kind_of_loss_is_known: bool = False
+    """The ranks have agreed on the next field."""
+    may_average_micro_batches: bool = True
+    """Some rank may have losses that are means of their micro-batches, and not divided by the targets of the step."""
     first_tokens: int = 0
     """Input tokens that were seen before this ``train()`` call, or this attempt of it, began [tokens]."""
     noise: EmbeddingNoise | None = None

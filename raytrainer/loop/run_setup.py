@@ -25,7 +25,7 @@ from raytrainer.callbacks.saved_states import describe_states, differing_states,
 from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
-from raytrainer.loop.loss_meter import LossMeter
+from raytrainer.loop.loss_meter import LossMeter, Window
 from raytrainer.loop.loss_scaling import LossScaling
 from raytrainer.loop.notes import tell
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
@@ -272,16 +272,17 @@ def restore_window(run: TrainRun, saved: LoopState) -> None:
         run.scaling.remember(saved.model_divides)
     if not run.args.ignore_data_skip:
         run.stream_position = saved.stream
-    run.meter.restore_window(saved.window_sum, saved.logged_step)
+    window = Window(total=saved.window_sum, empty_steps=saved.window_empty_steps)
+    run.meter.restore_window(window, saved.logged_step)
     if run.is_restart:
         # The same train() call goes on: its totals are those of all of its attempts.
         run.meter.first_step = saved.first_step
         run.called_at = saved.called_at or run.called_at
-        run.meter.logged_total = saved.logged_total
+        run.meter.logged = Window(total=saved.logged_total, empty_steps=saved.logged_empty_steps)
         run.reported_bad_loss = saved.reported_bad_loss
     elif run.meter.logged_step < run.meter.first_step:
         # A new train() call reports its own mean loss, without what the window holds from before.
-        run.meter.logged_total = -saved.window_sum
+        run.meter.logged = Window(total=-window.total, empty_steps=-window.empty_steps)
 
 
 def set_references(trainer: TrainerProtocol, plan: TrainPlan, loader: DataLoader[Any]) -> None:

@@ -19,8 +19,9 @@ from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import save_rng
 from raytrainer.checkpoint.state_files import save_schedule, save_trainer_state
 from raytrainer.data.position import stream_position
-from raytrainer.loop.boundary import gather_rows
+from raytrainer.loop.boundary import window_over_ranks
 from raytrainer.loop.loop_state import LoopState
+from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import CheckpointCommitted
 
@@ -42,7 +43,7 @@ def save_checkpoint(run: TrainRun) -> Path:
     directory = run_directory(args)
     step = trainer.state.global_step
     trainer.store_flos()
-    window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / runtime.world_size
+    window = window_over_ranks(run)
     record_best_checkpoint(run, directory)
     of_task = trainer._task_state()
     callback_states: Any = export_states(trainer.callback_handler.callbacks, trainer.control)
@@ -127,21 +128,23 @@ def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Pat
     return written
 
 
-def loop_state(run: TrainRun, window_sum: float, task: dict[str, Any]) -> LoopState:
+def loop_state(run: TrainRun, window: Window, task: dict[str, Any]) -> LoopState:
     """Where the loop stands.
 
     Args:
         run: The run.
-        window_sum: Mean over ranks of the losses since the last log, summed over steps.
+        window: Mean over ranks of the losses since the last log.
         task: What the trainer of one task keeps.
     """
     return LoopState(
         cursor=run.cursor,
         round_size=run.plan.round_size,
         stream=stream_position(run.loader, run.cursor.micro_batches),
-        window_sum=window_sum,
+        window_sum=window.total,
+        window_empty_steps=window.empty_steps,
         logged_step=run.meter.logged_step,
-        logged_total=run.meter.logged_total,
+        logged_total=run.meter.logged.total,
+        logged_empty_steps=run.meter.logged.empty_steps,
         first_step=run.meter.first_step,
         called_at=run.called_at,
         reported_bad_loss=run.reported_bad_loss,

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from raytrainer.arguments.accelerator_config import syncs_each_batch
-from raytrainer.data.batch_split import weights_of
 from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.loop.nonfinite import check_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
+from raytrainer.loop.targets import learn_kind_of_loss, report_missing, targets_of, without_gradients
 from raytrainer.optim.schedules import waits_for_metric
 from raytrainer.user_types import Batch
 
@@ -58,28 +58,51 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
     fits = run.args.auto_find_batch_size
     last_index = len(group) - 1
     reduces_each = syncs_each_batch(run.args)
-    weights = weights_of(run.loader, len(group))
+    targets = targets_of(run, group)
     trainer.current_gradient_accumulation_steps = len(group)
     for index, inputs in enumerate(group):
         if index == 0:
             trainer.control = handler.on_step_begin(run.args, trainer.state, trainer.control)
         is_last = index == last_index
-        run.scaling.weight = weights[index]
+        run.scaling.weight, run.scaling.weight_of_mean = targets.shares[index], targets.weights[index]
+        compute = functools.partial(
+            compute_gradients, run, inputs, num_items, has_target=targets.has_target[index]
+        )
         with run.backend.micro_batch(run.model, is_last=(is_last or reduces_each) and not fits):
-            if fits:
-                compute = functools.partial(call_training_step, run, inputs, num_items)
-                loss = agree_on_memory(run, compute)
-            else:
-                loss = call_training_step(run, inputs, num_items)
+            loss = agree_on_memory(run, compute) if fits else compute()
         check_loss(run, loss, inputs, num_items)
-        run.meter.add(loss, trainer.state.global_step + 1)
+        is_real = targets.exist if num_items is None or not run.scaling.has_divided() else num_items > 0
+        run.meter.add(loss, trainer.state.global_step + 1, is_real=is_real)
         run.cursor.micro_batches += 1
         track_work(run, inputs)
         if not is_last:
             trainer.control = handler.on_substep_end(run.args, trainer.state, trainer.control)
             if handler.overrides("on_substep_end") and should_stop(run):
                 return False
+    report_missing(run, targets, num_items)
+    learn_kind_of_loss(run)
     return True
+
+
+def compute_gradients(
+    run: TrainRun, inputs: Batch, num_items: torch.Tensor | int | None, *, has_target: bool
+) -> torch.Tensor:
+    """Forward and backward of a micro-batch; one without a target adds no gradients to a mean over micro-batches.
+
+    Args:
+        run: The run.
+        inputs: A micro-batch.
+        num_items: Targets of the step over all ranks, or None.
+        has_target: Whether the micro-batch has one.
+
+    Returns:
+        Its share of the loss of the step, a scalar.
+    """
+    if has_target or not run.may_average_micro_batches or run.scaling.has_divided():
+        return call_training_step(run, inputs, num_items)
+    with without_gradients(run):
+        loss = call_training_step(run, inputs, num_items)
+    return torch.zeros_like(loss) if not run.scaling.has_divided() else loss
 
 
 def should_stop(run: TrainRun) -> bool:

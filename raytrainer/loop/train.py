@@ -14,7 +14,14 @@ from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import load_rng
 from raytrainer.data.position import open_epoch
 from raytrainer.hub.checkpoint_uploads import finish_uploads
-from raytrainer.loop.boundary import agree_on_control, at_boundary, call_log, emit_progress, gather_rows
+from raytrainer.loop.boundary import (
+    agree_on_control,
+    at_boundary,
+    call_log,
+    emit_progress,
+    window_over_ranks,
+)
+from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import run_directory
@@ -154,9 +161,13 @@ def restore_rng(run: TrainRun) -> None:
 def close(run: TrainRun) -> TrainOutput:
     """All ranks: final metrics, the best model, the last clean-up."""
     trainer, args, state = run.trainer, run.args, run.trainer.state
-    open_window = sum(row[0] for row in gather_rows(run, [run.meter.window_sum()])) / run.runtime.world_size
+    open_window = window_over_ranks(run)
     train_loss = run.meter.average(open_window, state.global_step)
     steps_here = state.global_step - run.meter.first_step
+    empty_steps = run.meter.empty_steps(open_window)
+    if empty_steps > 0:
+        text = f"{empty_steps:g} of {steps_here} steps had no target; train_loss is the mean over the others."
+        tell(run.runtime, text)
     num_samples = run.plan.num_train_samples * steps_here / max(state.max_steps, 1)
     metrics = cast(
         "dict[str, Any]",

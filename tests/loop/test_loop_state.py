@@ -19,8 +19,10 @@ STATE = LoopState(
     round_size=4,
     stream={"seen": 7},
     window_sum=0.5,
+    window_empty_steps=1.0,
     logged_step=4,
     logged_total=9.25,
+    logged_empty_steps=2.0,
     first_step=0,
     called_at=1.5e9,
     reported_bad_loss=True,
@@ -55,10 +57,14 @@ def test_a_file_without_a_number_may_lack_what_came_later(tmp_path: Path):
 
 
 def test_a_file_of_the_first_format_lacks_what_the_second_added(tmp_path: Path):
-    changed(tmp_path, format=1, called_at=None, cursor={"epoch": 1, "micro_batches": 3, "samples_before": 50})
+    cursor = {"epoch": 1, "micro_batches": 3, "samples_before": 50}
+    changed(
+        tmp_path, format=1, called_at=None, window_empty_steps=None, logged_empty_steps=None, cursor=cursor
+    )
     found = read_loop_state(tmp_path)
     assert found is not None
     assert (found.cursor, found.called_at, found.task) == (STATE.cursor, None, STATE.task)
+    assert (found.window_empty_steps, found.logged_empty_steps) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
