@@ -46,6 +46,30 @@ transformers 5.23.
 Change `from transformers import Trainer, TrainingArguments` to `from raytrainer import ...`; callbacks, collators,
 models and tokenizers stay those of `transformers`.
 """
+FILES = """\
+## Files
+
+Checkpoints and saved models have the files of `transformers`, and each library resumes from what the other saved.
+`manifest.json` and `loop_state.json` are added, and in the files of random states the key `ahead`.
+
+`training_args.bin` is not written, because it is a pickle, which runs code when it is read. `training_args.json` has
+the same arguments, with tokens masked; `TrainingArguments.from_json("model/training_args.json")` reads it. Only uploads
+of whole checkpoints include it. For a tool that reads `training_args.bin`, write that file from it:
+
+```python
+import dataclasses
+import json
+
+import torch
+import transformers
+
+with open("model/training_args.json") as file:
+    values = json.load(file)
+names = {field.name for field in dataclasses.fields(transformers.TrainingArguments) if field.init}
+args = transformers.TrainingArguments(**{name: value for name, value in values.items() if name in names})
+torch.save(args, "model/training_args.bin")
+```
+"""
 CONSTRUCTOR = (
     "model",
     "args",
@@ -89,6 +113,7 @@ def page() -> str:
     parts = [INTRODUCTION, counted(sections)]
     for title, rows in sections.items():
         parts.append(f"## {title}\n\n{_NOTES.get(title, '')}{table(rows)}")
+    parts.append(FILES)
     parts.append(f"## What is here besides\n\n{own_names()}")
     return "\n".join(parts)
 

@@ -11,7 +11,8 @@ import os
 from abc import ABCMeta
 from collections.abc import Generator
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import torch
 import transformers
@@ -26,6 +27,7 @@ from raytrainer.arguments.combinations import (
 )
 from raytrainer.arguments.compilation import check_kernels, normalize_compilation
 from raytrainer.arguments.hub import check_hub
+from raytrainer.arguments.json_file import read_values
 from raytrainer.arguments.keywords import translate_keywords
 from raytrainer.arguments.log_levels import process_log_level
 from raytrainer.arguments.optimizer_names import OPTIMIZERS
@@ -164,6 +166,17 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_trackio(self)
         check_hub(self)
         check_accelerator_config(self)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the arguments of a run from the ``training_args.json`` beside its model.
+
+        Tokens are masked in the file, so ``hub_token`` is None again.
+
+        Raises:
+            ConfigurationError: If the file cannot be read, or its arguments are not valid here.
+        """
+        return cls(**read_values(Path(path)))
 
     def get_process_log_level(self) -> int:
         """Return the log level of this process: by default INFO on the main one and WARNING on the others."""

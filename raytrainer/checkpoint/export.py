@@ -27,6 +27,7 @@ _OF_TRAINING = (
     "loop_state.json",
     "trainer_state.json",
     "training_args.bin",
+    "training_args.json",
     "optimizer.pt",
     "scheduler.pt",
     "scaler.pt",

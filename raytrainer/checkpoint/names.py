@@ -23,6 +23,7 @@ from raytrainer.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "trainer_state.json"
+ARGUMENTS_NAME = "training_args.json"
 OPTIMIZER_NAME = "optimizer.pt"
 SCHEDULER_NAME = "scheduler.pt"
 SCALER_NAME = "scaler.pt"

@@ -1,43 +1,45 @@
 """The random state of a rank: Python, numpy, torch on CPU and on CUDA.
 
 Files and content are those of ``transformers.Trainer``: ``rng_state.pth`` of one process, ``rng_state_{rank}.pth`` of
-several. Nothing here decides when the state is saved or restored.
+several. One key is added, which ``transformers`` leaves alone: ``ahead``, the state before the next micro-batch was
+fetched. Nothing here decides when a state is saved or restored.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
-import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
 from raytrainer.checkpoint.names import rng_name
 from raytrainer.errors import CheckpointError
+from raytrainer.random_state import HostRandomState
 
 logger = logging.getLogger(__name__)
 
 
-def save_rng(directory: Path | str, *, rank: int, world_size: int) -> Path:
+def save_rng(
+    directory: Path | str, *, rank: int, world_size: int, ahead: HostRandomState | None = None
+) -> Path:
     """All ranks: write this rank's random state.
 
     Args:
         directory: The checkpoint.
         rank: This rank.
         world_size: Number of ranks.
+        ahead: The state before the next micro-batch was fetched, if it was.
 
     Returns:
         The file.
     """
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "cpu": torch.random.get_rng_state(),
-    }
+    states = HostRandomState.now().states
+    if ahead is not None:
+        states["ahead"] = ahead.states
     if torch.cuda.is_available():
         states["cuda"] = (
             torch.cuda.random.get_rng_state_all() if world_size > 1 else torch.cuda.random.get_rng_state()
@@ -47,13 +49,21 @@ def save_rng(directory: Path | str, *, rank: int, world_size: int) -> Path:
     return path
 
 
-def load_rng(directory: Path | str, *, rank: int, world_size: int) -> bool:
+def load_rng(
+    directory: Path | str,
+    *,
+    rank: int,
+    world_size: int,
+    fetch_again: Callable[[HostRandomState], None] | None = None,
+) -> bool:
     """All ranks: restore this rank's random state.
 
     Args:
         directory: The checkpoint.
         rank: This rank.
         world_size: Number of ranks.
+        fetch_again: Fetches the next micro-batch; called first, with the state from which it was fetched before the
+            checkpoint was saved, if it was.
 
     Returns:
         False if the checkpoint has none for this rank and number of ranks; then nothing is changed.
@@ -67,9 +77,9 @@ def load_rng(directory: Path | str, *, rank: int, world_size: int) -> bool:
     try:
         with safe_globals():
             states = torch.load(path, map_location="cpu", weights_only=True)
-        random.setstate(states["python"])
-        np.random.set_state(states["numpy"])
-        torch.random.set_rng_state(states["cpu"])
+        if fetch_again is not None and "ahead" in states:
+            fetch_again(HostRandomState(states["ahead"]))
+        HostRandomState(states).restore()
     except (
         OSError,
         RuntimeError,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from raytrainer.checkpoint.durable_writes import discard
 from raytrainer.checkpoint.names import (
+    ARGUMENTS_NAME,
     MANIFEST_NAME,
     OPTIMIZER_NAME,
     SCALER_NAME,
@@ -38,6 +39,7 @@ _OF_TRAINING = (
     "loop_state.json",
     "rng_state*.pth",
     "training_args.bin",
+    ARGUMENTS_NAME,
     ".*",
 )
 """What a checkpoint holds besides its model."""

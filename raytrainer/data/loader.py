@@ -25,6 +25,7 @@ from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.data.batch_split import BatchSplit, Share
 from raytrainer.data.dispatch import CollateRound, Scatter, dispatch_rounds, receive_rounds
 from raytrainer.data.length_samplers import BalancedBatches, LengthGrouped
+from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 from raytrainer.data.streams import CollateItems, RankStream
 from raytrainer.errors import CheckpointError
@@ -151,15 +152,16 @@ class RankDataLoader(DataLoader[Any]):
         return [share.weight(split.world_size) for share in list(self._shares)[-count:]]
 
     def __iter__(self) -> Iterator[Any]:
-        # Now rather than at the first batch: torch's loader draws its seed here, and the loop relies on that.
-        return self._hand_out(self._shared())
-
-    def _hand_out(self, shared: Iterator[tuple[Any, Share]]) -> Iterator[Any]:
         self._shares.clear()
-        for batch, share in shared:
-            self._shares.append(share)
-            on_cpu = self._device.type == "cpu"
-            yield batch if on_cpu else to_device(batch, self._device, non_blocking=self._non_blocking)
+        # Now rather than at the first batch: torch's loader draws its seed here, and the loop relies on that.
+        return MicroBatches(self._shared(), self._hand_out, looks_ahead=self.num_workers == 0)
+
+    def _hand_out(self, found: tuple[Any, Share]) -> Any:
+        batch, share = found
+        self._shares.append(share)
+        if self._device.type == "cpu":
+            return batch
+        return to_device(batch, self._device, non_blocking=self._non_blocking)
 
     def _shared(self) -> Iterator[tuple[Any, Share]]:
         """This rank's micro-batches and their shares."""

@@ -14,6 +14,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from raytrainer.data.loader import RankDataLoader
+from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.streams import RankStream
 from raytrainer.errors import CheckpointError
 
@@ -26,6 +27,7 @@ def open_epoch(
     epoch: int,
     skip_samples: int,
     skip_micro_batches: int,
+    num_wanted: int,
     stream: dict[str, Any] | None = None,
 ) -> Iterator[Any]:
     """Return an iterator over this rank's micro-batches of an epoch, after what was already consumed.
@@ -36,6 +38,7 @@ def open_epoch(
         skip_samples: Samples of the global order that were consumed [samples].
         skip_micro_batches: The same on this rank [micro-batches]; used for users' loaders, whose batches must be
             read to be skipped.
+        num_wanted: Micro-batches that the run can still take; no more are read from a stream.
         stream: The result of ``stream_position``. Without it, what was consumed is read again.
     """
     set_epoch(loader, epoch)
@@ -44,7 +47,10 @@ def open_epoch(
             loader.start_next_at(stream, skip_micro_batches)
         elif skip_samples:
             loader.skip_next(skip_samples)
-        return iter(loader)
+        found = iter(loader)
+        if isinstance(loader.dataset, RankStream) and isinstance(found, MicroBatches):
+            found.want(num_wanted)
+        return found
     batches = iter(loader)
     if skip_micro_batches:
         logger.info(

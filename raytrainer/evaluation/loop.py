@@ -1,7 +1,8 @@
 """The evaluation and prediction loop over one data loader.
 
 ``<prefix>_loss`` is the mean over all target items of the dataset, whatever the batch size and the number of ranks:
-the loss of each batch is weighted by its number of targets.
+the loss of each batch is weighted by its number of targets. ``transformers`` weights it by its number of samples; where
+the two differ noticeably, that mean is reported too, as ``<prefix>_loss_batch_mean``.
 """
 
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
@@ -44,8 +45,12 @@ def flag_last(batches: Any) -> Iterator[tuple[Any, bool]]:
     yield current, True
 
 
+NOTICEABLE = 0.01
+"""By how much of it the mean that transformers reports differs from the loss before it is reported too."""
+
+
 class LossMean:
-    """Weighted mean of batch losses over batches and ranks, in float64.
+    """Weighted means of batch losses over batches and ranks, in float64.
 
     Args:
         device: The device of the losses.
@@ -53,29 +58,31 @@ class LossMean:
     """
 
     def __init__(self, device: torch.device, *, skips_nonfinite: bool = False) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
         self._skips_nonfinite = skips_nonfinite
         self.has_batches = False
 
-    def add(self, loss: torch.Tensor, weight: float) -> None:
+    def add(self, loss: torch.Tensor, weight: float, num_samples: int) -> None:
         """Add the loss of a batch.
 
         Args:
             loss: One loss ``[]``, or several ``[n]`` that are averaged first.
             weight: Number of targets in the batch; a batch of weight 0 does not count.
+            num_samples: Samples in the batch.
         """
         self.has_batches = True
         if weight <= 0:
             return
         mean = loss.detach().double().mean()
-        terms = torch.stack([mean * weight, torch.full_like(mean, weight)])
+        weights = [torch.full_like(mean, weight), torch.full_like(mean, num_samples)]
+        terms = torch.stack([*(mean * one for one in weights), *weights])
         self._sums += torch.where(mean.isfinite(), terms, 0.0) if self._skips_nonfinite else terms
 
-    def value(self, backend: Backend) -> float:
-        """All ranks: the mean; NaN if no batch had a target."""
+    def values(self, backend: Backend) -> tuple[float, float]:
+        """All ranks: the mean over targets, and over samples that of the means of their batches; NaN without any."""
         sums = backend.sum_over_ranks(self._sums)
-        total, weight = float(sums[0]), float(sums[1])
-        return total / weight if weight > 0 else float("nan")
+        means = torch.where(sums[2:] > 0, sums[:2] / sums[2:], float("nan"))
+        return float(means[0]), float(means[1])
 
 
 class PredictionLoop:
@@ -193,7 +200,7 @@ class PredictionLoop:
         counts = self.real_counts(num_real)
         self.num_samples += sum(counts)
         if loss is not None:
-            self.loss.add(loss, weight)
+            self.loss.add(loss, weight, num_real)
         losses = main_inputs = None
         if "loss" in args.include_for_metrics and loss is not None:
             losses = self.gather(loss.detach().reshape(-1)[:1].repeat(max(num_real, 1)), counts)
@@ -319,7 +326,10 @@ class PredictionLoop:
         )
         metrics = to_python(dict(metrics or {}))
         if self.loss.has_batches:
-            metrics[f"{metric_key_prefix}_loss"] = self.loss.value(self.backend)
+            mean, batch_mean = self.loss.values(self.backend)
+            metrics[f"{metric_key_prefix}_loss"] = mean
+            if abs(batch_mean - mean) > NOTICEABLE * abs(mean):
+                metrics[f"{metric_key_prefix}_loss_batch_mean"] = batch_mean
         prefix = f"{metric_key_prefix}_"
         metrics = {key if key.startswith(prefix) else prefix + key: value for key, value in metrics.items()}
         return EvalLoopOutput(

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from transformers.trainer_utils import speed_metrics  # pyright: ignore[reportUnknownVariableType]
 
+from raytrainer.arguments.json_file import write_arguments
 from raytrainer.checkpoint.model_files import save_model_weights
+from raytrainer.checkpoint.names import ARGUMENTS_NAME
 from raytrainer.errors import ConfigurationError
 from raytrainer.hooks.metric import metric_of
 from raytrainer.hub.checkpoint_uploads import upload_checkpoint, uploads_checkpoints
@@ -56,6 +58,8 @@ class SavingHooks(TrainerParts):
             backend.save_model(self.model, target, processing_class=processor)
         elif self.args.should_save:
             save_model_weights(self.model, target, processing_class=processor, state_dict=state_dict)
+        if self.args.should_save:
+            write_arguments(target / ARGUMENTS_NAME, self.args)
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         run = self._process.run

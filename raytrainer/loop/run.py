@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ class TrainRun:
     """Checkpoint whose random state is still to be restored, at the first fetch of data."""
     stream_position: dict[str, Any] | None = None
     """Where the checkpoint's stream of data stood; until the first epoch is opened."""
+    batches: Iterator[Any] | None = None
+    """The micro-batches of the epoch in progress."""
     interrupted: bool = False
     """The driver asked to save and stop."""
     started_at: float = field(default_factory=time.time)

@@ -18,6 +18,7 @@ from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import save_rng
 from raytrainer.checkpoint.state_files import save_schedule, save_trainer_state
+from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.position import stream_position
 from raytrainer.loop.boundary import window_over_ranks
 from raytrainer.loop.loop_state import LoopState
@@ -118,7 +119,8 @@ def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Pat
     trainer, args, runtime = run.trainer, run.args, run.runtime
     written: list[Path] = []
     if not args.save_only_model:
-        written.append(save_rng(target, rank=runtime.rank, world_size=runtime.world_size))
+        ahead = run.batches.state_before_held if isinstance(run.batches, MicroBatches) else None
+        written.append(save_rng(target, rank=runtime.rank, world_size=runtime.world_size, ahead=ahead))
     if runtime.rank != 0:
         return written
     if not args.save_only_model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, cast
 
 from transformers.trainer_utils import (
@@ -12,6 +13,7 @@ from transformers.trainer_utils import (
 
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import load_rng
+from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.position import open_epoch
 from raytrainer.hub.checkpoint_uploads import finish_uploads
 from raytrainer.loop.boundary import (
@@ -89,6 +91,7 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
         # training stopped stays open, for a run with more steps.
         run.cursor.samples_before = run.cursor.samples_consumed(run.plan)
         run.cursor.epoch, run.cursor.micro_batches = epoch + 1, 0
+        run.batches = None
     run.cursor.is_at_epoch_end = True
     at_boundary(run)
 
@@ -119,12 +122,14 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
         epoch=epoch,
         skip_samples=run.cursor.samples_in_epoch(run.plan),
         skip_micro_batches=run.cursor.micro_batches,
+        num_wanted=(trainer.state.max_steps - trainer.state.global_step) * run.plan.accumulation,
         stream=run.stream_position,
     )
     run.stream_position = None
     if not is_fresh:
-        # ... or after it, in the middle of the epoch.
-        restore_rng(run)
+        # ... or after it, in the middle of the epoch, when the next micro-batch had been fetched.
+        restore_rng(run, batches)
+    run.batches = batches
     while not is_over(run):
         group, num_items = trainer.get_batch_samples(
             batches, run.plan.group_size(run.cursor.micro_batches), run.args.device
@@ -142,11 +147,21 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
     return False
 
 
-def restore_rng(run: TrainRun) -> None:
-    """Restore this rank's random state of the checkpoint that the run began from, once."""
+def restore_rng(run: TrainRun, batches: Iterator[Any] | None = None) -> None:
+    """Restore this rank's random state of the checkpoint that the run began from, once.
+
+    Args:
+        run: The run.
+        batches: Those of an epoch that goes on in its middle.
+    """
     if run.rng_checkpoint is None:
         return
-    found = load_rng(run.rng_checkpoint, rank=run.runtime.rank, world_size=run.runtime.world_size)
+    found = load_rng(
+        run.rng_checkpoint,
+        rank=run.runtime.rank,
+        world_size=run.runtime.world_size,
+        fetch_again=batches.fetch_again if isinstance(batches, MicroBatches) else None,
+    )
     if not found:
         logger.warning(
             "%s has no random state for rank %d of %d, so dropout and other randomness differ from a run that was "

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-import random
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from transformers.data.data_collator import (
     DataCollatorWithPadding,
@@ -31,6 +29,7 @@ from transformers.utils.generic import (
 
 from raytrainer.data.columns import has_transform
 from raytrainer.errors import ConfigurationError
+from raytrainer.random_state import HostRandomState
 from raytrainer.user_types import DatasetLike
 
 logger = logging.getLogger(__name__)
@@ -179,10 +178,8 @@ def _first_sample(dataset: Any) -> Any:
 
 @contextmanager
 def _same_randomness() -> Generator[None]:
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    state = HostRandomState.now()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.random.set_rng_state(states[2])
+        state.restore()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import raytrainer
 from tests.parity.twins import make_args, make_model, make_samples
@@ -44,6 +45,41 @@ def test_the_loss_is_the_mean_over_tokens_at_any_batch_size(batch_size: int, tmp
     assert len(set(per_sample)) > 1, "a mean over samples would do as well"
     metrics = make_evaluator(tmp_path, batch_size).evaluate()
     assert metrics["eval_loss"] == pytest.approx(loss_per_token(), abs=1e-6)
+
+
+class MeanOfTargets(torch.nn.Module):
+    """Its loss is the mean of the targets, so that samples with few and large targets have large losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        is_target = labels != -100
+        return {"loss": (labels * is_target).sum() / is_target.sum() + self.bias.sum(), "logits": input_ids}
+
+
+def evaluate_targets(library: Any, directory: Path, targets: list[list[int]]) -> dict[str, float]:
+    rows = [torch.tensor((given + [-100] * 4)[:4]) for given in targets]
+    return library.Trainer(
+        model=MeanOfTargets(),
+        args=make_args(library, directory, per_device_eval_batch_size=2),
+        eval_dataset=[{"input_ids": row.clamp(min=0), "labels": row} for row in rows],
+    ).evaluate()
+
+
+def test_the_loss_of_transformers_is_reported_too_where_it_differs(tmp_path: Path) -> None:
+    targets = [[9], [9], [1, 1, 1, 1], [1, 1, 1, 1], [5, 5]]
+    ours = evaluate_targets(raytrainer, tmp_path, targets)
+    assert ours["eval_loss"] == pytest.approx(36 / 12)
+    assert ours["eval_loss_batch_mean"] == pytest.approx(25 / 5)
+    theirs = evaluate_targets(transformers, tmp_path, targets)
+    assert ours["eval_loss_batch_mean"] == pytest.approx(theirs["eval_loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("targets", [[[3, 5], [4, 2]] * 2, [[1000], [1000, 1000, 999, 999]] * 2])
+def test_a_loss_that_differs_by_less_than_a_percent_is_reported_once(targets: Any, tmp_path: Path) -> None:
+    assert "eval_loss_batch_mean" not in evaluate_targets(raytrainer, tmp_path, targets)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 7])

@@ -16,6 +16,7 @@ STATE = {
     "rng_state.pth",
     "scheduler.pt",
     "trainer_state.json",
+    "training_args.json",
 }
 
 

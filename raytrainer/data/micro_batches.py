@@ -1,0 +1,90 @@
+"""When a loader fetches a micro-batch: one ahead of its use, as ``transformers`` does.
+
+A collator may draw random numbers (which tokens it masks), and so may a dataset. With the same seed they draw the same
+numbers as in ``transformers`` only if the next micro-batch is fetched before dropout draws for this one. So where the
+data are read in the process that trains, they are fetched one ahead; loading processes have random states of their
+own, and read ahead anyway.
+
+A micro-batch that was fetched and not used is lost when a run ends there. The random state from before it was fetched
+is kept, so that a checkpoint can hold it and a resumed run fetches the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from raytrainer.random_state import HostRandomState
+
+
+class _End:
+    """There is no further item."""
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """Fetching an item raised. The error is raised when it is the item's turn: a run may end before."""
+
+    error: Exception
+
+
+class MicroBatches(Iterator[Any]):
+    """The micro-batches of one pass over the data.
+
+    Args:
+        items: What is fetched.
+        hand_out: Makes the micro-batch of an item, when it is its turn.
+        looks_ahead: Whether an item is fetched before the one before it is used.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[Any],
+        hand_out: Callable[[Any], Any],
+        *,
+        looks_ahead: bool,
+    ) -> None:
+        self._items = items
+        self._hand_out = hand_out
+        self._looks_ahead = looks_ahead
+        self._held: Any = None
+        self._before_held: HostRandomState | None = None
+        self._num_wanted: int | None = None
+
+    @property
+    def state_before_held(self) -> HostRandomState | None:
+        """The random state before the item that is held was fetched; None if none is held."""
+        return self._before_held if self._held is not None and not isinstance(self._held, _End) else None
+
+    def want(self, number: int) -> None:
+        """Fetch no more than this number of micro-batches ahead: a stream may have to wait for what nobody will use."""
+        self._num_wanted = number
+
+    def fetch_again(self, before: HostRandomState) -> None:
+        """Fetch the first micro-batch now, with the random state from which it was fetched before."""
+        if self._looks_ahead and self._held is None:
+            before.restore()
+            self._fetch()
+
+    def _fetch(self) -> None:
+        self._before_held = HostRandomState.now() if self._looks_ahead else None
+        try:
+            self._held = next(self._items, _End())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised in its turn
+            self._held = _Failed(error)
+
+    def __next__(self) -> Any:
+        if self._held is None:
+            self._fetch()
+        found = self._held
+        if isinstance(found, _End):
+            raise StopIteration
+        self._held = None
+        if isinstance(found, _Failed):
+            raise found.error
+        if self._num_wanted is not None:
+            self._num_wanted -= 1
+        if self._looks_ahead and self._num_wanted != 0:
+            self._fetch()
+        return self._hand_out(found)
