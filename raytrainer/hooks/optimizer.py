@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from raytrainer.backends.choose import configured_optimizer, configured_schedule, drops_empty_groups
+from raytrainer.loop.queries import Queries
 from raytrainer.optim.catalogue import build, look_up, parse_options, reduces
 from raytrainer.optim.families.bitsandbytes import is_quantizing, keep_embeddings_wide
 from raytrainer.optim.parameter_groups import decay_parameter_names, parameter_groups
@@ -16,6 +17,9 @@ from raytrainer.optim.target_modules import target_parameters
 from raytrainer.optim.traits import OptimizerRequest
 from raytrainer.optim.wide_state import note_embeddings
 from raytrainer.trainer_protocol import TrainerParts
+
+_GROUPS = ("params", "model", "optimizer_dict")
+"""Keywords under which ``get_optimizer_cls_and_kwargs`` may return what to train, instead of the model's groups."""
 
 
 class OptimizerHooks(TrainerParts):
@@ -39,15 +43,24 @@ class OptimizerHooks(TrainerParts):
             )
             if drops_empty_groups(self.args):
                 groups = [group for group in groups if group["params"]]
-            if self.optimizer_cls_and_kwargs is not None:
-                optimizer_class, options = self.optimizer_cls_and_kwargs
-                self.optimizer = optimizer_class(groups, **options)
-                if is_quantizing(optimizer_class, options):
-                    keep_embeddings_wide(self.optimizer)
-            else:
-                configured = configured_optimizer(self.args, groups)
-                self.optimizer = self._build_from_catalogue(groups) if configured is None else configured
+            self.optimizer = self._build_optimizer(groups, target)
         return self.optimizer
+
+    def _build_optimizer(self, groups: list[dict[str, Any]], model: nn.Module) -> torch.optim.Optimizer:
+        """The class that the user passed, what DeepSpeed's JSON names, what a subclass says, or the catalogue."""
+        if self.optimizer_cls_and_kwargs is not None:
+            optimizer_class, options = self.optimizer_cls_and_kwargs
+            return _built(optimizer_class, options, groups)
+        configured = configured_optimizer(self.args, groups)
+        if configured is not None:
+            return configured
+        if type(self).get_optimizer_cls_and_kwargs is not Queries.get_optimizer_cls_and_kwargs:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            own: dict[str, Any] = dict(options)
+            for keyword in _GROUPS:
+                groups = own.pop(keyword, groups)
+            return _built(optimizer_class, own, groups)
+        return self._build_from_catalogue(groups)
 
     def _target_names(self, model: nn.Module) -> list[str]:
         is_own, traits = self.optimizer_cls_and_kwargs is not None, look_up(self.args.optim).traits
@@ -101,3 +114,12 @@ class OptimizerHooks(TrainerParts):
 
     def _get_learning_rate(self) -> float:
         return current_learning_rate(self.lr_scheduler, self.optimizer)
+
+
+def _built(
+    optimizer_class: Any, options: dict[str, Any], groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = optimizer_class(groups, **options)
+    if is_quantizing(optimizer_class, options):
+        keep_embeddings_wide(optimizer)
+    return optimizer

@@ -1,7 +1,8 @@
 """What a user may ask a Trainer about its run: batch, lengths, sizes of meshes, the optimizer that ``optim`` names.
 
 The loop calls none of them: it has a plan (``loop.plan``), and the catalogue builds optimizers. So an override has no
-effect, and a warning says so (``preflight.unsupported_methods``).
+effect, and a warning says so (``preflight.unsupported_methods``). The exception is ``get_optimizer_cls_and_kwargs``,
+whose override decides which optimizer is built (``hooks.optimizer``).
 """
 
 from __future__ import annotations

@@ -86,10 +86,6 @@ NEVER_CALLED: dict[str, NeverCalled] = {
     "get_tp_size": NeverCalled(_PARALLEL, _SHARDS),
     "get_cp_size": NeverCalled(_PARALLEL, _SHARDS),
     "get_sp_size": NeverCalled(_PARALLEL, _SHARDS),
-    "get_optimizer_cls_and_kwargs": NeverCalled(
-        "it reports what `optim` names, but the optimizer is built from the catalogue",
-        "Override `create_optimizer`, or pass optimizer_cls_and_kwargs=.",
-    ),
     "_wrap_model": NeverCalled(
         "the backend wraps the model", "Change the model before you pass it, or in model_init=."
     ),
@@ -133,7 +129,6 @@ ONLY_FOR_USERS = frozenset(
         "get_tp_size",
         "get_cp_size",
         "get_sp_size",
-        "get_optimizer_cls_and_kwargs",
     }
 )
 """Those of them that work when a user calls them; only an override has no effect."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.utils.data import Sampler, SequentialSampler
 
 import raytrainer
@@ -154,3 +155,36 @@ def test_the_best_model_is_loaded_by_an_override(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.state.best_model_checkpoint is not None
     assert (trainer.model.lm_head.weight == 0.5).all()
+
+
+def test_the_optimizer_class_of_a_subclass_trains_what_its_keywords_say(tmp_path: Path) -> None:
+    def with_own(base: type) -> type:
+        class Mine(base):
+            def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> Any:
+                self.scale = torch.nn.Parameter(torch.ones(()))  # of the loss, not of the model
+                _, options = super().get_optimizer_cls_and_kwargs(args, model)
+                options["optimizer_dict"] = [
+                    {"params": [*self.model.parameters()], "lr": 0.05, "weight_decay": 0.5},
+                    {"params": [self.scale], "lr": 0.5},
+                ]
+                return torch.optim.SGD, {
+                    name: value for name, value in options.items() if name not in ("betas", "eps", "fused")
+                }
+
+            def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+                return super().compute_loss(model, inputs, *args, **kwargs) * self.scale
+
+        return Mine
+
+    ours = make(with_own(raytrainer.Trainer), tmp_path / "ours")
+    theirs = with_own(transformers.Trainer)(
+        model=make_model(dropout=0.0),
+        args=make_args(transformers, tmp_path / "theirs", max_steps=2),
+        train_dataset=make_samples(16),
+    )
+    for trainer in (ours, theirs):
+        trainer.train()
+    assert float(ours.scale) != 1.0
+    torch.testing.assert_close(ours.scale, theirs.scale, rtol=1e-5, atol=1e-6)
+    for name, value in theirs.model.state_dict().items():
+        torch.testing.assert_close(ours.model.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
