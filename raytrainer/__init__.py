@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from raytrainer.arguments.parser import HfArgumentParser
     from raytrainer.arguments.training_arguments import TrainingArguments
     from raytrainer.hooks import TrainerHooks
+    from raytrainer.libraries.on_ray import on_ray
     from raytrainer.libraries.patch import patch_transformers
     from raytrainer.optim.catalogue import register_optimizer
     from raytrainer.seq2seq.arguments import Seq2SeqTrainingArguments
@@ -100,6 +101,7 @@ __all__ = [
     "WrongTypeError",
     "__version__",
     "get_last_checkpoint",
+    "on_ray",
     "patch_transformers",
     "register_optimizer",
     "set_seed",
@@ -130,6 +132,7 @@ _HOMES = {
     "TrainerState": "transformers.trainer_callback",
     "TrainingArguments": "raytrainer.arguments.training_arguments",
     "get_last_checkpoint": "transformers.trainer_utils",
+    "on_ray": "raytrainer.libraries.on_ray",
     "patch_transformers": "raytrainer.libraries.patch",
     "set_seed": "transformers.trainer_utils",
 }

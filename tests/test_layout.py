@@ -14,7 +14,7 @@ PACKAGE = ROOT / "raytrainer"
 FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = ROOT / "tests"
-SUITES = {"docs", "examples", "faults", "jobs", "parity", "refusals", "sharding"}
+SUITES = {"clients", "docs", "examples", "faults", "jobs", "parity", "refusals", "sharding"}
 """Folders of tests that follow a promise through the whole package instead of a room of it."""
 CLAIMS = {
     "arguments": {"every_argument", "fields_are_read", "setters"},
@@ -29,6 +29,7 @@ CLAIMS = {
     "runtimes": {"same_losses"},
     "seq2seq": {"generation", "two_ranks"},
     "sft": {"adapters", "against_trl", "two_ranks"},
+    "wire": {"on_ray"},
 }
 """Room -> its test files that are about the room as a whole. Every other one is named after a module of the room."""
 NAMES_THAT_SAY_NOTHING = {
