@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import Any, cast
 
@@ -77,8 +76,6 @@ def log_window(run: TrainRun) -> None:
     if any(row[4] for row in per_rank):
         deliver_notes(run)
     logs: dict[str, Any] = {"loss": run.meter.close_window(mean_window(per_rank), trainer.state.global_step)}
-    if run.args.logging_nan_inf_filter and not math.isfinite(logs["loss"]):
-        logs["loss"] = 0.0
     if run.grad_norm is not None:
         logs["grad_norm"] = run.grad_norm.item() if torch.is_tensor(run.grad_norm) else run.grad_norm
     rate = run.learning_rate
@@ -140,9 +137,11 @@ def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:
         return
     run.reported_bad_loss = True
     where = ", ".join(f"step {step} on rank {rank}" for rank, step in bad.items())
+    is_filtered = run.args.logging_nan_inf_filter
+    logged = "left out of what is logged (logging_nan_inf_filter)" if is_filtered else "logged as it is"
     text = (
-        f"The training loss is not finite (first at {where}). It is logged as it is. Lower the learning rate, check "
-        "the data of that step, or set max_grad_norm."
+        f"The training loss is not finite (first at {where}). It is {logged}. Lower the learning rate, check the data "
+        "of that step, or set max_grad_norm."
     )
     logger.warning(text)
     # All ranks: those that are not rank 0 have no way to the driver of their own.

@@ -27,9 +27,15 @@ class Window:
 
 
 class LossMeter:
-    """Adds up this rank's losses since the last log, and the mean over ranks of the whole run."""
+    """Adds up this rank's losses since the last log, and the mean over ranks of the whole run.
 
-    def __init__(self, *, first_step: int) -> None:
+    Args:
+        first_step: Step at which the run begins.
+        fills_in: Replace a NaN or infinite loss by the mean of the window so far (``logging_nan_inf_filter``).
+    """
+
+    def __init__(self, *, first_step: int, fills_in: bool = False) -> None:
+        self._fills_in = fills_in
         self.logged_step = first_step
         """Step of the last log."""
         self.first_step = first_step
@@ -71,8 +77,12 @@ class LossMeter:
                 continue
             if not math.isfinite(value) and self.first_bad_step is None:
                 self.first_bad_step = step
-            self._folded += value
+            self._folded += value if math.isfinite(value) or not self._fills_in else self._mean_until(step)
         self._losses, self._steps, self._are_real = [], [], []
+
+    def _mean_until(self, step: int) -> float:
+        """The mean of the window before a step, as transformers counts its steps."""
+        return (self._restored.total + self._folded) / (step - self.logged_step)
 
     def window(self) -> Window:
         """This rank's losses since the last log. Synchronizes with the device."""

@@ -100,7 +100,7 @@ def open_run(
             model_accepts_count=trainer.model_accepts_loss_kwargs,
             report=functools.partial(tell, runtime),
         ),
-        meter=LossMeter(first_step=trainer.state.global_step),
+        meter=LossMeter(first_step=trainer.state.global_step, fills_in=bool(args.logging_nan_inf_filter)),
         speed=SpeedMeter(),
         is_restart=is_restart,
         resumed_step=trainer.state.global_step,
