@@ -126,8 +126,8 @@ def match_layout(found: Mapping[str, Shape], model: nn.Module, path: Path) -> La
 def differences(found: Mapping[str, Shape], tensors: ModelTensors, model: nn.Module) -> list[str]:
     """List the differences in names and shapes between a file and a model, except allowed ones.
 
-    Left out are tied weights that are present under another name, what the model's class does not save, and what it
-    expects in old files without needing it.
+    Left out are tied weights that are present under another name, what the model's class does not save, what it
+    expects in old files without needing it, and the tensors of modules that load themselves.
 
     Args:
         found: Name -> shape of the tensors in the file.
@@ -140,9 +140,12 @@ def differences(found: Mapping[str, Shape], tensors: ModelTensors, model: nn.Mod
     present_by_tie = {name for names in tensors.ties if found.keys() & set(names) for name in names}
     may_miss = present_by_tie | set(getattr(model, "_keys_to_ignore_on_save", None) or ())
     may_have = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    loads_itself = modules_that_load_themselves(model)
     lines: list[str] = []
     for name in sorted(found.keys() | tensors.shapes.keys()):
         there, here = found.get(name), tensors.shapes.get(name)
+        if name.rpartition(".")[0] in loads_itself:
+            continue
         if there is None and name not in may_miss:
             lines.append(f"{name} {_in_brackets(here)} is missing in the checkpoint")
         elif here is None and not _matches_any(name, may_have):
@@ -152,6 +155,26 @@ def differences(found: Mapping[str, Shape], tensors: ModelTensors, model: nn.Mod
                 f"{name} is {_in_brackets(there)} in the checkpoint and {_in_brackets(here)} in the model"
             )
     return lines
+
+
+def modules_that_load_themselves(model: nn.Module) -> set[str]:
+    """The names of modules that take their own tensors from a state dict, so that shapes may differ from now.
+
+    A module says so with a ``_load_from_state_dict`` of its own or a hook before it, as one does whose buffer grows
+    during training. Those of torch do not count: they only rename what old files hold.
+    """
+    import torch
+
+    inherited = torch.nn.Module._load_from_state_dict
+    return {
+        name
+        for name, module in model.named_modules()
+        if module._load_state_dict_pre_hooks
+        or (
+            (own := type(module)._load_from_state_dict) is not inherited
+            and not own.__module__.startswith(("torch.", "bitsandbytes."))
+        )
+    }
 
 
 def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from raytrainer.checkpoint.converted import converted_weights
 from raytrainer.checkpoint.durable_writes import discard, sync_directory
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.model_match import check_matches_model
@@ -25,7 +26,7 @@ from raytrainer.checkpoint.names import (
     list_leftovers,
     step_of,
 )
-from raytrainer.checkpoint.verify import check_complete, is_ours, verify_checkpoint
+from raytrainer.checkpoint.verify import check_complete, check_files, is_ours, verify_checkpoint
 from raytrainer.errors import CheckpointError
 
 __all__ = [
@@ -127,13 +128,41 @@ def check_resumable(path: Path) -> None:
         )
     try:
         if MANIFEST_NAME in names:
-            verify_checkpoint(path)
+            check_named(path)
         else:
             check_complete(path, needs_optimizer=False)
     except CheckpointError as error:
+        changed = (
+            f"If you changed its files on purpose, delete its {MANIFEST_NAME}: then it is read as one of transformers, "
+            "whose content nobody can check. "
+            if MANIFEST_NAME in names
+            else ""
+        )
         raise CheckpointError(
-            f"resume_from_checkpoint={str(path)!r} cannot be used. {error} {_checkpoints_in(path.parent, besides=path)}"
+            f"resume_from_checkpoint={str(path)!r} cannot be used. {error} {changed}"
+            f"{_checkpoints_in(path.parent, besides=path)}"
         ) from error
+
+
+def check_named(path: Path) -> None:
+    """Check a checkpoint of ours that a user named: as it was committed, or with its weights in other files.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    manifest = read_manifest(path)
+    converted = converted_weights(path, manifest)
+    if converted is None:
+        check_files(path, manifest.files)
+        return
+    gone, files = converted
+    check_files(path, {name: record for name, record in manifest.files.items() if name not in gone})
+    logger.warning(
+        "The weights of %s are in %s, not in %s as they were saved. They are used, but their content is unverified.",
+        path,
+        ", ".join(sorted(file.name for file in files)),
+        ", ".join(sorted(gone)),
+    )
 
 
 def sweep_leftovers(run_dir: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from raytrainer.checkpoint.manifest import FileRecord, Manifest, read_manifest
@@ -36,11 +37,24 @@ def verify_checkpoint(path: Path) -> Manifest:
         CheckpointError: Names the first file that is missing, has another size, or has other content.
     """
     manifest = read_manifest(path)
-    for name, record in manifest.files.items():
-        _check_size(path / name, record)
-    for name, record in manifest.files.items():
-        _check_hash(path / name, record)
+    check_files(path, manifest.files)
     return manifest
+
+
+def check_files(path: Path, files: Mapping[str, FileRecord]) -> None:
+    """Check files of a checkpoint, sizes first.
+
+    Args:
+        path: The checkpoint.
+        files: Name -> size and hash.
+
+    Raises:
+        CheckpointError: As ``verify_checkpoint``.
+    """
+    for name, record in files.items():
+        _check_size(path / name, record)
+    for name, record in files.items():
+        _check_hash(path / name, record)
 
 
 def check_complete(path: Path, *, needs_optimizer: bool) -> None:

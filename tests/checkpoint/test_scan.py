@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import raytrainer
 from raytrainer.checkpoint.scan import (
     check_resumable,
     newest_checkpoint,
@@ -18,6 +19,7 @@ from raytrainer.checkpoint.scan import (
 )
 from raytrainer.errors import CheckpointError
 from tests.checkpoint.saving import names, save_small, tree
+from tests.parity.twins import make_args, make_trainer, rows
 
 
 def save_three(run_dir, **options):
@@ -298,3 +300,103 @@ def test_shards_of_other_libraries_are_refused_with_the_command_that_converts_th
     (path / "trainer_state.json").write_text('{"global_step": 5}')
     with pytest.raises(CheckpointError, match=words):
         check_resumable(path)
+
+
+def run_with_weights(tmp_path, **options):
+    trainer = make_trainer(raytrainer, tmp_path, save_strategy="steps", save_steps=2, **options)
+    trainer.train()
+    return trainer
+
+
+def in_shards(path):
+    """Each tensor in a file of its own, as people do to load a large model with little memory."""
+    whole = safetensors.torch.load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    files = {name: f"model-{index:05}-of-{len(whole):05}.safetensors" for index, name in enumerate(whole, 1)}
+    for name, file in files.items():
+        safetensors.torch.save_file({name: whole[name]}, path / file)
+    index = {"metadata": {}, "weight_map": files}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def with_torch(path):
+    torch.save(safetensors.torch.load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("convert", [in_shards, with_torch])
+def test_weights_that_a_user_converted_are_resumed_from_when_named_and_that_is_said(
+    tmp_path, convert, caplog
+):
+    whole = run_with_weights(tmp_path, max_steps=4)
+    convert(tmp_path / "checkpoint-2")
+    resumed = make_trainer(raytrainer, tmp_path, max_steps=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert rows(resumed) == rows(whole)
+    assert "not in model.safetensors as they were saved" in caplog.text
+
+
+def test_a_conversion_that_lost_a_shard_is_refused(tmp_path):
+    run_with_weights(tmp_path, max_steps=2)
+    in_shards(tmp_path / "checkpoint-2")
+    next((tmp_path / "checkpoint-2").glob("model-00002-*")).unlink()
+    with pytest.raises(CheckpointError, match=r"index\.json names model-00002"):
+        check_resumable(tmp_path / "checkpoint-2")
+
+
+def test_changed_weights_are_resumed_from_once_the_manifest_is_deleted(tmp_path):
+    run_with_weights(tmp_path, max_steps=4)
+    checkpoint = tmp_path / "checkpoint-2"
+    weights = safetensors.torch.load_file(checkpoint / "model.safetensors")
+    safetensors.torch.save_file(
+        {name: 2 * value for name, value in weights.items()}, checkpoint / "model.safetensors"
+    )
+    with pytest.raises(CheckpointError, match=r"changed its files on purpose, delete its manifest\.json"):
+        check_resumable(checkpoint)
+    (checkpoint / "manifest.json").unlink()
+    resumed = make_trainer(raytrainer, tmp_path, max_steps=4)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert [row[0] for row in rows(resumed)] == [1, 2, 3, 4]
+
+
+class Seen(torch.nn.Module):
+    """Remembers the inputs of all of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("inputs", torch.zeros(0))
+
+    def forward(self, values):
+        self.inputs = torch.cat([self.inputs, values])
+
+    def _load_from_state_dict(self, state, prefix, *args):
+        self.inputs = torch.empty_like(state[f"{prefix}inputs"])
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+class Growing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(1, 1)
+        self.seen = Seen()
+
+    def forward(self, labels):
+        self.seen(labels)
+        return {"loss": self.line(labels[:, None]).square().mean()}
+
+
+def test_a_buffer_that_grows_is_resumed_if_its_module_loads_itself(tmp_path):
+    def trainer():
+        torch.manual_seed(0)
+        return raytrainer.Trainer(
+            model=Growing(),
+            args=make_args(raytrainer, tmp_path, max_steps=4, save_strategy="steps", save_steps=2),
+            train_dataset=[{"labels": torch.tensor(float(number))} for number in range(32)],
+        )
+
+    whole, resumed = trainer(), trainer()
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert len(whole.model.seen.inputs) == 16
+    assert torch.equal(resumed.model.seen.inputs, whole.model.seen.inputs)
+    assert rows(resumed) == rows(whole)
