@@ -536,6 +536,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         """Driver: take over what a task left behind on rank 0."""
         if returned.state is not None:
             self.state = returned.state
+            self._train_batch_size = self.state.train_batch_size or self._train_batch_size
             self.control = returned.control
             for callback, attributes in zip(
                 self.callback_handler.callbacks, returned.callbacks, strict=False

@@ -71,6 +71,8 @@ class TrainerProtocol(Protocol):
     """The model as it was passed: an instance, a name, or None."""
     _own_collator: Any
     _signature_columns: list[str] | None
+    _train_batch_size: int
+    """Samples of a micro-batch: those of the arguments, or those that ``auto_find_batch_size`` found."""
     _optimizer_traits: Traits | None
     """Those of the catalogue's entry that made the optimizer; None for the user's own."""
 

@@ -163,18 +163,15 @@ def modules_that_load_themselves(model: nn.Module) -> set[str]:
     A module says so with a ``_load_from_state_dict`` of its own or a hook before it, as one does whose buffer grows
     during training. Those of torch do not count: they only rename what old files hold.
     """
-    import torch
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    return {name for name, module in modules if _loads_itself(module)}
 
-    inherited = torch.nn.Module._load_from_state_dict
-    return {
-        name
-        for name, module in model.named_modules()
-        if module._load_state_dict_pre_hooks
-        or (
-            (own := type(module)._load_from_state_dict) is not inherited
-            and not own.__module__.startswith(("torch.", "bitsandbytes."))
-        )
-    }
+
+def _loads_itself(module: Any) -> bool:
+    if module._load_state_dict_pre_hooks:
+        return True
+    defined_in = cast("str", type(module)._load_from_state_dict.__module__)
+    return not defined_in.startswith(("torch.", "bitsandbytes."))
 
 
 def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:

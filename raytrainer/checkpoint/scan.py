@@ -105,7 +105,8 @@ def check_resumable(path: Path) -> None:
     """
     if not path.exists():
         raise CheckpointError(
-            f"resume_from_checkpoint={str(path)!r} does not exist. {_checkpoints_in(path.parent)}"
+            f"Can't find a valid checkpoint at {path}: resume_from_checkpoint={str(path)!r} does not exist. "
+            f"{_checkpoints_in(path.parent)}"
         )
     if not path.is_dir():
         raise CheckpointError(

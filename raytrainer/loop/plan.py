@@ -44,6 +44,12 @@ class TrainPlan:
         """Micro-batches of the next step of an epoch; the last step may have fewer."""
         return min(self.accumulation, self.micro_batches_per_epoch - micro_batches_done)
 
+    def steps_left(self, cursor: Cursor) -> int:
+        """Optimizer steps that the data allow after a position of this run."""
+        return (
+            self.max_steps - cursor.epoch * self.steps_per_epoch - cursor.micro_batches // self.accumulation
+        )
+
     def position_at(self, global_step: int) -> tuple[int, int]:
         """Where the data stands after so many steps.
 

@@ -203,7 +203,10 @@ def restore_state(
     if args.ignore_data_skip:
         return Cursor(epoch=state.global_step // plan.steps_per_epoch)
     if saved is not None:
-        return rescaled(saved, plan)
+        cursor = rescaled(saved, plan)
+        if args.max_steps <= 0:
+            tell_of_another_end(trainer, plan, cursor)
+        return cursor
     epoch, micro_batches = plan.position_at(state.global_step)
     before = epoch * plan.micro_batches_per_epoch * plan.round_size
     return Cursor(epoch=epoch, micro_batches=micro_batches, samples_before=before)
@@ -263,6 +266,34 @@ def rescaled(saved: LoopState, plan: TrainPlan) -> Cursor:
             cursor.epoch,
         )
     return cursor
+
+
+def tell_of_another_end(trainer: TrainerProtocol, plan: TrainPlan, cursor: Cursor) -> None:
+    """Say at which epoch a run ends whose steps so far had another number of samples.
+
+    Args:
+        trainer: With the restored state.
+        plan: Counts steps as if the whole run had this batch size.
+        cursor: Where the data stand.
+    """
+    step = trainer.state.global_step
+    by_count, by_data = max(plan.max_steps - step, 0), plan.steps_left(cursor)
+    if by_count == by_data:
+        return
+    epochs = plan.max_steps / plan.steps_per_epoch
+    left = min(by_count, by_data)
+    end = epochs - (by_data - left) / plan.steps_per_epoch
+    what = (
+        f"so this run ends at epoch {end:.4g} of {epochs:.4g}"
+        if by_count < by_data
+        else f"so its data end at step {step + left}, before the learning rate schedule does"
+    )
+    tell(
+        trainer._runtime,
+        f"With this batch size a run of {epochs:.4g} epochs has {plan.max_steps} steps. The checkpoint has {step} of "
+        f"them and stands where {plan.max_steps - by_data} would be, {what}. Set max_steps={step + by_data} to train "
+        f"exactly {epochs:.4g} epochs.",
+    )
 
 
 def restore_window(run: TrainRun, saved: LoopState) -> None:

@@ -122,6 +122,7 @@ def train_from(
     run: TrainRun | None = None
     if requested is not None:
         apply_saved_sizes(trainer.args, origin.checkpoint)
+    trainer._train_batch_size = trainer.args.per_device_train_batch_size
     try:
         run = open_run(
             trainer,
@@ -235,8 +236,8 @@ def find_origin(
         checkpoint = newest_checkpoint(directory, report=report)
         if checkpoint is None:
             raise CheckpointError(
-                f"resume_from_checkpoint=True found no checkpoint that verifies in {directory}. Call train() without "
-                "it to start from the beginning, or pass the path of a checkpoint."
+                f"No valid checkpoint found in output directory ({directory}), which resume_from_checkpoint=True asks "
+                "for. Call train() without it to start from the beginning, or pass the path of a checkpoint."
             )
     else:
         checkpoint = named_checkpoint(directory, requested)

@@ -111,6 +111,22 @@ def test_resuming_begins_with_the_size_that_fitted(tmp_path: Path) -> None:
     assert trainer.state.global_step == 4
 
 
+def test_the_size_that_fitted_is_an_attribute_of_the_trainer_also_after_a_resume(tmp_path: Path) -> None:
+    options = {"per_device_train_batch_size": 8, "auto_find_batch_size": True, "save_strategy": "steps"}
+    model = make_model()
+    limit_memory(model, most=2)
+    trainer = train(tmp_path, model, save_steps=3, **options)
+    assert (trainer._train_batch_size, trainer.args.per_device_train_batch_size) == (2, 8)
+    resumed = raytrainer.Trainer(
+        model=make_model(),
+        args=make_args(raytrainer, tmp_path, max_steps=6, **options),
+        train_dataset=make_samples(),
+    )
+    assert resumed._train_batch_size == 8
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed._train_batch_size == 2
+
+
 def test_one_sample_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     model = make_model()
     limit_memory(model, most=0)
