@@ -38,7 +38,7 @@ def check_resume(facts: TrainerFacts, requested: str | bool | None) -> None:
         checkpoint = newest_checkpoint(run_dir, report=logger.warning)
         if checkpoint is None:
             raise CheckpointError(
-                f"No valid checkpoint found in output directory ({run_dir}), which resume_from_checkpoint=True asks for. "
+                f"No valid checkpoint found in output directory ({run_dir}), as resume_from_checkpoint=True asks for. "
                 "Call train() without it to start from the beginning, or pass the path of a checkpoint."
             )
     else:
