@@ -83,4 +83,5 @@ def test_other_errors_have_no_such_hint():
 
 def test_a_hint_fits_into_one_line_of_the_message(mine):
     for name in ("transformers", "module_of_mine", "nobody.has.this"):
-        assert len("hint: " + hint(name)) <= 240 + len(str(mine))
+        text = hint(name).replace(str(mine.parent), "")  # however long the path of the test is
+        assert len("hint: " + text) <= 240

@@ -129,7 +129,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path, what: str) -> None:
         "missing": "does not exist",
         "empty": "is an empty directory",
         "no_checkpoint": "is not a checkpoint",
-        "nothing_to_resume": "found no checkpoint",
+        "nothing_to_resume": "No valid checkpoint found",
         "other_model": r"(?s)embed_tokens|size|shape",
     }[what]
     if what in ("empty", "no_checkpoint"):

@@ -112,9 +112,9 @@ def test_noise_on_embeddings_is_compiled_along(tmp_path: Path) -> None:
         make_trainer(raytrainer, tmp_path / str(i), max_steps=2, neftune_noise_alpha=5.0, **options)
         for i, options in enumerate([{}, {"torch_compile_backend": "counting"}])
     )
-    plain.train()
-    torch.manual_seed(0)
-    compiled.train()
+    for trainer in (plain, compiled):
+        torch.manual_seed(0)
+        trainer.train()
     assert GRAPHS
     for mine, other in zip(rows(compiled), rows(plain), strict=True):
         assert mine == pytest.approx(other, abs=TOLERANCE)
