@@ -450,15 +450,22 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         """The model. On a driver, its weights are those of the workers as of the last task."""
         if self._process.weights_are_on_workers:
             self._fetch_weights()
-        if self._process.session is None and self._own_model is None and self.model_init is not None:
-            self._own_model = self.call_model_init()
-        if self._process.session is None and isinstance(self._own_model, str):
-            self._own_model = self._load_named_model(self._own_model)
+        if self._process.session is None:
+            if self._own_model is None and self.model_init is not None:
+                self._hold_model(self.call_model_init())
+            elif isinstance(self._own_model, str):
+                self._hold_model(self._load_named_model(self._own_model))
         return self._own_model
 
     @model.setter
     def model(self, model: nn.Module) -> None:
         self._own_model = model
+
+    def _hold_model(self, model: nn.Module) -> None:
+        """Driver: hold the model that the workers have."""
+        self._own_model = model
+        if self._process.workers is not None:
+            self._process.workers.note_model(self)
 
     def _fetch_weights(self) -> None:
         # Cleared first: reading self.model below must not come back here.
@@ -469,6 +476,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
             logger.warning("The trained weights were lost with their workers; load the last checkpoint.")
         else:
             self._take_weights(weights)
+            self._process.workers.note_model(self)
 
     def _take_weights(self, weights: dict[str, Any]) -> None:
         self.model.load_state_dict(weights)
@@ -492,6 +500,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
             self._finish_current_push()
         self._check_call(method, args, kwargs)
         if runs_in_this_process(self.args):
+            if self._process.workers is not None:
+                self._process.workers.end(self)  # num_workers was set to 0 since
             session = open_local_session(self)
             # All ranks of a launcher: each would make up its own.
             session.runtime.run_id = session.runtime.broadcast(new_run_id())
@@ -531,21 +541,6 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     def _user_attributes(self) -> dict[str, Any]:
         """Attributes that a subclass or its hooks set, to go back to the driver."""
         return {name: value for name, value in vars(self).items() if name not in self._own_attributes}
-
-    def _take_back(self, returned: Any) -> None:
-        """Driver: take over what a task left behind on rank 0."""
-        if returned.state is not None:
-            self.state = returned.state
-            self._train_batch_size = self.state.train_batch_size or self._train_batch_size
-            self.control = returned.control
-            for callback, attributes in zip(
-                self.callback_handler.callbacks, returned.callbacks, strict=False
-            ):
-                if attributes is not None:
-                    vars(callback).update(attributes)
-        self._process.trained_world_size = returned.trained_world_size
-        self.hub_model_id = returned.hub_model_id
-        vars(self).update(returned.attributes)
 
 
 def default_collator(processing_class: ProcessingClass | None) -> Callable[[list[Any]], Any]:

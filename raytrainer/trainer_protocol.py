@@ -221,8 +221,6 @@ class TrainerProtocol(Protocol):
 
     def _user_attributes(self) -> dict[str, Any]: ...
 
-    def _take_back(self, returned: object) -> None: ...
-
 
 if TYPE_CHECKING:
     TrainerParts = TrainerProtocol

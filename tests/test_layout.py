@@ -20,7 +20,7 @@ CLAIMS = {
     "arguments": {"every_argument", "fields_are_read", "setters"},
     "checkpoint": {"crash", "with_transformers"},
     "data": {"resume", "two_ranks"},
-    "driver": {"interrupt", "ray_internals"},
+    "driver": {"interrupt", "ray_internals", "standing_workers"},
     "evaluation": {"memory", "numbers", "two_ranks"},
     "hooks": {"differences", "underscore_overrides"},
     "hub": {"failures", "on_ray", "resume", "strategies"},

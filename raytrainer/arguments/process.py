@@ -8,7 +8,7 @@ Accelerate state, and a pickle or a copy of bound arguments is not bound.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -73,6 +73,21 @@ class BoundToProcess:
     def is_resolved(self) -> bool:
         """Whether the arguments are bound to a process."""
         return self.placement is not None
+
+    def change(self, values: Mapping[str, object]) -> None:
+        """Set fields of arguments that may be bound, and bind them again as they were.
+
+        Args:
+            values: Field -> value.
+
+        Raises:
+            ConfigurationError: If the device does not support what they ask for.
+        """
+        placement = self.placement
+        self._put_back()
+        self.__dict__.update(values)
+        if placement is not None:
+            self.resolve(placement)
 
     def _put_back(self) -> None:
         self.__dict__.update(self.__dict__.pop("_unbound", {}))

@@ -33,6 +33,7 @@ def entry_point(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, *args: object, **kwargs: object) -> Any:
         if self._process.session is not None:
+            rebind_arguments(self)
             return method(self, *args, **kwargs)
         return self._launch(method.__name__, args, kwargs)
 
@@ -46,6 +47,24 @@ def wrap_overrides(cls: type) -> None:
         method = vars(cls)[name]
         if callable(method):
             setattr(cls, name, entry_point(method))
+
+
+def rebind_arguments(trainer: TrainerProtocol) -> None:
+    """Bind the arguments of a trainer that is set up in this process, if the user gave it others since.
+
+    Raises:
+        ConfigurationError: If they ask for another number of processes.
+    """
+    from raytrainer.worker.setup import placement_of
+
+    args, num_ranks = trainer.args, trainer._runtime.world_size
+    if args.num_workers not in (None, 0, num_ranks):
+        raise ConfigurationError(
+            f"num_workers={args.num_workers}, but this trainer was set up before that for {num_ranks} process"
+            f"{'es' if num_ranks > 1 else ''}, where its model is. Make a new Trainer to train on other workers."
+        )
+    if not args.is_resolved:
+        args.resolve(placement_of(args, trainer._runtime))
 
 
 def runs_in_this_process(args: TrainingArguments) -> bool:

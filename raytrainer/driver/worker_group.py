@@ -7,7 +7,7 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
 from raytrainer.telemetry.events import Note
-from raytrainer.wire.messages import Task
+from raytrainer.wire.messages import Change, Task
 from raytrainer.wire.preparations import preparations as named_preparations
 from raytrainer.wire.spec import Shipped, receive, ship, with_sources
 
@@ -169,6 +169,8 @@ class WorkerGroup:
         *,
         task_id: str | None = None,
         context: object | None = None,
+        version: int = 0,
+        changes: Sequence[Change] = (),
         timeout_s: float | None = None,
     ) -> Any:
         """Run a task on all ranks and return what rank 0 returned.
@@ -182,6 +184,8 @@ class WorkerGroup:
             kwargs: Its keyword arguments.
             task_id: Names the task over all of its attempts; the runtime's ``run_id``. Made up by default.
             context: Passed to ``session.run`` as ``context=``, unless it is None.
+            version: Of the trainer that the task is for.
+            changes: All that the trainer that was sent at first needs to become it.
             timeout_s: Ends the group when there is no result in time [s].
 
         Raises:
@@ -195,7 +199,17 @@ class WorkerGroup:
         with self._lock:
             self._is_busy = True
             try:
-                self._submit(started, method, (args, kwargs or {}, context), task_id or uuid.uuid4().hex[:12])
+                payload = ship((args, kwargs or {}, context), "arguments")
+                if not started.is_one_machine:
+                    payload = with_sources(payload)
+                task = Task(
+                    task_id=task_id or uuid.uuid4().hex[:12],
+                    method=method,
+                    payload=[ray_calls.put(payload)],
+                    version=version,
+                    changes=list(changes),
+                )
+                self._submit(started, task)
                 return self._wait_for_result(started, method, timeout_s)
             except BaseException as error:
                 # Nobody waits for the task any more, so the workers must not go on with it.
@@ -206,11 +220,7 @@ class WorkerGroup:
                 self._is_busy = False
                 self._has_called = True
 
-    def _submit(self, started: StartedGroup, method: str, payload: tuple[Any, ...], task_id: str) -> None:
-        shipped = ship(payload, "arguments")
-        if not started.is_one_machine:
-            shipped = with_sources(shipped)
-        task = Task(task_id=task_id, method=method, payload=[ray_calls.put(shipped)])
+    def _submit(self, started: StartedGroup, task: Task) -> None:
         try:
             is_taken = started.control.submit(task)
         except ray.exceptions.RayError as error:

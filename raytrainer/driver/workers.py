@@ -9,33 +9,21 @@ this file remembers which run they completed, and at which step. It also owns th
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from raytrainer.callbacks.defaults import shown_by
+from raytrainer.driver.changes_sent import ChangesSent
 from raytrainer.driver.entry_points import new_run_id
+from raytrainer.driver.taking_back import Taken, take_back
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError
 from raytrainer.telemetry.console import Renderer
-from raytrainer.worker.session import Returned, TaskContext
-
-if TYPE_CHECKING:
-    from raytrainer.arguments.training_arguments import TrainingArguments
-    from raytrainer.callbacks.handler import CallbackHandler
-    from raytrainer.process_state import ProcessState
+from raytrainer.telemetry.events import Note
+from raytrainer.trainer_protocol import TrainerProtocol
+from raytrainer.worker.returned import Returned
+from raytrainer.worker.session import TaskContext
 
 logger = logging.getLogger(__name__)
-
-
-class DriverTrainer(Protocol):
-    """What this file needs of the driver's trainer."""
-
-    args: TrainingArguments
-    callback_handler: CallbackHandler
-    _process: ProcessState
-
-    def _fetch_weights(self) -> None: ...
-
-    def _take_back(self, returned: Returned) -> None: ...
 
 
 class Workers:
@@ -43,11 +31,17 @@ class Workers:
 
     def __init__(self) -> None:
         self._group: WorkerGroup | None = None
+        self._sent: ChangesSent | None = None
+        """What the workers of this group have of the trainer."""
         self._renderer: Renderer | None = None
         self._trained: TaskContext | None = None
         """The last run that the workers of this group completed."""
+        self._told: set[str] = set()
+        """What stayed on the workers, as the user was told."""
 
-    def call(self, trainer: DriverTrainer, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(
+        self, trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Run a method of the trainer on the workers, and take back what it changed.
 
         Args:
@@ -57,34 +51,52 @@ class Workers:
             kwargs: Its keyword arguments.
 
         Raises:
+            ConfigurationError: If the trainer was changed in a way that the workers cannot take over.
             TrainingFailed: If the workers failed for good.
             KeyboardInterrupt: If the user interrupted twice.
         """
         renderer = Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))
         self._renderer = renderer
         try:
-            returned = self._call(trainer, method, args, kwargs)
+            return self._call(trainer, method, args, kwargs)
         finally:
             renderer.close()
-        trainer._take_back(returned)
-        return returned.value
 
     def _call(
-        self, trainer: DriverTrainer, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Returned:
+        self, trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         for _ in range(2):
-            group = self._open_group(trainer)
+            group, sent = self._open_group(trainer, method)
             context = self._context(new_run_id())
             try:
-                returned = group.call(method, args, kwargs, task_id=context.run_id, context=context)
+                returned: Returned = group.call(
+                    method,
+                    args,
+                    kwargs,
+                    task_id=context.run_id,
+                    context=context,
+                    version=sent.version,
+                    changes=sent.changes,
+                )
             except GroupClosedError:
                 # They left because no task came; their weights go to the next group.
                 self._forget_group(trainer)
                 continue
+            taken = take_back(trainer, sent.callbacks(), returned, method)
+            sent.note_returned(trainer, taken.paths, returned)
             if method == "train":
-                self._note_training(trainer, returned, context.run_id)
-            return returned
+                self._note_training(trainer, context.run_id)
+            if taken.refers_to_model and trainer._process.weights_are_on_workers:
+                trainer._fetch_weights()
+            self._tell(taken, method)
+            return taken.value
         raise GroupClosedError("The workers left twice while they were given a task. Call again.")
+
+    def _tell(self, taken: Taken, method: str) -> None:
+        """One warning about what stayed on the workers, until it is something else."""
+        if not taken.left_out.keys() <= self._told:
+            self._told |= taken.left_out.keys()
+            self._show(Note(text=taken.warning(method), level="warning"))
 
     def _context(self, run_id: str) -> TaskContext:
         done = self._trained
@@ -97,9 +109,9 @@ class Workers:
             best_checkpoint=done.best_checkpoint,
         )
 
-    def _note_training(self, trainer: DriverTrainer, returned: Returned, run_id: str) -> None:
-        state = returned.state
-        assert state is not None
+    def _note_training(self, trainer: TrainerProtocol, run_id: str) -> None:
+        state = trainer.state
+        trainer._train_batch_size = state.train_batch_size or trainer._train_batch_size
         loads_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
         self._trained = TaskContext(
             run_id=run_id,
@@ -109,28 +121,44 @@ class Workers:
         )
         trainer._process.weights_are_on_workers = True
 
-    def _open_group(self, trainer: DriverTrainer) -> WorkerGroup:
+    def _open_group(self, trainer: TrainerProtocol, method: str) -> tuple[WorkerGroup, ChangesSent]:
+        """The workers, which know what has changed since they were given the trainer; or new ones."""
         if self._group is not None and not self._group.is_open:
             self._forget_group(trainer)
-        if self._group is None:
-            if trainer._process.weights_are_on_workers:
-                trainer._fetch_weights()
-            self._trained = None
-            self._group = WorkerGroup(trainer, trainer.args, self._show)
-            self._group.start()
-        return self._group
+        if self._group is not None and self._sent is not None:
+            reasons = self._sent.find_changes(
+                trainer, num_workers=self._group.allocation.num_workers, builds_model=method == "train"
+            )
+            if not reasons:
+                if self._sent.has_new_weights:
+                    self._trained = None  # the driver has newer ones
+                return self._group, self._sent
+            self._show(Note(text=_restart_note(reasons), level="warning"))
+            self.end(trainer)
+        if trainer._process.weights_are_on_workers:
+            trainer._fetch_weights()
+        self._trained = None
+        self._group = WorkerGroup(trainer, trainer.args, self._show)
+        self._group.start()
+        self._sent = ChangesSent(trainer)  # while the workers start
+        return self._group, self._sent
+
+    def note_model(self, trainer: TrainerProtocol) -> None:
+        """The driver's model was loaded, or has the weights of the workers."""
+        if self._sent is not None:
+            self._sent.note_model(trainer)
 
     def _show(self, event: object) -> None:
         if self._renderer is not None:
             self._renderer.handle(event)
 
-    def _forget_group(self, trainer: DriverTrainer) -> None:
+    def _forget_group(self, trainer: TrainerProtocol) -> None:
         """Forget a group that has ended; the weights that it left become the trainer's."""
         if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
         if self._group is not None:
             self._group.kill()
-        self._group = None
+        self._group = self._sent = None
         self._trained = None
 
     def weights(self) -> dict[str, Any] | None:
@@ -141,17 +169,32 @@ class Workers:
         if group.is_open and not group.is_busy:
             try:
                 context = self._context(new_run_id())
-                return group.call("_export_weights", task_id=context.run_id, context=context).value
+                sent = self._sent
+                return group.call(
+                    "_export_weights",
+                    task_id=context.run_id,
+                    context=context,
+                    version=sent.next_version() if sent is not None else 0,
+                    changes=sent.changes if sent is not None else (),
+                )
             except GroupClosedError:
                 pass
         return group.final_weights()
 
-    def end(self, trainer: DriverTrainer) -> None:
+    def end(self, trainer: TrainerProtocol) -> None:
         """End the workers; their weights come to the driver first."""
         if self._group is None:
             return
         if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
         self._group.end()
-        self._group = None
+        self._group = self._sent = None
         self._trained = None
+
+
+def _restart_note(reasons: list[str]) -> str:
+    shown = ", ".join(reasons[:4]) + (f" and {len(reasons) - 4} more" if len(reasons) > 4 else "")
+    return (
+        f"{shown} changed since the workers were started, and counts only when they start: starting them again. The "
+        "weights are kept; a new optimizer begins."
+    )

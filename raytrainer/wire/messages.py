@@ -6,7 +6,7 @@ This file imports nothing heavy, because the control actor's process starts with
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +35,16 @@ class Joined:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What has changed on the trainer since it was sent."""
+
+    version: int
+    """Of the trainer with this change; workers that have it, or a later one, need not apply it."""
+    parts: list[Any]
+    """One reference to parts of the trainer, each in transport form; in a list, so that Ray passes it on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One call of a method of the trainer, for all ranks."""
 
@@ -45,6 +55,10 @@ class Task:
     None when no rank can need it any more."""
     restarts: int = 0
     """How often the workers were started again since the task began."""
+    version: int = 0
+    """Of the trainer that the task is for; when it is done, it has made the next one."""
+    changes: list[Change] = field(default_factory=list[Change])
+    """What makes the trainer of that version out of the one that was sent at first, in order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

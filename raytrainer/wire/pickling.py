@@ -5,6 +5,8 @@ once (tied weights stay tied), and become plain byte arrays. Ray keeps those in 
 node read the same pages. Tensors arrive on the CPU, whatever device they came from: a device of one process means
 nothing in another.
 
+An object that the other side has already, such as the trainer that a callback refers to, can travel as a name.
+
 Classes and functions of ``__main__`` travel by value, and so do those of modules that no other process can import
 (``wire/importable.py``). This file never imports ray, and imports torch only when the other side has used it.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -52,8 +54,12 @@ class Shipped:
         )
 
 
-def pack(value: object) -> Shipped:
+def pack(value: object, known: Mapping[int, str] | None = None) -> Shipped:
     """Bring an object into transport form. Buffers are views: send them before the object changes.
+
+    Args:
+        value: The object.
+        known: ``id()`` of each object that the other side has already -> the name by which it finds it there.
 
     Raises:
         Exception: Whatever the object raises when it cannot be pickled.
@@ -66,7 +72,7 @@ def pack(value: object) -> Shipped:
         buffers.append((np.frombuffer(raw, dtype=np.uint8), not raw.readonly))
 
     modules = ModulesOfPickle()
-    pickler = _Pickler(file, take, modules)
+    pickler = _Pickler(file, take, modules, known or {})
     try:
         pickler.dump(value)
     finally:
@@ -79,18 +85,28 @@ def pack(value: object) -> Shipped:
     )
 
 
-def unpack(shipped: Shipped) -> Any:
-    """Rebuild an object. Writable buffers are copied; read-only ones stay shared."""
+def unpack(shipped: Shipped, find: Callable[[str], object] | None = None) -> Any:
+    """Rebuild an object. Writable buffers are copied; read-only ones stay shared.
+
+    Args:
+        shipped: What ``pack`` made.
+        find: Gives the object of a name that ``pack`` was told about.
+    """
     buffers = [array.copy() if is_writable else array for array, is_writable in shipped.buffers]
-    return _Unpickler(io.BytesIO(shipped.pickle), shipped.storages, buffers).load()
+    return _Unpickler(io.BytesIO(shipped.pickle), shipped.storages, buffers, find).load()
 
 
 class _Pickler(cloudpickle.Pickler):
     def __init__(
-        self, file: io.BytesIO, take: Callable[[pickle.PickleBuffer], None], modules: ModulesOfPickle
+        self,
+        file: io.BytesIO,
+        take: Callable[[pickle.PickleBuffer], None],
+        modules: ModulesOfPickle,
+        known: Mapping[int, str],
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=take)
         self._modules = modules
+        self._known = known
         self.storages: list[Bytes] = []
         self._index: dict[int, int] = {}
         self._kept: list[Any] = []  # as long as a storage lives, its address is its own
@@ -99,7 +115,9 @@ class _Pickler(cloudpickle.Pickler):
         self._modules.see(obj)
         return cast("Any", super()).reducer_override(obj)
 
-    def persistent_id(self, obj: Any) -> tuple[int, str | None] | None:
+    def persistent_id(self, obj: Any) -> tuple[int, str | None] | str | None:
+        if self._known and (name := self._known.get(id(obj))) is not None:
+            return name
         torch = sys.modules.get("torch")
         # An import of torch may be under way in another thread; nobody has a storage before it is done.
         if torch is None or not hasattr(torch, "is_storage") or not torch.is_storage(obj):
@@ -118,12 +136,22 @@ class _Pickler(cloudpickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, arrays: list[Bytes], buffers: list[Bytes]) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        arrays: list[Bytes],
+        buffers: list[Bytes],
+        find: Callable[[str], object] | None,
+    ) -> None:
         super().__init__(file, buffers=buffers)
         self._arrays = arrays
+        self._find = find
         self._storages: dict[int, Any] = {}
 
-    def persistent_load(self, pid: tuple[int, str | None]) -> Any:
+    def persistent_load(self, pid: tuple[int, str | None] | str) -> Any:
+        if isinstance(pid, str):
+            assert self._find is not None, "whoever names objects tells where to find them"
+            return self._find(pid)
         import torch
 
         index, dtype = pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from raytrainer.errors import ConfigurationError
@@ -28,17 +29,28 @@ def receive_on_worker(shipped: Shipped, directory: str) -> Any:
         shipped: The object in transport form.
         directory: Where copies of the driver's modules go, if this machine does not have them.
     """
-    copies = place_sources(shipped.sources, directory) if shipped.sources is not None else {}
-    extend_search_path(shipped.search_path, copies)
+    find_modules_of(shipped, directory)
     return unpack(shipped)
 
 
-def ship(value: object, name: str = "trainer") -> Shipped:
+def find_modules_of(shipped: Shipped, directory: str) -> None:
+    """Let this process find the modules that the driver finds.
+
+    Args:
+        shipped: What the driver sent.
+        directory: Where copies of the driver's modules go, if this machine does not have them.
+    """
+    copies = place_sources(shipped.sources, directory) if shipped.sources is not None else {}
+    extend_search_path(shipped.search_path, copies)
+
+
+def ship(value: object, name: str = "trainer", known: Mapping[int, str] | None = None) -> Shipped:
     """Bring an object into transport form.
 
     Args:
         value: What to ship. Its ``__getstate__`` leaves out what belongs to one process.
         name: What the object is called in messages.
+        known: ``id()`` of each object that the workers have already -> its name.
 
     Returns:
         The object, ready to be put into Ray's object store.
@@ -47,7 +59,7 @@ def ship(value: object, name: str = "trainer") -> Shipped:
         ConfigurationError: If a part of it cannot be pickled; names the part and its type.
     """
     try:
-        return pack(value)
+        return pack(value, known)
     except Exception as error:
         path, culprit, reason = find_unpicklable(name, value, error)
         what = f"{path} ({type(culprit).__module__}.{type(culprit).__qualname__})"

@@ -109,6 +109,14 @@ class WorkerSession(Protocol):
         """
         ...
 
+    def change(self, change: Any) -> None:
+        """All ranks, before a task: take over what has changed on the driver's trainer.
+
+        Args:
+            change: Parts of the trainer in transport form.
+        """
+        ...
+
     def final_weights(self) -> object | None:
         """All ranks, before the workers leave: what rank 0 leaves for the driver."""
         ...
@@ -129,6 +137,8 @@ class _Worker:
         self._attempt: int | None = None
         """None until rank 0 has joined."""
         self._method: str | None = None
+        self._version = 0
+        """Of the trainer in this process; 0 as it was sent at first."""
         self._is_done = threading.Event()
 
     def work(self) -> None:
@@ -242,13 +252,21 @@ class _Worker:
         return False
 
     def _run(self, task: Task) -> None:
-        from raytrainer.wire.pickling import pack
+        from raytrainer.wire.pickling import Shipped, pack
+        from raytrainer.wire.spec import find_modules_of
 
         session, runtime = self._session, self._runtime
         assert session is not None
         assert runtime is not None
         assert task.payload is not None
         self._method = task.method
+        for change in task.changes:
+            if change.version > self._version:
+                parts = ray_calls.get(change.parts[0])
+                if isinstance(parts, Shipped):
+                    find_modules_of(parts, _directory_for_copies())
+                session.change(parts)
+        self._version = task.version
         args, kwargs, context = self._receive(task.payload[0])
         runtime.start_task(task.restarts)
         runtime.run_id = task.task_id
@@ -265,6 +283,7 @@ class _Worker:
             runtime.flush()
             _ask(self._control.finish.remote(TaskResult(task_id=task.task_id, payload=shipped)))
         self._method = None
+        self._version += 1
 
     def _leave(self) -> None:
         """Leave the trained weights for the driver. An error here is not worth a restart."""

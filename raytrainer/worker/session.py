@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,13 @@ from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import run_directory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.trainer_protocol import TrainerProtocol
-from raytrainer.wire.pickling import pack
+from raytrainer.wire.parts import SentParts
+from raytrainer.worker.changes import apply_change
+from raytrainer.worker.returned import returned
 from raytrainer.worker.setup import build_model, set_up
 
 if TYPE_CHECKING:
     import torch
-    from transformers import TrainerControl, TrainerState
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +45,6 @@ class TaskContext:
     """The checkpoint whose weights it ended with, if it loaded the best one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Returned:
-    """What the driver gets back from a task."""
-
-    value: Any
-    state: TrainerState | None = None
-    control: TrainerControl | None = None
-    trained_world_size: int | None = None
-    """Ranks of the last ``train()``."""
-    hub_model_id: str | None = None
-    callbacks: list[dict[str, Any] | None] = field(default_factory=list[dict[str, Any] | None])
-    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
 class Session:
     """One trainer in one process."""
 
@@ -66,6 +53,10 @@ class Session:
         self.runtime = runtime
         self.is_restart = False
         self.has_trained = False
+        self.callbacks: dict[str, object] = {
+            str(number): callback for number, callback in enumerate(trainer.callback_handler.callbacks)
+        }
+        """Those that the driver's trainer has, by number."""
         set_up(trainer, runtime)
         trainer._process.session = self
 
@@ -82,7 +73,7 @@ class Session:
         *,
         context: TaskContext,
         restarted: bool = False,
-    ) -> Returned:
+    ) -> Any:
         """All ranks: run a task.
 
         Args:
@@ -91,23 +82,25 @@ class Session:
             kwargs: Its keyword arguments.
             context: What the driver knows.
             restarted: An earlier attempt began this task and did not end it.
+
+        Returns:
+            On rank 0 a ``Returned``; of a method of the package's own, its value.
         """
         self.runtime.run_id = context.run_id
         self.is_restart = restarted
         self.restore_trained_weights(context)
         value = getattr(self.trainer, method)(*args, **kwargs)
         if method.startswith("_"):
-            return Returned(value=value)
-        callbacks: list[object] = self.trainer.callback_handler.callbacks
-        return Returned(
-            value=value,
-            state=self.trainer.state,
-            control=self.trainer.control,
-            trained_world_size=self.trainer._process.trained_world_size,
-            hub_model_id=self.trainer.hub_model_id,
-            callbacks=[picklable(vars(callback)) for callback in callbacks],
-            attributes=picklable(self.trainer._user_attributes()),
-        )
+            return value
+        return returned(self.trainer, self.callbacks, value) if self.runtime.rank == 0 else None
+
+    def change(self, change: SentParts) -> None:
+        """All ranks, before a task: take over what has changed on the driver's trainer.
+
+        Args:
+            change: Parts of the trainer in transport form.
+        """
+        apply_change(self.trainer, self.callbacks, change)
 
     def restore_trained_weights(self, context: TaskContext) -> None:
         """All ranks: give a restarted worker the weights that a completed run ended with.
@@ -155,16 +148,3 @@ def open_session(trainer: TrainerProtocol, runtime: Runtime) -> Session:
     # Before a device is chosen, because CUDA reads the variables of full_determinism then.
     seed_process(trainer.args)
     return Session(trainer, runtime)
-
-
-def picklable(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that can be sent to the driver; one that cannot be pickled does not lose the whole result."""
-    kept: dict[str, Any] = {}
-    for name, value in attributes.items():
-        try:
-            pack(value)
-        except Exception as error:  # noqa: BLE001 - pickling runs code of the user, which may raise anything
-            logger.info("The attribute %s stays on the worker: %s", name, error)
-        else:
-            kept[name] = value
-    return kept

@@ -10,14 +10,20 @@ from raytrainer.layout.ranks import current_rank, join_group, num_ranks, sum_ove
 
 
 @pytest.fixture
-def group_of_one():
+def no_group():
+    """A group lasts as long as its process, and an earlier test may have made one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.fixture
+def group_of_one(no_group):
     join_group()
     yield
     dist.destroy_process_group()
 
 
-def test_without_a_group_this_process_is_the_only_rank():
-    assert not dist.is_initialized()
+def test_without_a_group_this_process_is_the_only_rank(no_group):
     assert (current_rank(), num_ranks()) == (0, 1)
 
 

@@ -15,6 +15,7 @@ import transformers
 import raytrainer
 from raytrainer.driver.entry_points import open_local_session
 from raytrainer.telemetry.events import CheckpointCommitted
+from raytrainer.wire.pieces import from_pieces
 from raytrainer.worker.session import TaskContext
 from tests.parity.twins import make_model, make_samples, make_trainer, rows
 
@@ -188,7 +189,8 @@ def test_the_speed_of_a_call_that_was_restarted_counts_the_time_of_all_its_attem
         session.run("train", (), {}, context=context)
     trainer.remove_callback(failing)
     failed_after = time.time() - began
-    metrics = session.run("train", (), {}, context=context, restarted=True).value.metrics
+    returned = session.run("train", (), {}, context=context, restarted=True)
+    metrics = from_pieces(returned.value, "train()", {}, {}.__getitem__).metrics
     assert [log["step"] for log in trainer.state.log_history if "loss" in log] == list(range(1, 9))
     assert failed_after < metrics["train_runtime"] <= time.time() - began + 0.01
     speed = metrics["train_samples_per_second"]
