@@ -28,7 +28,8 @@ from raytrainer.data.length_samplers import BalancedBatches, LengthGrouped
 from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 from raytrainer.data.streams import CollateItems, RankStream
-from raytrainer.errors import CheckpointError
+from raytrainer.data.unreadable import explain_unreadable
+from raytrainer.errors import CheckpointError, DispatchError
 
 
 def to_device(data: object, device: torch.device, *, non_blocking: bool = False) -> Any:
@@ -154,7 +155,21 @@ class RankDataLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:
         self._shares.clear()
         # Now rather than at the first batch: torch's loader draws its seed here, and the loop relies on that.
-        return MicroBatches(self._shared(), self._hand_out, looks_ahead=self.num_workers == 0)
+        first = self._first_micro_batch()
+        return MicroBatches(
+            self._shared(),
+            self._hand_out,
+            looks_ahead=self.num_workers == 0,
+            explain=partial(self._explain, first),
+        )
+
+    def _first_micro_batch(self) -> int:
+        """Index in the epoch of the first micro-batch of the next iteration."""
+        return self._first if isinstance(self.dataset, RankStream) else self._skipped // self.split.round_size
+
+    def _explain(self, first: int, error: Exception, index: int) -> None:
+        if not isinstance(error, DispatchError):  # rank 0 has read, and knows more
+            explain_unreadable(error, self, first + index)
 
     def _hand_out(self, found: tuple[Any, Share]) -> Any:
         batch, share = found

@@ -36,6 +36,7 @@ class MicroBatches(Iterator[Any]):
         items: What is fetched.
         hand_out: Makes the micro-batch of an item, when it is its turn.
         looks_ahead: Whether an item is fetched before the one before it is used.
+        explain: Adds to the error of an item, given its index in this pass, what is known about it.
     """
 
     def __init__(
@@ -44,10 +45,13 @@ class MicroBatches(Iterator[Any]):
         hand_out: Callable[[Any], Any],
         *,
         looks_ahead: bool,
+        explain: Callable[[Exception, int], None] | None = None,
     ) -> None:
         self._items = items
         self._hand_out = hand_out
         self._looks_ahead = looks_ahead
+        self._explain = explain
+        self._num_handed_out = 0
         self._held: Any = None
         self._before_held: HostRandomState | None = None
         self._num_wanted: int | None = None
@@ -82,9 +86,10 @@ class MicroBatches(Iterator[Any]):
             raise StopIteration
         self._held = None
         if isinstance(found, _Failed):
+            if self._explain is not None:
+                self._explain(found.error, self._num_handed_out)
             raise found.error
-        if self._num_wanted is not None:
-            self._num_wanted -= 1
-        if self._looks_ahead and self._num_wanted != 0:
+        self._num_handed_out += 1
+        if self._looks_ahead and self._num_handed_out != self._num_wanted:
             self._fetch()
         return self._hand_out(found)

@@ -5,23 +5,32 @@ The order of an epoch is a function of the seed and the epoch, so nothing is kep
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from torch.utils.data import DataLoader, SequentialSampler
 
+from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.samplers import RankBatchSampler
+from raytrainer.data.streams import RankStream
+
+_MAX_IDS = 64
 
 
-def sample_ids(loader: DataLoader[Any], micro_batch: int) -> list[int] | None:
+def sample_ids(loader: DataLoader[Any], micro_batch: int, *, as_read: bool = False) -> list[int] | None:
     """Positions in the dataset of the samples of one of this rank's micro-batches.
 
     Args:
-        loader: Of the training data; the epoch is the one that it was set to.
+        loader: The data; the epoch is the one that it was set to.
         micro_batch: Index in the epoch.
+        as_read: Those that were read together: the ones of all ranks, where this rank reads for all.
 
     Returns:
-        None where the order cannot be told without drawing it again: streams, loaders and samplers of the user.
+        None where the order cannot be told without drawing it again: streams that several processes read, loaders and
+        samplers of the user.
     """
+    if isinstance(getattr(loader, "dataset", None), RankStream):
+        return _of_stream(loader, micro_batch, as_read=as_read)
     batches = getattr(loader, "batch_sampler", None)
     if not isinstance(batches, RankBatchSampler):
         return None
@@ -29,8 +38,45 @@ def sample_ids(loader: DataLoader[Any], micro_batch: int) -> list[int] | None:
     if not is_repeatable:
         return None
     order = list(batches.sampler)
-    split = batches.split
-    start = micro_batch * split.round_size + split.rank * split.batch_size
-    stop = min(start + split.batch_size, batches.num_samples())
     # Nothing for a stand-in, which counts nothing.
-    return [order[index % len(order)] for index in range(start, stop)]
+    places = _places(batches.split, micro_batch, as_read=as_read)
+    return [order[index % len(order)] for index in places if index < batches.num_samples()]
+
+
+def read_again(loader: DataLoader[Any], micro_batch: int) -> Any:
+    """Read and collate a micro-batch once more, on the CPU; None where its samples are not known, or of a stream."""
+    ids = sample_ids(loader, micro_batch)
+    dataset: Any = getattr(loader, "dataset", None)
+    if not ids or isinstance(dataset, RankStream) or getattr(loader, "is_dispatched", False):
+        return None
+    collate = cast("Callable[[list[Any]], Any]", loader.collate_fn)
+    return collate([dataset[index] for index in ids])
+
+
+def _of_stream(loader: DataLoader[Any], micro_batch: int, *, as_read: bool) -> list[int] | None:
+    if loader.num_workers > 1:
+        return None  # Each process reads a part of its own.
+    stream = cast("RankStream", loader.dataset)
+    return list(_places(stream.split, micro_batch, as_read=as_read))
+
+
+def _places(split: BatchSplit, micro_batch: int, *, as_read: bool) -> range:
+    """Places in the order of the epoch."""
+    reads_all = as_read and split.takes_rounds
+    start = micro_batch * split.round_size + (0 if reads_all else split.rank * split.batch_size)
+    return range(start, start + (split.round_size if reads_all else split.batch_size))
+
+
+def describe_samples(loader: DataLoader[Any], micro_batch: int, *, as_read: bool = False) -> str:
+    """A sentence about the samples of a micro-batch.
+
+    Args:
+        loader: The data.
+        micro_batch: Index in the epoch.
+        as_read: Those that were read together.
+    """
+    ids = sample_ids(loader, micro_batch, as_read=as_read)
+    if ids is None:
+        return f"It is micro-batch {micro_batch} of this pass over the data."
+    more = f" and {len(ids) - _MAX_IDS} more" if len(ids) > _MAX_IDS else ""
+    return f"Its samples in the data: {', '.join(map(str, ids[:_MAX_IDS]))}{more}."

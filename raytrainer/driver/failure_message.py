@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,10 @@ MAX_LINES = 30
 """Of the whole message."""
 MAX_WIDTH = 240
 """Of one line."""
+_MAX_MESSAGE = 8
+"""Of the exception's own text [lines]."""
+_MAX_NOTE = 3
+"""Of one of its notes [lines]."""
 
 HINTS: tuple[tuple[str, str], ...] = (
     (
@@ -107,8 +112,9 @@ def describe(failure: Failure, root: FailureRecord | None) -> str:
 
 def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
     if root is not None:
-        text = "\n".join([f"{root.type_name}: {root.message}".rstrip(), *root.notes])
-        lines = text.splitlines()[:8]
+        lines = _shortened(f"{root.type_name}: {root.message}".rstrip().splitlines())
+        for note in root.notes:
+            lines += textwrap.wrap(note, MAX_WIDTH)[:_MAX_NOTE]
         return lines + (root.user_frames.splitlines() if root.user_frames else [])
     if failure.deaths:
         rank, text = min(failure.deaths.items())
@@ -123,6 +129,13 @@ def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
         text = str(failure.fit_error).strip().splitlines() or [""]
         return [f"{type(failure.fit_error).__name__}: {text[0]}", *text[1:8]]
     return [failure.reason or "The workers ended without a result and without an error."]
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """The beginning and the end of a long message: one from a loading process ends with the error itself."""
+    if len(lines) <= _MAX_MESSAGE:
+        return lines
+    return [*lines[:2], "  ...", *lines[-(_MAX_MESSAGE - 3) :]]
 
 
 def _facts(failure: Failure, root: FailureRecord | None) -> list[str]:

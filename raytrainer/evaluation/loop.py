@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_lengt
 from raytrainer.backends.base import Backend
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.target_count import count_items
+from raytrainer.evaluation.failed_batch import told_batch, told_metrics, told_place
 from raytrainer.evaluation.nested import require_tensors, unwrap_objects, wrap_objects
 from raytrainer.evaluation.results import Results
 from raytrainer.evaluation.rows import batch_size_of, gather_rows, truncate_batch
@@ -145,7 +147,8 @@ class PredictionLoop:
             run_lines.say(f"Running {self.description}", facts)
         total = len(self.loader) if is_sized else None
         for step, ((batch, num_real), is_last) in enumerate(flag_last(self.batches())):
-            self.predict_batch(model, batch, num_real, is_last=is_last)
+            with self.told_place(), told_batch(trainer, self.loader, step, batch):
+                self.predict_batch(model, batch, num_real, is_last=is_last)
             self.fire_prediction_step()
             if self.runtime.rank == 0:
                 self.runtime.emit(PredictionStep(description=self.description, done=step + 1, total=total))
@@ -164,9 +167,18 @@ class PredictionLoop:
 
     def batches(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch with the number of its rows that are real samples."""
-        for inputs in self.loader:
+        batches = iter(self.loader)
+        while True:
+            with self.told_place():
+                inputs = next(batches, None)
+            if inputs is None:
+                return
             batch_size = batch_size_of(inputs) or self.args.eval_batch_size
             yield inputs, self.num_real_rows(batch_size)
+
+    def told_place(self) -> AbstractContextManager[None]:
+        """While it lasts, an error is told where it was raised."""
+        return told_place(self.trainer, self.runtime, self.description)
 
     def num_real_rows(self, batch_size: int) -> int:
         """Count the rows of this rank's latest batch that are not duplicates from filling up an uneven dataset."""
@@ -317,9 +329,9 @@ class PredictionLoop:
         ):
             losses: Any = self.losses.result()
             inputs: Any = self.inputs.result()
-            metrics = trainer.compute_metrics(
-                EvalPrediction(predictions=predictions, label_ids=labels, losses=losses, inputs=inputs)
-            )
+            given = EvalPrediction(predictions=predictions, label_ids=labels, losses=losses, inputs=inputs)
+            with self.told_place(), told_metrics(self.num_samples, predictions=predictions, labels=labels):
+                metrics = trainer.compute_metrics(given)
         to_python = cast(
             "Callable[[dict[str, Any]], dict[str, Any]]",
             trainer_utils.denumpify_detensorize,

@@ -12,6 +12,7 @@ from torch import nn
 
 from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.layout.tensor_layout import full_shape
+from raytrainer.loop.failed_step import explain_failure
 from raytrainer.loop.nonfinite import check_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
@@ -69,7 +70,11 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
             compute_gradients, run, inputs, num_items, has_target=targets.has_target[index]
         )
         with run.backend.micro_batch(run.model, is_last=(is_last or reduces_each) and not fits):
-            loss = agree_on_memory(run, compute) if fits else compute()
+            try:
+                loss = agree_on_memory(run, compute) if fits else compute()
+            except Exception as error:
+                explain_failure(run, error, inputs)
+                raise
         check_loss(run, loss, inputs, num_items)
         is_real = targets.exist if num_items is None or not run.scaling.has_divided() else num_items > 0
         run.meter.add(loss, trainer.state.global_step + 1, is_real=is_real)

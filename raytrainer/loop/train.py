@@ -23,6 +23,7 @@ from raytrainer.loop.boundary import (
     emit_progress,
     window_over_ranks,
 )
+from raytrainer.loop.failed_step import told_step
 from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
@@ -131,9 +132,10 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
         restore_rng(run, batches)
     run.batches = batches
     while not is_over(run):
-        group, num_items = trainer.get_batch_samples(
-            batches, run.plan.group_size(run.cursor.micro_batches), run.args.device
-        )
+        with told_step(run):
+            group, num_items = trainer.get_batch_samples(
+                batches, run.plan.group_size(run.cursor.micro_batches), run.args.device
+            )
         if not group:
             return True
         if take_step(run, group, num_items):

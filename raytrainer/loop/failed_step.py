@@ -1,0 +1,53 @@
+"""What is said when a step fails: the step, the rank, the samples of the micro-batch, and what probably caused it.
+
+The error stays what it is, with its own traceback; notes are added to it. This rank alone, without a collective: the
+others may be anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from raytrainer.backends.reduction_errors import explain_reduction
+from raytrainer.data.likely_cause import likely_cause
+from raytrainer.data.sample_ids import describe_samples, read_again
+from raytrainer.loop.out_of_memory import OutOfMemory
+from raytrainer.loop.run import TrainRun
+
+
+@contextmanager
+def told_step(run: TrainRun) -> Generator[None]:
+    """While it lasts, an error is told the step that the run is in."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{step_of(run)}.")
+        raise
+
+
+def explain_failure(run: TrainRun, error: Exception, inputs: Any) -> None:
+    """Add to an error of a forward or backward pass what is known about it.
+
+    Args:
+        run: The run.
+        error: What was raised.
+        inputs: The micro-batch.
+    """
+    if isinstance(error, OutOfMemory):
+        return
+    index = run.cursor.micro_batches
+    error.add_note(
+        f"{step_of(run)}, micro-batch {index} of epoch {run.cursor.epoch}. {describe_samples(run.loader, index)}"
+    )
+    cause = explain_reduction(error, run.model, run.args.ddp_find_unused_parameters) or likely_cause(
+        error, run.trainer.model, inputs, read_again=lambda: read_again(run.loader, index)
+    )
+    if cause is not None:
+        error.add_note(f"Likely cause: {cause}")
+
+
+def step_of(run: TrainRun) -> str:
+    """The step that the run is in, and this rank."""
+    return f"In step {run.trainer.state.global_step + 1} on rank {run.runtime.rank}"
