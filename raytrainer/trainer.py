@@ -78,6 +78,7 @@ from raytrainer.preflight.unsupported_methods import (
 from raytrainer.process_state import ProcessState
 from raytrainer.runtimes.base import Runtime
 from raytrainer.user_types import DatasetLike, ProcessingClass
+from raytrainer.wire.preparations import forget_repeats
 
 if TYPE_CHECKING:
     from raytrainer.worker.memory_metrics import MemoryTracker
@@ -149,6 +150,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self._process = ProcessState()
         processing_class = trainer_keyword(tokenizer, processing_class)
         self.args = as_training_arguments(args, scaling_config, run_config)
+        forget_repeats()
         seed_process(self.args)
         apply_log_level(self.args)
         self._own_model = model

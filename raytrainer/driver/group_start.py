@@ -14,6 +14,7 @@ from raytrainer.driver.capacity import Allocation, Node, ask_autoscaler, check_c
 from raytrainer.driver.cluster import connect
 from raytrainer.driver.fit_thread import FitThread
 from raytrainer.runtimes import ray_calls
+from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.spec import Shipped, with_sources
 from raytrainer.worker.main import WorkerConfig
 
@@ -36,7 +37,7 @@ def start_group(
     shipped: Shipped,
     *,
     open_session: str,
-    preparations: tuple[str, ...],
+    preparations: Preparations,
     on_end: Callable[[], None],
 ) -> StartedGroup:
     """Join or start Ray, check that there is room, and begin to start the workers. Does not wait for them.
@@ -45,7 +46,7 @@ def start_group(
         args: How many workers with what, and how they are restarted.
         shipped: The trainer in transport form.
         open_session: ``module:function`` that sets the trainer up on a worker.
-        preparations: Each a ``module:function`` that a worker calls before it unpacks the trainer.
+        preparations: What a worker calls before it unpacks the trainer, and when it has set it up.
         on_end: Called in another thread when Ray Train's run has ended.
 
     Raises:

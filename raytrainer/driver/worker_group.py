@@ -27,6 +27,7 @@ from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.messages import Change, Task
+from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.preparations import preparations as named_preparations
 from raytrainer.wire.spec import Shipped, receive, ship, with_sources
 
@@ -50,8 +51,8 @@ class WorkerGroup:
         args: How many workers with what, and how they are restarted.
         on_event: Gets the workers' events, in the thread that calls.
         open_session: ``module:function`` that sets the trainer up on a worker: ``(trainer, runtime) -> session``.
-        preparations: Each a ``module:function`` that a worker calls before it unpacks the trainer; by default those
-            that were named in this process (``wire.preparations``).
+        preparations: What a worker calls before it unpacks the trainer, and when it has set it up; by default what was
+            named in this process.
 
     Raises:
         ConfigurationError: If the trainer cannot be shipped.
@@ -64,7 +65,7 @@ class WorkerGroup:
         on_event: Callable[[object], None],
         *,
         open_session: str = DEFAULT_SESSION,
-        preparations: tuple[str, ...] | None = None,
+        preparations: Preparations | None = None,
     ) -> None:
         self._args = args
         self._on_event = on_event

@@ -27,6 +27,7 @@ from raytrainer.libraries.made_arguments import as_made, record_constructions
 from raytrainer.libraries.remote_trainer import CallContext, CallResult, TrainedModel, TrainerCall
 from raytrainer.suggestions import did_you_mean
 from raytrainer.telemetry.console import Renderer, Shown
+from raytrainer.wire.preparations import Preparations
 
 logger = logging.getLogger(__name__)
 
@@ -267,7 +268,7 @@ class _Remote:
                 self._options,
                 self._show,
                 open_session=_SESSION,
-                preparations=(),  # the trainer is that of transformers, whatever this process has patched
+                preparations=Preparations(),  # the trainer is that of transformers, whatever this process has patched
             )
             self._group.start()
         return self._group

@@ -6,6 +6,8 @@ that it has: Python cannot exchange it without breaking the constructors that da
 to begin when there is such a class, because a library that stays half on one trainer and half on the other would train
 without a word about it. A name that was merely imported before (``from transformers import Trainer``) is exchanged.
 
+``accelerate.utils.set_seed`` is exchanged too, which libraries call in constructors (``libraries.seeds``).
+
 Workers import the library again, so a patch is repeated there before anything is unpacked (``wire.preparations``).
 """
 
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.libraries.seeds import accelerates_set_seed, set_seed
 from raytrainer.wire.preparations import prepare_workers_with
 
 _OURS = {
@@ -45,6 +48,12 @@ class Patch:
     def is_in_effect(self) -> bool:
         """Whether the names stand for raytrainer's classes."""
         return bool(self._replaced)
+
+    def replace(self, theirs: object, ours: object) -> None:
+        """Let every global of a module that stands for one object stand for another."""
+        for module, name in _places_of(theirs):
+            self._replaced.append((module, name, theirs))
+            setattr(module, name, ours)
 
     def undo(self) -> None:
         """Give the names their own classes back. Classes that were derived meanwhile stay on raytrainer."""
@@ -89,16 +98,13 @@ def patch_transformers() -> Patch:
     """
     if _patch.is_in_effect:
         return _patch
-    pairs = [
-        (getattr(importlib.import_module(theirs), name), getattr(importlib.import_module(ours), name))
-        for name, (theirs, ours) in _OURS.items()
-    ]
-    _check_bases_are_free([kind for kind, _ in pairs if kind.__name__ not in _HARMLESS_AS_BASES])
+    theirs = {name: getattr(importlib.import_module(home), name) for name, (home, _) in _OURS.items()}
+    ours = {name: getattr(importlib.import_module(home), name) for name, (_, home) in _OURS.items()}
+    _check_bases_are_free([kind for name, kind in theirs.items() if name not in _HARMLESS_AS_BASES])
     prepare_workers_with(f"{__name__}:patch_transformers")
-    for kind, ours in pairs:
-        for module, name in _places_of(kind):
-            _patch._replaced.append((module, name, kind))
-            setattr(module, name, ours)
+    for name, kind in theirs.items():
+        _patch.replace(kind, ours[name])
+    _patch.replace(accelerates_set_seed, set_seed)
     return _patch
 
 
@@ -139,16 +145,19 @@ def _derived_from(kinds: list[type]) -> set[type]:
     return found
 
 
-def _places_of(kind: type) -> list[tuple[ModuleType, str]]:
-    """Where a class is a global of a module, under whatever name; modules of this package keep what they imported."""
+def _places_of(thing: object) -> list[tuple[ModuleType, str]]:
+    """Where an object is a global of a module, under whatever name; modules of this package keep what they imported."""
+    is_of_transformers = str(getattr(thing, "__module__", "")).startswith("transformers.")
     places: list[tuple[ModuleType, str]] = []
     for module in _modules():
         package = module.__name__.partition(".")[0]
         if package == "raytrainer":
             continue
-        names = {name for name, value in list(vars(module).items()) if value is kind}
-        if module.__name__ == "transformers":
-            names.add(kind.__name__)  # this module looks a name up when it is first read
+        names = {name for name, value in list(vars(module).items()) if value is thing}
+        if module.__name__ == "transformers" and is_of_transformers:
+            names.add(
+                str(getattr(thing, "__name__", ""))
+            )  # this module looks a name up when it is first read
         places += [(module, name) for name in sorted(names)]
     return places
 

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
+from raytrainer.wire.preparations import Preparations, call_all
 
 if TYPE_CHECKING:
     from raytrainer.runtimes.ray_worker import RayRuntime
@@ -63,8 +64,8 @@ class WorkerConfig:
     """Limit of a collective [s]."""
     directory: str | None
     """Working directory of the driver, when workers run on its machine."""
-    preparations: tuple[str, ...] = ()
-    """Each a ``module:function`` that is called before the trainer is unpacked."""
+    preparations: Preparations = field(default_factory=Preparations)
+    """What is called before the trainer is unpacked, and when it is set up."""
 
 
 def work(config: dict[str, Any]) -> None:
@@ -223,12 +224,11 @@ class _Worker:
         return True
 
     def _open(self) -> None:
-        from raytrainer.wire.preparations import prepare
-
-        prepare(self._config.preparations)
+        call_all(self._config.preparations.before)
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
         self._session = open_session(self._receive(self._config.trainer[0]), self._runtime)
+        call_all(self._config.preparations.after)
 
     def _receive(self, reference: Ref[Shipped]) -> Any:
         from raytrainer.wire.spec import receive_on_worker

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import Trainer as EarlyName
 
 import raytrainer
+from raytrainer.wire.preparations import preparations
 
 LIBRARY = "import transformers\nclass LibraryTrainer(transformers.Trainer):\n    pass\n"
 
@@ -52,6 +54,11 @@ def patch_too_late(found: dict[str, Any]) -> None:
         )
         found["base"] = isinstance(trainer, raytrainer.Trainer)
         found["plain_arguments"] = [type(trainer.args).__module__, trainer.args.learning_rate]
+        from accelerate.utils import set_seed
+
+        set_seed(11, device_specific=True)
+        found["seed"] = [torch.initial_seed(), preparations().after]
+        found["transformers_own_set_seed"] = transformers.set_seed.__module__
     found["in_effect_after_the_block"] = patch.is_in_effect
     found["names_after_the_block"] = [transformers.Trainer.__module__, EarlyName.__module__]
     found["class_after_the_block"] = issubclass(early_library.LibraryTrainer, raytrainer.Trainer)

@@ -68,3 +68,8 @@ def test_a_library_that_came_first_is_named_in_the_error_and_nothing_is_patched(
 
 def test_a_class_that_nobody_holds_any_more_is_no_obstacle(found):
     assert "names" in found  # the patch began after the class had become garbage
+
+
+def test_a_seed_that_differs_by_rank_is_set_on_a_driver_and_repeated_on_workers(found):
+    assert found["seed"] == [11, [["raytrainer.libraries.seeds:seed_by_rank", [11]]]]
+    assert found["transformers_own_set_seed"] == "transformers.trainer_utils"
