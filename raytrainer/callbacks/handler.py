@@ -126,6 +126,8 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         self._listeners: dict[str, tuple[Any, ...]] = {}
         for callback in callbacks:
             self.add_callback(callback)
+        self._of_constructor = list(self.callbacks)
+        """Only these are told that the trainer is constructed; it was before others are added."""
         if not any(isinstance(callback, DefaultFlowCallback) for callback in self.callbacks):
             logger.warning(
                 "No DefaultFlowCallback among the callbacks (%s): nothing decides when to log, evaluate, save and "
@@ -201,7 +203,10 @@ class CallbackHandler(trainer_callback.CallbackHandler):
             self._forget_listeners()
         listeners = self._listeners.get(event)
         if listeners is None:
-            listeners = self._listeners[event] = tuple(cb for cb in self.callbacks if _listens(cb, event))
+            told = self.callbacks
+            if event == "on_init_end":
+                told = [one for one in told if any(one is first for first in self._of_constructor)]
+            listeners = self._listeners[event] = tuple(one for one in told if _listens(one, event))
         return listeners
 
     def _forget_listeners(self) -> None:

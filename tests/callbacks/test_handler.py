@@ -337,3 +337,19 @@ def test_an_event_without_listeners_costs_less_than_half_of_transformers():
         for h in (ours, theirs)
     ]
     assert cost[0] < cost[1] / 2
+
+
+def test_only_callbacks_of_the_constructor_are_told_that_it_ended(tmp_path):
+    told = []
+
+    class Told(TrainerCallback):
+        def __init__(self, name):
+            self.name = name
+
+        def on_init_end(self, args, state, control, **kwargs):
+            told.append(self.name)
+
+    handler = CallbackHandler([DefaultFlowCallback, Told("first")], None, None, None, None)
+    handler.add_callback(Told("later"))
+    handler.on_init_end(TrainingArguments(output_dir=str(tmp_path)), TrainerState(), TrainerControl())
+    assert told == ["first"]

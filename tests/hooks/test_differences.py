@@ -70,8 +70,12 @@ def test_on_init_end_comes_with_the_model_and_not_in_the_constructor(tmp_path: P
             self.models.append(kwargs["model"])
 
     notes = Notes()
-    trainer = make_trainer(raytrainer, tmp_path, max_steps=1)
-    trainer.add_callback(notes)
+    trainer = raytrainer.Trainer(
+        model=make_model(),
+        args=make_args(raytrainer, tmp_path, max_steps=1),
+        train_dataset=make_samples(),
+        callbacks=[notes],
+    )
     assert notes.models == []
     trainer.train()
     assert [type(model) for model in notes.models] == [transformers.LlamaForCausalLM]
