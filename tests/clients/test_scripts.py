@@ -67,8 +67,10 @@ def run(name: str, sandbox: Path, *, kind: str, batch: int, num_workers: int | N
     output = sandbox / f"{name}-{kind}-{num_workers}"
     words = f"--train_file {TASKS[name]} --output_dir {output} --max_steps 3 --seed 7 --per_device_eval_batch_size 4"
     words += (
-        f" --per_device_train_batch_size {batch} --learning_rate 1e-3 --lr_scheduler_type constant --use_cpu"
+        f" --per_device_train_batch_size {batch} --learning_rate 0.1 --lr_scheduler_type constant --use_cpu"
     )
+    # AdamW makes steps as long as the learning rate from what rounding leaves of gradients that are zero.
+    words += " --optim sgd"
     words += " --save_strategy no --report_to none --disable_tqdm true"
     if num_workers is not None:
         words += f" --num_workers {num_workers}"

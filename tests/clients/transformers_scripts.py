@@ -17,6 +17,7 @@ from tests.clients.tiny import Result, make_metrics, make_models, swap_imports
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 240
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,10 @@ SCRIPTS = {
         ("rouge",),
     ),
 }
+# AdamW makes steps as long as the learning rate from what rounding leaves of gradients that are zero.
 COMMON = (
-    "--do_train --do_eval --max_steps 3 --logging_steps 1 --seed 7 --learning_rate 1e-3 --lr_scheduler_type constant "
-    "--save_strategy no --use_cpu --report_to none"
+    "--do_train --do_eval --max_steps 2 --logging_steps 1 --seed 7 --optim sgd --learning_rate 0.1 "
+    "--lr_scheduler_type constant --save_strategy no --use_cpu --report_to none"
 )
 
 NLTK = """
@@ -139,11 +141,15 @@ class Sandbox:
         pairs = (self.samples / "MRPC" / "train.csv").read_text()
         # `datasets` no longer turns a column of words into one of numbers, which the scripts rely on.
         numbers = pairs.replace("\nnot_equivalent,", "\n0,").replace("\nequivalent,", "\n1,")
-        (directory / "pairs.csv").write_text(numbers)
+        head, *rows = numbers.splitlines()
+        # Two full batches of four: two ranks fill up a smaller one, in transformers too.
+        (directory / "pairs.csv").write_text("\n".join([head, *(rows * 4)[:12]]) + "\n")
         files = [file for file in self.samples.rglob("*") if file.suffix in (".json", ".csv", ".txt")]
         make_models([file.read_text() for file in files], directory)
 
-    def run(self, name: str, *, kind: str, batch: int, num_workers: int | None = None) -> Result:
+    def run(
+        self, name: str, *, kind: str, batch: int, num_workers: int | None = None, ranks: int = 1
+    ) -> Result:
         """Run a script to its end, and read what it saved.
 
         Args:
@@ -151,16 +157,18 @@ class Sandbox:
             kind: ``stock`` or ``swapped``.
             batch: Samples for one process in one step.
             num_workers: Asked for by a flag; left out by default.
+            ranks: Processes that torchrun starts, if more than one.
         """
         script = SCRIPTS[name]
-        output = self.directory / f"{name}-{kind}-{num_workers}"
+        output = self.directory / f"{name}-{kind}-{num_workers}-{ranks}"
         words = [*COMMON.split(), *script.words.format(samples=self.samples).split()]
         words += ["--model_name_or_path", script.model, "--output_dir", str(output)]
         words += ["--per_device_train_batch_size", str(batch), "--per_device_eval_batch_size", "4"]
         if num_workers is not None:
             words += ["--num_workers", str(num_workers)]
+        launcher = [*TORCHRUN, f"--nproc_per_node={ranks}"] if ranks > 1 else []
         done = subprocess.run(
-            [sys.executable, str(self.directory / kind / script.path), *words],
+            [sys.executable, *launcher, str(self.directory / kind / script.path), *words],
             cwd=self.directory,
             env={
                 **os.environ,
