@@ -15,7 +15,6 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("sft", "dpo", "reward", "grpo", "sentence", "setfit")
-ON_WORKERS = ("sft", "dpo", "reward", "grpo", "setfit")
 NUM_STEPS = 4
 KILLED = ("sft", "dpo", "reward") if os.environ.get("RAYTRAINER_ALL_CLIENTS") else ("sft",)
 TIMEOUT_S = 280
@@ -49,7 +48,7 @@ def in_process(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def on_workers(directory: Path) -> dict[str, Any]:
-    return run("workers", directory, *ON_WORKERS)
+    return run("workers", directory, *NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,7 +71,7 @@ def test_losses_and_weights_in_process_are_those_of_transformers(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("name", ON_WORKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_workers_train_it(on_workers: Any, directory: Path, name: str) -> None:
     found = on_workers[name]
     assert found["world_size"] == 2
