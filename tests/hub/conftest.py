@@ -10,7 +10,7 @@ import pytest
 
 import raytrainer
 from tests.hub.server import TOKEN, Hub, client_points_at
-from tests.parity.twins import make_trainer
+from tests.parity.twins import make_args, make_model, make_samples
 
 
 @pytest.fixture
@@ -28,9 +28,13 @@ def make(tmp_path: Path) -> Callable[..., Any]:
 
     def build(directory: Path | None = None, callbacks: list[Any] | None = None, **options: Any) -> Any:
         defaults = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "push_to_hub": True}
-        trainer = make_trainer(raytrainer, directory or tmp_path / "my-model", **{**defaults, **options})
-        for callback in callbacks or []:
-            trainer.add_callback(callback)
-        return trainer
+        model = options.pop("model", None)
+        return raytrainer.Trainer(
+            model=make_model() if model is None else model,
+            args=make_args(raytrainer, directory or tmp_path / "my-model", **{**defaults, **options}),
+            train_dataset=make_samples(),
+            eval_dataset=make_samples(10),
+            callbacks=callbacks,
+        )
 
     return build
