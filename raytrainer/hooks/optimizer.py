@@ -47,7 +47,7 @@ class OptimizerHooks(TrainerParts):
         return self.optimizer
 
     def _build_optimizer(self, groups: list[dict[str, Any]], model: nn.Module) -> torch.optim.Optimizer:
-        """The class that the user passed, what DeepSpeed's JSON names, what a subclass says, or the catalogue."""
+        """The class that the user passed, what the backend's config names, what a subclass says, or the catalogue."""
         if self.optimizer_cls_and_kwargs is not None:
             optimizer_class, options = self.optimizer_cls_and_kwargs
             return _built(optimizer_class, options, groups)
