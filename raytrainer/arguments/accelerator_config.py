@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from raytrainer.dialects.accelerate_sharding import PLUGIN_KINDS, SHARDING_ARGUMENTS
 from raytrainer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -129,19 +130,15 @@ def check_configured_state(args: TrainingArguments) -> None:
         conflict = f"the precision {found['_mixed_precision']!r} where they ask for {args.mixed_precision!r}"
     elif stays_on_cpu and not args.use_cpu:
         conflict = "the CPU where they ask for a GPU"
-    elif kind in _PLUGINS:
+    elif kind in PLUGIN_KINDS:
         conflict = f"the plugin of {kind}"
     else:
         return
     raise ConfigurationError(
         f"use_configured_state=True asks for the Accelerator of this process, but raytrainer makes its own one from "
-        f"the arguments, and that of this process has {conflict}. Ask for the same in TrainingArguments (bf16, fp16, "
-        "use_cpu, fsdp, deepspeed), and leave use_configured_state out."
+        f"the arguments, and that of this process has {conflict}. Ask for the same in TrainingArguments "
+        f"({', '.join(('bf16', 'fp16', 'use_cpu', *SHARDING_ARGUMENTS))}), and leave use_configured_state out."
     )
-
-
-_PLUGINS = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
-"""Kinds of distribution whose settings are in the state alone."""
 
 
 def _accumulation(args: TrainingArguments) -> Mapping[str, Any]:

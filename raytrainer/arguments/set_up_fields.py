@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from raytrainer.dialects.accelerate_sharding import SHARDING_FIELDS
 from raytrainer.errors import ConfigurationError
 
 _PLACEMENT = (
@@ -11,9 +12,8 @@ _PLACEMENT = (
     "ray_address worker_idle_timeout_s full_determinism"
 )
 _BACKEND = (
-    "bf16 fp16 mixed_precision fsdp fsdp_config fsdp_plugin_args deepspeed deepspeed_plugin accelerate_config "
-    "parallelism_config ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers "
-    "ddp_static_graph"
+    "bf16 fp16 mixed_precision accelerate_config parallelism_config ddp_backend ddp_timeout "
+    "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph"
 )
 _MODEL = (
     "label_names label_smoothing_factor use_cache use_liger_kernel liger_kernel_config torch_compile "
@@ -22,7 +22,7 @@ _MODEL = (
 )
 _PROCESS = "log_level log_level_replica skip_memory_metrics"
 
-SET_UP_FIELDS = frozenset(f"{_PLACEMENT} {_BACKEND} {_MODEL} {_PROCESS}".split())
+SET_UP_FIELDS = frozenset((*SHARDING_FIELDS, *f"{_PLACEMENT} {_BACKEND} {_MODEL} {_PROCESS}".split()))
 """Fields, and attributes that are derived from them, that nothing reads after that."""
 
 _DERIVED = {"bf16": "mixed_precision", "fp16": "mixed_precision"}

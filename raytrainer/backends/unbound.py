@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from raytrainer.arguments.accelerator_config import config_of
 from raytrainer.arguments.unbound_state import UnboundState, share_with_process
 from raytrainer.backends.prepared_early import Preparation, carry_out, note
+from raytrainer.dialects.accelerate_sharding import ACCELERATOR_PLUGIN, PLUGIN_ATTRIBUTES
 from raytrainer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ class UnboundAcceleratorState(UnboundState):
     def __init__(self, args: TrainingArguments) -> None:
         super().__init__(args)
         self.mixed_precision: str = args.mixed_precision
-        self.deepspeed_plugin = self.deepspeed_plugins = None
-        self.fsdp_plugin = self.megatron_lm_plugin = None
+        vars(self).update(dict.fromkeys(PLUGIN_ATTRIBUTES))
         self.parallelism_config = self.device_mesh = None
         self.is_fsdp2 = False
 
@@ -254,7 +254,7 @@ OF_STATE = (
     "is_last_process",
     "use_distributed",
     "mixed_precision",
-    "deepspeed_plugin",
+    ACCELERATOR_PLUGIN,
     "is_fsdp2",
     "parallelism_config",
     "wait_for_everyone",

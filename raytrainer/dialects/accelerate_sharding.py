@@ -182,3 +182,11 @@ SHARDING_KINDS = {
 """By accelerate's ``distributed_type``."""
 SHARDING_ARGUMENTS = tuple(kind.argument for kind in SHARDING_KINDS.values())
 """The fields of ``TrainingArguments`` that shard the model over the workers."""
+SHARDING_FIELDS = (*SHARDING_ARGUMENTS, "fsdp_config", "fsdp_plugin_args", "deepspeed_plugin")
+"""These, the fields that go with them, and what is derived from them."""
+PLUGIN_KINDS = (*SHARDING_KINDS, "MEGATRON_LM")
+"""The values of accelerate's ``distributed_type`` that come with a plugin."""
+PLUGIN_ATTRIBUTES = ("deepspeed_plugin", "deepspeed_plugins", "fsdp_plugin", "megatron_lm_plugin")
+"""Where accelerate's state keeps its plugins."""
+ACCELERATOR_PLUGIN = "deepspeed_plugin"
+"""The one of them that an ``Accelerator`` returns too."""
