@@ -14,7 +14,7 @@ from raytrainer import ConfigurationError
 from raytrainer.backends.unbound import UnboundAccelerator
 from raytrainer.driver.entry_points import ENTRY_POINTS
 from raytrainer.wire.pickling import pack, unpack
-from tests.parity.twins import make_samples, make_trainer
+from tests.parity.twins import LIBRARIES, make_samples, make_trainer
 
 
 @pytest.fixture
@@ -90,3 +90,12 @@ def test_a_hook_that_is_called_while_nothing_is_bound_says_so(call: str, tmp_pat
     }
     with pytest.raises(ConfigurationError, match=r"nothing trains|not bound"):
         getattr(trainer, call)(*arguments.get(call, ()))
+
+
+def test_the_loaders_have_the_batch_size_over_all_ranks_under_the_name_of_accelerate(tmp_path: Path):
+    for library in LIBRARIES.values():
+        trainer = make_trainer(
+            library, tmp_path, per_device_train_batch_size=16, per_device_eval_batch_size=8
+        )
+        assert trainer.get_train_dataloader().total_batch_size == 16
+        assert trainer.get_eval_dataloader().total_batch_size == 8

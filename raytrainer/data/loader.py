@@ -88,6 +88,11 @@ class RankDataLoader(DataLoader[Any]):
         return self._shard().split
 
     @property
+    def total_batch_size(self) -> int:
+        """Samples of a micro-batch over all ranks, under the name that accelerate's loaders have for it."""
+        return self.split.round_size
+
+    @property
     def is_dispatched(self) -> bool:
         """Whether rank 0 reads for all ranks."""
         return self._scatter is not None

@@ -20,6 +20,7 @@ from raytrainer.errors import GroupClosedError
 from raytrainer.telemetry.console import Renderer
 from raytrainer.telemetry.events import Note
 from raytrainer.trainer_protocol import TrainerProtocol
+from raytrainer.wire.captured_state import captured_changes, warning
 from raytrainer.worker.returned import Returned
 from raytrainer.worker.session import TaskContext
 
@@ -141,7 +142,22 @@ class Workers:
         self._group = WorkerGroup(trainer, trainer.args, self._show)
         self._group.start()
         self._sent = ChangesSent(trainer)  # while the workers start
+        self._tell_of_captured(trainer)
         return self._group, self._sent
+
+    def _tell_of_captured(self, trainer: TrainerProtocol) -> None:
+        """Say which variables of the script will change on the workers alone."""
+        functions = (
+            trainer.compute_loss_func,
+            trainer.compute_metrics,
+            trainer.preprocess_logits_for_metrics,
+            trainer.data_collator,
+            trainer.model_init,
+        )
+        callbacks: list[object] = trainer.callback_handler.callbacks
+        changes = captured_changes([trainer, *callbacks, *(one for one in functions if one is not None)])
+        if changes:
+            self._show(Note(text=warning(changes), level="warning"))
 
     def note_model(self, trainer: TrainerProtocol) -> None:
         """The driver's model was loaded, or has the weights of the workers."""
