@@ -20,7 +20,7 @@ from raytrainer.errors import GroupClosedError
 from raytrainer.telemetry.console import Renderer
 from raytrainer.telemetry.events import Note
 from raytrainer.trainer_protocol import TrainerProtocol
-from raytrainer.wire.captured_state import captured_changes, warning
+from raytrainer.wire.captured_state import Change, captured_changes, warning
 from raytrainer.worker.returned import Returned
 from raytrainer.worker.session import TaskContext
 
@@ -39,6 +39,8 @@ class Workers:
         """The last run that the workers of this group completed."""
         self._told: set[str] = set()
         """What stayed on the workers, as the user was told."""
+        self._told_captured: set[Change] = set()
+        """What changes on the workers alone, as the user was told."""
 
     def call(
         self, trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -68,6 +70,7 @@ class Workers:
     ) -> Any:
         for _ in range(2):
             group, sent = self._open_group(trainer, method)
+            self._tell_of_captured(trainer)
             context = self._context(new_run_id())
             try:
                 returned: Returned = group.call(
@@ -142,11 +145,10 @@ class Workers:
         self._group = WorkerGroup(trainer, trainer.args, self._show)
         self._group.start()
         self._sent = ChangesSent(trainer)  # while the workers start
-        self._tell_of_captured(trainer)
         return self._group, self._sent
 
     def _tell_of_captured(self, trainer: TrainerProtocol) -> None:
-        """Say which variables of the script will change on the workers alone."""
+        """Say once which variables of the script will change on the workers alone."""
         functions = (
             trainer.compute_loss_func,
             trainer.compute_metrics,
@@ -155,9 +157,11 @@ class Workers:
             trainer.model_init,
         )
         callbacks: list[object] = trainer.callback_handler.callbacks
-        changes = captured_changes([trainer, *callbacks, *(one for one in functions if one is not None)])
-        if changes:
-            self._show(Note(text=warning(changes), level="warning"))
+        found = captured_changes([trainer, *callbacks, *(one for one in functions if one is not None)])
+        new = [change for change in found if change not in self._told_captured]
+        if new:
+            self._told_captured.update(new)
+            self._show(Note(text=warning(new), level="warning"))
 
     def note_model(self, trainer: TrainerProtocol) -> None:
         """The driver's model was loaded, or has the weights of the workers."""

@@ -14,6 +14,7 @@ import inspect
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import cast
 
@@ -35,7 +36,7 @@ _CHANGING_CALLS = frozenset(
     }
 )
 _CONTAINERS = (list, dict, set, bytearray, deque)
-_PACKAGES = ("/site-packages/", "/dist-packages/", "/raytrainer/")
+_PACKAGES = ("/site-packages/", "/dist-packages/", f"{Path(__file__).parents[1]}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +104,21 @@ def _definitions_of(function: FunctionType) -> list[ast.AST]:
     """Where the source of a function's file defines it; several lambdas may stand on one line."""
     try:
         lines, _ = inspect.findsource(function)
-        tree = _parsed("".join(lines))
+        definitions = _definitions_in("".join(lines))
     except (OSError, TypeError, SyntaxError, IndexError):
         return []
-    first = function.__code__.co_firstlineno
-    kind = ast.Lambda if function.__name__ == "<lambda>" else ast.FunctionDef | ast.AsyncFunctionDef
-    return [node for node in ast.walk(tree) if isinstance(node, kind) and _first_line(node) == first]
+    code = function.__code__
+    return definitions.get((code.co_firstlineno, code.co_name == "<lambda>"), [])
 
 
 @functools.lru_cache(maxsize=16)
-def _parsed(source: str) -> ast.Module:
-    return ast.parse(source)
+def _definitions_in(source: str) -> dict[tuple[int, bool], list[ast.AST]]:
+    """First line of a function, and whether it is a lambda -> its definitions."""
+    found: dict[tuple[int, bool], list[ast.AST]] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Lambda | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.setdefault((_first_line(node), isinstance(node, ast.Lambda)), []).append(node)
+    return found
 
 
 def _first_line(node: ast.Lambda | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -140,10 +145,15 @@ def _variables_of(function: FunctionType) -> dict[str, object]:
 
 
 def _names_changed_by(node: ast.AST, rebound: set[str]) -> Iterator[tuple[str, bool]]:
-    """The names whose objects a statement changes, and whether it does so by calling a method."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr in _CHANGING_CALLS and isinstance(node.func.value, ast.Name):
-            yield node.func.value.id, True
+    """The names whose objects a statement changes, and whether it does so by calling a method of the object itself.
+
+    Such a method changes a container; what it does to other objects is not known.
+    """
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _CHANGING_CALLS:
+            base = _base(node.func.value)
+            if isinstance(base, ast.Name):
+                yield base.id, base is node.func.value
         return
     targets: list[ast.expr] = []
     if isinstance(node, ast.Assign | ast.Delete):
@@ -151,11 +161,16 @@ def _names_changed_by(node: ast.AST, rebound: set[str]) -> Iterator[tuple[str, b
     elif isinstance(node, ast.AugAssign | ast.AnnAssign):
         targets = [node.target]
     for target in targets:
-        base = target
-        while isinstance(base, ast.Attribute | ast.Subscript):
-            base = base.value
+        base = _base(target)
         if isinstance(base, ast.Name) and (base is not target or base.id in rebound):
             yield base.id, False
+
+
+def _base(node: ast.expr) -> ast.expr:
+    """``x`` of ``x.y["z"]``."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node
 
 
 def warning(changes: list[Change]) -> str:

@@ -52,11 +52,12 @@ def test_attributes_own_variables_and_what_is_only_read_are_left_alone():
     assert changes(CountsInItself(), TrainerCallback()) == []
 
 
-@pytest.mark.parametrize("kind", ["list", "dict", "deque", "counter"])
+@pytest.mark.parametrize("kind", ["list", "dict", "deque", "nested", "counter"])
 def test_what_a_function_closes_over_is_found(kind: str):
     losses: list[float] = []
     by_step: dict[int, float] = {}
     newest: deque[float] = deque()
+    history: dict[str, list[float]] = {"loss": []}
     times = 0
 
     def counts(value: float) -> None:
@@ -67,12 +68,14 @@ def test_what_a_function_closes_over_is_found(kind: str):
         "list": lambda value: losses.append(value),
         "dict": lambda value: by_step.update({1: value}),
         "deque": lambda value: newest.appendleft(value),
+        "nested": lambda value: history["loss"].append(value),
         "counter": counts,
     }
     expected = {
         "list": ("losses", "list"),
         "dict": ("by_step", "dict"),
         "deque": ("newest", "deque"),
+        "nested": ("history", "dict"),
         "counter": ("times", "int"),
     }
     assert changes(functions[kind]) == [expected[kind]]
