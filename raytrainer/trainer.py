@@ -223,7 +223,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
         Args:
             resume_from_checkpoint: None or False starts from the beginning; True goes on from the newest checkpoint
-                in ``output_dir`` that verifies; a path goes on from that one.
+                in ``output_dir`` that verifies; "auto" does so if there is one, and starts from the beginning where
+                ``output_dir`` has none, so that a job may be submitted again as it is; a path goes on from that one.
             trial: Accepted for the signature of ``transformers``; must be None.
             ignore_keys_for_eval: Outputs of the model that evaluation leaves out.
 

@@ -166,7 +166,8 @@ DIFFERENCES: dict[str, Difference] = {
     ),
     # methods
     "Trainer.train": Difference(
-        "`resume_from_checkpoint=True` uses the newest valid checkpoint, and names those that are damaged.",
+        "`resume_from_checkpoint=True` uses the newest valid checkpoint, and names those that are damaged; "
+        '"auto" also begins a new run where there is none.',
         "tests/checkpoint/test_scan.py::test_a_damaged_newest_is_passed_over_with_a_message_and_the_one_before_is_used",
     ),
     "Trainer.compute_loss": Difference(

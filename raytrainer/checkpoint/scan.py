@@ -89,6 +89,51 @@ def with_fetched(run_dir: Path) -> list[Path]:
     return [*older, fetched, *found[len(older) :]]
 
 
+AUTO = "auto"
+"""As ``resume_from_checkpoint``: the newest checkpoint, or the beginning of a new run where there is none."""
+
+
+def requested_checkpoint(
+    run_dir: Path, requested: str | bool | None, *, report: Callable[[str], None]
+) -> Path | None:
+    """Find the checkpoint that ``train(resume_from_checkpoint=...)`` asks for.
+
+    Args:
+        run_dir: The run's ``output_dir``.
+        requested: None or False for none, True for the newest, "auto" for the newest if there is one, or a path.
+        report: Called with one sentence for every checkpoint that is skipped because it is damaged.
+
+    Returns:
+        A checkpoint that was verified; None for a run from the beginning.
+
+    Raises:
+        CheckpointError: If there is nothing to resume from, although it was asked for or checkpoints are there.
+    """
+    if requested is None or requested is False:
+        return None
+    if requested is not True and requested != AUTO:
+        checkpoint = named_checkpoint(run_dir, requested)
+        check_resumable(checkpoint)
+        return checkpoint
+    newest = newest_checkpoint(run_dir, report=report)
+    if newest is not None:
+        return newest
+    if requested is True:
+        raise CheckpointError(
+            f"No valid checkpoint found in output directory ({run_dir}), as resume_from_checkpoint=True asks for. "
+            'Call train() without it to start from the beginning, with "auto" to do so only where there is no '
+            "checkpoint, or pass the path of a checkpoint."
+        )
+    damaged = with_fetched(run_dir)
+    if damaged:
+        raise CheckpointError(
+            f'resume_from_checkpoint="auto" found no valid checkpoint in {run_dir}, but damaged ones: '
+            f"{', '.join(path.name for path in damaged)}. The warnings above say what each lacks. Repair or remove "
+            "them, or call train() without the argument to start from the beginning."
+        )
+    return None
+
+
 def named_checkpoint(run_dir: Path, name: str | Path) -> Path:
     """What a user means by a path; ``last-checkpoint`` may be in the run directory."""
     path = Path(name)

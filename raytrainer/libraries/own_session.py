@@ -15,9 +15,8 @@ from transformers import PrinterCallback, ProgressCallback
 
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.scan import (
-    check_resumable,
-    named_checkpoint,
     newest_checkpoint,
+    requested_checkpoint,
     sweep_leftovers,
 )
 from raytrainer.errors import CheckpointError
@@ -154,19 +153,8 @@ class OwnLoopSession:
             own = newest_checkpoint(directory, run_id=self._runtime.run_id, report=self._report)
             if own is not None:
                 return str(own)
-        if requested is None or requested is False:
-            return None
-        if requested is True:
-            newest = newest_checkpoint(directory, report=self._report)
-            if newest is None:
-                raise CheckpointError(
-                    f"resume_from_checkpoint=True found no checkpoint that verifies in {directory}. Call train() "
-                    "without it to start from the beginning, or pass the path of a checkpoint."
-                )
-            return str(newest)
-        checkpoint = named_checkpoint(directory, requested)
-        check_resumable(checkpoint)
-        return str(checkpoint)
+        checkpoint = requested_checkpoint(directory, requested, report=self._report)
+        return None if checkpoint is None else str(checkpoint)
 
     def _restore_trained_weights(self, context: CallContext) -> None:
         """All ranks: give workers that were restarted the weights that a completed run ended with.

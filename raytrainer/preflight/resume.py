@@ -12,8 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from raytrainer.checkpoint.model_match import check_matches_model
-from raytrainer.checkpoint.scan import check_resumable, named_checkpoint, newest_checkpoint
-from raytrainer.errors import CheckpointError
+from raytrainer.checkpoint.scan import requested_checkpoint
 from raytrainer.loop.loop_state import read_loop_state
 from raytrainer.preflight.facts import TrainerFacts
 
@@ -25,25 +24,15 @@ def check_resume(facts: TrainerFacts, requested: str | bool | None) -> None:
 
     Args:
         facts: What the trainer was given.
-        requested: The argument of ``train()``: a path, True for the newest checkpoint in ``output_dir``, or None or
-            False for a run from the beginning.
+        requested: The argument of ``train()``: a path, True for the newest checkpoint in ``output_dir``, "auto" for
+            that one if there is one, or None or False for a run from the beginning.
 
     Raises:
         CheckpointError: If there is no such checkpoint, it is damaged, or it belongs to another model.
     """
-    if requested is None or requested is False:
+    checkpoint = requested_checkpoint(Path(str(facts.args.output_dir)), requested, report=logger.warning)
+    if checkpoint is None:
         return
-    run_dir = Path(str(facts.args.output_dir))
-    if requested is True:
-        checkpoint = newest_checkpoint(run_dir, report=logger.warning)
-        if checkpoint is None:
-            raise CheckpointError(
-                f"No valid checkpoint found in output directory ({run_dir}), as resume_from_checkpoint=True asks for. "
-                "Call train() without it to start from the beginning, or pass the path of a checkpoint."
-            )
-    else:
-        checkpoint = named_checkpoint(run_dir, requested)
-        check_resumable(checkpoint)
     read_loop_state(checkpoint)
     if isinstance(facts.model, nn.Module):
         check_matches_model(checkpoint, facts.model)

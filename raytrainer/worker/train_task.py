@@ -22,12 +22,10 @@ from transformers.trainer_utils import (
 from raytrainer.callbacks.tracker_runs import RunRecord, give_record
 from raytrainer.checkpoint.scan import (
     check_matches_model,
-    check_resumable,
-    named_checkpoint,
     newest_checkpoint,
+    requested_checkpoint,
     sweep_leftovers,
 )
-from raytrainer.errors import CheckpointError
 from raytrainer.hub.checkpoint_uploads import begin_uploads
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
@@ -230,18 +228,9 @@ def find_origin(
         own = newest_checkpoint(directory, run_id=runtime.run_id, report=report)
         if own is not None:
             return Origin(checkpoint=own, is_restart=True)
-    if requested is None or requested is False:
+    checkpoint = requested_checkpoint(directory, requested, report=report)
+    if checkpoint is None:
         return Origin(checkpoint=None, is_restart=False)
-    if requested is True:
-        checkpoint = newest_checkpoint(directory, report=report)
-        if checkpoint is None:
-            raise CheckpointError(
-                f"No valid checkpoint found in output directory ({directory}), which resume_from_checkpoint=True asks "
-                "for. Call train() without it to start from the beginning, or pass the path of a checkpoint."
-            )
-    else:
-        checkpoint = named_checkpoint(directory, requested)
-        check_resumable(checkpoint)
     check_matches_model(checkpoint, trainer.model)
     return Origin(checkpoint=checkpoint, is_restart=False)
 

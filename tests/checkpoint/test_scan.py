@@ -14,6 +14,7 @@ import raytrainer
 from raytrainer.checkpoint.scan import (
     check_resumable,
     newest_checkpoint,
+    requested_checkpoint,
     sweep_leftovers,
     verify_checkpoint,
 )
@@ -400,3 +401,53 @@ def test_a_buffer_that_grows_is_resumed_if_its_module_loads_itself(tmp_path):
     assert len(whole.model.seen.inputs) == 16
     assert torch.equal(resumed.model.seen.inputs, whole.model.seen.inputs)
     assert rows(resumed) == rows(whole)
+
+
+def test_auto_takes_the_newest_checkpoint(tmp_path):
+    newest = save_three(tmp_path)
+    assert requested_checkpoint(tmp_path, "auto", report=pytest.fail) == newest
+
+
+def test_auto_passes_over_a_damaged_newest_and_says_so(tmp_path):
+    flip_a_bit(save_three(tmp_path) / "nested/weights.bin")
+    said = []
+    assert requested_checkpoint(tmp_path, "auto", report=said.append) == tmp_path / "checkpoint-10"
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("directory", ["", "not there"])
+def test_auto_begins_anew_where_there_is_no_checkpoint(tmp_path, directory):
+    assert requested_checkpoint(tmp_path / directory, "auto", report=pytest.fail) is None
+
+
+def test_auto_does_not_begin_anew_over_checkpoints_that_are_all_damaged(tmp_path):
+    save_small(tmp_path, 9)
+    flip_a_bit(tmp_path / "checkpoint-9/nested/weights.bin")
+    with pytest.raises(CheckpointError, match=r"no valid checkpoint in .*damaged ones: checkpoint-9"):
+        requested_checkpoint(tmp_path, "auto", report=lambda _: None)
+
+
+def test_a_script_that_resumes_with_auto_can_be_run_again_as_it_is(tmp_path):
+    """The first run ends at step 2 of 4; the same call goes on from there, and has the weights of one run."""
+
+    def weights(directory, *stops):
+        for steps in (*stops, 4):
+            trainer = make_trainer(raytrainer, directory, max_steps=4, save_strategy="steps", save_steps=1)
+            if steps < 4:
+                trainer.add_callback(StopAt(steps))
+            trainer.train(resume_from_checkpoint="auto")
+            assert trainer.state.global_step == steps
+        return trainer.model.state_dict()
+
+    interrupted, quiet = weights(tmp_path / "a", 2), weights(tmp_path / "b")
+    assert all(torch.equal(interrupted[name], quiet[name]) for name in quiet)
+
+
+class StopAt(raytrainer.TrainerCallback):
+    """Ends training at a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step

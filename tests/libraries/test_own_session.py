@@ -132,7 +132,7 @@ def test_resuming_skips_a_damaged_checkpoint(tmp_path: Path) -> None:
 
 
 def test_resuming_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="found no checkpoint that verifies"):
+    with pytest.raises(CheckpointError, match="No valid checkpoint found"):
         Opened(PlainTrainer, tmp_path).run("train", True)
 
 
