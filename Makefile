@@ -29,7 +29,7 @@ HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
 HAS_DOCS := $(VENV)/.stamp-docs
 
-.PHONY: help demo quick test test-fast test-serial clients coverage check docs format bench clean
+.PHONY: help demo quick test test-fast test-serial clients cluster coverage check docs format bench clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
@@ -37,6 +37,7 @@ help:
 	@echo "make test       all tests        (make test-fast: those that need no Ray and no second process)"
 	@echo "make coverage   all tests again, measured also in Ray's workers and in ranks; the least covered files"
 	@echo "make clients    scripts and libraries that build on the Trainer; TRANSFORMERS_CHECKOUT=DIR adds Hugging Face's scripts"
+	@echo "make cluster    two nodes with addresses of their own on this machine, as root: a node dies, the network is cut"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
 	@echo "make docs       the documentation, built into site/; a broken link is an error"
 	@echo "make bench      the measurements, each beside its peer"
@@ -72,6 +73,11 @@ clients: export TRANSFORMERS_CHECKOUT ?=
 clients: $(HAS_DEV)
 	@test -n "$$TRANSFORMERS_CHECKOUT" || echo "TRANSFORMERS_CHECKOUT is not set: Hugging Face's example scripts are skipped."
 	@$(BIN)/python -m pytest -q -n 1 tests/clients $(ARGS)
+
+# Makes network namespaces, which needs root, and fixed addresses in 10.77.0.0/24.
+cluster: export RAYTRAINER_TWO_NODES := 1
+cluster: $(HAS_DEV)
+	@$(BIN)/python -m pytest -q -n 1 tests/cluster $(ARGS)
 
 # Each process writes a file of its own into .coverage/. A directory of this checkout comes first, so that processes
 # find the plugin that saves their data.
