@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from raytrainer.arguments.seeding import data_seed
 from raytrainer.dialects.accelerate_sharding import PLUGIN_KINDS, SHARDING_ARGUMENTS
 from raytrainer.errors import ConfigurationError
 
@@ -81,6 +83,22 @@ def fills_up(args: TrainingArguments) -> bool:
 def dispatches_batches(args: TrainingArguments) -> bool:
     """Whether rank 0 reads the data of all ranks."""
     return bool(config_of(args).dispatch_batches)
+
+
+def loader_configuration(args: TrainingArguments) -> DataLoaderConfiguration:
+    """How ``accelerator.prepare`` divides a loader of the user's: in the order of the trainer's own.
+
+    Such a loader is filled up whatever ``even_batches`` says: a rank that runs out of batches would block the others,
+    and only the trainer's own loaders have placeholders.
+    """
+    config = config_of(args)
+    return DataLoaderConfiguration(
+        split_batches=bool(config.split_batches),
+        dispatch_batches=config.dispatch_batches,  # pyright: ignore[reportArgumentType]  None lets the data decide
+        use_seedable_sampler=config.use_seedable_sampler is not False,
+        data_seed=data_seed(args),
+        non_blocking=bool(config.non_blocking),
+    )
 
 
 def check_accelerator_config(args: TrainingArguments) -> None:

@@ -21,3 +21,8 @@ def seed_process(args: TrainingArguments) -> None:
         enable_full_determinism(args.seed)
     else:
         set_seed(args.seed)
+
+
+def data_seed(args: TrainingArguments) -> int:
+    """The seed of the order of the samples."""
+    return args.data_seed if args.data_seed is not None else args.seed

@@ -15,6 +15,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 
+from raytrainer.arguments.accelerator_config import loader_configuration
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.base import Backend
 from raytrainer.backends.data_parallel import DataParallelBackend
@@ -47,6 +48,7 @@ def open_backend(args: TrainingArguments) -> Backend:
     accelerator = Accelerator(
         cpu=args.device.type == "cpu",
         mixed_precision=args.mixed_precision,
+        dataloader_config=loader_configuration(args),
         # The loop accumulates itself; Accelerate must not divide a second time.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
@@ -128,6 +130,7 @@ def _plain_accelerator(args: TrainingArguments, mixed_precision: str) -> Acceler
         return Accelerator(
             cpu=args.device.type == "cpu",
             mixed_precision=mixed_precision,
+            dataloader_config=loader_configuration(args),
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=args.ddp_timeout))],
         )

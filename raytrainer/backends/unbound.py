@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from raytrainer.arguments.accelerator_config import config_of
+from raytrainer.arguments.accelerator_config import loader_configuration
 from raytrainer.arguments.unbound_state import UnboundState, share_with_process
 from raytrainer.backends.prepared_early import Preparation, carry_out, note
 from raytrainer.dialects.accelerate_sharding import ACCELERATOR_PLUGIN, PLUGIN_ATTRIBUTES
@@ -70,14 +70,8 @@ class UnboundAccelerator(Accelerator):
         self.scaler = None
         self.native_amp = False
         self.trackers: list[Any] = []
-        config = config_of(args)
-        self._loading: dict[str, Any] = {
-            "split_batches": bool(config.split_batches),
-            "dispatch_batches": config.dispatch_batches,
-            "even_batches": bool(config.even_batches),
-            "use_seedable_sampler": bool(config.use_seedable_sampler),
-            "non_blocking": bool(config.non_blocking),
-        }
+        config = loader_configuration(args)
+        self._loading: dict[str, Any] = {name: getattr(config, name) for name in (*OF_LOADING, "data_seed")}
 
     # ---- values of several ranks ------------------------------------------------------------------------------------
 

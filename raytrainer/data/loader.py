@@ -10,6 +10,7 @@ reads.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -21,6 +22,8 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSa
 from transformers.trainer_utils import seed_worker
 
 from raytrainer.arguments.accelerator_config import fills_up
+from raytrainer.arguments.launched import is_launched_rank
+from raytrainer.arguments.seeding import data_seed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.data.batch_split import BatchSplit, Share
 from raytrainer.data.dispatch import CollateRound, Scatter, dispatch_rounds, receive_rounds
@@ -236,7 +239,7 @@ def build_loader(
 
     Args:
         dataset: Map-style or iterable.
-        args: Resolved (on a worker) or not (on a driver, as rank 0 of 1).
+        args: Resolved (on a rank) or not yet (on a driver, or before a launcher's rank trains).
         collate: Makes a batch from a list of samples.
         batch_size: Size of a micro-batch on one rank [samples].
         sampler: Order of a map-style dataset; None keeps its own order. A plain ``RandomSampler`` (or
@@ -244,8 +247,10 @@ def build_loader(
         training: Whether to seed the loader's processes per rank.
         scatter: With it rank 0 reads for all ranks and distributes; None: each rank reads by itself.
     """
-    bound = args.is_resolved
-    rank, world_size = (args.process_index, args.world_size) if bound else (0, 1)
+    # On a driver, training data are counted as on a rank: scripts derive steps from the length. Data that a driver
+    # evaluates by itself are whole.
+    is_of_rank = args.is_resolved or training or is_launched_rank(os.environ)
+    rank, world_size = (args.process_index, args.world_size) if is_of_rank else (0, 1)
     dispatches = scatter is not None and world_size > 1
     split = BatchSplit(
         batch_size=batch_size,
@@ -300,8 +305,3 @@ def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingAr
     if type(sampler) is LengthGroupedSampler and sampler.generator is None:
         return LengthGrouped(sampler.lengths, batch_size=sampler.batch_size, seed=data_seed(args))
     return sampler
-
-
-def data_seed(args: TrainingArguments) -> int:
-    """Return the seed of the order of the samples."""
-    return args.data_seed if args.data_seed is not None else args.seed

@@ -7,9 +7,9 @@ from typing import Any
 from torch.utils.data import Sampler, SequentialSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
+from raytrainer.arguments.seeding import data_seed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.data.length_samplers import LengthGrouped
-from raytrainer.data.loader import data_seed
 from raytrainer.data.sample_lengths import sample_lengths
 from raytrainer.data.samplers import SeededRandomSampler
 

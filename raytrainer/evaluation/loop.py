@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_lengt
 from raytrainer.backends.base import Backend
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.target_count import count_items
+from raytrainer.data.undivided import is_divided
 from raytrainer.evaluation.failed_batch import told_batch, told_metrics, told_place
 from raytrainer.evaluation.nested import require_tensors, unwrap_objects, wrap_objects
 from raytrainer.evaluation.results import Results
@@ -121,7 +122,7 @@ class PredictionLoop:
         self.loss_only = prediction_loss_only
         self.ignore_keys = ignore_keys
         # A user's plain loader gives every rank the whole dataset, so nothing is gathered.
-        self.is_sharded = isinstance(dataloader, RankDataLoader) or hasattr(dataloader, "end_of_dataloader")
+        self.is_sharded = is_divided(dataloader)
         self.loss = LossMean(args.device, skips_nonfinite=args.logging_nan_inf_filter)
         concatenates = args.eval_do_concat_batches
         self.results = [

@@ -37,7 +37,7 @@ class EvaluationHooks(TrainerParts):
 
         Args:
             dataloader: Batches of this rank, as ``get_eval_dataloader`` and ``get_test_dataloader`` give them. A loader
-                of your own gives every rank all batches.
+                of your own gives every rank all batches, unless it was prepared or its sampler divides it.
             description: Shown beside the progress.
             prediction_loss_only: Keep the loss alone; ``args.prediction_loss_only`` by default.
             ignore_keys: Outputs of the model that are left out of the predictions.

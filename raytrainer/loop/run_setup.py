@@ -23,6 +23,7 @@ from raytrainer.backends.base import Backend
 from raytrainer.callbacks.early_stopping import ended_by
 from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states, restore_states
 from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
+from raytrainer.data.undivided import describe_undivided, is_divided
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
 from raytrainer.loop.loss_meter import LossMeter, Window
@@ -63,6 +64,8 @@ def open_run(
     if checkpoint is not None:
         backend.load_model(trainer.model, checkpoint)
     loader = trainer.get_train_dataloader()
+    if runtime.world_size > 1 and not is_divided(loader):
+        tell(runtime, describe_undivided(loader, runtime.world_size))
     plan = plan_of(trainer, loader)
     model = prepare(trainer, backend, plan)
     if checkpoint is not None:

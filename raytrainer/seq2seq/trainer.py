@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 from transformers import GenerationConfig
 from transformers.trainer_utils import PredictionOutput, has_length
 
-from raytrainer.data.loader import data_seed
+from raytrainer.arguments.seeding import data_seed
 from raytrainer.data.sample_lengths import sample_lengths
 from raytrainer.errors import ConfigurationError
 from raytrainer.preflight.facts import overrides_of

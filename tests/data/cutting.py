@@ -12,9 +12,10 @@ import datasets
 import torch
 import transformers
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 import raytrainer
+from raytrainer.loop import run_setup
 from raytrainer.worker import applied_settings as engagement
 
 GLOBAL_BATCH = 4
@@ -100,6 +101,7 @@ class Case:
     """``accelerator_config``."""
     options: dict[str, Any] = field(default_factory=dict)
     classifies: bool = False
+    trainer: type[raytrainer.Trainer] = raytrainer.Trainer
     resumes: str = ""
     """Name of the case whose checkpoint it begins from."""
 
@@ -107,7 +109,35 @@ class Case:
 IN_ORDER = {"train_sampling_strategy": "sequential"}
 UNEVEN = {"even_batches": False}
 DEALT = {"dispatch_batches": True}
+
+
+class OwnLoader(raytrainer.Trainer):
+    """Makes a loader of torch, and lets every rank read it or prepares it."""
+
+    prepares = False
+
+    def get_train_dataloader(self) -> Any:
+        size = self.args.train_batch_size
+        loader = DataLoader(self.train_dataset, size, shuffle=True, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader) if self.prepares else loader
+
+
+class PreparedLoader(OwnLoader):
+    prepares = True
+
+
+class SampledLoader(raytrainer.Trainer):
+    """Divides what it predicts by torch's sampler."""
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        sampler = DistributedSampler(test_dataset, shuffle=False)
+        return DataLoader(test_dataset, 2, sampler=sampler, collate_fn=self.data_collator)
+
+
 CASES: dict[str, Case] = {
+    "own loader": Case(trainer=OwnLoader),
+    "own loader prepared": Case(trainer=PreparedLoader),
+    "own loader with a sampler": Case(trainer=SampledLoader),
     "map": Case(),
     "filled up by 1": Case(options=IN_ORDER),
     "filled up by 3": Case(count=17, options=IN_ORDER),
@@ -174,20 +204,25 @@ def run_case(
             **case.options,
         }
     )
-    trainer = raytrainer.Trainer(
+    trainer = case.trainer(
         model=classifier() if case.classifies else language_model(),
         args=args,
         train_dataset=dataset,
         eval_dataset=rows(5),  # in the last round of an evaluation rank 1 has none
         data_collator=for_classes if case.classifies else for_language,
     )
-    with patch.object(engagement, "data_rows", wraps=engagement.data_rows) as told:
+    with (
+        patch.object(engagement, "data_rows", wraps=engagement.data_rows) as told,
+        patch.object(run_setup, "tell", wraps=run_setup.tell) as tell,
+    ):
         trainer.train(resume_from_checkpoint=str(resumes_from) if resumes_from else None)
     return {
         "table": [row.engaged for row in engagement.data_rows(told.call_args.args[0])],
         "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
         "norms": [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log],
         "eval_loss": trainer.evaluate()["eval_loss"],
+        "predicted": trainer.predict(rows(4)).label_ids.tolist(),
         "wrapper": type(trainer.model_wrapped).__name__,
+        "notes": [call.args[1] for call in tell.call_args_list],
         "num_read": getattr(dataset, "num_read", None),
     }

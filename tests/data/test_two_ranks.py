@@ -66,6 +66,25 @@ def test_the_table_of_a_run_tells_how_samples_reach_the_ranks(on_two: dict[str, 
         assert seen["table"] == ["rank 0 reads for all", "each sample once"]
 
 
+def test_a_loader_of_the_users_that_is_not_divided_is_warned_about(on_two: dict[str, Any]) -> None:
+    for seen in on_two["own loader"]:
+        assert "DataLoader that is not divided over the 2 workers" in "".join(seen["notes"])
+    for seen in (*on_two["own loader prepared"], *on_two["map"]):
+        assert "not divided" not in "".join(seen["notes"])
+
+
+def test_what_a_sampler_divides_is_predicted_on_all_ranks(on_two: dict[str, Any]) -> None:
+    ours = on_two["map"][0]["predicted"]
+    for seen in on_two["own loader with a sampler"]:
+        assert sorted(seen["predicted"]) == sorted(ours)
+        assert len(ours) == 4
+
+
+def test_a_prepared_loader_gives_the_batches_of_the_trainers_own(on_two: dict[str, Any]) -> None:
+    assert on_two["own loader prepared"][0]["losses"] == on_two["map"][0]["losses"]
+    assert on_two["own loader"][0]["losses"] != on_two["map"][0]["losses"]
+
+
 def test_reducing_after_each_micro_batch_changes_no_loss(on_two: dict[str, Any]) -> None:
     assert numbers(on_two["reduced each time"][0]) == pytest.approx(numbers(on_two["map"][0]), abs=1e-5)
 
