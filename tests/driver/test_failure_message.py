@@ -120,3 +120,15 @@ def test_death_is_told_in_rays_words_with_a_hint():
 )
 def test_hint_for_what_is_known(error, hint):
     assert hint in str(training_failed(Failure(records=[make_record(error)])))
+
+
+def test_notes_and_the_end_of_a_long_message_are_shown():
+    error = raised(users_own_loss)
+    error.args = (
+        "Caught in a loading process\n" + "\n".join(f"frame {i}" for i in range(20)) + "\nthe cause",
+    )
+    error.add_note("Its samples in the data: 4, 5.")
+    lines = str(training_failed(Failure(records=[make_record(error)]))).splitlines()
+    assert lines[0].startswith("ValueError: Caught in a loading process")
+    assert "the cause" in lines[:10]
+    assert "Its samples in the data: 4, 5." in lines[:10]
