@@ -16,6 +16,7 @@ from raytrainer.errors import ConfigurationError
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
+    from transformers.utils import PushInProgress
 
     from raytrainer.backends.base import Backend
     from raytrainer.driver.workers import Workers
@@ -67,6 +68,8 @@ class ProcessState:
     """The batch that is being predicted holds no sample of this rank's; its result does not count."""
     hub: HubConnection | None = None
     """Uploads to the Hub from this process."""
+    own_push: PushInProgress | None = None
+    """Uploads that an override of ``_push_from_checkpoint`` began by itself."""
 
     @property
     def loss_scaling(self) -> LossScaling | None:

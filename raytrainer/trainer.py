@@ -64,7 +64,6 @@ from raytrainer.errors import ConfigurationError, ModelError
 from raytrainer.hooks import TrainerHooks
 from raytrainer.hub.export_uploads import push_after_save
 from raytrainer.hub.methods import HubMethods
-from raytrainer.loop.model_traits import ModelTraits
 from raytrainer.loop.queries import Queries
 from raytrainer.optim.traits import Traits
 from raytrainer.preflight.calls import check_call
@@ -72,8 +71,8 @@ from raytrainer.preflight.construction import check_construction
 from raytrainer.preflight.facts import overrides_of
 from raytrainer.preflight.unsupported_methods import (
     UnsupportedMethods,
+    check_overrides,
     check_trial,
-    warn_of_overrides_never_called,
 )
 from raytrainer.process_state import ProcessState
 from raytrainer.runtimes.base import Runtime
@@ -145,7 +144,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     ) -> None:
         if unknown:
             raise unknown_argument("Trainer", list(unknown), list(Trainer.__init__.__annotations__))
-        warn_of_overrides_never_called(type(self), Trainer)
+        check_overrides(type(self), Trainer)
         users_own = set(vars(self))  # what a subclass set before it called this constructor
         self._process = ProcessState()
         processing_class = trainer_keyword(tokenizer, processing_class)
@@ -169,35 +168,39 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         self.callback_handler = CallbackHandler(
             [*default_callbacks(self.args), *(callbacks or []), terminal_callback(self.args)],
-            None,
+            model if isinstance(model, nn.Module) else None,
             processing_class,
             self.optimizer,
             self.lr_scheduler,
         )
-        check_construction(self)
+        self._validate_args()
         self.control = TrainerControl()
         self.state = TrainerState(
-            stateful_callbacks=export_states(self.callback_handler.callbacks, self.control)  # pyright: ignore[reportArgumentType]
+            is_local_process_zero=self.is_local_process_zero(),
+            is_world_process_zero=self.is_world_process_zero(),
+            stateful_callbacks=export_states(self.callback_handler.callbacks, self.control),  # pyright: ignore[reportArgumentType]
         )
         self.is_in_train = False
         self.current_flos = 0.0
         self.current_gradient_accumulation_steps = 1
-        self.hp_name = None
+        self.hp_name: Callable[[Any], str] | None = None
         self.hub_model_id: str | None = None
-        self.label_names: list[str] = list(self.args.label_names or [])
-        self.can_return_loss = False
-        self.model_accepts_loss_kwargs = False
-        self.label_smoother: Any = None
         self.neftune_noise_alpha = self.args.neftune_noise_alpha
         self.is_deepspeed_enabled = self.args.zero is not None
         self.is_fsdp_enabled = self.args.sharding is not None
         self._signature_columns: list[str] | None = None
+        self._traits = None
+        if isinstance(model, nn.Module):
+            self._inspect(model)
         self._train_batch_size = self.args.per_device_train_batch_size
         self._created_lr_scheduler = False
+        self._trial: Any = None
+        self.hp_search_backend: Any = None
         self._optimizer_traits: Traits | None = None
         self._unbound_accelerator: UnboundAccelerator | None = None
         self._own_attributes: frozenset[str] = frozenset(vars(self)) - users_own | {"_own_attributes"}
         """Attributes that the base class keeps; all others are the user's, and come back from the workers."""
+        self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -225,7 +228,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
             resume_from_checkpoint: None or False starts from the beginning; True goes on from the newest checkpoint
                 in ``output_dir`` that verifies; "auto" does so if there is one, and starts from the beginning where
                 ``output_dir`` has none, so that a job may be submitted again as it is; a path goes on from that one.
-            trial: Accepted for the signature of ``transformers``; must be None.
+            trial: Hyperparameters by name. ``model_init`` and hooks get them, and so does ``state.trial_params``; the
+                arguments stay as they are.
             ignore_keys_for_eval: Outputs of the model that evaluation leaves out.
 
         Returns:
@@ -238,7 +242,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         """
         from raytrainer.worker.train_task import train_on_rank
 
-        check_trial(trial)
+        self._trial = check_trial(trial)
         session = self._process.session
         assert session is not None, "an entry point runs on a bound trainer"
         with session.listening():
@@ -388,6 +392,10 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     # ---- what belongs to this process -------------------------------------------------------------------------------
 
+    def _validate_args(self) -> None:
+        """Check what the constructor was given."""
+        check_construction(self)
+
     @property
     def _runtime(self) -> Runtime:
         return self._process.bound_runtime()
@@ -424,8 +432,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     @property
     def model_wrapped(self) -> Any:
-        """The module that trains: the model, or the wrapper that a backend put around it; None on a driver."""
-        return self._process.model_wrapped
+        """The module that trains: the model, or the wrapper that a backend put around it."""
+        return self.model if self._process.session is None else self._process.model_wrapped
 
     @model_wrapped.setter
     def model_wrapped(self, model: nn.Module) -> None:
@@ -435,16 +443,6 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     def _memory_tracker(self) -> MemoryTracker:
         assert self._process.memory_tracker is not None, "an entry point runs on a bound trainer"
         return self._process.memory_tracker
-
-    def _use_model(self, model: nn.Module, traits: ModelTraits) -> None:
-        """Set the model to train, which is on this rank's device."""
-        self.model = self.model_wrapped = model
-        self._signature_columns = None
-        self.label_names = traits.label_names
-        self.can_return_loss = traits.can_return_loss
-        self.model_accepts_loss_kwargs = traits.accepts_loss_kwargs
-        self._process.model_took_count = False
-        self._process.loss_shifts_labels = traits.loss_shifts_labels
 
     # ---- the model that the user holds --------------------------------------------------------------------------
 
@@ -463,6 +461,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     @model.setter
     def model(self, model: nn.Module) -> None:
         self._own_model = model
+        if "callback_handler" in vars(self):
+            self.callback_handler.model = model  # the one before it is not sent to workers
 
     def _hold_model(self, model: nn.Module) -> None:
         """Driver: hold the model that the workers have."""

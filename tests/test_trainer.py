@@ -51,7 +51,7 @@ def test_no_process_state_is_sent(trained: raytrainer.Trainer):
     arrived = unpack(pack(trained))
     assert arrived._process.session is None
     assert isinstance(arrived.accelerator, UnboundAccelerator)
-    assert arrived.model_wrapped is None
+    assert arrived.model_wrapped is arrived.model
     assert vars(arrived).keys() == vars(trained).keys()
 
 

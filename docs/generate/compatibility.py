@@ -120,8 +120,9 @@ def page() -> str:
 
 _NOTES = {
     "Methods that are called": "If a subclass overrides a method of `transformers.Trainer` that is never called here, "
-    "the constructor warns.\n\n",
-    "Methods with an underscore": "Those with the status *same* may be overridden. Overriding any other warns.\n\n",
+    "the constructor raises an error.\n\n",
+    "Methods with an underscore": "Those with the status *same* may be overridden. Overriding or calling any other is "
+    "an error.\n\n",
     "Reporters (`report_to`)": "The callbacks of `transformers`, on rank 0 of the workers.\n\n",
     "Optimizers (`optim`)": "[Optimizers](optimizers.md) lists what each one needs and supports.\n\n",
     "Names of earlier versions": "Accepted as keywords, on the command line, and in dicts, JSON and YAML files, with "
@@ -176,6 +177,7 @@ OVERRIDABLE = (
     "_determine_best_metric",
     "_evaluate",
     "_finish_current_push",
+    "_get_output_dir",
     "_get_collator_with_removed_columns",
     "_get_dataloader",
     "_get_eval_sampler",
@@ -183,13 +185,21 @@ OVERRIDABLE = (
     "_get_num_items_in_batch",
     "_get_train_sampler",
     "_load_best_model",
+    "_load_callback_state",
+    "_load_from_checkpoint",
+    "_load_optimizer_and_scheduler",
+    "_load_scaler",
+    "_move_model_to_device",
     "_prepare_input",
     "_prepare_inputs",
     "_push_from_checkpoint",
     "_remove_unused_columns",
     "_save",
     "_save_checkpoint",
+    "_save_optimizer_and_scheduler",
+    "_save_scaler",
     "_set_signature_columns_if_needed",
+    "_validate_args",
 )
 """Methods with an underscore that are called as ``transformers.Trainer`` calls them."""
 
@@ -197,7 +207,7 @@ OVERRIDABLE = (
 def method_row(name: str) -> Row:
     """A method."""
     if is_implemented(Trainer, name):
-        note = f"An override has no effect. {NEVER_CALLED[name].do}" if name in ONLY_FOR_USERS else ""
+        note = f"Overriding it is an error. {NEVER_CALLED[name].do}" if name in ONLY_FOR_USERS else ""
         row = named_row(name, f"Trainer.{name}")
         return (row[0], row[1], note or row[2])
     entry = NEVER_CALLED[name]

@@ -203,8 +203,8 @@ DIFFERENCES: dict[str, Difference] = {
 
 ELSEWHERE: dict[str, Difference] = {
     "on_init_end": Difference(
-        "Called on every worker once its model exists; the constructor on the driver calls nothing.",
-        "tests/hooks/test_differences.py::test_on_init_end_comes_with_the_model_and_not_in_the_constructor",
+        "Called in the constructor, also on a driver; trackers hear it in the process that trains.",
+        "tests/hooks/test_differences.py::test_on_init_end_comes_within_the_constructor",
     ),
     "disable_tqdm": Difference(
         "The driver shows one line for all workers instead of a bar. `ProgressCallback` and `PrinterCallback` are in "

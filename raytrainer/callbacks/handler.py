@@ -87,7 +87,6 @@ class CallbackHandler(trainer_callback.CallbackHandler):
 
     if TYPE_CHECKING:
         # The base class types neither its keywords nor what it returns.
-        on_init_end: Event
         on_train_end: Event
         on_epoch_begin: Event
         on_epoch_end: Event
@@ -178,24 +177,55 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         # Inlined from _listeners_of: for most events this is all that happens, several times per step.
         listeners = self._listeners.get(event) if self.callbacks == self._indexed else None
         for callback in self._listeners_of(event) if listeners is None else listeners:
-            try:
-                answer = getattr(callback, event)(
-                    args,
-                    state,
-                    control,
-                    model=self.model,
-                    processing_class=self.processing_class,
-                    optimizer=self.optimizer,
-                    lr_scheduler=self.lr_scheduler,
-                    train_dataloader=self.train_dataloader,
-                    eval_dataloader=self.eval_dataloader,
-                    **kwargs,
-                )
-            except Exception as error:
-                error.add_note(f"Raised by the callback {type(callback).__qualname__} in {event}.")
-                raise
-            if answer is not None:
-                control = _apply(answer, control, callback, event)
+            control = self._call(callback, event, args, state, control, kwargs)
+        return control
+
+    def _call(
+        self,
+        callback: Any,
+        event: str,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        kwargs: dict[str, object],
+    ) -> TrainerControl:
+        try:
+            answer = getattr(callback, event)(
+                args,
+                state,
+                control,
+                model=self.model,
+                processing_class=self.processing_class,
+                optimizer=self.optimizer,
+                lr_scheduler=self.lr_scheduler,
+                train_dataloader=self.train_dataloader,
+                eval_dataloader=self.eval_dataloader,
+                **kwargs,
+            )
+        except Exception as error:
+            error.add_note(f"Raised by the callback {type(callback).__qualname__} in {event}.")
+            raise
+        return control if answer is None else _apply(answer, control, callback, event)
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        of_trackers: bool = False,
+    ) -> TrainerControl:
+        """The constructor of the trainer ends, or trackers may open what belongs to the process that reports.
+
+        Args:
+            args: The training arguments.
+            state: The state of the trainer.
+            control: The control flags.
+            of_trackers: Call the trackers, in the process that trains; otherwise all other callbacks.
+        """
+        for callback in self._listeners_of("on_init_end"):
+            if is_tracker(callback) is of_trackers:
+                control = self._call(callback, "on_init_end", args, state, control, {})
         return control
 
     def _listeners_of(self, event: str) -> tuple[Any, ...]:
@@ -221,6 +251,11 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         self._forget_listeners()  # Methods may have been replaced on an instance since they were last looked up.
         base: Any = super()
         return base.on_train_begin(args, state, control, **kwargs)
+
+
+def is_tracker(callback: object) -> bool:
+    """Whether a callback is one of transformers' reporters: they open what belongs to the process that reports."""
+    return any(kind.__module__.startswith("transformers.integrations.") for kind in type(callback).__mro__)
 
 
 def _listens(callback: TrainerCallback | type[TrainerCallback], event: str) -> bool:

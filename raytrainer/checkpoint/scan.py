@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def newest_checkpoint(
-    run_dir: Path, *, run_id: str | None = None, report: Callable[[str], None]
+    run_dir: Path, *, run_id: str | None = None, report: Callable[[str], None], has_weights: bool = True
 ) -> Path | None:
     """Find the newest intact checkpoint of a run directory.
 
@@ -52,6 +52,7 @@ def newest_checkpoint(
             newest checkpoint on the Hub, if it was downloaded.
         report: Called with one sentence for every checkpoint that is skipped because it is damaged, and for one that
             is used although nothing proves that it is intact.
+        has_weights: Whether one without a model's weights is incomplete.
     """
     found = list_checkpoints(run_dir) if run_id is not None else with_fetched(run_dir)
     for path in reversed(found):
@@ -63,7 +64,7 @@ def newest_checkpoint(
                 return path
             if run_id is not None:
                 raise CheckpointError(f"it has no {MANIFEST_NAME}, so this run did not commit it.")
-            check_complete(path, needs_optimizer=True)
+            check_complete(path, needs_optimizer=True, has_weights=has_weights)
         except CheckpointError as error:
             report(f"{path.name} is skipped: {error}")
             continue
@@ -94,7 +95,11 @@ AUTO = "auto"
 
 
 def requested_checkpoint(
-    run_dir: Path, requested: str | bool | None, *, report: Callable[[str], None]
+    run_dir: Path,
+    requested: str | bool | None,
+    *,
+    report: Callable[[str], None],
+    has_weights: bool = True,
 ) -> Path | None:
     """Find the checkpoint that ``train(resume_from_checkpoint=...)`` asks for.
 
@@ -102,6 +107,7 @@ def requested_checkpoint(
         run_dir: The run's ``output_dir``.
         requested: None or False for none, True for the newest, "auto" for the newest if there is one, or a path.
         report: Called with one sentence for every checkpoint that is skipped because it is damaged.
+        has_weights: Whether one without a model's weights is incomplete.
 
     Returns:
         A checkpoint that was verified; None for a run from the beginning.
@@ -113,9 +119,9 @@ def requested_checkpoint(
         return None
     if requested is not True and requested != AUTO:
         checkpoint = named_checkpoint(run_dir, requested)
-        check_resumable(checkpoint)
+        check_resumable(checkpoint, has_weights=has_weights)
         return checkpoint
-    newest = newest_checkpoint(run_dir, report=report)
+    newest = newest_checkpoint(run_dir, report=report, has_weights=has_weights)
     if newest is not None:
         return newest
     if requested is True:
@@ -142,8 +148,12 @@ def named_checkpoint(run_dir: Path, name: str | Path) -> Path:
     return path
 
 
-def check_resumable(path: Path) -> None:
+def check_resumable(path: Path, *, has_weights: bool = True) -> None:
     """Check, before anything starts, that a run can resume from the path that a user named.
+
+    Args:
+        path: The path.
+        has_weights: Whether a checkpoint without a model's weights is incomplete.
 
     Raises:
         CheckpointError: If it cannot; says what was found, what was expected, and which checkpoints are nearby.
@@ -176,7 +186,7 @@ def check_resumable(path: Path) -> None:
         if MANIFEST_NAME in names:
             check_named(path)
         else:
-            check_complete(path, needs_optimizer=False)
+            check_complete(path, needs_optimizer=False, has_weights=has_weights)
     except CheckpointError as error:
         changed = (
             f"If you changed its files on purpose, delete its {MANIFEST_NAME}: then it is read as one of transformers, "

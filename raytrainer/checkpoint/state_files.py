@@ -92,21 +92,34 @@ def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: b
         ) from error
 
 
-def save_schedule(directory: Path, *, scheduler: Stateful, scaler: Stateful | None = None) -> list[Path]:
-    """One rank: write the states of the schedule and of the gradient scaler; return the files.
-
-    Args:
-        directory: The checkpoint.
-        scheduler: The schedule.
-        scaler: The gradient scaler of fp16, if there is one.
+def save_schedule(directory: Path, scheduler: Stateful) -> Path:
+    """One rank: write the state of the schedule; return the file.
 
     Raises:
-        CheckpointError: If a state holds objects that could not be read back safely.
+        CheckpointError: If the state holds objects that could not be read back safely.
     """
-    written = [save_state(directory / SCHEDULER_NAME, scheduler)]
-    if scaler is not None:
-        written.append(save_state(directory / SCALER_NAME, scaler))
-    return written
+    return save_state(directory / SCHEDULER_NAME, scheduler)
+
+
+def save_scaler(directory: Path, scaler: Stateful) -> Path:
+    """One rank: write the state of the gradient scaler of fp16; return the file.
+
+    Raises:
+        CheckpointError: If the state holds objects that could not be read back safely.
+    """
+    return save_state(directory / SCALER_NAME, scaler)
+
+
+def load_scaler(directory: Path, scaler: Stateful) -> None:
+    """All ranks: restore the gradient scaler of fp16; a warning says so if the checkpoint has none.
+
+    Raises:
+        CheckpointError: If its state is damaged or does not fit.
+    """
+    if (directory / SCALER_NAME).is_file():
+        load_state(directory / SCALER_NAME, scaler)
+    else:
+        logger.warning("%s has no %s; loss scaling starts fresh.", directory, SCALER_NAME)
 
 
 def load_optimizer_and_schedule(
@@ -114,15 +127,13 @@ def load_optimizer_and_schedule(
     *,
     load_optimizer: Callable[[Path], None],
     scheduler: Stateful,
-    scaler: Stateful | None = None,
 ) -> bool:
-    """All ranks: restore optimizer, schedule and gradient scaler.
+    """All ranks: restore optimizer and schedule.
 
     Args:
         directory: The checkpoint.
         load_optimizer: Restores the optimizer from it; the backend knows how.
         scheduler: Of the same kind as when it was saved.
-        scaler: Likewise, if this run has one.
 
     Returns:
         False if the checkpoint was saved without them; a warning says so.
@@ -145,11 +156,6 @@ def load_optimizer_and_schedule(
         )
     load_optimizer(directory)
     load_state(directory / SCHEDULER_NAME, scheduler)
-    if scaler is not None:
-        if (directory / SCALER_NAME).is_file():
-            load_state(directory / SCALER_NAME, scaler)
-        else:
-            logger.warning("%s has no %s; loss scaling starts fresh.", directory, SCALER_NAME)
     return True
 
 

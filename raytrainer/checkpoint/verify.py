@@ -57,12 +57,13 @@ def check_files(path: Path, files: Mapping[str, FileRecord]) -> None:
         _check_hash(path / name, record)
 
 
-def check_complete(path: Path, *, needs_optimizer: bool) -> None:
+def check_complete(path: Path, *, needs_optimizer: bool, has_weights: bool = True) -> None:
     """Check a checkpoint that transformers wrote, as far as that is possible without hashes.
 
     Args:
         path: The checkpoint.
         needs_optimizer: Whether one without optimizer and schedule counts as incomplete.
+        has_weights: Whether one without a model's weights does.
 
     Raises:
         CheckpointError: Names what is missing or damaged.
@@ -75,7 +76,8 @@ def check_complete(path: Path, *, needs_optimizer: bool) -> None:
             raise ValueError("it has no global_step")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path / STATE_NAME} cannot be read: {error}") from error
-    _check_weights(path)
+    if has_weights:
+        _check_weights(path)
     for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
         if (path / name).is_file():
             _check_archive(path / name)

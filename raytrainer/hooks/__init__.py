@@ -4,12 +4,16 @@ Every hook runs on the workers, on all ranks, dispatched through the user's own 
 moments at which they are called are those of ``transformers.Trainer``.
 """
 
+from raytrainer.hooks.checkpoints import CheckpointHooks
 from raytrainer.hooks.data import DataHooks
 from raytrainer.hooks.evaluation import EvaluationHooks
+from raytrainer.hooks.model_attributes import ModelAttributes
 from raytrainer.hooks.optimizer import OptimizerHooks
 from raytrainer.hooks.saving import SavingHooks
 from raytrainer.hooks.step import StepHooks
 
 
-class TrainerHooks(DataHooks, OptimizerHooks, StepHooks, EvaluationHooks, SavingHooks):
+class TrainerHooks(
+    ModelAttributes, DataHooks, OptimizerHooks, StepHooks, EvaluationHooks, SavingHooks, CheckpointHooks
+):
     """Everything that a subclass of the Trainer may override."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.trainer_optimizer import is_optimizer_factory
 
 from raytrainer.backends.choose import configured_optimizer, configured_schedule, drops_empty_groups
 from raytrainer.loop.queries import Queries
@@ -57,6 +58,8 @@ class OptimizerHooks(TrainerParts):
         if type(self).get_optimizer_cls_and_kwargs is not Queries.get_optimizer_cls_and_kwargs:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             own: dict[str, Any] = dict(options)
+            if is_optimizer_factory(optimizer_class):
+                return optimizer_class()(model, **own)
             for keyword in _GROUPS:
                 groups = own.pop(keyword, groups)
             return _built(optimizer_class, own, groups)

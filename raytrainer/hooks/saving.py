@@ -79,6 +79,8 @@ class SavingHooks(TrainerParts):
         """Wait for the uploads of this process."""
         if self._process.hub is not None:
             self._process.hub.queue.wait()
+        if self._process.own_push is not None:
+            self._process.own_push.wait_until_done()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         if self.args.metric_for_best_model is None:

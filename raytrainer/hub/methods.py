@@ -6,7 +6,9 @@ Rank 0 does the work; on a driver the driver does, with the weights of the worke
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers.utils import PushInProgress
 
 from raytrainer.hub.card import write_card
 from raytrainer.hub.export_uploads import card_facts, open_repository, push_output_dir
@@ -28,6 +30,19 @@ class HubMethods(TrainerParts):
         """
         if self.is_world_process_zero():
             open_repository(self, token=token, private=private)
+
+    @property
+    def push_in_progress(self) -> PushInProgress | None:
+        """The uploads of this process that have not ended, with ``is_done`` and ``wait_until_done``; None without."""
+        if self._process.own_push is not None:
+            return self._process.own_push
+        hub = self._process.hub
+        pending = hub.queue.pending if hub is not None else []
+        return PushInProgress(cast("Any", pending)) if pending else None
+
+    @push_in_progress.setter
+    def push_in_progress(self, push: PushInProgress | None) -> None:
+        self._process.own_push = push
 
     def create_model_card(
         self,

@@ -55,6 +55,12 @@ class UploadQueue:
             self._replaceable = None if is_required else future
         return future
 
+    @property
+    def pending(self) -> list[Future[Any]]:
+        """The uploads that have not ended."""
+        with self._lock:
+            return [one for one in self._pending if not one.done()]
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for all uploads.
 

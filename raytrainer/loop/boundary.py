@@ -49,12 +49,12 @@ def at_boundary(run: TrainRun) -> None:
     if control.should_log and trainer.state.global_step > run.meter.logged_step:
         log_window(run)
     if trainer.control.should_evaluate:
-        metrics = trainer._evaluate(None, run.ignore_keys_for_eval)
-        is_best = trainer._determine_best_metric(metrics=metrics, trial=None)
+        metrics = trainer._evaluate(trainer._trial, run.ignore_keys_for_eval)
+        is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
         if run.args.save_strategy == SaveStrategy.BEST:
             trainer.control.should_save = is_best or (run.interrupted and is_unsaved(run))
     if trainer.control.should_save:
-        trainer._save_checkpoint(run.model, trial=None)
+        trainer._save_checkpoint(run.model, trial=trainer._trial)
         trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
     if acted:
         run.speed.restart()  # The time of an evaluation or a save does not count as training.

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 class ModelTraits:
     """Facts about one model."""
 
+    model_class: type[nn.Module]
+    """Of the model, without an adapter."""
     accepts_loss_kwargs: bool
     """``forward`` takes ``num_items_in_batch``; whether it uses it is only seen when it runs."""
     label_names: list[str]
@@ -40,6 +42,7 @@ class ModelTraits:
     """Returns a loss without labels (CLIP-like models)."""
     loss_shifts_labels: bool
     """The loss compares position ``i`` with label ``i + 1``, so label 0 is never a target."""
+    label_smoother: LabelSmoother | None
 
 
 def inspect_model(model: nn.Module, args: TrainingArguments) -> ModelTraits:
@@ -59,10 +62,12 @@ def inspect_model(model: nn.Module, args: TrainingArguments) -> ModelTraits:
         and not is_encoder_decoder
     )
     return ModelTraits(
+        model_class=type(inner),
         accepts_loss_kwargs=bool(accepts),
         label_names=list(args.label_names) if args.label_names is not None else find_labels(type(inner)),
         can_return_loss=can_return_loss(type(inner)),
         loss_shifts_labels=shifts,
+        label_smoother=make_label_smoother(model, args),
     )
 
 
@@ -83,6 +88,12 @@ def smoother_shifts(model: nn.Module) -> bool:
     """Whether the smoother must shift labels, as the loss of a causal language model does."""
     name = without_adapter(model)._get_name()
     return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def devices_of(model: object) -> set[str]:
+    """Accelerators that a model's parameters are on."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return {str(one.device) for one in parameters if one.device.type not in ("cpu", "meta")}
 
 
 def without_adapter(model: nn.Module) -> nn.Module:

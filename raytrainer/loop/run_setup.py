@@ -21,8 +21,8 @@ from transformers.trainer_utils import (
 
 from raytrainer.backends.base import Backend
 from raytrainer.callbacks.early_stopping import ended_by
-from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states, restore_states
-from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, load_trainer_state
+from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states
+from raytrainer.checkpoint.state_files import load_trainer_state
 from raytrainer.data.undivided import describe_undivided, is_divided
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
@@ -62,7 +62,7 @@ def open_run(
     """
     args = trainer.args
     if checkpoint is not None:
-        backend.load_model(trainer.model, checkpoint)
+        trainer._load_from_checkpoint(str(checkpoint))
     loader = trainer.get_train_dataloader()
     if runtime.world_size > 1 and not is_divided(loader):
         tell(runtime, describe_undivided(loader, runtime.world_size))
@@ -70,13 +70,9 @@ def open_run(
     model = prepare(trainer, backend, plan)
     if checkpoint is not None:
         if backend.rounds_weights:
-            backend.load_model(trainer.model, checkpoint)
-        load_optimizer_and_schedule(
-            checkpoint,
-            load_optimizer=functools.partial(backend.load_optimizer, trainer.model, trainer.optimizer),
-            scheduler=trainer.lr_scheduler,
-            scaler=trainer.accelerator.scaler,
-        )
+            trainer._load_from_checkpoint(str(checkpoint))
+        trainer._load_optimizer_and_scheduler(str(checkpoint))
+        trainer._load_scaler(str(checkpoint))
     trainer.state = fresh_state(trainer, plan)
     cursor = Cursor()
     saved: LoopState | None = None
@@ -172,6 +168,7 @@ def fresh_state(trainer: TrainerProtocol, plan: TrainPlan) -> TrainerState:
     """The public state of a run that begins at step 0."""
     callback_states: Any = export_states(trainer.callback_handler.callbacks, trainer.control)
     state = TrainerState(stateful_callbacks=callback_states)
+    state.is_hyper_param_search = trainer._trial is not None
     state.train_batch_size = trainer.args.per_device_train_batch_size
     state.compute_steps(trainer.args, plan.max_steps)
     return state
@@ -225,7 +222,7 @@ def restore_callbacks(trainer: TrainerProtocol, states: dict[str, Any], *, is_re
     """
     differing = differing_states(trainer.callback_handler.callbacks, states)
     if is_restart or trainer.args.restore_callback_states_from_checkpoint:
-        trainer.control = restore_states(trainer.callback_handler, trainer.control, states)
+        trainer._load_callback_state()
         if differing:
             text = f"Restored from the checkpoint: {describe_states(differing)}."
             tell(trainer._runtime, text, level="info")
@@ -332,7 +329,9 @@ def set_references(trainer: TrainerProtocol, plan: TrainPlan, loader: DataLoader
     state.num_train_epochs = plan.num_epochs
     state.is_local_process_zero = trainer.is_local_process_zero()
     state.is_world_process_zero = trainer.is_world_process_zero()
-    state.trial_name = state.trial_params = None
+    trial = trainer._trial
+    state.trial_name = trainer.hp_name(trial) if trainer.hp_name is not None and trial is not None else None
+    state.trial_params = trial
     handler.model = trainer.model
     handler.optimizer = trainer.optimizer
     handler.lr_scheduler = trainer.lr_scheduler

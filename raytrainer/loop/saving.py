@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.callbacks.saved_states import export_states
 from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.rng import save_rng
-from raytrainer.checkpoint.state_files import save_schedule, save_trainer_state
+from raytrainer.checkpoint.state_files import save_trainer_state
 from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.position import stream_position
 from raytrainer.loop.boundary import window_over_ranks
@@ -25,12 +24,12 @@ from raytrainer.loop.loop_state import LoopState
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import CheckpointCommitted
+from raytrainer.trainer_protocol import TrainerProtocol
 
 
-def run_directory(args: TrainingArguments) -> Path:
-    """The directory of a run: its checkpoints, logs and exports."""
-    assert args.output_dir is not None
-    return Path(args.output_dir)
+def checkpoint_directory(trainer: TrainerProtocol) -> Path:
+    """The directory that has the checkpoints of a trainer; ``_get_output_dir`` may be overridden."""
+    return Path(trainer._get_output_dir(trainer._trial))
 
 
 def save_checkpoint(run: TrainRun) -> Path:
@@ -41,7 +40,7 @@ def save_checkpoint(run: TrainRun) -> Path:
     """
     trainer, args, runtime = run.trainer, run.args, run.runtime
     began = time.monotonic()
-    directory = run_directory(args)
+    directory = checkpoint_directory(trainer)
     step = trainer.state.global_step
     trainer.store_flos()
     window = window_over_ranks(run)
@@ -99,14 +98,22 @@ def write_weights(run: TrainRun, target: Path) -> list[Path]:
 
 
 def write_optimizer(run: TrainRun, target: Path) -> list[Path]:
-    """All ranks: write the state of the optimizer; the backend decides which rank writes what."""
+    """All ranks: write the states of optimizer and schedule, and the loss scale.
+
+    Returns:
+        The files that this rank wrote, except those of hooks that do not say.
+    """
     if run.args.save_only_model:
         return []
-    return run.backend.save_optimizer(run.trainer.model, run.trainer.optimizer, target)
+    trainer, where = run.trainer, str(target)
+    written: list[Path] = []
+    for save in (trainer._save_optimizer_and_scheduler, trainer._save_scaler):
+        written += save(where) or []
+    return written
 
 
 def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Path]:
-    """This rank: write its random state; rank 0: also the files that exist once.
+    """This rank: write its random state; rank 0: also the state of the loop, and the public one.
 
     Args:
         run: The run.
@@ -116,15 +123,15 @@ def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Pat
     Returns:
         The files that this rank wrote.
     """
-    trainer, args, runtime = run.trainer, run.args, run.runtime
+    trainer = run.trainer
     written: list[Path] = []
-    if not args.save_only_model:
+    if not run.args.save_only_model:
         ahead = run.batches.state_before_held if isinstance(run.batches, MicroBatches) else None
-        written.append(save_rng(target, rank=runtime.rank, world_size=runtime.world_size, ahead=ahead))
-    if runtime.rank != 0:
+        rank, world_size = run.runtime.rank, run.runtime.world_size
+        written.append(save_rng(target, rank=rank, world_size=world_size, ahead=ahead))
+    if run.runtime.rank != 0:
         return written
-    if not args.save_only_model:
-        written += save_schedule(target, scheduler=trainer.lr_scheduler, scaler=trainer.accelerator.scaler)
+    if not run.args.save_only_model:
         written.append(state.write(target))
     written.append(save_trainer_state(target, trainer.state))
     return written

@@ -27,7 +27,7 @@ from raytrainer.loop.failed_step import told_step
 from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
-from raytrainer.loop.saving import run_directory
+from raytrainer.loop.saving import checkpoint_directory
 from raytrainer.loop.step import take_step
 from raytrainer.telemetry.events import TrainEnded
 
@@ -46,7 +46,7 @@ def train(run: TrainRun) -> TrainOutput:
     trainer.control = trainer.callback_handler.on_train_begin(args, trainer.state, trainer.control)
     trainer.control.should_training_stop |= stop_was_saved
     if args.eval_on_start and trainer.state.global_step == 0:
-        trainer._evaluate(None, run.ignore_keys_for_eval, skip_scheduler=True)
+        trainer._evaluate(trainer._trial, run.ignore_keys_for_eval, skip_scheduler=True)
     emit_progress(run, always=True)
     trainer.control.should_training_stop |= run.is_ended
     for epoch in range(run.cursor.epoch, run.plan.num_epochs if not run.is_ended else 0):
@@ -226,12 +226,14 @@ def tidy_up(run: TrainRun) -> None:
     if run.interrupted or state.global_step < state.max_steps or state.best_model_checkpoint is None:
         return
     if args.should_save and args.save_total_limit == 1:
-        prune(run_directory(args), limit=1, keep={state.best_model_checkpoint}, keep_newest=False)
+        prune(
+            checkpoint_directory(run.trainer), limit=1, keep={state.best_model_checkpoint}, keep_newest=False
+        )
 
 
 def output_paths(run: TrainRun) -> dict[str, str]:
     """What a user may look for after training, and its path."""
-    directory = run_directory(run.args)
+    directory = checkpoint_directory(run.trainer)
     found: dict[str, Any] = {"run": directory}
     newest = directory / f"checkpoint-{run.trainer.state.global_step}"
     if newest.is_dir():

@@ -42,11 +42,12 @@ def check_call(
     facts = facts_of(trainer)
     if method == "train":
         check_training(facts)
-        check_trial(_argument(args, kwargs, 1, "trial"))
+        trial = check_trial(_argument(args, kwargs, 1, "trial"))
         check_optimizer(facts)
         check_sharding(facts)
         check_noise(trainer.neftune_noise_alpha, facts.model)
-        check_resume(facts, _argument(args, kwargs, 0, "resume_from_checkpoint"))
+        requested = _argument(args, kwargs, 0, "resume_from_checkpoint")
+        check_resume(facts, requested, trainer._get_output_dir(trial))
     elif method == "evaluate":
         check_evaluation(facts, _argument(args, kwargs, 0, "eval_dataset"))
     elif method == "predict":

@@ -47,7 +47,9 @@ MAKES_METRICS = frozenset(
     }
 )
 """Hooks whose override may add to the metrics of an evaluation, or choose among them."""
-OVERRIDES_OF_INTEREST = MAKES_BATCHES | USES_INPUTS | MAKES_METRICS | {"_get_train_sampler"}
+LOADS_WEIGHTS = "_load_from_checkpoint"
+"""The hook whose override knows which weights its checkpoints hold."""
+OVERRIDES_OF_INTEREST = MAKES_BATCHES | USES_INPUTS | MAKES_METRICS | {"_get_train_sampler", LOADS_WEIGHTS}
 """Methods whose override changes what a check may assume."""
 
 
@@ -77,6 +79,11 @@ class TrainerFacts:
     """Instances."""
     evaluates: frozenset[str] = frozenset()
     """Metrics that the trainer's class gives by itself."""
+
+    @property
+    def loads_own_weights(self) -> bool:
+        """Whether the user's class reads the weights of a checkpoint by itself."""
+        return LOADS_WEIGHTS in self.overrides
 
     @property
     def makes_metrics(self) -> bool:

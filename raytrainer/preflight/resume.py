@@ -19,20 +19,24 @@ from raytrainer.preflight.facts import TrainerFacts
 logger = logging.getLogger(__name__)
 
 
-def check_resume(facts: TrainerFacts, requested: str | bool | None) -> None:
+def check_resume(facts: TrainerFacts, requested: str | bool | None, directory: str) -> None:
     """Check the checkpoint that a run is to resume from.
 
     Args:
         facts: What the trainer was given.
         requested: The argument of ``train()``: a path, True for the newest checkpoint in ``output_dir``, "auto" for
             that one if there is one, or None or False for a run from the beginning.
+        directory: Where the checkpoints of the trainer are.
 
     Raises:
         CheckpointError: If there is no such checkpoint, it is damaged, or it belongs to another model.
     """
-    checkpoint = requested_checkpoint(Path(str(facts.args.output_dir)), requested, report=logger.warning)
+    has_weights = not facts.loads_own_weights
+    checkpoint = requested_checkpoint(
+        Path(directory), requested, report=logger.warning, has_weights=has_weights
+    )
     if checkpoint is None:
         return
     read_loop_state(checkpoint)
-    if isinstance(facts.model, nn.Module):
+    if has_weights and isinstance(facts.model, nn.Module):
         check_matches_model(checkpoint, facts.model)

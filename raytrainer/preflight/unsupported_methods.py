@@ -1,17 +1,16 @@
 """Methods of ``transformers.Trainer`` that nothing calls here, and what a subclass overrides instead.
 
-An override of one of them would be ignored without a word, so the subclass is warned when it is constructed. Names that
-``transformers.Trainer`` does not have belong to the subclass alone. This file never calls a method.
+An override of one of them would be ignored, and something else would be computed, so the subclass is refused when it is
+constructed. Names that ``transformers.Trainer`` does not have belong to the subclass alone. This file never calls a
+method.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from raytrainer.arguments.aliases import callers_level
 from raytrainer.dialects.accelerate_sharding import SHARDING_ARGUMENTS
 from raytrainer.errors import ConfigurationError
 
@@ -27,14 +26,11 @@ class NeverCalled:
 
 
 _LOOP = "the training loop is raytrainer's own and is divided differently"
-_ONE_COMMIT = "a checkpoint is written by all workers and committed once"
-_READ = "a checkpoint is verified and loaded as a whole"
 _PARALLEL = "tensor and context parallelism are not available"
 _SEARCH = "hyperparameters are searched with Ray Tune, whose trials call `trainer.train()`"
 _STEPS = (
     "Override `training_step` or `get_batch_samples`, or write a callback with on_step_begin and on_step_end."
 )
-_SAVE = "Override `_save_checkpoint` and call super, or write a callback with on_save."
 _LOAD = "Write a callback with on_train_begin, which runs after the checkpoint was loaded."
 _TUNE = "Call `trainer.train()` in the function that Ray Tune runs."
 _NORM = "Write a callback with on_pre_optimizer_step, or set max_grad_norm."
@@ -56,7 +52,9 @@ NEVER_CALLED: dict[str, NeverCalled] = {
     ),
     "_sync_replicated_trainable_parameters": NeverCalled(_PARALLEL, "Leave it out."),
     "_prepare_context_parallel_inputs": NeverCalled(_PARALLEL, "Override `_prepare_inputs`."),
-    "_inner_training_loop": NeverCalled(_LOOP, _STEPS),
+    "_inner_training_loop": NeverCalled(
+        _LOOP, f"{_STEPS} A trainer whose loop is its own runs on Ray workers with `raytrainer.on_ray`."
+    ),
     "_run_epoch": NeverCalled(_LOOP, _STEPS),
     "_init_training_state": NeverCalled(_LOOP, _LOAD),
     "_prepare_for_training": NeverCalled(
@@ -89,27 +87,16 @@ NEVER_CALLED: dict[str, NeverCalled] = {
     "_wrap_model": NeverCalled(
         "the backend wraps the model", "Change the model before you pass it, or in model_init=."
     ),
-    "_move_model_to_device": NeverCalled(
-        "a worker has one device, and the model is moved there", "Set use_cpu or use_gpu."
+    "_save_rng_state": NeverCalled(
+        "the random state is saved with a micro-batch that was fetched ahead",
+        "Override `_save_checkpoint` and call super, or write a callback with on_save.",
     ),
-    "_get_output_dir": NeverCalled("a run has one directory", "Set output_dir."),
-    "_save_rng_state": NeverCalled(_ONE_COMMIT, _SAVE),
-    "_save_optimizer_and_scheduler": NeverCalled(_ONE_COMMIT, _SAVE),
-    "_save_scaler": NeverCalled(_ONE_COMMIT, _SAVE),
-    "_load_from_checkpoint": NeverCalled(_READ, _LOAD),
-    "_load_optimizer_and_scheduler": NeverCalled(_READ, _LOAD),
-    "_load_rng_state": NeverCalled(_READ, _LOAD),
-    "_load_scaler": NeverCalled(_READ, _LOAD),
-    "_load_callback_state": NeverCalled(
-        _READ,
-        "Derive the callback from ExportableState with a `state()`, and set restore_callback_states_from_checkpoint.",
+    "_load_rng_state": NeverCalled(
+        "the random state is restored with a micro-batch that was fetched ahead",
+        "Write a callback with on_step_begin, or set ignore_data_skip, which restores none.",
     ),
     "_issue_warnings_after_load": NeverCalled(
         "weights that do not fit are an error", "Change the model, or load the weights before you pass it."
-    ),
-    "_validate_args": NeverCalled(
-        "contradictory arguments are refused when the Trainer is constructed",
-        "Check your own arguments in `__init__`.",
     ),
     "_hp_search_setup": NeverCalled(_SEARCH, _TUNE),
     "_report_to_hp_search": NeverCalled(_SEARCH, _TUNE),
@@ -131,7 +118,10 @@ ONLY_FOR_USERS = frozenset(
         "get_sp_size",
     }
 )
-"""Those of them that work when a user calls them; only an override has no effect."""
+"""Those of them that work when a user calls them; only an override is refused."""
+
+CALLED_BY_THEIR_AUTHOR = frozenset({"hyperparameter_search"})
+"""Those of them that ``transformers`` never calls either: an override is a method of the user's own."""
 
 
 def unsupported_method(name: str) -> Callable[..., Any]:
@@ -154,10 +144,11 @@ def unsupported_method(name: str) -> Callable[..., Any]:
 
 
 class UnsupportedMethods:
-    """Public methods of ``transformers.Trainer`` that raise an explanation instead of an AttributeError."""
+    """Methods of ``transformers.Trainer`` that raise an explanation instead of an AttributeError."""
 
-    hyperparameter_search = unsupported_method("hyperparameter_search")
-    create_accelerator_and_postprocess = unsupported_method("create_accelerator_and_postprocess")
+
+for _name in NEVER_CALLED.keys() - ONLY_FOR_USERS:
+    setattr(UnsupportedMethods, _name, unsupported_method(_name))
 
 
 def is_implemented(base: type, name: str) -> bool:
@@ -170,51 +161,38 @@ def is_implemented(base: type, name: str) -> bool:
     return getattr(base, name, None) is not getattr(UnsupportedMethods, name, None)
 
 
-def overrides_never_called(cls: type, base: type) -> dict[str, type]:
-    """Find the methods of ``transformers.Trainer`` that a subclass overrides and nothing calls.
+def check_overrides(cls: type, base: type) -> None:
+    """Refuse a subclass that overrides a method of ``transformers.Trainer`` which nothing here calls.
+
+    Its override would be ignored, and the run would compute something else than its author meant.
 
     Args:
         cls: The user's class.
         base: The Trainer of this package.
 
-    Returns:
-        Name of the method -> the class that overrides it.
+    Raises:
+        ConfigurationError: If there is such an override; names the class that has it, and what to do instead.
     """
-    found: dict[str, type] = {}
     for kind in cls.__mro__:
         if kind in base.__mro__ or kind.__module__.partition(".")[0] == "raytrainer":
             continue
-        for name in NEVER_CALLED.keys() & vars(kind).keys():
-            if name in ONLY_FOR_USERS or not is_implemented(base, name):
-                found.setdefault(name, kind)
-    return found
+        for name in sorted((NEVER_CALLED.keys() - CALLED_BY_THEIR_AUTHOR) & vars(kind).keys()):
+            entry = NEVER_CALLED[name]
+            raise ConfigurationError(
+                f"{kind.__qualname__}.{name} overrides a method of transformers.Trainer that raytrainer never calls, "
+                f"so it would have no effect: {entry.why}. {entry.do}"
+            )
 
 
-def warn_of_overrides_never_called(cls: type, base: type) -> None:
-    """Warn about the methods that a subclass overrides and nothing calls.
-
-    Args:
-        cls: The user's class.
-        base: The Trainer of this package.
-    """
-    for name, kind in sorted(overrides_never_called(cls, base).items()):
-        entry = NEVER_CALLED[name]
-        warnings.warn(
-            f"{kind.__qualname__}.{name} overrides a method of transformers.Trainer that raytrainer never calls: "
-            f"{entry.why}. {entry.do}",
-            UserWarning,
-            stacklevel=callers_level(),
-        )
-
-
-def check_trial(trial: object) -> None:
-    """Refuse a trial of a hyperparameter search.
+def check_trial(trial: object) -> dict[str, Any] | None:
+    """Return the hyperparameters of a trial, or None.
 
     Raises:
-        ConfigurationError: If there is one.
+        ConfigurationError: If it is not a dict.
     """
-    if trial is not None:
-        raise ConfigurationError(
-            f"train() got a trial ({type(trial).__name__}), but {_SEARCH}. Set the trial's hyperparameters in "
-            "TrainingArguments, and leave trial= out."
-        )
+    if trial is None or isinstance(trial, dict):
+        return cast("dict[str, Any] | None", trial)
+    raise ConfigurationError(
+        f"train() got a trial that is a {type(trial).__name__}; a dict of hyperparameters was expected, because "
+        f"{_SEARCH}. Set its hyperparameters in TrainingArguments, and pass trial=None or a dict, such as trial.params."
+    )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from raytrainer.arguments.seeding import seed_process
 from raytrainer.checkpoint.scan import newest_checkpoint
 from raytrainer.errors import CheckpointError
-from raytrainer.loop.saving import run_directory
+from raytrainer.loop.saving import checkpoint_directory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.parts import SentParts
@@ -110,7 +110,7 @@ class Session:
         """
         if context.trained_run_id is None or self.has_trained:
             return
-        directory = run_directory(self.trainer.args)
+        directory = checkpoint_directory(self.trainer)
         path = Path(context.best_checkpoint) if context.best_checkpoint else None
         if path is None:
             path = newest_checkpoint(directory, run_id=context.trained_run_id, report=logger.warning)

@@ -19,7 +19,6 @@ from raytrainer.arguments.placement import Placement
 from raytrainer.arguments.seeding import seed_process
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.choose import forget_earlier_backend, open_backend
-from raytrainer.loop.model_traits import inspect_model, make_label_smoother, smoother_shifts
 from raytrainer.runtimes.base import Runtime
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.kernels import apply_kernels
@@ -62,7 +61,7 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     state.is_local_process_zero = runtime.local_rank == 0
     state.is_world_process_zero = runtime.rank == 0
     handler.model = model
-    trainer.control = handler.on_init_end(args, state, trainer.control)
+    trainer.control = handler.on_init_end(args, state, trainer.control, of_trackers=True)
     memory.stop_and_update_metrics()
 
 
@@ -99,18 +98,17 @@ def load_model(name: str) -> nn.Module:
 def set_model(trainer: TrainerProtocol, model: nn.Module) -> None:
     """Make a model the one to train: move it to its device, inspect it once, and apply kernels."""
     args = trainer.args
-    model.to(args.device)
+    if trainer.place_model_on_device:
+        trainer._move_model_to_device(model, args.device)
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "use_cache"):
         config.use_cache = args.use_cache
-    trainer._use_model(model, inspect_model(model, args))
-    trainer.label_smoother = make_label_smoother(model, args)
-    trainer._process.smoother_shifts_labels = smoother_shifts(model)
+    trainer._use_model(model)
     apply_kernels(model, args)
 
 
 def build_model(trainer: TrainerProtocol) -> None:
     """Build the model of a trainer with ``model_init`` again, from the run's seed, and drop its optimizer."""
     seed_process(trainer.args)
-    set_model(trainer, trainer.call_model_init())
+    set_model(trainer, trainer.call_model_init(trainer._trial))
     trainer.optimizer = trainer.lr_scheduler = None

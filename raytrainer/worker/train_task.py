@@ -32,7 +32,7 @@ from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.nonfinite import debugging
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.run_setup import open_run
-from raytrainer.loop.saving import run_directory
+from raytrainer.loop.saving import checkpoint_directory
 from raytrainer.loop.train import train
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry import run_lines
@@ -216,7 +216,9 @@ def find_origin(
     Raises:
         CheckpointError: If a checkpoint was asked for and there is none to go on from.
     """
-    directory = run_directory(trainer.args)
+    directory = checkpoint_directory(trainer)
+    # An override reads what it wrote; otherwise the weights must be those of the model.
+    has_weights = "_load_from_checkpoint" not in trainer._overrides()
 
     def report(text: str) -> None:
         logger.warning(text)
@@ -228,10 +230,11 @@ def find_origin(
         own = newest_checkpoint(directory, run_id=runtime.run_id, report=report)
         if own is not None:
             return Origin(checkpoint=own, is_restart=True)
-    checkpoint = requested_checkpoint(directory, requested, report=report)
+    checkpoint = requested_checkpoint(directory, requested, report=report, has_weights=has_weights)
     if checkpoint is None:
         return Origin(checkpoint=None, is_restart=False)
-    check_matches_model(checkpoint, trainer.model)
+    if has_weights:
+        check_matches_model(checkpoint, trainer.model)
     return Origin(checkpoint=checkpoint, is_restart=False)
 
 
@@ -243,7 +246,7 @@ def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
         origin: Where it starts from.
         is_restart: Whether this is a later attempt.
     """
-    directory = run_directory(run.args)
+    directory = checkpoint_directory(run.trainer)
     return RunRecord(
         directory,
         run_id=run.runtime.run_id,

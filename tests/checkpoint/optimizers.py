@@ -6,14 +6,17 @@ import torch
 
 from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_full_optimizer
 from raytrainer.checkpoint.optimizer_state import optimizer_state
-from raytrainer.checkpoint.state_files import load_optimizer_and_schedule, save_schedule
+from raytrainer.checkpoint.state_files import (
+    load_optimizer_and_schedule,
+    load_scaler,
+    save_scaler,
+    save_schedule,
+)
 
 
 def save_optimizer_files(directory, *, optimizer, scheduler, scaler=None):
-    return [
-        *save_full_optimizer(directory, optimizer),
-        *save_schedule(directory, scheduler=scheduler, scaler=scaler),
-    ]
+    written = [*save_full_optimizer(directory, optimizer), save_schedule(directory, scheduler)]
+    return written if scaler is None else [*written, save_scaler(directory, scaler)]
 
 
 def load_optimizer_files(
@@ -34,6 +37,7 @@ def load_optimizer_files(
             device=device,
         )
 
-    return load_optimizer_and_schedule(
-        directory, load_optimizer=load_optimizer, scheduler=scheduler, scaler=scaler
-    )
+    found = load_optimizer_and_schedule(directory, load_optimizer=load_optimizer, scheduler=scheduler)
+    if scaler is not None:
+        load_scaler(directory, scaler)
+    return found

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
@@ -17,6 +18,9 @@ from transformers.training_args import OptimizerNames
 from docs.generate import compatibility
 from docs.generate.differences import DIFFERENCES, ELSEWHERE
 from raytrainer.arguments.aliases import ALIASES
+from raytrainer.errors import ConfigurationError
+from raytrainer.preflight.unsupported_methods import ONLY_FOR_USERS
+from raytrainer.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
@@ -75,6 +79,43 @@ def test_a_difference_is_on_the_page_and_its_proof_is_a_test(key: str) -> None:
     path, _, name = difference.proof.partition("::")
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def status_of(name: str) -> str:
+    (status,) = set(re.findall(rf"^\| `{name}` \| \*(\w+)\*", METHODS, flags=re.MULTILINE))
+    return status
+
+
+def names_called_in(*paths: Path) -> set[str]:
+    return {
+        node.attr
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+METHODS = TEXT[TEXT.index("## Methods that are called") : TEXT.index("## TrainingArguments")]
+PACKAGE = names_called_in(*(ROOT / "raytrainer").rglob("*.py"))
+THEIRS = names_called_in(Path(inspect.getfile(transformers.Trainer)))
+
+
+@pytest.mark.parametrize(
+    "name", sorted(IN_TRANSFORMERS["Methods that are called"] | IN_TRANSFORMERS["Methods with an underscore"])
+)
+def test_a_method_of_transformers_is_called_or_refused_with_an_error(name: str) -> None:
+    if status_of(name) == "refused":
+        with pytest.raises(ConfigurationError, match=f"`Trainer.{name}` is not available"):
+            getattr(Trainer, name)(None)
+    elif name in ONLY_FOR_USERS:
+        with pytest.raises(ConfigurationError, match=rf"\.{name} overrides"):
+            type("Mine", (Trainer,), {name: lambda self: None})(torch.nn.Linear(1, 1))
+    else:
+        assert name in PACKAGE or name not in THEIRS, "an override would be ignored"
+
+
+def test_every_event_on_the_page_is_dispatched() -> None:
+    assert names_of("Events of callbacks") - PACKAGE == set()
 
 
 def test_a_page_is_written_where_it_was_asked_for(tmp_path: Path) -> None:

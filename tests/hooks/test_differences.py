@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
@@ -61,25 +60,40 @@ def test_an_override_of_log_may_take_the_logs_alone(tmp_path: Path) -> None:
     assert heard == [*(row[1] for row in rows(trainer)), None]
 
 
-def test_on_init_end_comes_with_the_model_and_not_in_the_constructor(tmp_path: Path) -> None:
-    class Notes(TrainerCallback):
-        def __init__(self) -> None:
-            self.models: list[Any] = []
+class HearsInit(TrainerCallback):
+    """Records the models of on_init_end."""
 
-        def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.models.append(kwargs["model"])
+    def __init__(self) -> None:
+        self.models: list[Any] = []
 
-    notes = Notes()
-    trainer = raytrainer.Trainer(
-        model=make_model(),
-        args=make_args(raytrainer, tmp_path, max_steps=1),
-        train_dataset=make_samples(),
-        callbacks=[notes],
-    )
-    assert notes.models == []
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.models.append(kwargs["model"])
+
+
+def test_on_init_end_comes_within_the_constructor(tmp_path: Path) -> None:
+    given, added, model = HearsInit(), HearsInit(), make_model()
+    args = make_args(raytrainer, tmp_path, max_steps=1)
+    trainer = raytrainer.Trainer(model=model, args=args, train_dataset=make_samples(), callbacks=[given])
+    assert given.models == [model]
+    trainer.add_callback(added)
     trainer.train()
-    assert [type(model) for model in notes.models] == [transformers.LlamaForCausalLM]
-    assert isinstance(notes.models[0], torch.nn.Module)
+    assert given.models == [model]
+    assert added.models == [], "it was added after the constructor"
+
+
+def test_a_tracker_hears_on_init_end_in_the_process_that_trains(tmp_path: Path) -> None:
+    class Tracker(HearsInit):
+        pass
+
+    Tracker.__module__ = "transformers.integrations.integration_utils"
+    tracker = Tracker()
+    args = make_args(raytrainer, tmp_path, max_steps=1)
+    trainer = raytrainer.Trainer(
+        model=make_model(), args=args, train_dataset=make_samples(), callbacks=[tracker]
+    )
+    assert tracker.models == []
+    trainer.train()
+    assert tracker.models == [trainer.model]
 
 
 def test_the_log_level_is_set_by_the_constructor_and_stays(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ class PointsAt(TrainerCallback):
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         # Never exited: the worker process ends with the test.
         client_points_at(self.url, pytest.MonkeyPatch()).__enter__()

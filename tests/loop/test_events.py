@@ -24,8 +24,6 @@ class Recorder(TrainerCallback):
 
 def record(event: str) -> Any:
     def method(self: Recorder, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if event == "on_init_end":  # raytrainer's trainer is not set up yet when it is constructed.
-            return
         # transformers' PrinterCallback, which comes first, removes total_flos from the dict it is given.
         detail = sorted(kwargs["logs"].keys() - {"total_flos"}) if event == "on_log" else None
         self.seen.append((event, state.global_step, round(state.epoch or 0, 6), detail))

@@ -34,10 +34,6 @@ class Probe(transformers.TrainerCallback):
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
         self.trainer: Any = None
-        self.was_cut_when_made = False
-
-    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.was_cut_when_made = any(hasattr(p, "ds_id") for p in kwargs["model"].parameters())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parameters = list(kwargs["model"].parameters())
@@ -60,7 +56,7 @@ class Probe(transformers.TrainerCallback):
                     bool(getattr(engine.optimizer, name, False))
                     for name in ("offload_optimizer", "offload_param")
                 ],
-                "was_cut_when_made": self.was_cut_when_made,
+                "was_cut_when_made": self.trainer.was_cut_when_made,
                 "elements": sum(getattr(p, "ds_numel", p.numel()) for p in parameters),
                 "local": sum(
                     p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters
@@ -122,6 +118,16 @@ def make_classifier() -> transformers.BertForSequenceClassification:
     )
 
 
+class Watched(raytrainer.Trainer):
+    """Looks at the model as it is made, before the backend wraps it."""
+
+    was_cut_when_made = False
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        self.was_cut_when_made = any(hasattr(p, "ds_id") for p in model.parameters())
+        super()._move_model_to_device(model, device)
+
+
 def make_labelled(count: int) -> list[dict[str, Any]]:
     """The same token sequences, each with a class."""
     return [
@@ -155,7 +161,7 @@ def train(run: dict[str, Any], *, num_workers: int) -> dict[str, Any]:
         **run["options"],
     }
     probe = Probe()
-    trainer = raytrainer.Trainer(
+    trainer = Watched(
         model=run["model"] or (make_classifier() if run["classifies"] else make_model(dropout=0.0)),
         args=raytrainer.TrainingArguments(**options),
         train_dataset=make_labelled(run["num_samples"])
