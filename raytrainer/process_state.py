@@ -48,6 +48,8 @@ class ProcessState:
     runtime: Runtime | None = None
     backend: Backend | None = None
     accelerator: Accelerator | None = None
+    accelerator_alias: Accelerator | None = None
+    """The one from before the trainer was bound; users may hold it."""
     memory_tracker: MemoryTracker | None = None
     model_wrapped: nn.Module | None = None
     """The module that trains: the model, or the wrapper that a backend put around it."""

@@ -425,6 +425,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         early, self._unbound_accelerator = self._unbound_accelerator, None
         if early is None:
             return
+        self._process.accelerator_alias = early
         own = {name: vars(self)[name] for name in ("optimizer", "lr_scheduler")} | self._user_attributes()
         callbacks: list[object] = self.callback_handler.callbacks
         early.bind(accelerator, own, *(vars(callback) for callback in callbacks))
@@ -466,7 +467,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     def _hold_model(self, model: nn.Module) -> None:
         """Driver: hold the model that the workers have."""
-        self._own_model = model
+        self.model = model
         if self._process.workers is not None:
             self._process.workers.note_model(self)
 

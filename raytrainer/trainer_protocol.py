@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from raytrainer.arguments.training_arguments import TrainingArguments
     from raytrainer.backends.base import Backend
+    from raytrainer.backends.unbound import UnboundAccelerator
     from raytrainer.callbacks.handler import CallbackHandler
     from raytrainer.optim.traits import Traits
     from raytrainer.process_state import ProcessState
@@ -75,6 +76,8 @@ class TrainerProtocol(Protocol):
     _own_model: Any
     """The model as it was passed: an instance, a name, or None."""
     _own_collator: Any
+    _unbound_accelerator: UnboundAccelerator | None
+    """Notes what it prepares, until the trainer is bound to this process; None unless somebody asked for it."""
     _signature_columns: list[str] | None
     _train_batch_size: int
     """Samples of a micro-batch: those of the arguments, or those that ``auto_find_batch_size`` found."""

@@ -68,6 +68,16 @@ def carry_out(
             _replace_in(holder, results)
 
 
+def is_held(item: object, value: object) -> bool:
+    """Whether a value is an object, or holds it where ``carry_out`` replaces it."""
+    if item is None or value is item:
+        return item is not None
+    inside: Any = value._modules if isinstance(value, nn.Module) else value
+    if isinstance(inside, dict):
+        inside = list(cast("dict[Any, Any]", inside).values())
+    return isinstance(inside, list | tuple) and any(is_held(item, one) for one in cast("list[Any]", inside))
+
+
 def _replace_in(container: dict[Any, Any] | list[Any], results: dict[int, Any]) -> None:
     """Put prepared objects where their originals are: in a dict or list, in those inside it, and in modules."""
     for key in list(container) if isinstance(container, dict) else range(len(container)):

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from raytrainer.arguments.accelerator_config import loader_configuration
 from raytrainer.arguments.unbound_state import UnboundState, share_with_process
-from raytrainer.backends.prepared_early import Preparation, carry_out, note
+from raytrainer.backends.prepared_early import Preparation, carry_out, is_held, note
 from raytrainer.dialects.accelerate_sharding import ACCELERATOR_PLUGIN, PLUGIN_ATTRIBUTES
 from raytrainer.errors import ConfigurationError
 
@@ -217,6 +217,14 @@ class UnboundAccelerator(Accelerator):
     def __getstate__(self) -> dict[str, Any]:
         alive = [one for one in self.preparations if one.result is not None]
         return {**vars(self), "preparations": alive}
+
+    def num_kept(self, holders: list[dict[str, Any]]) -> int:
+        """How many of the notes matter to a rank: those of loaders that nobody stored do not.
+
+        Args:
+            holders: Where they may have been stored, by name.
+        """
+        return sum(one.loader is None or is_held(one.result, holders) for one in self.preparations)
 
     def bind(self, accelerator: Accelerator, *holders: dict[str, Any]) -> None:
         """All ranks: carry out what was noted, and become an alias of the accelerator of this process.

@@ -87,6 +87,7 @@ class CallbackHandler(trainer_callback.CallbackHandler):
 
     if TYPE_CHECKING:
         # The base class types neither its keywords nor what it returns.
+        on_init_end: Event
         on_train_end: Event
         on_epoch_begin: Event
         on_epoch_end: Event
@@ -126,7 +127,7 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         for callback in callbacks:
             self.add_callback(callback)
         self._of_constructor = list(self.callbacks)
-        """Only these are told that the trainer is constructed; it was before others are added."""
+        """Those that were there when the trainer was constructed; others are not told that it was."""
         if not any(isinstance(callback, DefaultFlowCallback) for callback in self.callbacks):
             logger.warning(
                 "No DefaultFlowCallback among the callbacks (%s): nothing decides when to log, evaluate, save and "
@@ -144,6 +145,8 @@ class CallbackHandler(trainer_callback.CallbackHandler):
                 type(instance).__name__,
                 _one_line(self.callback_list),
             )
+        if type(instance) in SHOWN_BY_CONSOLE:
+            _silence(instance)
         self.callbacks.append(instance)
 
     def overrides(self, event: str) -> bool:
@@ -207,24 +210,18 @@ class CallbackHandler(trainer_callback.CallbackHandler):
             raise
         return control if answer is None else _apply(answer, control, callback, event)
 
-    def on_init_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        of_trackers: bool = False,
+    def open_trackers(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl
     ) -> TrainerControl:
-        """The constructor of the trainer ends, or trackers may open what belongs to the process that reports.
+        """Tell the trackers that the constructor has ended, in the process that trains: they open what belongs to it.
 
         Args:
             args: The training arguments.
             state: The state of the trainer.
             control: The control flags.
-            of_trackers: Call the trackers, in the process that trains; otherwise all other callbacks.
         """
-        for callback in self._listeners_of("on_init_end"):
-            if is_tracker(callback) is of_trackers:
+        for callback in self.callbacks:
+            if is_tracker(callback) and any(callback is one for one in self._of_constructor):
                 control = self._call(callback, "on_init_end", args, state, control, {})
         return control
 
@@ -233,10 +230,10 @@ class CallbackHandler(trainer_callback.CallbackHandler):
             self._forget_listeners()
         listeners = self._listeners.get(event)
         if listeners is None:
-            told = self.callbacks
+            found = [one for one in self.callbacks if _listens(one, event)]
             if event == "on_init_end":
-                told = [one for one in told if any(one is first for first in self._of_constructor)]
-            listeners = self._listeners[event] = tuple(one for one in told if _listens(one, event))
+                found = [one for one in found if not is_tracker(one)]  # see open_trackers
+            listeners = self._listeners[event] = tuple(found)
         return listeners
 
     def _forget_listeners(self) -> None:
@@ -253,6 +250,20 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         return base.on_train_begin(args, state, control, **kwargs)
 
 
+SHOWN_BY_CONSOLE = (ProgressCallback, PrinterCallback)
+"""Callbacks whose work the console does, on the driver's terminal."""
+
+
+def _silence(callback: object) -> None:
+    """Have one of them do nothing even where a library calls all callbacks by itself."""
+    for event in vars(type(callback)).keys() & set(EVENTS):
+        setattr(callback, event, _say_nothing)
+
+
+def _say_nothing(*args: object, **kwargs: object) -> None:
+    """Takes the place of an event."""
+
+
 def is_tracker(callback: object) -> bool:
     """Whether a callback is one of transformers' reporters: they open what belongs to the process that reports."""
     return any(kind.__module__.startswith("transformers.integrations.") for kind in type(callback).__mro__)
@@ -260,8 +271,8 @@ def is_tracker(callback: object) -> bool:
 
 def _listens(callback: TrainerCallback | type[TrainerCallback], event: str) -> bool:
     """Whether ``callback`` has a method of its own for ``event``; duck-typed objects may lack some events."""
-    if type(callback) in (ProgressCallback, PrinterCallback):
-        return False  # The console does their work, on the driver's terminal.
+    if type(callback) in SHOWN_BY_CONSOLE:
+        return False
     method = getattr(callback, event, None)
     if method is None:
         return False

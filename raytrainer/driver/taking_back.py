@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raytrainer.trainer_protocol import TrainerProtocol
-from raytrainer.wire.parts import BOUND, Callbacks, Path, known_objects, name_of, set_part
-from raytrainer.wire.pieces import BoundError, from_pieces
+from raytrainer.wire.parts import BOUND, Callbacks, Gone, Path, known_objects, name_of, set_part, state_of
+from raytrainer.wire.pieces import BoundError, from_pieces, in_pieces
 from raytrainer.worker.returned import Returned
 
 
@@ -60,6 +60,8 @@ def take_back(trainer: TrainerProtocol, callbacks: Callbacks, returned: Returned
             raise BoundError(f"it refers to {name}, which the driver does not have")
         return objects[name]
 
+    for name in trainer._user_attributes().keys() & state_of(trainer).keys() - returned.attributes:
+        returned.parts["attribute", name] = in_pieces(Gone.GONE)
     for path, pieces in returned.parts.items():
         name = name_of(path)
         if path[0] == "callback":

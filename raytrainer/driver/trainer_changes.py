@@ -125,8 +125,8 @@ def needs_new_workers(paths: Collection[Path], *, num_workers: int, is_sharded: 
             return len(path) == 1 or path[1] in SET_UP_FIELDS
         if kind == "weight":
             return is_sharded
-        # DDP has decided which gradients it reduces.
-        return kind == "structure" or (kind == "trainable" and (is_sharded or num_workers > 1))
+        # DDP has decided which gradients it reduces. All ranks prepare together, once, when they are set up.
+        return kind in ("structure", "prepared") or (kind == "trainable" and (is_sharded or num_workers > 1))
 
     return [path for path in paths if is_fixed(path)]
 
@@ -154,6 +154,14 @@ def _parts_of(trainer: TrainerProtocol, callbacks: Mapping[str, object]) -> dict
     for number, callback in callbacks.items():
         parts["callback", number] = callback
         parts |= {("callback", number, name): value for name, value in state_of(callback).items()}
+    early = trainer._unbound_accelerator
+    parts["prepared",] = (
+        0
+        if early is None
+        else early.num_kept(
+            [trainer._user_attributes(), *(state_of(callback) for callback in callbacks.values())]
+        )
+    )
     parts["callbacks",] = [numbers[id(callback)] for callback in trainer.callback_handler.callbacks]
     return parts | _parts_of_model(trainer._own_model)
 

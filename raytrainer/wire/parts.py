@@ -6,7 +6,8 @@ holds the tokenizer, names it instead of bringing a second one along.
 
 A path names a part: ``("attribute", name)``, ``("args", field)``, ``("callback", number)`` for a callback as a whole,
 ``("callback", number, attribute)``, ``("callbacks",)`` for their order, ``("weight", name)``, ``("trainable",)``,
-``("config", attribute)``, ``("generation_config", attribute)``.
+``("config", attribute)``, ``("generation_config", attribute)``, ``("structure",)`` for the modules of the model,
+``("prepared",)`` for what the driver's accelerator has prepared.
 """
 
 # The underscore of a trainer's attribute keeps users out; the files of this package share it.
@@ -33,8 +34,8 @@ Callbacks: TypeAlias = Mapping[str, object]
 SentParts: TypeAlias = Shipped | dict[Path, Pieces]
 """Parts in transport form: all in one pickle, or each by itself, as they came back from a task."""
 
-APART = frozenset({"args", "callback_handler", "_own_model"})
-"""Attributes of a trainer that consist of parts themselves."""
+APART = frozenset({"args", "callback_handler", "_own_model", "_unbound_accelerator"})
+"""Attributes of a trainer that consist of parts themselves, or of which each process has its own."""
 BOUND = "bound: "
 """Begins the name of an object that exists in the worker's process only."""
 
@@ -59,7 +60,12 @@ def name_of(path: Path) -> str:
         return f"trainer.model.{kind}.{rest[0]}"
     if kind == "args":
         return f"args.{rest[0]}" if rest else "args"
-    return {"trainable": "requires_grad", "structure": "the modules of trainer.model"}.get(kind, kind)
+    names = {
+        "trainable": "requires_grad",
+        "structure": "the modules of trainer.model",
+        "prepared": "what trainer.accelerator has prepared",
+    }
+    return names.get(kind, kind)
 
 
 def name_of_object(path: Path) -> str | None:
@@ -78,6 +84,10 @@ def known_objects(trainer: TrainerProtocol, callbacks: Callbacks) -> Iterator[tu
     yield "trainer", trainer
     yield "args", trainer.args
     yield "callback_handler", trainer.callback_handler
+    process = trainer._process
+    accelerator = trainer._unbound_accelerator or process.accelerator_alias or process.accelerator
+    if accelerator is not None:
+        yield "accelerator", accelerator
     model = trainer._own_model
     if is_module(model):
         yield "model", model
@@ -162,10 +172,25 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def set_part(trainer: TrainerProtocol, callbacks: Callbacks, path: Path, value: Any) -> None:
-    """Set an attribute of a trainer, or of one of its callbacks."""
+    """Set an attribute of a trainer, or of one of its callbacks. A module stays the same object, on its device."""
     kind, *rest = path
     owner: object = trainer if kind == "attribute" else callbacks[rest[0]]
+    before = vars(owner).get(rest[-1])
     if value is Gone.GONE:
         vars(owner).pop(rest[-1], None)
+    elif is_module(before) and type(before) is type(value) and not _is_known(value, trainer, callbacks):
+        _change_module(cast("nn.Module", before), value)
     else:
         vars(owner)[rest[-1]] = value
+
+
+def _is_known(value: object, trainer: TrainerProtocol, callbacks: Callbacks) -> bool:
+    return any(value is known for _, known in known_objects(trainer, callbacks))
+
+
+def _change_module(module: nn.Module, new: nn.Module) -> None:
+    devices = {tensor.device for _, tensor in tensors_of(module)}
+    vars(module).clear()
+    vars(module).update(vars(new))
+    if len(devices) == 1:
+        module.to(devices.pop())

@@ -8,7 +8,7 @@ read there, is left out and named. What exists in this process only, such as the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -18,6 +18,7 @@ from raytrainer.wire.parts import (
     Path,
     bound_objects,
     by_identity,
+    is_module,
     known_objects,
     name_of_object,
     state_of,
@@ -33,6 +34,8 @@ class Returned:
     trained_world_size: int | None = None
     """Ranks of the last ``train()``."""
     parts: dict[Path, Pieces] = field(default_factory=dict[Path, Pieces])
+    attributes: frozenset[str] = frozenset()
+    """Names of all that the trainer has on rank 0; what the user deleted there is not among them."""
 
 
 def returned(trainer: TrainerProtocol, callbacks: Callbacks, value: object) -> Returned:
@@ -44,23 +47,28 @@ def returned(trainer: TrainerProtocol, callbacks: Callbacks, value: object) -> R
         value: What the method returned.
     """
     going = dict(_going_back(trainer, callbacks))
+    known = by_identity(chain(bound_objects(trainer), known_objects(trainer, callbacks)))
+    own = {name_of_object(path) for path in going}
+    itself = {identity: name for identity, name in known.items() if name not in own}
     # The driver takes over these first, and finds what others refer to.
-    first = {name_of_object(path) for path in _FIRST}
-    own = {name_of_object(path) for path in going} - first
-    known = by_identity(
-        (name, known)
-        for name, known in chain(bound_objects(trainer), known_objects(trainer, callbacks))
-        if name not in own
-    )
-    itself = {identity: name for identity, name in known.items() if name not in first}
+    first = [path for path, part in going.items() if _comes_first(path, part, known)]
+    parts = {path: in_pieces(going[path], itself) for path in first}
+    found = {name_of_object(path) for path, pieces in parts.items() if pieces.why_not is None}
+    others = {identity: name for identity, name in known.items() if name not in own - found}
+    parts |= {path: in_pieces(part, others) for path, part in going.items() if path not in parts}
     return Returned(
-        value=in_pieces(value, known),
+        value=in_pieces(value, others),
         trained_world_size=trainer._process.trained_world_size,
-        parts={path: in_pieces(part, itself if path in _FIRST else known) for path, part in going.items()},
+        parts=parts,
+        attributes=frozenset(vars(trainer)),
     )
 
 
 _FIRST: tuple[Path, ...] = (("attribute", "state"), ("attribute", "control"))
+
+
+def _comes_first(path: Path, part: object, known: Mapping[int, str]) -> bool:
+    return path in _FIRST or (is_module(part) and known.get(id(part)) == name_of_object(path))
 
 
 def _going_back(trainer: TrainerProtocol, callbacks: Callbacks) -> Iterator[tuple[Path, object]]:

@@ -61,7 +61,7 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     state.is_local_process_zero = runtime.local_rank == 0
     state.is_world_process_zero = runtime.rank == 0
     handler.model = model
-    trainer.control = handler.on_init_end(args, state, trainer.control, of_trackers=True)
+    trainer.control = handler.open_trackers(args, state, trainer.control)
     memory.stop_and_update_metrics()
 
 

@@ -34,7 +34,8 @@ class Distilling(raytrainer.Trainer):
         self.seen = {
             "teacher is prepared": self.teacher._is_accelerate_prepared,
             "nested": self.nested["teachers"][0] is self.teacher,
-            "beside": type(self.beside).__name__,
+            "beside": type(getattr(self, "beside", None)).__name__,
+            "late": getattr(self, "late", None) is not None and self.late._is_accelerate_prepared,
             "ranks": accelerator.gather(torch.tensor([accelerator.process_index])).tolist(),
             "early is bound": self.early.state is accelerator.state,
             "batches": len(self.get_eval_dataloader()),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.backends.distilling import before_training, make_distilling
 from tests.torchrun import torchrun
@@ -16,6 +17,7 @@ ON_A_RANK = {
     "teacher is prepared": True,
     "nested": True,
     "beside": "DistributedDataParallel",
+    "late": False,
     "ranks": [0, 1],
     "early is bound": True,
     "batches": 3,
@@ -34,6 +36,11 @@ def test_on_ray_it_is_prepared_on_the_workers(tmp_path: Path) -> None:
     assert type(trainer.beside).__name__ == "Linear"
     trainer.train()
     assert trainer.seen == ON_A_RANK
+    assert trainer.early is trainer.accelerator, "it came back as the driver's own"
+    assert not hasattr(trainer, "beside"), "a hook deleted it"
+    trainer.late = trainer.accelerator.prepare_model(torch.nn.Linear(1, 1), evaluation_mode=True)
+    trainer.evaluate()
+    assert trainer.seen == {**ON_A_RANK, "beside": "NoneType", "late": True}
     trainer.end()
 
 

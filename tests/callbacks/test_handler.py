@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler as TransformersHandler
-from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback
+from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, ProgressCallback
 
 from raytrainer.callbacks.handler import CONTROL_FLAGS, EVENTS, CallbackHandler
 from raytrainer.errors import ConfigurationError
@@ -339,17 +339,29 @@ def test_an_event_without_listeners_costs_less_than_half_of_transformers():
     assert cost[0] < cost[1] / 2
 
 
-def test_only_callbacks_of_the_constructor_are_told_that_it_ended(tmp_path):
+def test_a_library_that_replaces_call_event_gets_on_init_end_for_what_it_added(tmp_path):
     told = []
 
     class Told(TrainerCallback):
-        def __init__(self, name):
-            self.name = name
-
         def on_init_end(self, args, state, control, **kwargs):
-            told.append(self.name)
+            told.append(kwargs["model"])
 
-    handler = CallbackHandler([DefaultFlowCallback, Told("first")], None, None, None, None)
-    handler.add_callback(Told("later"))
+    handler = CallbackHandler([DefaultFlowCallback], None, None, None, None)
+
+    def call_event(event, *args, **kwargs):
+        for callback in handler.callbacks:
+            getattr(callback, event)(*args, model="the library's own", **kwargs)
+
+    handler.call_event = call_event
+    handler.add_callback(Told())
     handler.on_init_end(TrainingArguments(output_dir=str(tmp_path)), TrainerState(), TrainerControl())
-    assert told == ["first"]
+    assert told == ["the library's own"]
+
+
+@pytest.mark.parametrize("kind", [ProgressCallback, PrinterCallback])
+def test_what_the_console_shows_is_not_shown_again_by_a_library_that_calls_all_callbacks(kind, capfd):
+    handler = CallbackHandler([DefaultFlowCallback, kind], None, None, None, None)
+    state = TrainerState(max_steps=2, is_world_process_zero=True)
+    for event, more in (("on_train_begin", {}), ("on_step_end", {}), ("on_log", {"logs": {"loss": 1.0}})):
+        getattr(handler.callbacks[1], event)(None, state, TrainerControl(), **more)
+    assert "".join(capfd.readouterr()) == ""
