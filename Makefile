@@ -70,6 +70,7 @@ test-serial: $(HAS_DEV) $(HAS_DATA)
 # Hugging Face's own example scripts are not part of this repository: they run when TRANSFORMERS_CHECKOUT names a
 # checkout of transformers.
 clients: export TRANSFORMERS_CHECKOUT ?=
+clients: export RAYTRAINER_ALL_CLIENTS := 1
 clients: $(HAS_DEV)
 	@test -n "$$TRANSFORMERS_CHECKOUT" || echo "TRANSFORMERS_CHECKOUT is not set: Hugging Face's example scripts are skipped."
 	@$(BIN)/python -m pytest -q -n 1 tests/clients $(ARGS)

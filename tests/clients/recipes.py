@@ -162,7 +162,7 @@ def grpo(directory: Path, **options: Any) -> Any:
 
 
 def sentence_model(directory: Path) -> Any:
-    """A sentence transformer of a tiny encoder, which has to be on storage to be one."""
+    """A sentence transformer of a tiny encoder, which has to be on storage to be one; all modes share it."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -191,7 +191,7 @@ def sentence(directory: Path, **options: Any) -> Any:
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    model = sentence_model(directory.parent)
+    model = sentence_model(directory.parents[2])
     return SentenceTransformerTrainer(
         model,
         SentenceTransformerTrainingArguments(
@@ -206,7 +206,7 @@ def setfit(directory: Path, **options: Any) -> Any:
     from setfit import SetFitModel, Trainer, TrainingArguments
     from sklearn.linear_model import LogisticRegression
 
-    model = SetFitModel(model_body=sentence_model(directory.parent), model_head=LogisticRegression())
+    model = SetFitModel(model_body=sentence_model(directory.parents[2]), model_head=LogisticRegression())
     trainer = Trainer(
         model,
         TrainingArguments(
@@ -217,6 +217,7 @@ def setfit(directory: Path, **options: Any) -> Any:
             logging_steps=1,
             save_strategy="steps",
             save_steps=2,
+            save_total_limit=None,
             report_to="none",
             seed=3,
         ),

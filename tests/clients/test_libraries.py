@@ -16,14 +16,17 @@ import torch
 ROOT = Path(__file__).parents[2]
 NAMES = ("sft", "dpo", "reward", "grpo", "sentence", "setfit")
 NUM_STEPS = 4
-KILLED = ("sft", "dpo", "reward") if os.environ.get("RAYTRAINER_ALL_CLIENTS") else ("sft",)
+ALL = bool(os.environ.get("RAYTRAINER_ALL_CLIENTS"))
+KILLED = ("sft", "dpo", "reward") if ALL else ("sft",)
+ON_TWO_RANKS = ("sft", "dpo", "reward", "grpo", "sentence")
+"""Those that transformers trains on two ranks when torchrun starts their recipe; setfit's arguments stay on one."""
 TIMEOUT_S = 280
 pytestmark = pytest.mark.serial  # so that one process runs all of them, and each fixture once
 
 
-def run(mode: str, directory: Path, *names: str) -> dict[str, Any]:
+def run(mode: str, directory: Path, *names: str, launcher: tuple[str, ...] = ()) -> dict[str, Any]:
     subprocess.run(
-        [sys.executable, "-m", "tests.clients.libraries", mode, str(directory), *names],
+        [sys.executable, "-m", *launcher, "tests.clients.libraries", mode, str(directory), *names],
         check=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "CI": "1", "RAY_AUTH_MODE": "disabled"},
@@ -70,6 +73,23 @@ def test_losses_and_weights_in_process_are_those_of_transformers(
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
 
+@pytest.fixture(scope="module")
+def resumed(in_process: Any, directory: Path) -> dict[str, Any]:
+    return run("resumed", directory, *NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_resumed_is_the_uninterrupted_one(
+    in_process: Any, resumed: dict[str, Any], directory: Path, name: str
+) -> None:
+    assert resumed[name]["first_step"] == 2
+    assert resumed[name]["losses"] == in_process[1][name]["losses"]
+    assert resumed[name]["rewards"] == in_process[1][name]["rewards"]
+    expected = weights(directory, "in_process", name)
+    for key, value in weights(directory, "resumed", name).items():
+        assert torch.equal(value, expected[key]), key
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("name", NAMES)
 def test_two_workers_train_it(on_workers: Any, directory: Path, name: str) -> None:
@@ -77,6 +97,19 @@ def test_two_workers_train_it(on_workers: Any, directory: Path, name: str) -> No
     assert found["world_size"] == 2
     assert len(found["losses"]) == NUM_STEPS
     assert "checkpoint-4" in found["checkpoints"]
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not ALL, reason="set RAYTRAINER_ALL_CLIENTS=1")
+def test_losses_on_two_workers_are_those_of_transformers_on_two_ranks(
+    in_process: Any, on_workers: dict[str, Any], directory: Path
+) -> None:
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+    stock = run("stock_ranks", directory, *ON_TWO_RANKS, launcher=torchrun)
+    for name in ON_TWO_RANKS:
+        assert stock[name]["world_size"] == 2
+        assert on_workers[name]["losses"] == pytest.approx(stock[name]["losses"], abs=1e-6), name
+        assert on_workers[name]["rewards"] == stock[name]["rewards"], name
 
 
 @pytest.mark.ray
