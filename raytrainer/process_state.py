@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from raytrainer.loop.loss_scaling import LossScaling
     from raytrainer.loop.run import TrainRun
     from raytrainer.loop.step import FlopCounter
+    from raytrainer.loop.trainable import Trainable
     from raytrainer.runtimes.base import Runtime
     from raytrainer.telemetry.console import Renderer
     from raytrainer.worker.memory_metrics import MemoryTracker
@@ -62,6 +63,8 @@ class ProcessState:
     flop_counter: FlopCounter | None = None
     loss_function: LossFunction | None = None
     """The ``compute_loss_func`` that was called last."""
+    trainable: Trainable | None = None
+    """The parameters of the model and the optimizer that trained last."""
     model_took_count: bool = False
     """The model was called with ``num_items_in_batch`` and did not reject it."""
     eval_loaders: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -170,6 +170,11 @@ DIFFERENCES: dict[str, Difference] = {
         '"auto" also begins a new run where there is none.',
         "tests/checkpoint/test_scan.py::test_a_damaged_newest_is_passed_over_with_a_message_and_the_one_before_is_used",
     ),
+    "Trainer.create_optimizer": Difference(
+        "Parameters that a callback unfreezes later become groups of the optimizer, and follow its schedule; in "
+        "`transformers` they are never stepped.",
+        "tests/loop/test_trainable.py::test_what_is_unfrozen_is_trained_as_if_it_had_been_in_the_optimizer_all_along",
+    ),
     "Trainer.compute_loss": Difference(
         "An override may leave `num_items_in_batch` out of its signature, as in the guide of `transformers`.",
         "tests/loop/test_loss_scaling.py::test_the_guides_custom_trainer",

@@ -67,6 +67,14 @@ class Backend(Protocol):
         """After the optimizer's step: the norm from ``clip_grad_norm``, or from the step itself; a scalar."""
         ...
 
+    def follow_trainable(self, model: nn.Module) -> nn.Module:
+        """All ranks, between steps: parameters were frozen or unfrozen; return the wrapped model that trains now.
+
+        Raises:
+            ConfigurationError: If the backend cannot follow.
+        """
+        ...
+
     def zero_grad(self, model: nn.Module) -> None:
         """Free the gradients."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -111,6 +111,29 @@ class DataParallelBackend:
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
         norm_of_step = None if self._reduces else getattr(self._optimizer, "norm_of_step", None)
         return found if norm_of_step is None else norm_of_step()
+
+    def follow_trainable(self, model: nn.Module) -> nn.Module:
+        if isinstance(model, DistributedDataParallel):
+            model = self._wrap_again(model)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return model
+
+    def _wrap_again(self, wrapped: DistributedDataParallel) -> DistributedDataParallel:
+        """All ranks: DDP reduces the parameters that could be trained when it was made, so it is made anew."""
+        handler = self.accelerator.ddp_handler
+        options: dict[str, Any] = {} if handler is None else handler.to_kwargs()
+        if wrapped.device_ids is not None:
+            options |= {"device_ids": wrapped.device_ids, "output_device": wrapped.output_device}
+        module = cast("nn.Module", wrapped.module)
+        # The reducer takes its hooks off the parameters when the last reference to it is gone.
+        for name in ("reducer", "logger"):
+            vars(wrapped).pop(name)
+        again = DistributedDataParallel(module, **options)
+        if handler is not None:
+            handler.register_comm_hook(again)
+        known: list[Any] = self.accelerator._models
+        known[:] = [again if one is wrapped else one for one in known]
+        return again
 
     def zero_grad(self, model: nn.Module) -> None:
         for parameter in self._parameters:

@@ -108,6 +108,11 @@ class FullyShardedBackend:
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
         return found
 
+    def follow_trainable(self, model: nn.Module) -> nn.Module:
+        # A gathered parameter takes over whether its shard is trained.
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return model
+
     def zero_grad(self, model: nn.Module) -> None:
         for parameter in self._parameters:
             parameter.grad = None

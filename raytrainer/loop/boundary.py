@@ -11,6 +11,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
+from raytrainer.loop.trainable import apply_changes, has_changed
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import Note, StepDone
 from raytrainer.trainer_protocol import TrainerProtocol
@@ -21,15 +22,37 @@ _EMIT_EVERY_S = 0.2
 _FLAGS = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
 
 
+_STEP_EVENTS = ("on_step_begin", "on_substep_end")
+"""Events within a step whose callbacks may ask for something that all ranks must do."""
+
+
+def agree_on_events(run: TrainRun) -> None:
+    """All ranks, when an epoch begins: see which events within a step callbacks of any rank listen to.
+
+    After those the ranks synchronize. A rank may have callbacks that the others lack.
+    """
+    handler = run.trainer.callback_handler
+    heard = run.runtime.agree([int(handler.overrides(event)) for event in _STEP_EVENTS])
+    run.step_events = frozenset(
+        event for event, is_heard in zip(_STEP_EVENTS, heard, strict=True) if is_heard
+    )
+
+
 def agree_on_control(run: TrainRun) -> None:
-    """All ranks: make every rank act alike on what any rank's callbacks, or the driver, asked for."""
+    """All ranks: make every rank act alike on what any rank's callbacks, or the driver, asked for.
+
+    They also see whether callbacks have frozen or unfrozen parameters.
+    """
     control = run.trainer.control
-    command = run.runtime.command()
+    command, is_changed = run.runtime.command(), has_changed(run)
     if run.runtime.world_size > 1:
-        agreed = run.runtime.agree([*(int(getattr(control, flag)) for flag in _FLAGS), int(command)])
-        for flag, value in zip(_FLAGS, agreed, strict=False):
+        flags = [int(getattr(control, flag)) for flag in _FLAGS]
+        *agreed, number, is_changed = run.runtime.agree([*flags, int(command), int(is_changed)])
+        for flag, value in zip(_FLAGS, agreed, strict=True):
             setattr(control, flag, bool(value))
-        command = Command(agreed[-1])
+        command = Command(number)
+    if is_changed:
+        apply_changes(run)
     if command >= Command.STOP_AFTER_SAVE and not run.interrupted:
         run.interrupted = True
         control.should_training_stop = True

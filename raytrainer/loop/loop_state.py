@@ -19,7 +19,9 @@ from raytrainer.loop.plan import Cursor
 NAME = "loop_state.json"
 FORMAT = 2
 """Of the file. Files without a number are the oldest."""
-_ADDED_IN_2 = frozenset({"called_at", "is_at_epoch_end", "window_empty_steps", "logged_empty_steps"})
+_ADDED_IN_2 = frozenset(
+    {"trainable", "called_at", "is_at_epoch_end", "window_empty_steps", "logged_empty_steps"}
+)
 _MAY_LACK: dict[int, frozenset[str]] = {0: _ADDED_IN_2 | {"stream", "model_divides", "task"}, 1: _ADDED_IN_2}
 """Format -> keys that files of it may lack."""
 
@@ -51,6 +53,8 @@ class LoopState:
     """A loss that is not finite has been reported."""
     model_divides: bool | None = None
     """The model was seen to divide its loss by ``num_items_in_batch``; None if nothing was seen."""
+    trainable: dict[str, Any] | None = None
+    """Names of parameters that were frozen or unfrozen after the optimizer was built (``loop.trainable``)."""
     task: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the trainer of one task (``SFTTrainer``) keeps."""
 

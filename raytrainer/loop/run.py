@@ -20,6 +20,7 @@ from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
 if TYPE_CHECKING:
+    from raytrainer.loop.trainable import Trainable
     from raytrainer.trainer_protocol import TrainerProtocol
 
 
@@ -72,6 +73,10 @@ class TrainRun:
     reported_bad_loss: bool = False
     reported_missing_targets: bool = False
     """Samples without a target have been named on this rank."""
+    step_events: frozenset[str] = frozenset()
+    """Events within a step that callbacks of any rank listen to."""
+    trainable: Trainable | None = None
+    """The parameters that can be trained, and those of the optimizer; set before training begins."""
     pending_notes: list[str] = field(default_factory=list[str])
     """What this rank has to say, and rank 0 says for it at the next log."""
     kind_of_loss_is_known: bool = False

@@ -31,6 +31,7 @@ from raytrainer.loop.loss_scaling import LossScaling
 from raytrainer.loop.notes import tell
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
+from raytrainer.loop.trainable import restore_groups, restore_start, trainable_of
 from raytrainer.optim.catalogue import check_backend, look_up, reduces
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
@@ -67,17 +68,20 @@ def open_run(
     if runtime.world_size > 1 and not is_divided(loader):
         tell(runtime, describe_undivided(loader, runtime.world_size))
     plan = plan_of(trainer, loader)
+    saved = read_loop_state(checkpoint) if checkpoint is not None else None
+    changed = saved.trainable if saved is not None else None
+    restore_start(trainer, changed)
     model = prepare(trainer, backend, plan)
+    trainable = trainable_of(trainer, backend)
     if checkpoint is not None:
         if backend.rounds_weights:
             trainer._load_from_checkpoint(str(checkpoint))
+        restore_groups(trainer, backend, changed)
         trainer._load_optimizer_and_scheduler(str(checkpoint))
         trainer._load_scaler(str(checkpoint))
     trainer.state = fresh_state(trainer, plan)
     cursor = Cursor()
-    saved: LoopState | None = None
     if checkpoint is not None:
-        saved = read_loop_state(checkpoint)
         cursor = restore_state(trainer, plan, checkpoint, saved, is_restart=is_restart)
     set_references(trainer, plan, loader)
     run = TrainRun(
@@ -99,6 +103,7 @@ def open_run(
             model_accepts_count=trainer.model_accepts_loss_kwargs,
             report=functools.partial(tell, runtime),
         ),
+        trainable=trainable,
         meter=LossMeter(first_step=trainer.state.global_step, fills_in=bool(args.logging_nan_inf_filter)),
         speed=SpeedMeter(),
         is_restart=is_restart,

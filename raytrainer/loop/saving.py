@@ -158,5 +158,6 @@ def loop_state(run: TrainRun, window: Window, task: dict[str, Any]) -> LoopState
         called_at=run.called_at,
         reported_bad_loss=run.reported_bad_loss,
         model_divides=run.scaling.seen,
+        trainable=run.trainable.record(run.backend) if run.trainable is not None else None,
         task=task,
     )

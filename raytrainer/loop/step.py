@@ -17,6 +17,7 @@ from raytrainer.loop.nonfinite import check_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.targets import learn_kind_of_loss, report_missing, targets_of, without_gradients
+from raytrainer.loop.trainable import follow
 from raytrainer.optim.schedules import waits_for_metric
 from raytrainer.user_types import Batch
 
@@ -64,6 +65,8 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
     for index, inputs in enumerate(group):
         if index == 0:
             trainer.control = handler.on_step_begin(run.args, trainer.state, trainer.control)
+            if "on_step_begin" in run.step_events:
+                follow(run)
         is_last = index == last_index
         run.scaling.weight, run.scaling.weight_of_mean = targets.shares[index], targets.weights[index]
         compute = functools.partial(
@@ -82,7 +85,7 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
         track_work(run, inputs)
         if not is_last:
             trainer.control = handler.on_substep_end(run.args, trainer.state, trainer.control)
-            if handler.overrides("on_substep_end") and should_stop(run):
+            if "on_substep_end" in run.step_events and should_stop(run):
                 return False
     report_missing(run, targets, num_items)
     learn_kind_of_loss(run)

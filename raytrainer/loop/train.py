@@ -18,6 +18,7 @@ from raytrainer.data.position import open_epoch
 from raytrainer.hub.checkpoint_uploads import finish_uploads
 from raytrainer.loop.boundary import (
     agree_on_control,
+    agree_on_events,
     at_boundary,
     call_log,
     emit_progress,
@@ -29,6 +30,7 @@ from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saving import checkpoint_directory
 from raytrainer.loop.step import take_step
+from raytrainer.loop.trainable import after_train_begin, follow
 from raytrainer.telemetry.events import TrainEnded
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ def train(run: TrainRun) -> TrainOutput:
     run.backend.zero_grad(run.model)
     trainer.control = trainer.callback_handler.on_train_begin(args, trainer.state, trainer.control)
     trainer.control.should_training_stop |= stop_was_saved
+    after_train_begin(run)
     if args.eval_on_start and trainer.state.global_step == 0:
         trainer._evaluate(trainer._trial, run.ignore_keys_for_eval, skip_scheduler=True)
     emit_progress(run, always=True)
@@ -66,6 +69,8 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
         restore_rng(run)
         return
     trainer.control = trainer.callback_handler.on_epoch_begin(args, trainer.state, trainer.control)
+    follow(run, looks_for_new=True)
+    agree_on_events(run)
     run.cursor.epoch = epoch
     is_exhausted = False
     if not is_over(run):

@@ -27,6 +27,7 @@ STATE = LoopState(
     called_at=1.5e9,
     reported_bad_loss=True,
     model_divides=True,
+    trainable={"start": ["a"], "added": [["b"]], "now": ["a", "b"], "begun": ["a"]},
     task={"tokens": [1, 2]},
 )
 
@@ -59,12 +60,18 @@ def test_a_file_without_a_number_may_lack_what_came_later(tmp_path: Path):
 def test_a_file_of_the_first_format_lacks_what_the_second_added(tmp_path: Path):
     cursor = {"epoch": 1, "micro_batches": 3, "samples_before": 50}
     changed(
-        tmp_path, format=1, called_at=None, window_empty_steps=None, logged_empty_steps=None, cursor=cursor
+        tmp_path,
+        format=1,
+        called_at=None,
+        window_empty_steps=None,
+        logged_empty_steps=None,
+        trainable=None,
+        cursor=cursor,
     )
     found = read_loop_state(tmp_path)
     assert found is not None
     assert (found.cursor, found.called_at, found.task) == (STATE.cursor, None, STATE.task)
-    assert (found.window_empty_steps, found.logged_empty_steps) == (0.0, 0.0)
+    assert (found.window_empty_steps, found.logged_empty_steps, found.trainable) == (0.0, 0.0, None)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from raytrainer.checkpoint.optimizer_state import OptimizerState, optimizer_stat
 from raytrainer.checkpoint.sharded_weights import gather_state_dict
 from raytrainer.dialects.deepspeed import DeepSpeedOptions
 from raytrainer.dialects.deepspeed_auto import check_sizes, engine_config
-from raytrainer.errors import MissingPackageError
+from raytrainer.errors import ConfigurationError, MissingPackageError
 from raytrainer.layout.ranks import current_rank, join_group, sum_over_group
 from raytrainer.layout.tensor_layout import has_distributed_parameters
 from raytrainer.telemetry.events import EngagedRow
@@ -182,6 +182,13 @@ class ZeroBackend:
         if not self._reduces:
             return found
         return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+
+    def follow_trainable(self, model: nn.Module) -> nn.Module:
+        raise ConfigurationError(
+            "Parameters were frozen or unfrozen during training, and DeepSpeed decides which ones it trains when its "
+            "engine is made. Freeze them before train(). To change that during training, use fsdp, or train once with "
+            "each set of parameters, each time with a new Trainer on the weights of the one before."
+        )
 
     def zero_grad(self, model: nn.Module) -> None:
         if not self._reduces:
