@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.scan import (
@@ -26,6 +27,7 @@ from raytrainer.libraries.saves import CommittedSaves
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.pickling import pack
+from raytrainer.worker.run_lease import held_by_run
 
 if TYPE_CHECKING:
     import torch
@@ -127,9 +129,11 @@ class OwnLoopSession:
 
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_restart: bool) -> Any:
         requested, rest = (args[0], args[1:]) if args else (kwargs.pop("resume_from_checkpoint", None), ())
-        checkpoint = self._agree_on_origin(requested, is_restart=is_restart)
-        self._progress.resumed_from = checkpoint
-        value = self._trainer.train(checkpoint, *rest, **kwargs)
+        saves = self._trainer.args.save_strategy != SaveStrategy.NO
+        with held_by_run(self._run_directory(), self._runtime, saves=saves):
+            checkpoint = self._agree_on_origin(requested, is_restart=is_restart)
+            self._progress.resumed_from = checkpoint
+            value = self._trainer.train(checkpoint, *rest, **kwargs)
         self._has_trained = True
         return value
 

@@ -6,12 +6,15 @@ the driver and reads names, headers and lengths only, so a mistake costs a secon
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers.trainer_utils import IntervalStrategy, has_length
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, has_length
 
+from raytrainer.checkpoint.lease import check_free
 from raytrainer.errors import ConfigurationError
 from raytrainer.loop.neftune import check_noise
 from raytrainer.preflight.best_metric import best_metric_can_exist, best_metric_names_a_dataset
@@ -22,6 +25,8 @@ from raytrainer.preflight.resume import check_resume
 from raytrainer.preflight.sharding import check_sharding
 from raytrainer.preflight.unsupported_methods import check_trial
 from raytrainer.trainer_protocol import TrainerProtocol
+
+logger = logging.getLogger(__name__)
 
 
 def check_call(
@@ -46,8 +51,10 @@ def check_call(
         check_optimizer(facts)
         check_sharding(facts)
         check_noise(trainer.neftune_noise_alpha, facts.model)
-        requested = _argument(args, kwargs, 0, "resume_from_checkpoint")
-        check_resume(facts, requested, trainer._get_output_dir(trial))
+        directory = trainer._get_output_dir(trial)
+        if facts.args.save_strategy != SaveStrategy.NO:
+            check_free(Path(directory), report=logger.warning)
+        check_resume(facts, _argument(args, kwargs, 0, "resume_from_checkpoint"), directory)
     elif method == "evaluate":
         check_evaluation(facts, _argument(args, kwargs, 0, "eval_dataset"))
     elif method == "predict":

@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import (
     get_model_param_count,  # pyright: ignore[reportUnknownVariableType]
 )
 from transformers.trainer_utils import (
+    SaveStrategy,
     TrainOutput,
     align_special_tokens,  # pyright: ignore[reportUnknownVariableType]
 )
@@ -40,6 +41,7 @@ from raytrainer.telemetry.events import Note, TrainStarted
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
 from raytrainer.worker.batch_size_search import apply_saved_sizes, search_batch_size
+from raytrainer.worker.run_lease import held_by_run
 from raytrainer.worker.setup import build_model
 
 logger = logging.getLogger(__name__)
@@ -89,11 +91,13 @@ def train_on_rank(
             requested=requested,
         )
 
+    saves = trainer.args.save_strategy != SaveStrategy.NO
     try:
-        prepare_model(trainer)
-        if trainer.args.auto_find_batch_size:
-            return search_batch_size(trainer, runtime, attempt)
-        return attempt()
+        with held_by_run(checkpoint_directory(trainer), runtime, saves=saves):
+            prepare_model(trainer)
+            if trainer.args.auto_find_batch_size:
+                return search_batch_size(trainer, runtime, attempt)
+            return attempt()
     finally:
         trainer.is_in_train = False
 
