@@ -29,6 +29,8 @@ REFUSED_KEYS: dict[str, tuple[tuple[Any, ...], str]] = {
 batches are always copied asynchronously."""
 
 _ACCUMULATION = ("num_steps", "sync_each_batch")
+_WITHOUT_EFFECT = ("sync_with_dataloader", "adjust_scheduler")
+"""Options of accelerate's own loop, which a Trainer does not use: any value is accepted, as in ``transformers``."""
 
 
 def normalize_accelerator_config(args: TrainingArguments) -> None:
@@ -42,12 +44,11 @@ def normalize_accelerator_config(args: TrainingArguments) -> None:
         config = AcceleratorConfig(**cast("Mapping[str, Any]", given))
         args.accelerator_config = config  # pyright: ignore[reportAttributeAccessIssue]
     options = _accumulation(args)
-    unknown = sorted(set(options) - set(_ACCUMULATION))
+    unknown = sorted(set(options) - {*_ACCUMULATION, *_WITHOUT_EFFECT})
     if unknown:
         raise ConfigurationError(
             f"accelerator_config={{'gradient_accumulation_kwargs': ...}} has the unknown keys {unknown}; "
-            f"only {' and '.join(_ACCUMULATION)} can be set (the loop decides sync_with_dataloader and "
-            "adjust_scheduler). Leave them out."
+            f"only {' and '.join(_ACCUMULATION)} can be set. Leave them out."
         )
     steps = options.get("num_steps")
     if steps is None:

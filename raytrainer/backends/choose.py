@@ -41,8 +41,12 @@ def open_backend(args: TrainingArguments) -> Backend:
         # The engine computes in the precision that is asked for, and scales the loss of fp16 itself.
         return ZeroBackend(_plain_accelerator(args, "no"), args.zero, args)
     ddp = DistributedDataParallelKwargs()
-    for name in ("bucket_cap_mb", "broadcast_buffers", "static_graph"):
-        value = getattr(args, f"ddp_{name}")
+    options = {
+        "bucket_cap_mb": args.ddp_bucket_cap_mb,
+        "broadcast_buffers": args.ddp_broadcast_buffers,
+        "static_graph": args.ddp_static_graph,
+    }
+    for name, value in options.items():
         if value is not None:
             setattr(ddp, name, value)
     accelerator = Accelerator(

@@ -7,7 +7,7 @@ loss shifts labels.
 from __future__ import annotations
 
 import inspect
-import logging
+import warnings
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,9 +24,8 @@ from transformers.utils import (
     find_labels,  # pyright: ignore[reportUnknownVariableType]
 )
 
+from raytrainer.arguments.aliases import callers_level
 from raytrainer.arguments.training_arguments import TrainingArguments
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +75,11 @@ def make_label_smoother(model: nn.Module, args: TrainingArguments) -> LabelSmoot
     if args.label_smoothing_factor == 0:
         return None
     if getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification":
-        logger.warning(
-            "label_smoothing_factor=%s is switched off: smoothing is not defined for multi-label classification.",
-            args.label_smoothing_factor,
+        warnings.warn(
+            "Label smoothing is not compatible with multi-label classification, whose labels are not classes: "
+            f"label_smoothing_factor={args.label_smoothing_factor} is switched off.",
+            UserWarning,
+            stacklevel=callers_level(),
         )
         return None
     return LabelSmoother(epsilon=args.label_smoothing_factor)

@@ -95,7 +95,12 @@ def test_every_refused_key_is_one_of_the_configs() -> None:
 
 
 def test_the_number_of_accumulated_micro_batches_is_taken_from_it() -> None:
-    options = {"num_steps": 4, "sync_each_batch": True}
+    options = {
+        "num_steps": 4,
+        "sync_each_batch": True,
+        "adjust_scheduler": False,
+        "sync_with_dataloader": False,
+    }
     args = TrainingArguments(accelerator_config={"gradient_accumulation_kwargs": options})
     assert args.gradient_accumulation_steps == 4
     assert syncs_each_batch(args)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -18,6 +19,7 @@ from transformers.training_args import OptimizerNames
 from docs.generate import compatibility
 from docs.generate.differences import DIFFERENCES, ELSEWHERE
 from raytrainer.arguments.aliases import ALIASES
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 from raytrainer.preflight.unsupported_methods import ONLY_FOR_USERS
 from raytrainer.trainer import Trainer
@@ -81,8 +83,8 @@ def test_a_difference_is_on_the_page_and_its_proof_is_a_test(key: str) -> None:
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def status_of(name: str) -> str:
-    (status,) = set(re.findall(rf"^\| `{name}` \| \*(\w+)\*", METHODS, flags=re.MULTILINE))
+def status_of(name: str, section: str) -> str:
+    (status,) = set(re.findall(rf"^\| `{name}` \| \*(\w+)\*", section, flags=re.MULTILINE))
     return status
 
 
@@ -96,15 +98,27 @@ def names_called_in(*paths: Path) -> set[str]:
 
 
 METHODS = TEXT[TEXT.index("## Methods that are called") : TEXT.index("## TrainingArguments")]
+ARGUMENTS = TEXT[TEXT.index("## TrainingArguments") : TEXT.index("## Events of callbacks")]
+ASKING = {
+    "ddp_backend": "mpi",
+    "debug": "tpu_metrics_debug",
+    "parallelism_config": object(),
+    "save_on_each_node": True,
+}
+"""A value of each refused argument."""
 PACKAGE = names_called_in(*(ROOT / "raytrainer").rglob("*.py"))
 THEIRS = names_called_in(Path(inspect.getfile(transformers.Trainer)))
+REUSED = names_called_in(
+    Path(inspect.getfile(transformers.TrainerCallback)), Path(inspect.getfile(integration_utils))
+)
+"""What the callbacks of transformers read, which run here too."""
 
 
 @pytest.mark.parametrize(
     "name", sorted(IN_TRANSFORMERS["Methods that are called"] | IN_TRANSFORMERS["Methods with an underscore"])
 )
 def test_a_method_of_transformers_is_called_or_refused_with_an_error(name: str) -> None:
-    if status_of(name) == "refused":
+    if status_of(name, METHODS) == "refused":
         with pytest.raises(ConfigurationError, match=f"`Trainer.{name}` is not available"):
             getattr(Trainer, name)(None)
     elif name in ONLY_FOR_USERS:
@@ -112,6 +126,17 @@ def test_a_method_of_transformers_is_called_or_refused_with_an_error(name: str) 
             type("Mine", (Trainer,), {name: lambda self: None})(torch.nn.Linear(1, 1))
     else:
         assert name in PACKAGE or name not in THEIRS, "an override would be ignored"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(IN_TRANSFORMERS["TrainingArguments"] | IN_TRANSFORMERS["Seq2SeqTrainingArguments"])
+)
+def test_an_argument_of_transformers_is_read_or_refused_with_an_error(name: str) -> None:
+    if status_of(name, ARGUMENTS) == "refused":
+        with pytest.raises(ConfigurationError, match=f"`{name}`"):
+            TrainingArguments(**{name: ASKING[name]}).check()
+    else:
+        assert name in PACKAGE | REUSED or name not in THEIRS, "it would have no effect"
 
 
 def test_every_event_on_the_page_is_dispatched() -> None:

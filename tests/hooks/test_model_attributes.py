@@ -53,6 +53,16 @@ def test_the_label_smoother_is_there_after_the_constructor(tmp_path: Path) -> No
     assert trainer.label_smoother.epsilon == 0.1
 
 
+def test_a_multi_label_model_is_not_smoothed_and_the_constructor_says_so(tmp_path: Path) -> None:
+    model = make_model()
+    model.config.problem_type = "multi_label_classification"
+    args = make_args(raytrainer, tmp_path, label_smoothing_factor=0.1)
+    with pytest.warns(UserWarning, match=r"label_smoothing_factor=0\.1 is switched off") as told:
+        trainer = raytrainer.Trainer(model=model, args=args, train_dataset=make_samples())
+    assert trainer.label_smoother is None
+    assert told[0].filename == __file__
+
+
 @pytest.mark.parametrize("how", ["model", "model_init"])
 def test_what_a_subclass_sets_is_there_when_it_trains(tmp_path: Path, how: str) -> None:
     args = make_args(raytrainer, tmp_path, max_steps=1, label_smoothing_factor=0.1)
