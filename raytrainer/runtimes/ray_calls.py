@@ -48,5 +48,6 @@ def is_ready(reference: Ref[object], timeout_s: float = 0.0) -> bool:
 
 def kill(actor: object) -> None:
     """End an actor at once. Does nothing when the actor, or Ray, has ended."""
-    with contextlib.suppress(Exception):
-        ray.kill(cast("Any", actor))
+    if ray.is_initialized():  # otherwise ray.kill starts a Ray of its own
+        with contextlib.suppress(Exception):
+            ray.kill(cast("Any", actor))
