@@ -9,7 +9,7 @@ Types of higher rooms are imported for type checkers alone: nothing here calls t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raytrainer.errors import ConfigurationError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers.utils import PushInProgress
 
     from raytrainer.backends.base import Backend
+    from raytrainer.data.loader import KeptLoader
     from raytrainer.driver.workers import Workers
     from raytrainer.hub.connection import HubConnection
     from raytrainer.loop.item_count import LossFunction
@@ -67,7 +68,7 @@ class ProcessState:
     """The parameters of the model and the optimizer that trained last."""
     model_took_count: bool = False
     """The model was called with ``num_items_in_batch`` and did not reject it."""
-    eval_loaders: dict[str, Any] = field(default_factory=dict[str, Any])
+    eval_loaders: dict[str, KeptLoader] = field(default_factory=dict[str, "KeptLoader"])
     """Evaluation loaders that keep their worker processes (``dataloader_persistent_workers``)."""
     predicts_stand_in: bool = False
     """The batch that is being predicted holds no sample of this rank's; its result does not count."""

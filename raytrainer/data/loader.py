@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, SequentialSampler
@@ -223,6 +223,19 @@ class RankDataLoader(DataLoader[Any]):
                 (first, {"processes": list(places), "next": (process + 1) % num_processes})
             )
             yield batch, round_end.num_round
+
+
+class KeptLoader(NamedTuple):
+    """A loader whose processes live on between two passes, and what it was made from."""
+
+    loader: RankDataLoader
+    dataset: Any
+    collate: Callable[[list[Any]], Any]
+    batch_size: int
+
+    def is_for(self, dataset: Any, collate: Callable[[list[Any]], Any], batch_size: int) -> bool:
+        """Whether a loader that is made from these objects would be the same."""
+        return self.dataset is dataset and self.collate is collate and self.batch_size == batch_size
 
 
 def build_loader(

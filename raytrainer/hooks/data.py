@@ -13,7 +13,7 @@ from raytrainer.arguments.accelerator_config import dispatches_batches
 from raytrainer.data.batch_split import without_stand_ins
 from raytrainer.data.columns import drop_unused_columns, signature_columns, strip_in_collator
 from raytrainer.data.dataset_kinds import as_dataset
-from raytrainer.data.loader import RankDataLoader, build_loader, to_device
+from raytrainer.data.loader import KeptLoader, RankDataLoader, build_loader, to_device
 from raytrainer.data.sampling_strategies import train_sampler
 from raytrainer.data.target_count import count_items
 from raytrainer.errors import ConfigurationError
@@ -57,12 +57,13 @@ class DataHooks(TrainerParts):
             raise ConfigurationError(
                 "Evaluation needs an eval_dataset, and none was given. Pass eval_dataset=."
             )
-        key = eval_dataset if isinstance(eval_dataset, str) else "eval"
-        if self.args.dataloader_persistent_workers and key in self._process.eval_loaders:
-            return self._process.eval_loaders[key]
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(eval_dataset, str):
             dataset = self.eval_dataset[eval_dataset]
+        key = eval_dataset if isinstance(eval_dataset, str) else "eval"
+        kept = self._process.eval_loaders.get(key)
+        if kept is not None and kept.is_for(dataset, self.data_collator, self.args.eval_batch_size):
+            return kept.loader
         loader = self._get_dataloader(
             dataset,
             description="Evaluation",
@@ -70,7 +71,8 @@ class DataHooks(TrainerParts):
             sampler_fn=self._get_eval_sampler,
         )
         if self.args.dataloader_persistent_workers:
-            self._process.eval_loaders[key] = loader
+            kept = KeptLoader(loader, dataset, self.data_collator, self.args.eval_batch_size)
+            self._process.eval_loaders[key] = kept
         return loader
 
     def get_test_dataloader(self, test_dataset: DatasetLike) -> Any:
