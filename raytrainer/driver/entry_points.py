@@ -50,11 +50,12 @@ def wrap_overrides(cls: type) -> None:
 
 
 def rebind_arguments(trainer: TrainerProtocol) -> None:
-    """Bind the arguments of a trainer that is set up in this process, if the user gave it others since.
+    """Follow what the user changed in the arguments of a trainer that is set up in this process.
 
     Raises:
-        ConfigurationError: If they ask for another number of processes.
+        ConfigurationError: If they ask for another number of processes, or for what would have no effect any more.
     """
+    from raytrainer.worker.changed_settings import follow_changes
     from raytrainer.worker.setup import placement_of
 
     args, num_ranks = trainer.args, trainer._runtime.world_size
@@ -65,6 +66,9 @@ def rebind_arguments(trainer: TrainerProtocol) -> None:
         )
     if not args.is_resolved:
         args.resolve(placement_of(args, trainer._runtime))
+    session = trainer._process.session
+    if session is not None and trainer._process.run is None:  # within a run its own arguments count
+        session.settings = follow_changes(trainer, session.settings)
 
 
 def runs_in_this_process(args: TrainingArguments) -> bool:

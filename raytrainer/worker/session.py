@@ -21,6 +21,7 @@ from raytrainer.loop.saving import checkpoint_directory
 from raytrainer.runtimes.base import Runtime
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.parts import SentParts
+from raytrainer.worker.changed_settings import settings_of
 from raytrainer.worker.changes import apply_change
 from raytrainer.worker.returned import returned
 from raytrainer.worker.setup import build_model, set_up
@@ -58,6 +59,8 @@ class Session:
         }
         """Those that the driver's trainer has, by number."""
         set_up(trainer, runtime)
+        self.settings = settings_of(trainer.args)
+        """What decided how the trainer was set up."""
         trainer._process.session = self
 
     @property
