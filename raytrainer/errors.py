@@ -19,7 +19,8 @@ The classes in brackets are those that ``transformers.Trainer`` raises in the sa
 them needs no change.
 
 All of them can be imported from ``raytrainer``. An exception of the user's code, such as one in ``compute_loss``, is
-never wrapped where it is raised; on the driver it is the ``__cause__`` of a ``TrainingFailed``.
+never wrapped where it is raised. On the driver it is the ``__cause__`` of a ``TrainingFailed``, which is an instance of
+its class too: ``except ValueError`` catches a ``ValueError`` that was raised on a worker.
 """
 
 from __future__ import annotations
@@ -83,5 +84,6 @@ class GroupClosedError(RayTrainerError):
 class TrainingFailed(RayTrainerError):
     """A run ended because workers failed for good.
 
-    The message leads with the user's exception; ``__cause__`` is that exception if it could be brought to the driver.
+    The message leads with the user's exception; ``__cause__`` is that exception if it could be brought to the driver,
+    and then the error is an instance of its class too.
     """

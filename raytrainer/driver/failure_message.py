@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from raytrainer.control.failure_policy import root_cause
+from raytrainer.driver.failure_class import failed_by
 from raytrainer.driver.missing_module import missing_module_hint
 from raytrainer.driver.ray_deaths import deaths_in
 from raytrainer.errors import TrainingFailed
@@ -79,13 +80,10 @@ class Failure:
 
 
 def training_failed(failure: Failure) -> TrainingFailed:
-    """The exception to raise on the driver, with the original one as its cause where it could be brought here."""
+    """The exception to raise on the driver, of the original one's class where that could be brought here."""
     root = root_cause(failure.records)
     failure.deaths = failure.deaths or deaths_in(failure.fit_error).causes
-    error = TrainingFailed(describe(failure, root))
-    error.__cause__ = original(root)
-    error.__suppress_context__ = True
-    return error
+    return failed_by(describe(failure, root), original(root))
 
 
 def original(root: FailureRecord | None) -> BaseException | None:

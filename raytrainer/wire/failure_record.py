@@ -12,6 +12,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 
@@ -124,12 +125,38 @@ def _notes_of(error: BaseException) -> tuple[str, ...]:
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    try:
-        data: bytes = cloudpickle.dumps(error)
-        pickle.loads(data)  # noqa: S301  made one line above; many exceptions fail only here
-    except Exception:  # noqa: BLE001  then the driver shows its text
-        return None
-    return data
+    kind = type(error)
+    for one in (
+        error,
+        _Remade(kind, error.args, vars(error)),  # where pickle cannot call the constructor
+        _Remade(kind, (_message_of(error),), {}),  # where it refers to what cannot be pickled
+    ):
+        try:
+            data: bytes = cloudpickle.dumps(one)
+            pickle.loads(data)  # noqa: S301  made one line above; many exceptions fail only here
+        except Exception:  # noqa: BLE001  then the driver shows its text
+            continue
+        return data
+    return None
+
+
+@dataclass(frozen=True)
+class _Remade:
+    """Unpickled, it is an exception that was made without its constructor."""
+
+    kind: type[BaseException]
+    args: tuple[Any, ...]
+    attributes: dict[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (self.kind, self.args, self.attributes)
+
+
+def _remake(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 _MAX_FRAMES = 8

@@ -17,7 +17,7 @@ import torch
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError, TrainingFailed
 from raytrainer.telemetry.events import Note, StepDone
-from tests.driver.toy import TOY, ToyTrainer, toy_args
+from tests.driver.toy import TOY, StrangeError, ToyTrainer, toy_args
 from tests.leftovers import members
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
@@ -150,6 +150,7 @@ def test_programming_error_ends_the_run_at_once_with_the_users_traceback(make_gr
     assert "failed as a consequence: rank 0" in text
     assert len(text.splitlines()) <= 30
     assert isinstance(caught.value.__cause__, ValueError)
+    assert isinstance(caught.value, ValueError)
     log = tmp_path / "logs" / "rank-1.log"
     assert f"log: {log}" in text
     assert "in user_loss" in log.read_text()
@@ -171,12 +172,13 @@ def test_result_that_cannot_be_shipped_is_an_error_that_says_so(make_group):
         make_group().call("unpicklable")
 
 
-def test_exception_that_cannot_be_shipped_is_told(make_group):
+def test_exception_is_caught_by_its_own_class_although_pickle_cannot_call_its_constructor(make_group):
     group = make_group(max_failures=0)
-    with pytest.raises(TrainingFailed, match=r"^tests\.driver\.toy\.StrangeError: one and two\n") as caught:
+    with pytest.raises(StrangeError, match=r"^tests\.driver\.toy\.StrangeError: one and two\n") as caught:
         group.call("train", (9,), {"fail": "strange", "at": 2})
     assert "max_failures=0 allows no restart" in str(caught.value)
-    assert caught.value.__cause__ is None
+    assert isinstance(caught.value, TrainingFailed)
+    assert str(caught.value.__cause__) == "one and two"
 
 
 def test_killed_worker_is_replaced_and_the_task_ends(make_group):

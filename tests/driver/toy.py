@@ -57,7 +57,7 @@ class Unpicklable:
 
 
 class StrangeError(Exception):
-    """An object that cannot be unpickled."""
+    """Pickle cannot call its constructor."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} and {second}")
