@@ -25,6 +25,7 @@ from raytrainer.preflight.resume import check_resume
 from raytrainer.preflight.sharding import check_sharding
 from raytrainer.preflight.unsupported_methods import check_trial
 from raytrainer.trainer_protocol import TrainerProtocol
+from raytrainer.worker.recomputation import check_recomputation
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def check_call(
         check_optimizer(facts)
         check_sharding(facts)
         check_noise(trainer.neftune_noise_alpha, facts.model)
+        check_recomputation(facts.args, facts.model)
         directory = trainer._get_output_dir(trial)
         if facts.args.save_strategy != SaveStrategy.NO:
             check_free(Path(directory), report=logger.warning)

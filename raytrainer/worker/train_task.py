@@ -41,6 +41,7 @@ from raytrainer.telemetry.events import Note, TrainStarted
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
 from raytrainer.worker.batch_size_search import apply_saved_sizes, search_batch_size
+from raytrainer.worker.recomputation import enable_recomputation
 from raytrainer.worker.run_lease import held_by_run
 from raytrainer.worker.setup import build_model
 
@@ -162,21 +163,10 @@ def prepare_model(trainer: TrainerProtocol) -> None:
     args = trainer.args
     if trainer.model_init is not None:
         build_model(trainer)
-    if args.activation_checkpointing:
-        options = args.activation_checkpointing_kwargs
-        enable_activation_checkpointing(trainer.model, dict(options) if isinstance(options, dict) else {})
+    enable_recomputation(args, trainer.model)
     can_align = isinstance(trainer.processing_class, PreTrainedTokenizerBase | ProcessorMixin)
     if can_align and hasattr(trainer.model, "config"):
         align_special_tokens(trainer.model, trainer.processing_class)
-
-
-def enable_activation_checkpointing(model: Any, options: dict[str, Any]) -> None:
-    """Recompute activations in the backward pass instead of keeping them."""
-    every_n_layers = options.pop("every_n_layers", 1)
-    offload = options.pop("offload", False)
-    model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs=options or None, every_n_layers=every_n_layers, offload=offload
-    )
 
 
 def choose_origin(
