@@ -6,19 +6,24 @@ directory that gets its name when all ranks are done, and while a run is set up 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from raytrainer.callbacks.saved_states import restore_states
+from raytrainer.checkpoint.rng import load_rng, save_rng
 from raytrainer.checkpoint.state_files import (
     load_optimizer_and_schedule,
     load_scaler,
     save_scaler,
     save_schedule,
 )
+from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.trainer_protocol import TrainerParts
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointHooks(TrainerParts):
@@ -52,6 +57,13 @@ class CheckpointHooks(TrainerParts):
             return []
         return [save_scaler(Path(output_dir), self.accelerator.scaler)]
 
+    def _save_rng_state(self, output_dir: str) -> list[Path] | None:
+        """All ranks: write the random state of this rank, and that with which the next micro-batch was fetched."""
+        run, runtime = self._process.run, self._runtime
+        batches = None if run is None else run.batches
+        ahead = batches.state_before_held if isinstance(batches, MicroBatches) else None
+        return [save_rng(output_dir, rank=runtime.rank, world_size=runtime.world_size, ahead=ahead)]
+
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -76,6 +88,30 @@ class CheckpointHooks(TrainerParts):
         """All ranks: read the loss scale of fp16, if this run has one."""
         if checkpoint is not None and self.accelerator.scaler is not None:
             load_scaler(Path(checkpoint), self.accelerator.scaler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """All ranks: restore the random state of this rank before the first step.
+
+        A micro-batch that was fetched ahead when the state was saved is fetched again.
+        """
+        if checkpoint is None:
+            return
+        run, runtime = self._process.run, self._runtime
+        batches = None if run is None else run.batches
+        found = load_rng(
+            checkpoint,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            fetch_again=batches.fetch_again if isinstance(batches, MicroBatches) else None,
+        )
+        if not found:
+            logger.warning(
+                "%s has no random state for rank %d of %d, so dropout and other randomness differ from a run that was "
+                "not interrupted. It was saved with another number of workers, or without optimizer state.",
+                checkpoint,
+                runtime.rank,
+                runtime.world_size,
+            )
 
     def _load_callback_state(self) -> None:
         """All ranks: give the callbacks the states that ``self.state`` carries from a checkpoint."""

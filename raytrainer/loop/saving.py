@@ -15,9 +15,7 @@ from typing import Any
 from raytrainer.callbacks.saved_states import export_states
 from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
 from raytrainer.checkpoint.retention import prune
-from raytrainer.checkpoint.rng import save_rng
 from raytrainer.checkpoint.state_files import save_trainer_state
-from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.position import stream_position
 from raytrainer.loop.boundary import window_over_ranks
 from raytrainer.loop.loop_state import LoopState
@@ -121,14 +119,12 @@ def write_state_files(run: TrainRun, target: Path, state: LoopState) -> list[Pat
         state: The state of the loop.
 
     Returns:
-        The files that this rank wrote.
+        The files that this rank wrote, except those of hooks that do not say.
     """
     trainer = run.trainer
     written: list[Path] = []
     if not run.args.save_only_model:
-        ahead = run.batches.state_before_held if isinstance(run.batches, MicroBatches) else None
-        rank, world_size = run.runtime.rank, run.runtime.world_size
-        written.append(save_rng(target, rank=rank, world_size=world_size, ahead=ahead))
+        written += trainer._save_rng_state(str(target)) or []
     if run.runtime.rank != 0:
         return written
     if not run.args.save_only_model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any, cast
 
 from transformers.trainer_utils import (
@@ -12,8 +11,6 @@ from transformers.trainer_utils import (
 )
 
 from raytrainer.checkpoint.retention import prune
-from raytrainer.checkpoint.rng import load_rng
-from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.position import open_epoch
 from raytrainer.hub.checkpoint_uploads import finish_uploads
 from raytrainer.loop.boundary import (
@@ -132,10 +129,10 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
         stream=run.stream_position,
     )
     run.stream_position = None
+    run.batches = batches
     if not is_fresh:
         # ... or after it, in the middle of the epoch, when the next micro-batch had been fetched.
-        restore_rng(run, batches)
-    run.batches = batches
+        restore_rng(run)
     while not is_over(run):
         with told_step(run):
             group, num_items = trainer.get_batch_samples(
@@ -154,30 +151,11 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
     return False
 
 
-def restore_rng(run: TrainRun, batches: Iterator[Any] | None = None) -> None:
-    """Restore this rank's random state of the checkpoint that the run began from, once.
-
-    Args:
-        run: The run.
-        batches: Those of an epoch that goes on in its middle.
-    """
-    if run.rng_checkpoint is None:
-        return
-    found = load_rng(
-        run.rng_checkpoint,
-        rank=run.runtime.rank,
-        world_size=run.runtime.world_size,
-        fetch_again=batches.fetch_again if isinstance(batches, MicroBatches) else None,
-    )
-    if not found:
-        logger.warning(
-            "%s has no random state for rank %d of %d, so dropout and other randomness differ from a run that was "
-            "not interrupted. It was saved with another number of workers, or without optimizer state.",
-            run.rng_checkpoint,
-            run.runtime.rank,
-            run.runtime.world_size,
-        )
-    run.rng_checkpoint = None
+def restore_rng(run: TrainRun) -> None:
+    """Restore this rank's random state of the checkpoint that the run began from, once."""
+    if run.rng_checkpoint is not None:
+        run.trainer._load_rng_state(run.rng_checkpoint)
+        run.rng_checkpoint = None
 
 
 def close(run: TrainRun) -> TrainOutput:

@@ -87,14 +87,6 @@ NEVER_CALLED: dict[str, NeverCalled] = {
     "_wrap_model": NeverCalled(
         "the backend wraps the model", "Change the model before you pass it, or in model_init=."
     ),
-    "_save_rng_state": NeverCalled(
-        "the random state is saved with a micro-batch that was fetched ahead",
-        "Override `_save_checkpoint` and call super, or write a callback with on_save.",
-    ),
-    "_load_rng_state": NeverCalled(
-        "the random state is restored with a micro-batch that was fetched ahead",
-        "Write a callback with on_step_begin, or set ignore_data_skip, which restores none.",
-    ),
     "_issue_warnings_after_load": NeverCalled(
         "weights that do not fit are an error", "Change the model, or load the weights before you pass it."
     ),

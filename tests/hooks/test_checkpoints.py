@@ -50,6 +50,14 @@ class Hooked(raytrainer.Trainer):
     def _load_scaler(self, checkpoint: str | None) -> None:
         self.called.append(("load scaler", str(checkpoint)))
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        self.called.append(("save random state", output_dir))
+        super()._save_rng_state(output_dir)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self.called.append(("load random state", str(checkpoint)))
+        super()._load_rng_state(checkpoint)
+
     def _load_callback_state(self) -> None:
         self.called.append(("load callbacks", str(self.state.global_step)))
 
@@ -57,20 +65,46 @@ class Hooked(raytrainer.Trainer):
 def test_each_part_is_written_and_read_by_its_hook(tmp_path: Path) -> None:
     whole = make(Hooked, tmp_path, **SAVES)
     whole.train()
-    assert [name for name, _ in whole.called] == ["save optimizer", "save scaler"] * 2
+    assert [name for name, _ in whole.called] == ["save optimizer", "save scaler", "save random state"] * 2
     assert "controller.json" in (tmp_path / "checkpoint-1" / "manifest.json").read_text()
 
     resumed = make(Hooked, tmp_path, **SAVES, restore_callback_states_from_checkpoint=True)
     checkpoint = str(tmp_path / "checkpoint-1")
     resumed.train(resume_from_checkpoint=checkpoint)
-    assert resumed.called[:4] == [
+    assert resumed.called[:5] == [
         ("load weights", checkpoint),
         ("load optimizer", checkpoint),
         ("load scaler", checkpoint),
         ("load callbacks", "1"),
+        ("load random state", checkpoint),
     ]
     assert resumed.controller == {"step": 1}
     assert rows(resumed)[-1][1] == rows(whole)[-1][1]
+
+
+def test_an_override_may_replace_how_random_states_are_kept(tmp_path: Path) -> None:
+    class OneNumber(raytrainer.Trainer):
+        """Keeps a seed, and starts from it again."""
+
+        def _save_rng_state(self, output_dir: str) -> None:
+            torch.manual_seed(self.state.global_step)
+            (Path(output_dir) / "seed.txt").write_text(str(self.state.global_step))
+
+        def _load_rng_state(self, checkpoint: str | None) -> None:
+            if checkpoint is not None:
+                torch.manual_seed(int((Path(checkpoint) / "seed.txt").read_text()))
+
+    def run(directory: Path, **options: Any) -> Any:
+        trainer = OneNumber(  # with dropout, so that the state counts
+            model=make_model(), args=make_args(raytrainer, directory, **SAVES), train_dataset=make_samples(16)
+        )
+        trainer.train(**options)
+        return trainer
+
+    whole = run(tmp_path)
+    assert not list(tmp_path.glob("checkpoint-*/rng_state*"))
+    resumed = run(tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert rows(resumed)[-1] == rows(whole)[-1]
 
 
 def test_a_hook_of_weights_alone_reads_what_it_wrote(tmp_path: Path) -> None:
