@@ -29,15 +29,17 @@ HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
 HAS_DOCS := $(VENV)/.stamp-docs
 
-.PHONY: help demo quick test test-fast test-serial clients cluster coverage check docs format bench clean
+.PHONY: help demo quick test test-fast test-serial clients cluster sweep sweeps coverage check docs format bench clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
+	@echo "make sweep      search the encoder's learning rate and batch size, with Ray Tune"
 	@echo "make quick      the tests to run after every change, in less than a minute"
 	@echo "make test       all tests        (make test-fast: those that need no Ray and no second process)"
 	@echo "make coverage   all tests again, measured also in Ray's workers and in ranks; the least covered files"
 	@echo "make clients    scripts and libraries that build on the Trainer; TRANSFORMERS_CHECKOUT=DIR adds Hugging Face's scripts"
 	@echo "make cluster    two nodes with addresses of their own on this machine, as root: a node dies, the network is cut"
+	@echo "make sweeps     sweeps that take minutes: killed and resumed, every scheduler, a Tuner of your own"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
 	@echo "make docs       the documentation, built into site/; a broken link is an error"
 	@echo "make bench      the measurements, each beside its peer"
@@ -45,6 +47,10 @@ help:
 
 demo: $(HAS_BASE) $(HAS_DATA)
 	@$(BIN)/python examples/text_classification.py $(ARGS)
+
+sweep: $(HAS_BASE) $(HAS_DATA)
+	@$(PIP) -e '.[tune]'
+	@$(BIN)/python examples/sweep.py $(ARGS)
 
 # Two runs, because Ray, process groups and killed processes must not share two cores with anything else. Both run
 # even if the first fails, and the worse result counts.
@@ -79,6 +85,10 @@ clients: $(HAS_DEV)
 cluster: export RAYTRAINER_TWO_NODES := 1
 cluster: $(HAS_DEV)
 	@$(BIN)/python -m pytest -q -n 1 tests/cluster $(ARGS)
+
+sweeps: export RAYTRAINER_SWEEPS := 1
+sweeps: $(HAS_DEV)
+	@$(BIN)/python -m pytest -q -n 1 tests/tune $(ARGS)
 
 # Each process writes a file of its own into .coverage/. A directory of this checkout comes first, so that processes
 # find the plugin that saves their data.

@@ -34,6 +34,7 @@ from transformers.trainer_pt_utils import (
     save_state,  # pyright: ignore[reportUnknownVariableType]
 )
 from transformers.trainer_utils import (
+    BestRun,
     PredictionOutput,
     TrainOutput,
     number_of_arguments,  # pyright: ignore[reportUnknownVariableType]
@@ -202,6 +203,14 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         """Attributes that the base class keeps; all others are the user's, and come back from the workers."""
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
 
+    def _use_arguments(self, args: TrainingArguments) -> None:
+        """Replace the arguments, and what the constructor derived from them."""
+        self.args = args
+        self.neftune_noise_alpha = args.neftune_noise_alpha
+        self.is_deepspeed_enabled = args.zero is not None
+        self.is_fsdp_enabled = args.sharding is not None
+        self._train_batch_size = args.per_device_train_batch_size
+
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         wrap_overrides(cls)
@@ -256,6 +265,47 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
             )
         session.has_trained = True
         return output
+
+    def hyperparameter_search(
+        self,
+        hp_space: dict[str, Any] | Callable[..., Any] | None = None,
+        compute_objective: Callable[[dict[str, float]], Any] | str | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> BestRun | list[BestRun]:
+        """Search for good hyperparameters: a sweep with Ray Tune, whose trials have Ray workers as this trainer has.
+
+        The trainer then holds the best arguments. The sweep's directory, in ``output_dir``, has the checkpoints of the
+        trials, ``sweep.json`` and a picture.
+
+        Args:
+            hp_space: Name -> sampler of ``ray.tune``; or a function of the trial that returns such a dict, or that
+                calls ``trial.suggest_float`` and so on, as with Optuna. Names are fields of the arguments, and names
+                that ``model_init(trial)`` reads. The default space of ``transformers`` if left out.
+            compute_objective: ``metrics -> number`` (one for each direction), or the name of a metric. By default
+                ``metric_for_best_model``, else the evaluation loss; to maximize, the only metric that is not a loss.
+            n_trials: Number of trials (``grid_search`` multiplies it).
+            direction: ``"minimize"``, ``"maximize"``, or a list of them for several objectives.
+            backend: ``"ray"`` (the default), or ``"optuna"`` for Optuna's own sampler.
+            hp_name: Names a trial's directory by its hyperparameters.
+            **kwargs: ``scheduler``, ``search_alg``, ``resources_per_trial``, ``max_concurrent_trials``,
+                ``time_budget_s``, ``storage_path``, ``name``, ``resume``, ``scope``, ``load_best``; see
+                ``raytrainer.tune.options.SweepOptions``.
+
+        Returns:
+            ``run_id``, ``objective``, ``hyperparameters`` and ``run_summary`` of the best trial; a list of them, the
+            Pareto front, for several directions.
+
+        Raises:
+            ConfigurationError: For a sweep that cannot run, before a trial starts.
+            RayTrainerError: If no trial gave an objective.
+        """
+        from raytrainer.tune.search import search
+
+        return search(self, hp_space, compute_objective, n_trials, direction, backend, hp_name, kwargs)
 
     @entry_point
     def evaluate(
@@ -377,7 +427,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         """Make a model with ``model_init``."""
         assert self.model_init is not None
         takes_trial = number_of_arguments(self.model_init) > 0
-        model = cast("nn.Module | None", self.model_init(trial) if takes_trial else self.model_init())
+        of_trial = self._trial if trial is None else trial
+        model = cast("nn.Module | None", self.model_init(of_trial) if takes_trial else self.model_init())
         if model is None:
             raise ModelError("model_init returned None. Return the model from it.")
         return model

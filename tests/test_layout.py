@@ -29,6 +29,7 @@ CLAIMS = {
     "runtimes": {"same_losses"},
     "seq2seq": {"generation", "two_ranks"},
     "sft": {"adapters", "against_trl", "two_ranks"},
+    "tune": {"more_runs", "survival"},
     "wire": {"on_ray"},
 }
 """Room -> its test files that are about the room as a whole. Every other one is named after a module of the room."""

@@ -17,7 +17,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SIDES = {"raytrainer": "with_raytrainer.py", "by hand": "by_hand.py"}
-TIMEOUT_S = 300
+"""The sides of most benchmarks."""
+COMMANDS = {
+    **{side: [script] for side, script in SIDES.items()},
+    "raytrainer sweep": ["sweep.py", "--side", "raytrainer"],
+    "transformers sweep": ["sweep.py", "--side", "transformers"],
+    "sweep by hand": ["sweep.py", "--side", "by-hand"],
+}
+TIMEOUT_S = 600
 FOREIGN = ("RAY_ADDRESS", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -66,7 +73,8 @@ def run(side: str, *flags: str) -> Run:
         "HF_HUB_OFFLINE": "1",
     }
     (directory / "r").mkdir()
-    command = [sys.executable, str(HERE / SIDES[side]), "--directory", str(directory), *flags]
+    script, *own_flags = COMMANDS[side]
+    command = [sys.executable, str(HERE / script), *own_flags, "--directory", str(directory), *flags]
     try:
         began = time.time()
         done = subprocess.run(

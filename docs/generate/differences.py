@@ -165,6 +165,11 @@ DIFFERENCES: dict[str, Difference] = {
         "tests/hooks/test_differences.py::test_a_finite_stream_resumes_in_its_second_pass",
     ),
     # methods
+    "Trainer.hyperparameter_search": Difference(
+        "A trial has as many Ray workers as the trainer, and survives kills. Afterwards the trainer holds the best "
+        "arguments; `transformers` leaves those of the last trial, one process each. Metrics are not summed up.",
+        "tests/tune/test_run.py::test_trials_of_one_worker_are_the_runs_that_they_would_be_alone",
+    ),
     "Trainer.train": Difference(
         "`resume_from_checkpoint=True` uses the newest valid checkpoint, and names those that are damaged; "
         '"auto" also begins a new run where there is none.',

@@ -17,13 +17,15 @@ import contextlib
 import copy
 import importlib
 import importlib.util
+import json
 import os
 import sys
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from filelock import FileLock
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import integration_utils as integrations
@@ -35,6 +37,7 @@ from raytrainer.user_types import ProcessingClass
 
 _PROCESS = uuid.uuid4().hex
 """Identifies this process among all others, also on other machines."""
+_DEFAULT_PROJECT = TrainingArguments.project  # of a dataclass, whose defaults are its attributes
 
 
 class _OnWorkers:
@@ -44,6 +47,17 @@ class _OnWorkers:
     record: RunRecord | None = None
     _is_training = False
     _made_in: str
+    _sweep: Path | None = None
+
+    def join_sweep(self, directory: Path, trial: str) -> None:
+        """Report as one run of a sweep, beside those of its other trials.
+
+        Args:
+            directory: The sweep's; what goes to ``output_dir`` by default goes here, for all trials together.
+            trial: The trial's name, which is the run's too.
+        """
+        del trial
+        self._sweep = directory
 
     def _on_worker(self) -> bool:
         return self._made_in != _PROCESS
@@ -69,6 +83,12 @@ class TensorBoardReporter(_OnWorkers, integrations.TensorBoardCallback):
         requested: str | None = logging_dir or self.logging_dir
         self._requested_dir = None if requested is None else absolute(requested)
         self.logging_dir = self._requested_dir
+
+    def join_sweep(self, directory: Path, trial: str) -> None:
+        """TensorBoard's runs are directories; each trial has one."""
+        super().join_sweep(directory, trial)
+        if self._requested_dir is not None:
+            self._requested_dir = self.logging_dir = os.path.join(self._requested_dir, trial)
 
     def _init_summary_writer(self, args: TrainingArguments) -> None:
         known = self._known_as("tensorboard")
@@ -153,9 +173,11 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
         if self._on_worker():
             for name, value in self._settings.items():
                 os.environ.setdefault(name, value)
-            self._choose_store(Path(str(args.output_dir)))
+            self._choose_store(self._sweep or Path(str(args.output_dir)))
+            if self._sweep is not None:
+                _be_run_of(self._sweep)
         known = self._own_run or self._known_as("mlflow")
-        with _environment("MLFLOW_RUN_ID", known):
+        with self._alone(), _environment("MLFLOW_RUN_ID", known):
             if self._own_run is not None:
                 self._ml_flow.start_run(run_id=known)
                 self._auto_end_run = self._initialized = True
@@ -165,6 +187,15 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
         if active is not None and self._is_training:
             self._own_run = active.info.run_id
             self._remember("mlflow", active.info.run_id)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Generator[None]:
+        """Trials of a sweep begin at the same time, and the first one makes the store and the experiment."""
+        if self._sweep is None:
+            yield
+            return
+        with FileLock(self._sweep / ".mlflow.lock"):
+            yield
 
     def _choose_store(self, directory: Path) -> None:
         if self._ml_flow.is_tracking_uri_set():
@@ -242,7 +273,8 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
         if self._on_worker() and "trackio" not in sys.modules:
             for name, value in self._settings.items():
                 os.environ.setdefault(name, value)
-            os.environ.setdefault("TRACKIO_DIR", str(Path(str(args.output_dir)).absolute() / "trackio"))
+            directory = self._sweep or Path(str(args.output_dir))
+            os.environ.setdefault("TRACKIO_DIR", str(directory.absolute() / "trackio"))
         self._trackio = importlib.import_module("trackio")
 
     def setup(
@@ -263,6 +295,8 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
             self._open_package(args)
         named = copy.copy(args)
         named.run_name = self._own_name or self._known_as("trackio") or args.run_name
+        if self._sweep is not None and args.project == _DEFAULT_PROJECT:
+            named.project = self._sweep.name
         super().setup(named, state, model, **kwargs)
         if self._is_training:
             trackio: Any = self._trackio
@@ -325,6 +359,19 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
             self._initialized = False
 
 
+def join_sweep(callbacks: Iterable[TrainerCallback], directory: Path, trial: str) -> None:
+    """Let the reporters among the callbacks of a trial report to one place, as runs of a sweep.
+
+    Args:
+        callbacks: Those of the trial's trainer.
+        directory: The sweep's.
+        trial: The trial's name.
+    """
+    for callback in callbacks:
+        if isinstance(callback, _OnWorkers):
+            callback.join_sweep(directory, trial)
+
+
 def make_reporters(args: TrainingArguments) -> list[TrainerCallback]:
     """Make the reporters that ``report_to`` names.
 
@@ -372,6 +419,14 @@ def absolute_uri(uri: str) -> str:
     if uri.startswith("file:") and not uri.startswith("file:/"):
         return Path(absolute(uri.removeprefix("file:"))).as_uri()
     return uri if ":" in uri or uri == "databricks" else absolute(uri)
+
+
+def _be_run_of(sweep: Path) -> None:
+    """On a worker of a trial: MLflow's runs of a sweep share an experiment and a tag, and no run."""
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", sweep.name)
+    tags = json.loads(os.environ.get("MLFLOW_TAGS") or "{}")
+    os.environ["MLFLOW_TAGS"] = json.dumps({**tags, "sweep": sweep.name})
 
 
 @contextlib.contextmanager

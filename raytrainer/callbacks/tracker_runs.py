@@ -21,7 +21,8 @@ class RunRecord:
         directory: The run directory.
         run_id: Identifies the call, across all of its attempts.
         is_restart: Whether an earlier attempt of the call exists.
-        is_resumed: Whether the call resumes from a checkpoint in this directory.
+        is_resumed: Whether the call goes on with what is in this directory: it resumes from a checkpoint in it, or it
+            is the directory of a trial, which may also go on from the checkpoint of another one.
         first_step: The step that the trackers see next.
     """
 

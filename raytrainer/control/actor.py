@@ -75,6 +75,10 @@ class ControlActor:
         self._state.set_command(Command(command))
         self._worker_bell.ring()
 
+    async def decide(self, step: int, command: int) -> None:
+        self._state.decide(step, Command(command))
+        self._worker_bell.ring()
+
     async def close(self) -> bool:
         is_closed = self._state.close()
         self._ring_both()
@@ -130,6 +134,9 @@ class ControlActor:
 
     async def command(self, known: int, wait_s: float) -> int | None:
         return await _wait(lambda: self._state.command(Command(known)), self._worker_bell, wait_s)
+
+    async def decision(self, step: int, wait_s: float) -> int | None:
+        return await _wait(lambda: self._state.decision(step), self._worker_bell, wait_s)
 
     async def is_over(self, attempt: int, wait_s: float) -> bool | None:
         return await _wait(lambda: self._state.is_over(attempt), self._worker_bell, wait_s)

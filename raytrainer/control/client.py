@@ -63,6 +63,10 @@ class ControlClient:
         """Ask something of the running task; does not wait."""
         self.actor.set_command.remote(int(command))
 
+    def decide(self, step: int, command: Command) -> None:
+        """Let the running task go on from the evaluation at a step, or ask something of it; does not wait."""
+        self.actor.decide.remote(step, int(command))
+
     def close(self) -> bool:
         """Take no further task; False while one is running, or when the actor does not answer."""
         try:

@@ -79,6 +79,7 @@ class ControlState:
         self._tasks: list[Task] = []
         self._result: TaskResult | None = None
         self._command = Command.NONE
+        self._decided_step = -1
         self._task_began_in: int | None = None
         self._next_of_rank: dict[int, int] = {}
         self._idle_since: float | None = None
@@ -102,10 +103,11 @@ class ControlState:
         if self._phase is not Phase.OPEN:
             return False
         self._command = Command.NONE
+        self._decided_step = -1
         self._tasks.append(task)
         if len(self._tasks) > KEPT_TASKS:
             # No rank is that far behind; the arguments may hold a whole dataset.
-            self._tasks[-KEPT_TASKS - 1] = replace(self._tasks[-KEPT_TASKS - 1], payload=None)
+            self._tasks[-KEPT_TASKS - 1] = replace(self._tasks[-KEPT_TASKS - 1], payload=None, trainer=None)
         self._result = None
         self._idle_since = None
         self._task_began_in = None
@@ -138,6 +140,16 @@ class ControlState:
         """Ask something of the running task."""
         if not self._is_idle():
             self._command = max(self._command, command)
+
+    def decide(self, step: int, command: Command) -> None:
+        """Let the running task go on from an evaluation, or ask something of it first.
+
+        Args:
+            step: The step of the evaluation.
+            command: What is asked; ``Command.NONE`` lets it go on.
+        """
+        self.set_command(command)
+        self._decided_step = max(self._decided_step, step)
 
     def close(self) -> bool:
         """Take no further task. False while one is running."""
@@ -216,6 +228,10 @@ class ControlState:
     def command(self, known: Command) -> Command | None:
         """What the driver asks for, if the rank does not know it yet."""
         return self._command if self._command != known else None
+
+    def decision(self, step: int) -> Command | None:
+        """What the driver asks for after the evaluation at a step, once it has decided."""
+        return self._command if self._decided_step >= step or self._phase is not Phase.OPEN else None
 
     def is_over(self, attempt: int) -> bool | None:
         """True when the ranks of an attempt must end, even those that are stuck."""

@@ -27,11 +27,13 @@ class Allocation:
     num_workers: int
     use_gpu: bool
     resources_per_worker: dict[str, float]
+    shared_cores: int | None = None
+    """Cores that a worker may use although it reserves none, because another process reserved them for it."""
 
     @property
     def num_threads(self) -> int | None:
-        """CPU threads of a worker; None when it reserves no whole core."""
-        return int(self.resources_per_worker.get("CPU", 0)) or None
+        """CPU threads of a worker; None when it has no whole core."""
+        return self.shared_cores or int(self.resources_per_worker.get("CPU", 0)) or None
 
 
 def plan_workers(args: TrainingArguments, nodes: Sequence[Node]) -> Allocation:

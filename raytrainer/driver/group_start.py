@@ -13,6 +13,7 @@ from raytrainer.control.client import ControlClient
 from raytrainer.driver.capacity import Allocation, Node, ask_autoscaler, check_capacity, plan_workers
 from raytrainer.driver.cluster import connect
 from raytrainer.driver.fit_thread import FitThread
+from raytrainer.driver.trial_room import TrialRoom, claim_output_dir, plan_in_trial, room_of_trial_function
 from raytrainer.runtimes import ray_calls
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.spec import Shipped, with_sources
@@ -38,6 +39,7 @@ def start_group(
     *,
     open_session: str,
     preparations: Preparations,
+    room: TrialRoom | None = None,
     on_end: Callable[[], None],
 ) -> StartedGroup:
     """Join or start Ray, check that there is room, and begin to start the workers. Does not wait for them.
@@ -47,6 +49,7 @@ def start_group(
         shipped: The trainer in transport form.
         open_session: ``module:function`` that sets the trainer up on a worker.
         preparations: What a worker calls before it unpacks the trainer, and when it has set it up.
+        room: Where workers run within a trial of Ray Tune.
         on_end: Called in another thread when Ray Train's run has ended.
 
     Raises:
@@ -58,10 +61,15 @@ def start_group(
 
     coordinator = start_coordinator()
     list_nodes: Callable[[], list[Node]] = ray.nodes
-    allocation = plan_workers(args, list_nodes())
-    check_capacity(
-        args, allocation, may_grow=not cluster.is_private, nodes=list_nodes, ask_for=ask_autoscaler
-    )
+    if room is None and (room := room_of_trial_function()) is not None:
+        claim_output_dir(str(args.output_dir))
+    if room is not None:
+        allocation = plan_in_trial(args, room)  # Ray Tune has made sure that there is room.
+    else:
+        allocation = plan_workers(args, list_nodes())
+        check_capacity(
+            args, allocation, may_grow=not cluster.is_private, nodes=list_nodes, ask_for=ask_autoscaler
+        )
     control = ControlClient(
         num_workers=allocation.num_workers,
         max_failures=args.max_failures,
@@ -72,7 +80,7 @@ def start_group(
         control=control.actor,
         trainer=[trainer],
         open_session=open_session,
-        output_dir=_absolute(args.output_dir),
+        output_dir=absolute_output_dir(args.output_dir),
         num_threads=allocation.num_threads,
         use_gpu=allocation.use_gpu,
         backend=_collective_backend(args, use_gpu=allocation.use_gpu),
@@ -81,7 +89,9 @@ def start_group(
         preparations=preparations,
     )
     fit = FitThread(
-        lambda storage: make_fit(args, allocation, storage, config, is_private_cluster=cluster.is_private),
+        lambda storage: make_fit(
+            args, allocation, storage, config, room=room, is_private_cluster=cluster.is_private
+        ),
         on_end,
     )
     return StartedGroup(
@@ -102,7 +112,7 @@ def _collective_backend(args: TrainingArguments, *, use_gpu: bool) -> str:
     return "cpu:gloo,cuda:nccl" if args.sharding is not None and args.sharding.cpu_offload else "nccl"
 
 
-def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+def absolute_output_dir(path: str | os.PathLike[str] | None) -> str | None:
     """A path or URI that means the same in a process with another working directory."""
     if path is None or "://" in str(path):
         return None if path is None else str(path)

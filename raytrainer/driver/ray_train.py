@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.rendezvous import Rendezvous
+from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.runtimes import ray_calls
 from raytrainer.worker.main import WorkerConfig, work
 
@@ -47,13 +48,17 @@ class Fit(TorchTrainer):
     Args:
         is_private_cluster: The cluster lives only for this process.
         control: Handle of the control actor.
+        room: Where workers run within a trial of Ray Tune.
         arguments: Those of ``TorchTrainer``.
     """
 
-    def __init__(self, *, is_private_cluster: bool, control: Any, **arguments: Any) -> None:
+    def __init__(
+        self, *, is_private_cluster: bool, control: Any, room: TrialRoom | None = None, **arguments: Any
+    ) -> None:
         self._control = control
+        self._room = room
         self._unused: frozenset[str] = _UNUSED | (
-            _UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster else frozenset[str]()
+            _UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster or room is not None else frozenset[str]()
         )
         self._controller: Any = None
         self._after_end: Callable[[], None] | None = None
@@ -87,14 +92,15 @@ class Fit(TorchTrainer):
         try:
             from ray.train.v2._internal.execution.controller import TrainController
 
-            from raytrainer.driver.ray_controller import AskControl
+            from raytrainer.driver.ray_controller import AskControl, in_room
         except ImportError:
             return super()._initialize_and_run_controller(**arguments)
         # On the driver's node, because the driver's end is its end.
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        controller_class: Any = ray.remote(TrainController)
-        options = controller_class.options(
+        kind: type = TrainController if self._room is None else in_room(self._room)
+        controller_class = cast("Any", ray.remote(cast("Any", kind)))
+        options: Any = controller_class.options(
             num_cpus=0,
             scheduling_strategy=here,
             runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
@@ -122,6 +128,7 @@ def make_fit(
     storage_path: str,
     config: WorkerConfig,
     *,
+    room: TrialRoom | None,
     is_private_cluster: bool,
 ) -> Fit:
     """Create the run that keeps a group of workers, without starting it.
@@ -131,12 +138,14 @@ def make_fit(
         allocation: Number of workers, and what each one gets.
         storage_path: A directory for Ray Train; nothing is stored there.
         config: What each worker reads first.
+        room: Where workers run within a trial of Ray Tune.
         is_private_cluster: The cluster lives only for this process.
     """
     rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
         is_private_cluster=is_private_cluster,
         control=config.control,
+        room=room,
         train_loop_per_worker=work,
         train_loop_config={"worker": config},
         scaling_config=ScalingConfig(

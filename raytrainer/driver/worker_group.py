@@ -19,14 +19,15 @@ from raytrainer.control.state import Phase, Update
 from raytrainer.driver import open_groups
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.failure_message import Failure, training_failed
-from raytrainer.driver.group_start import StartedGroup, start_group
+from raytrainer.driver.group_start import StartedGroup, absolute_output_dir, start_group
+from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.updates import Updates
 from raytrainer.errors import GroupClosedError, RayTrainerError, TrainingFailed
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
 from raytrainer.telemetry.events import Note
-from raytrainer.wire.messages import Change, Task
+from raytrainer.wire.messages import Change, NextTrainer, Task
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.preparations import preparations as named_preparations
 from raytrainer.wire.spec import Shipped, receive, ship, with_sources
@@ -53,6 +54,8 @@ class WorkerGroup:
         open_session: ``module:function`` that sets the trainer up on a worker: ``(trainer, runtime) -> session``.
         preparations: What a worker calls before it unpacks the trainer, and when it has set it up; by default what was
             named in this process.
+        room: Where workers run within a trial of Ray Tune; by default they get a placement group of their own.
+        decides: After each evaluation of a task the workers wait for ``decide``.
 
     Raises:
         ConfigurationError: If the trainer cannot be shipped.
@@ -66,11 +69,15 @@ class WorkerGroup:
         *,
         open_session: str = DEFAULT_SESSION,
         preparations: Preparations | None = None,
+        room: TrialRoom | None = None,
+        decides: bool = False,
     ) -> None:
         self._args = args
         self._on_event = on_event
         self._open_session = open_session
         self._preparations = preparations if preparations is not None else named_preparations()
+        self._room = room
+        self._decides = decides
         self._shipped: Shipped | None = ship(trainer)
         self._started: StartedGroup | None = None
         self._updates: Updates | None = None
@@ -80,6 +87,7 @@ class WorkerGroup:
         self._has_called = False
         self._final_weights: Shipped | None = None
         """What the workers left, once their control actor has ended."""
+        self._next_trainer: NextTrainer | None = None
         self._finalizer = open_groups.end_with(trainer, functools.partial(_kill_in_thread, self))
 
     @property
@@ -114,9 +122,33 @@ class WorkerGroup:
             shipped,
             open_session=self._open_session,
             preparations=self._preparations,
+            room=self._room,
             on_end=self._forget,
         )
         self._updates = Updates(self._started, self._on_event)
+
+    def suits(self, args: TrainingArguments) -> bool:
+        """Whether a trainer with these arguments would get workers like these."""
+        return _kind_of_workers(args) == _kind_of_workers(self._args)
+
+    def hand_over(self, trainer: object, args: TrainingArguments) -> None:
+        """Let the next tasks run on another trainer, which the same workers set up when they come to it.
+
+        Args:
+            trainer: The trainer; the group now ends with it.
+            args: Its arguments.
+
+        Raises:
+            ConfigurationError: If the trainer cannot be shipped.
+        """
+        shipped = ray_calls.put(self._for_workers(ship(trainer)))
+        number = 1 if self._next_trainer is None else self._next_trainer.number + 1
+        self._next_trainer = NextTrainer(
+            number=number, shipped=[shipped], output_dir=absolute_output_dir(args.output_dir)
+        )
+        self._args = args
+        self._finalizer.detach()
+        self._finalizer = open_groups.end_with(trainer, functools.partial(_kill_in_thread, self))
 
     def end(self, *, wait: bool = True) -> None:
         """Let the workers leave their weights, and end them. Ends at once workers that are busy or stuck."""
@@ -200,15 +232,16 @@ class WorkerGroup:
         with self._lock:
             self._is_busy = True
             try:
-                payload = ship((args, kwargs or {}, context), "arguments")
-                if not started.is_one_machine:
-                    payload = with_sources(payload)
                 task = Task(
                     task_id=task_id or uuid.uuid4().hex[:12],
                     method=method,
-                    payload=[ray_calls.put(payload)],
+                    payload=[
+                        ray_calls.put(self._for_workers(ship((args, kwargs or {}, context), "arguments")))
+                    ],
                     version=version,
                     changes=list(changes),
+                    is_decided_by_driver=self._decides,
+                    trainer=self._next_trainer,
                 )
                 self._submit(started, task)
                 return self._wait_for_result(started, method, timeout_s)
@@ -220,6 +253,21 @@ class WorkerGroup:
             finally:
                 self._is_busy = False
                 self._has_called = True
+
+    def ask(self, command: Command) -> None:
+        """Ask something of the running task; any thread."""
+        if self._started is not None:
+            self._started.control.send_command(command)
+
+    def decide(self, step: int, command: Command) -> None:
+        """Let the running task go on from its evaluation at a step, or ask something of it first."""
+        if self._started is not None:
+            self._started.control.decide(step, command)
+
+    def _for_workers(self, shipped: Shipped) -> Shipped:
+        """On several machines, what workers import from the driver's travels along."""
+        is_here = self._started is None or self._started.is_one_machine
+        return shipped if is_here else with_sources(shipped)
 
     def _submit(self, started: StartedGroup, task: Task) -> None:
         try:
@@ -273,6 +321,25 @@ class WorkerGroup:
         )
         self.kill()
         return training_failed(failure)
+
+
+def _kind_of_workers(args: TrainingArguments) -> tuple[object, ...]:
+    """What is decided when workers start, and not again."""
+    return (
+        args.num_workers,
+        args.use_gpu,
+        args.use_cpu,
+        args.resources_per_worker,
+        args.placement_strategy,
+        args.accelerator_type,
+        args.label_selector,
+        args.max_failures,
+        args.worker_idle_timeout_s,
+        args.ddp_backend,
+        args.ddp_timeout,
+        args.full_determinism,
+        args.sharding is not None and args.sharding.cpu_offload,
+    )
 
 
 def _waiting_text(allocation: Allocation) -> str:

@@ -9,16 +9,19 @@ this file remembers which run they completed, and at which step. It also owns th
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from raytrainer.callbacks.defaults import shown_by
 from raytrainer.driver.changes_sent import ChangesSent
 from raytrainer.driver.entry_points import new_run_id
 from raytrainer.driver.taking_back import Taken, take_back
+from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError
+from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.console import Renderer
-from raytrainer.telemetry.events import Note
+from raytrainer.telemetry.events import Evaluated, Note
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.captured_state import Change, captured_changes, warning
 from raytrainer.worker.returned import Returned
@@ -28,9 +31,25 @@ logger = logging.getLogger(__name__)
 
 
 class Workers:
-    """Gives tasks to a worker group, and starts a new one when there is none."""
+    """Gives tasks to a worker group, and starts a new one when there is none.
 
-    def __init__(self) -> None:
+    Args:
+        room: Where workers run within a trial of Ray Tune.
+        decide: Decides after each evaluation of a training run how it goes on; called in the thread that called
+            ``train()``. By default it goes on at once.
+        open_renderer: Makes what shows the progress of a task; the terminal's by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        room: TrialRoom | None = None,
+        decide: Callable[[Evaluated], Command] | None = None,
+        open_renderer: Callable[[TrainerProtocol], Renderer] | None = None,
+    ) -> None:
+        self._room = room
+        self._open_renderer = open_renderer or _terminal
+        self._decide = decide
         self._group: WorkerGroup | None = None
         self._sent: ChangesSent | None = None
         """What the workers of this group have of the trainer."""
@@ -58,7 +77,7 @@ class Workers:
             TrainingFailed: If the workers failed for good.
             KeyboardInterrupt: If the user interrupted twice.
         """
-        renderer = Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))
+        renderer = self._open_renderer(trainer)
         self._renderer = renderer
         try:
             return self._call(trainer, method, args, kwargs)
@@ -142,7 +161,9 @@ class Workers:
         if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
         self._trained = None
-        self._group = WorkerGroup(trainer, trainer.args, self._show)
+        self._group = WorkerGroup(
+            trainer, trainer.args, self._show, room=self._room, decides=self._decide is not None
+        )
         self._group.start()
         self._sent = ChangesSent(trainer)  # while the workers start
         return self._group, self._sent
@@ -171,6 +192,29 @@ class Workers:
     def _show(self, event: object) -> None:
         if self._renderer is not None:
             self._renderer.handle(event)
+        if self._decide is not None and isinstance(event, Evaluated) and self._group is not None:
+            self._group.decide(event.step, self._decide(event))
+
+    def hand_over(self, trainer: TrainerProtocol) -> None:
+        """Give the workers to another trainer, if its arguments ask for workers of the same kind; else end them.
+
+        What they hold of the trainer before is lost.
+        """
+        trainer._process.workers = self
+        self._trained = None
+        if self._group is None:
+            return
+        if self._group.is_open and self._group.suits(trainer.args):
+            self._group.hand_over(trainer, trainer.args)
+            self._sent = ChangesSent(trainer)
+        else:
+            self._group.kill()
+            self._group = self._sent = None
+
+    def ask(self, command: Command) -> None:
+        """Ask something of the task that is running; any thread."""
+        if self._group is not None:
+            self._group.ask(command)
 
     def _forget_group(self, trainer: TrainerProtocol) -> None:
         """Forget a group that has ended; the weights that it left become the trainer's."""
@@ -218,3 +262,7 @@ def _restart_note(reasons: list[str]) -> str:
         f"{shown} changed since the workers were started, and counts only when they start: starting them again. The "
         "weights are kept; a new optimizer begins."
     )
+
+
+def _terminal(trainer: TrainerProtocol) -> Renderer:
+    return Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))

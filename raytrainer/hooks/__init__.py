@@ -10,10 +10,18 @@ from raytrainer.hooks.evaluation import EvaluationHooks
 from raytrainer.hooks.model_attributes import ModelAttributes
 from raytrainer.hooks.optimizer import OptimizerHooks
 from raytrainer.hooks.saving import SavingHooks
+from raytrainer.hooks.search import SearchHooks
 from raytrainer.hooks.step import StepHooks
 
 
 class TrainerHooks(
-    ModelAttributes, DataHooks, OptimizerHooks, StepHooks, EvaluationHooks, SavingHooks, CheckpointHooks
+    ModelAttributes,
+    DataHooks,
+    OptimizerHooks,
+    StepHooks,
+    EvaluationHooks,
+    SavingHooks,
+    CheckpointHooks,
+    SearchHooks,
 ):
     """Everything that a subclass of the Trainer may override."""

@@ -13,7 +13,7 @@ from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.trainable import apply_changes, has_changed
 from raytrainer.runtimes.base import Command
-from raytrainer.telemetry.events import Note, StepDone
+from raytrainer.telemetry.events import Evaluated, Note, StepDone
 from raytrainer.trainer_protocol import TrainerProtocol
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ def agree_on_control(run: TrainRun) -> None:
         command = Command(number)
     if is_changed:
         apply_changes(run)
-    if command >= Command.STOP_AFTER_SAVE and not run.interrupted:
+    if command >= Command.STOP:
+        run.stopped = control.should_training_stop = True
+        control.should_save = control.should_evaluate = control.should_log = False
+    elif command == Command.STOP_AFTER_SAVE and not run.interrupted:
         run.interrupted = True
         control.should_training_stop = True
         control.should_save |= is_unsaved(run)
@@ -71,6 +74,7 @@ def at_boundary(run: TrainRun) -> None:
     acted = control.should_log or control.should_evaluate or control.should_save
     if control.should_log and trainer.state.global_step > run.meter.logged_step:
         log_window(run)
+    metrics: dict[str, float] | None = None
     if trainer.control.should_evaluate:
         metrics = trainer._evaluate(trainer._trial, run.ignore_keys_for_eval)
         is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
@@ -79,11 +83,36 @@ def at_boundary(run: TrainRun) -> None:
     if trainer.control.should_save:
         trainer._save_checkpoint(run.model, trial=trainer._trial)
         trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
+    if metrics is not None:
+        trainer._report_to_hp_search(trainer._trial, trainer.state.global_step, metrics)
     if acted:
         run.speed.restart()  # The time of an evaluation or a save does not count as training.
     if acted:
         # Callbacks of evaluate and save may have asked to stop, on some ranks only; and the driver, meanwhile.
         agree_on_control(run)
+
+
+def report_evaluation(run: TrainRun, step: int, metrics: dict[str, float]) -> None:
+    """Rank 0 tells the driver what an evaluation gave; the others wait for it where ranks agree next.
+
+    Args:
+        run: The run.
+        step: Optimizer steps that are done.
+        metrics: What the evaluation gave.
+    """
+    if run.runtime.rank != 0:
+        return
+    state = run.trainer.state
+    run.runtime.consult(
+        step,
+        Evaluated(
+            step=step,
+            epoch=float(state.epoch or 0.0),
+            metrics=dict(metrics),
+            max_steps=state.max_steps,
+            checkpoint=run.last_checkpoint,
+        ),
+    )
 
 
 def log_window(run: TrainRun) -> None:

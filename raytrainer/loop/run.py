@@ -53,6 +53,10 @@ class TrainRun:
     """The micro-batches of the epoch in progress."""
     interrupted: bool = False
     """The driver asked to save and stop."""
+    stopped: bool = False
+    """The driver asked to stop without saving."""
+    last_checkpoint: str | None = None
+    """The newest checkpoint that this run committed or began from."""
     started_at: float = field(default_factory=time.time)
     """Wall time at which this attempt of the call began [s]."""
     called_at: float = field(default_factory=time.time)

@@ -33,6 +33,7 @@ from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.trainable import restore_groups, restore_start, trainable_of
 from raytrainer.optim.catalogue import check_backend, look_up, reduces
+from raytrainer.optim.group_options import GroupOptions
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 from raytrainer.trainer_protocol import TrainerProtocol
@@ -77,8 +78,11 @@ def open_run(
         if backend.rounds_weights:
             trainer._load_from_checkpoint(str(checkpoint))
         restore_groups(trainer, backend, changed)
+        own_options = GroupOptions.of(trainer.optimizer, trainer.lr_scheduler)
         trainer._load_optimizer_and_scheduler(str(checkpoint))
         trainer._load_scaler(str(checkpoint))
+        if trainer._trial is not None:
+            own_options.apply(trainer.optimizer, trainer.lr_scheduler)
     trainer.state = fresh_state(trainer, plan)
     cursor = Cursor()
     if checkpoint is not None:
@@ -112,6 +116,7 @@ def open_run(
         first_tokens=trainer.state.num_input_tokens_seen,
         ignore_keys_for_eval=ignore_keys_for_eval,
         updates_in_backward=hasattr(trainer.optimizer, "take_grad_norm"),
+        last_checkpoint=None if checkpoint is None else str(checkpoint),
         rng_checkpoint=str(checkpoint) if checkpoint is not None and not args.ignore_data_skip else None,
     )
     if saved is not None:

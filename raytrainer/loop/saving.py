@@ -63,6 +63,7 @@ def save_checkpoint(run: TrainRun) -> Path:
     )
     path = commit_checkpoint(directory, step, runtime=runtime, write_parts=parts, facts=facts)
     run.saved_step = step
+    run.last_checkpoint = str(path)
     if runtime.rank == 0:
         num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.monotonic() - began

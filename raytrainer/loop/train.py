@@ -46,7 +46,8 @@ def train(run: TrainRun) -> TrainOutput:
     trainer.control.should_training_stop |= stop_was_saved
     after_train_begin(run)
     if args.eval_on_start and trainer.state.global_step == 0:
-        trainer._evaluate(trainer._trial, run.ignore_keys_for_eval, skip_scheduler=True)
+        metrics = trainer._evaluate(trainer._trial, run.ignore_keys_for_eval, skip_scheduler=True)
+        trainer._report_to_hp_search(trainer._trial, 0, metrics)
     emit_progress(run, always=True)
     trainer.control.should_training_stop |= run.is_ended
     for epoch in range(run.cursor.epoch, run.plan.num_epochs if not run.is_ended else 0):
@@ -180,7 +181,7 @@ def close(run: TrainRun) -> TrainOutput:
     trainer._memory_tracker.stop_and_update_metrics(metrics)
     emit_progress(run, always=True)
     call_log(trainer, metrics)
-    if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+    if args.load_best_model_at_end and state.best_model_checkpoint is not None and not run.stopped:
         trainer._load_best_model()
     trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
     finish_uploads(run)

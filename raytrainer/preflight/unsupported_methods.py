@@ -90,10 +90,7 @@ NEVER_CALLED: dict[str, NeverCalled] = {
     "_issue_warnings_after_load": NeverCalled(
         "weights that do not fit are an error", "Change the model, or load the weights before you pass it."
     ),
-    "_hp_search_setup": NeverCalled(_SEARCH, _TUNE),
-    "_report_to_hp_search": NeverCalled(_SEARCH, _TUNE),
     "_tune_save_checkpoint": NeverCalled(_SEARCH, _TUNE),
-    "hyperparameter_search": NeverCalled(_SEARCH, _TUNE),
     "init_hf_repo": NeverCalled(
         "training creates the repository itself", "Set hub_model_id and hub_private_repo."
     ),

@@ -20,6 +20,8 @@ class Command(enum.IntEnum):
     NONE = 0
     STOP_AFTER_SAVE = 1
     """Save a checkpoint at the next step boundary, then end training normally."""
+    STOP = 2
+    """End training at the next step boundary, without saving."""
 
 
 class Runtime(Protocol):
@@ -64,4 +66,13 @@ class Runtime(Protocol):
 
     def emit(self, event: object) -> None:
         """Any rank, never blocks: send the driver an event (see ``telemetry.events``)."""
+        ...
+
+    def consult(self, step: int, event: object) -> None:
+        """Rank 0: send the driver an event, and if it decides whether training goes on, wait for its decision.
+
+        Args:
+            step: Optimizer steps that are done; a step that was decided on before a restart is not waited for again.
+            event: What the driver decides about.
+        """
         ...

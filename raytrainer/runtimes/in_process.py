@@ -53,6 +53,9 @@ class LocalRuntime:
     def emit(self, event: object) -> None:
         self._on_event(event)
 
+    def consult(self, step: int, event: object) -> None:
+        self.emit(event)
+
     @contextlib.contextmanager
     def listening(self, *, sigterm_only_asks: bool = False) -> Generator[None]:
         with interrupts(self._on_interrupt, sigterm_only_asks=sigterm_only_asks):

@@ -106,6 +106,9 @@ class ProcessGroupRuntime(CollectiveRuntime):
         if self.rank == 0:
             self._on_event(event)
 
+    def consult(self, step: int, event: object) -> None:
+        self.emit(event)
+
     @contextlib.contextmanager
     def listening(self, *, sigterm_only_asks: bool = False) -> Generator[None]:
         with interrupts(self._on_interrupt, sigterm_only_asks=sigterm_only_asks):

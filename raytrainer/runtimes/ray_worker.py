@@ -45,6 +45,7 @@ class RayRuntime(CollectiveRuntime):
         self._events: EventSender | None = None
         self._command = Command.NONE
         self._command_call: Ref[int | None] | None = None
+        self._is_decided_by_driver = False
         self._last_look_s = 0.0
         self.open_group(timeout_s)
 
@@ -53,11 +54,18 @@ class RayRuntime(CollectiveRuntime):
         self.attempt = attempt
         self._events = EventSender(self._control, attempt)
 
-    def start_task(self, restarts: int) -> None:
-        """All ranks: a task begins, or begins again after ``restarts`` restarts."""
+    def start_task(self, restarts: int, *, is_decided_by_driver: bool = False) -> None:
+        """All ranks: a task begins.
+
+        Args:
+            restarts: How often the workers were started again since it began.
+            is_decided_by_driver: The driver decides after each evaluation whether training goes on.
+        """
         self.attempt = restarts
         self._command = Command.NONE
+        self._command_call = None  # Its answer would be what was asked of the task before.
         termination.forget()
+        self._is_decided_by_driver = is_decided_by_driver
 
     def command(self) -> Command:
         if termination.was_asked_to_end():
@@ -87,6 +95,17 @@ class RayRuntime(CollectiveRuntime):
     def emit(self, event: object) -> None:
         if self._events is not None:
             self._events.emit(event)
+
+    def consult(self, step: int, event: object) -> None:
+        self.emit(event)
+        if not self._is_decided_by_driver:
+            return
+        self.flush()
+        command: int | None = None
+        while command is None:
+            call: Ref[int | None] = self._control.decision.remote(step, LONG_POLL_S)
+            command = ray_calls.get(call)
+        self._command = Command(command)
 
     def store_final_weights(self, weights: object) -> None:
         """Rank 0: leave weights with the control actor, where the driver finds them after the workers have ended."""

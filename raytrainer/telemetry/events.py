@@ -70,6 +70,18 @@ class PredictionDone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """Training has evaluated, and what belongs to that step (its save too) is done."""
+
+    step: int
+    epoch: float
+    metrics: dict[str, float]
+    max_steps: int
+    checkpoint: str | None
+    """The newest checkpoint that this run has committed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointCommitted:
     """A checkpoint is complete in storage."""
 

@@ -45,6 +45,18 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NextTrainer:
+    """The trainer that workers set up in place of the one that they began with."""
+
+    number: int
+    """Counts them; the one that workers began with has 0."""
+    shipped: list[Any]
+    """One reference to it in transport form; in a list, so that Ray passes the reference on."""
+    output_dir: str | None
+    """Where workers write their logs from then on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One call of a method of the trainer, for all ranks."""
 
@@ -59,6 +71,10 @@ class Task:
     """Of the trainer that the task is for; when it is done, it has made the next one."""
     changes: list[Change] = field(default_factory=list[Change])
     """What makes the trainer of that version out of the one that was sent at first, in order."""
+    is_decided_by_driver: bool = False
+    """The driver decides after each evaluation whether training goes on."""
+    trainer: NextTrainer | None = None
+    """The trainer to run it on; None for the one that the workers began with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

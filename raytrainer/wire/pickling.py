@@ -5,7 +5,8 @@ once (tied weights stay tied), and become plain byte arrays. Ray keeps those in 
 node read the same pages. Tensors arrive on the CPU, whatever device they came from: a device of one process means
 nothing in another.
 
-An object that the other side has already, such as the trainer that a callback refers to, can travel as a name.
+An object that the other side has already, such as the trainer that a callback refers to, can travel as a name; one that
+was stored for many processes (``wire/shared_objects.py``) travels as its reference.
 
 Classes and functions of ``__main__`` travel by value, and so do those of modules that no other process can import
 (``wire/importable.py``). This file never imports ray, and imports torch only when the other side has used it.
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from raytrainer.wire.importable import ModulesOfPickle
 from raytrainer.wire.module_sources import Sources
 from raytrainer.wire.search_path import SearchPath, search_path
+from raytrainer.wire.shared_objects import StoredObject, fetch, where_is
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -45,6 +47,8 @@ class Shipped:
     """Where the modules that the pickle names were found."""
     sources: Sources | None = None
     """Files of those modules, for machines that do not have them."""
+    stored: dict[str, StoredObject] = field(default_factory=dict[str, StoredObject])
+    """What the pickle names, because it was stored before."""
 
     @property
     def num_bytes(self) -> int:
@@ -82,6 +86,7 @@ def pack(value: object, known: Mapping[int, str] | None = None) -> Shipped:
         storages=pickler.storages,
         buffers=buffers,
         search_path=search_path(modules.directories),
+        stored=pickler.stored,
     )
 
 
@@ -93,7 +98,7 @@ def unpack(shipped: Shipped, find: Callable[[str], object] | None = None) -> Any
         find: Gives the object of a name that ``pack`` was told about.
     """
     buffers = [array.copy() if is_writable else array for array, is_writable in shipped.buffers]
-    return _Unpickler(io.BytesIO(shipped.pickle), shipped.storages, buffers, find).load()
+    return _Unpickler(io.BytesIO(shipped.pickle), shipped, buffers, find).load()
 
 
 class _Pickler(cloudpickle.Pickler):
@@ -107,6 +112,7 @@ class _Pickler(cloudpickle.Pickler):
         super().__init__(file, protocol=5, buffer_callback=take)
         self._modules = modules
         self._known = known
+        self.stored: dict[str, StoredObject] = {}
         self.storages: list[Bytes] = []
         self._index: dict[int, int] = {}
         self._kept: list[Any] = []  # as long as a storage lives, its address is its own
@@ -118,6 +124,9 @@ class _Pickler(cloudpickle.Pickler):
     def persistent_id(self, obj: Any) -> tuple[int, str | None] | str | None:
         if self._known and (name := self._known.get(id(obj))) is not None:
             return name
+        if (stored := where_is(obj)) is not None:
+            self.stored[stored.name] = stored
+            return stored.name
         torch = sys.modules.get("torch")
         # An import of torch may be under way in another thread; nobody has a storage before it is done.
         if torch is None or not hasattr(torch, "is_storage") or not torch.is_storage(obj):
@@ -139,17 +148,20 @@ class _Unpickler(pickle.Unpickler):
     def __init__(
         self,
         file: io.BytesIO,
-        arrays: list[Bytes],
+        shipped: Shipped,
         buffers: list[Bytes],
         find: Callable[[str], object] | None,
     ) -> None:
         super().__init__(file, buffers=buffers)
-        self._arrays = arrays
+        self._arrays = shipped.storages
+        self._stored = shipped.stored
         self._find = find
         self._storages: dict[int, Any] = {}
 
     def persistent_load(self, pid: tuple[int, str | None] | str) -> Any:
         if isinstance(pid, str):
+            if pid in self._stored:
+                return fetch(self._stored[pid])
             assert self._find is not None, "whoever names objects tells where to find them"
             return self._find(pid)
         import torch

@@ -27,7 +27,7 @@ import ray.exceptions
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.wire.failure_record import record_failure
-from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
+from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult
 from raytrainer.wire.preparations import Preparations, call_all
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class _Worker:
         self._config = config
         self._control = config.control
         self._session: WorkerSession | None = None
+        self._trainer_number = 0
         self._runtime: RayRuntime | None = None
         self._log_file: Path | None = None
         self._rank = 0
@@ -216,24 +217,34 @@ class _Worker:
         self._runtime.start_attempt(joined.attempt)
         if joined.is_over:
             return False
-        if self._config.output_dir is not None:
-            from raytrainer.telemetry.logfile import attach_rank_log
-
-            log_dir = Path(self._config.output_dir) / "logs"
-            self._log_file = attach_rank_log(log_dir, self._rank, attempt=joined.attempt)
+        self._write_log(self._config.output_dir)
         return True
 
-    def _open(self) -> None:
+    def _write_log(self, output_dir: str | None) -> None:
+        if output_dir is not None:
+            from raytrainer.telemetry.logfile import attach_rank_log
+
+            self._log_file = attach_rank_log(Path(output_dir) / "logs", self._rank, attempt=self._attempt)
+
+    def _open(self, next_trainer: NextTrainer | None = None) -> None:
+        """All ranks: set up the trainer of a task in place of the one that is there."""
         call_all(self._config.preparations.before)
+        shipped: Ref[Shipped] = self._config.trainer[0] if next_trainer is None else next_trainer.shipped[0]
+        self._trainer_number = 0 if next_trainer is None else next_trainer.number
+        self._write_log(self._config.output_dir if next_trainer is None else next_trainer.output_dir)
+        self._version = 0
+        if self._session is not None:
+            self._session.close()
+            self._session = None  # Its model goes before the next one comes.
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
-        self._session = open_session(self._receive(self._config.trainer[0]), self._runtime)
+        self._session = open_session(self._receive(shipped), self._runtime)
         call_all(self._config.preparations.after)
 
     def _receive(self, reference: Ref[Shipped]) -> Any:
         from raytrainer.wire.spec import receive_on_worker
 
-        return receive_on_worker(ray_calls.get(reference), _directory_for_copies())
+        return receive_on_worker(ray_calls.get(reference), directory_for_copies())
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -255,6 +266,8 @@ class _Worker:
         from raytrainer.wire.pickling import Shipped, pack
         from raytrainer.wire.spec import find_modules_of
 
+        if (0 if task.trainer is None else task.trainer.number) != self._trainer_number:
+            self._open(task.trainer)
         session, runtime = self._session, self._runtime
         assert session is not None
         assert runtime is not None
@@ -264,11 +277,11 @@ class _Worker:
             if change.version > self._version:
                 parts = ray_calls.get(change.parts[0])
                 if isinstance(parts, Shipped):
-                    find_modules_of(parts, _directory_for_copies())
+                    find_modules_of(parts, directory_for_copies())
                 session.change(parts)
         self._version = task.version
         args, kwargs, context = self._receive(task.payload[0])
-        runtime.start_task(task.restarts)
+        runtime.start_task(task.restarts, is_decided_by_driver=task.is_decided_by_driver)
         runtime.run_id = task.task_id
         more = {} if context is None else {"context": context}
         value = session.run(task.method, args, kwargs, restarted=task.restarts > 0, **more)
@@ -365,7 +378,7 @@ class _Worker:
             os._exit(1)
 
 
-def _directory_for_copies() -> str:
+def directory_for_copies() -> str:
     """Where copies of the driver's modules go: a directory of Ray's session, which ends with Ray."""
     # Ray has no public way to ask. If this one goes away, the copies outlive Ray.
     node: Any = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)

@@ -246,7 +246,7 @@ def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
         run_id=run.runtime.run_id,
         is_restart=is_restart,
         is_resumed=origin.checkpoint is not None
-        and origin.checkpoint.resolve().parent == directory.resolve(),
+        and (run.trainer._trial is not None or origin.checkpoint.resolve().parent == directory.resolve()),
         first_step=run.trainer.state.global_step + 1,
     )
 

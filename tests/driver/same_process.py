@@ -24,7 +24,7 @@ class SameProcessGroup:
     made: ClassVar[list[SameProcessGroup]] = []
     num_workers = 1
 
-    def __init__(self, trainer: Any, args: Any, on_event: Any) -> None:
+    def __init__(self, trainer: Any, args: Any, on_event: Any, **of_trials: Any) -> None:
         self.shipped = ship(trainer)
         self.on_event = on_event
         self.notes: list[str] = []

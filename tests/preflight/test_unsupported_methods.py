@@ -114,17 +114,12 @@ def test_methods_of_ones_own_and_those_that_are_called_never_warn() -> None:
     assert caught == []
 
 
-@pytest.mark.parametrize("name", ["hyperparameter_search", "create_accelerator_and_postprocess"])
+@pytest.mark.parametrize("name", ["create_accelerator_and_postprocess"])
 def test_a_refused_method_says_what_to_do(name: str) -> None:
     with pytest.raises(
         ConfigurationError, match=f"`Trainer.{name}` is not available.*{re.escape(NEVER_CALLED[name].do)}"
     ):
         getattr(raytrainer.Trainer(**ARGUMENTS), name)()
-
-
-def test_hyperparameter_search_names_ray_tune() -> None:
-    with pytest.raises(ConfigurationError, match="Ray Tune"):
-        raytrainer.Trainer(**ARGUMENTS).hyperparameter_search(n_trials=3)
 
 
 def test_a_trial_that_is_not_a_dict_is_refused(tmp_path: Path) -> None:
