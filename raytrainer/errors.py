@@ -9,6 +9,7 @@ Exception
       |    +-- MetricError            an evaluation lacks the metric that was asked for (also a KeyError)
       |    +-- MissingPackageError    a package is not installed (also an ImportError and a RuntimeError)
       +-- CheckpointError         a checkpoint is missing, damaged, or of another model or run (also a ValueError)
+      +-- PlacementError          others hold what the workers need
       +-- EngagementError         what was requested is not what runs on the workers
       +-- HubError                a request to the Hub failed
       +-- DispatchError           rank 0, which reads the data for all ranks, failed; raised on the other ranks
@@ -58,6 +59,10 @@ class MissingPackageError(ConfigurationError, ImportError, RuntimeError):
 
 class CheckpointError(RayTrainerError, ValueError):
     """A checkpoint that does not exist, does not verify, or was written for another model or run."""
+
+
+class PlacementError(RayTrainerError):
+    """The workers got no room: others hold what they need. The message says who."""
 
 
 class EngagementError(RayTrainerError):

@@ -38,7 +38,7 @@ class RayOptions:
         default=None,
         metadata={
             "help": 'Resources that each worker reserves, a dict or JSON such as \'{"CPU": 4, "GPU": 1}\'. '
-            "Default: one GPU if GPUs are used, and an equal share of the cores."
+            "Default: one GPU if GPUs are used, and an equal share of the cores that are free, at least one."
         },
     )
     placement_strategy: str = field(
@@ -82,7 +82,16 @@ class RayOptions:
     cluster_timeout_s: float = field(
         default=60.0,
         metadata={
-            "help": "How long to wait for a cluster that may still scale up to the requested workers, in seconds."
+            "help": "How long to wait for a cluster that may still scale up to the requested workers, in seconds. "
+            "Time in which nodes are being started does not count."
+        },
+    )
+    placement_timeout_s: float = field(
+        default=600.0,
+        metadata={
+            "help": "How long to wait for CPUs and GPUs that others hold, in seconds. Longer than "
+            "`worker_idle_timeout_s`, after which idle workers of other trainers leave. Time in which nodes are being "
+            "started does not count."
         },
     )
 
@@ -100,7 +109,7 @@ class RayOptions:
         )
         self.label_selector = _parsed_dict("label_selector", self.label_selector)
         self.placement_strategy = _checked_strategy(self.placement_strategy)
-        for name in ("worker_idle_timeout_s", "cluster_timeout_s"):
+        for name in ("worker_idle_timeout_s", "cluster_timeout_s", "placement_timeout_s"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
                 raise ConfigurationError(

@@ -174,6 +174,7 @@ SUPPORTED: tuple[str, ...] = (
     "ray_address",
     "worker_idle_timeout_s",
     "cluster_timeout_s",
+    "placement_timeout_s",
     "accelerate_config",
     "accelerator_config",
     "rank_check_steps",

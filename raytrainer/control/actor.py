@@ -1,5 +1,7 @@
 """The control actor: the one process that driver and all ranks of a group talk to.
 
+Other trainers of the cluster find it by its name, to see whether its workers are idle while they wait for room.
+
 A thin shell around ``ControlState`` that lets callers wait for an answer, a limited time at once, so that the call of a
 process that died does not stay forever. It reserves no CPU, runs on the driver's node, and ends with the driver. What
 workers leave here outlives them.
@@ -154,6 +156,16 @@ class ControlActor:
         may_restart = self._state.report_deaths(deaths)
         self._ring_both()
         return may_restart
+
+    # ---- other trainers of the cluster, which wait for what the workers hold; plain values, for other versions -------
+
+    async def idle_for_s(self) -> float | None:
+        return self._state.idle_for_s()
+
+    async def close_if_idle_for(self, at_least_s: float) -> bool:
+        is_closed = self._state.close_if_idle_for(at_least_s)
+        self._ring_both()
+        return is_closed
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 

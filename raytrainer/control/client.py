@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NAMESPACE = "raytrainer"
+"""Ray's namespace of control actors, in which every process of a cluster finds them."""
 ANSWER_S = 30.0
 """How long the actor may take for an answer that needs no waiting; it starts in one or two seconds."""
 
@@ -32,14 +34,19 @@ class ControlClient:
         num_workers: Size of the group.
         max_failures: Restarts of the workers that each call may use; -1 for no limit.
         idle_timeout_s: How long workers wait for a task before they leave [s].
+        name: Of the actor.
     """
 
-    def __init__(self, *, num_workers: int, max_failures: int, idle_timeout_s: float) -> None:
+    def __init__(self, *, num_workers: int, max_failures: int, idle_timeout_s: float, name: str) -> None:
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor_class: Any = ray.remote(ControlActor)
         # Each rank waits in at most three calls at a time, the driver in two, Ray Train's controller in one.
         options = actor_class.options(
-            num_cpus=0, max_concurrency=4 * num_workers + 16, scheduling_strategy=here
+            num_cpus=0,
+            max_concurrency=4 * num_workers + 16,
+            scheduling_strategy=here,
+            name=name,
+            namespace=NAMESPACE,
         )
         self.actor: Any = options.remote(max_failures=max_failures, idle_timeout_s=idle_timeout_s)
 

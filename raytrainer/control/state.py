@@ -159,6 +159,11 @@ class ControlState:
             self._phase = Phase.CLOSED
         return True
 
+    def close_if_idle_for(self, at_least_s: float) -> bool:
+        """Take no further task, if none has come for a while. True when the workers leave."""
+        idle_s = self.idle_for_s()
+        return idle_s is not None and idle_s >= at_least_s and self.close()
+
     def abandon(self, reason: str) -> None:
         """End it now, whatever is running."""
         if self._phase is Phase.OPEN:
@@ -203,6 +208,12 @@ class ControlState:
         if self._idle_since is None or not self._is_idle():
             return None
         return max(0.0, self._idle_timeout_s - (self._clock() - self._idle_since))
+
+    def idle_for_s(self) -> float | None:
+        """Seconds since the workers have had nothing to do; None while a task runs, or before they have started."""
+        if self._idle_since is None or not self._is_idle() or self._phase is not Phase.OPEN:
+            return None
+        return self._clock() - self._idle_since
 
     def finish(self, result: TaskResult) -> None:
         """Rank 0: a task has its result, and is never run again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,6 +34,13 @@ class Allocation:
     def num_threads(self) -> int | None:
         """CPU threads of a worker; None when it has no whole core."""
         return self.shared_cores or int(self.resources_per_worker.get("CPU", 0)) or None
+
+    @property
+    def each(self) -> str:
+        """What a worker gets, in words."""
+        if self.shared_cores:
+            return "a share of the cores of this process"
+        return listed(self.resources_per_worker)
 
 
 def plan_workers(args: TrainingArguments, nodes: Sequence[Node]) -> Allocation:
@@ -110,6 +117,7 @@ def check_capacity(
     may_grow: bool,
     nodes: Callable[[], Sequence[Node]],
     ask_for: Callable[[list[dict[str, float]]], None] = lambda _: None,
+    is_growing: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -121,16 +129,14 @@ def check_capacity(
         may_grow: Whether nodes may still come.
         nodes: Gives the nodes of the cluster as they are now.
         ask_for: Asks an autoscaler for room.
+        is_growing: Whether nodes are being started. That time does not count.
         clock: Seconds of a clock that never goes back.
         sleep: Waits.
 
     Raises:
         ConfigurationError: If there is no room and the cluster cannot grow, or did not grow in time.
     """
-    needed = dict(allocation.resources_per_worker)
-    if args.accelerator_type:
-        needed[f"accelerator_type:{args.accelerator_type}"] = 0.001
-    labels = cast("dict[str, str] | None", args.label_selector)
+    needed, labels = needed_by(args, allocation)
     deadline = clock() + args.cluster_timeout_s
     has_asked = False
     while True:
@@ -138,6 +144,8 @@ def check_capacity(
         room = room_for(needed, here, strategy=args.placement_strategy, labels=labels)
         if room >= allocation.num_workers:
             return
+        if may_grow and is_growing():
+            deadline = clock() + args.cluster_timeout_s
         if not may_grow or clock() >= deadline:
             raise ConfigurationError(_no_room(args, allocation, room, here, waited=may_grow))
         if not has_asked:
@@ -147,14 +155,21 @@ def check_capacity(
         sleep(1.0)
 
 
+def needed_by(
+    args: TrainingArguments, allocation: Allocation
+) -> tuple[dict[str, float], dict[str, str] | None]:
+    """What a node must have for each worker, and the labels that it must have."""
+    needed = dict(allocation.resources_per_worker)
+    if args.accelerator_type:
+        needed.setdefault(f"accelerator_type:{args.accelerator_type}", 0.001)
+    return needed, cast("dict[str, str] | None", args.label_selector)
+
+
 def _no_room(
     args: TrainingArguments, allocation: Allocation, room: int, nodes: Sequence[Node], *, waited: bool
 ) -> str:
-    each = _listed(allocation.resources_per_worker)
-    extra = f" with accelerator {args.accelerator_type}" if args.accelerator_type else ""
-    extra += f" on nodes with labels {args.label_selector}" if args.label_selector else ""
     there = [
-        f"{node.get('NodeManagerAddress', '?')}: {_listed(_resources(node))}"
+        f"{node.get('NodeManagerAddress', '?')}: {listed(_resources(node))}"
         for node in nodes
         if node.get("Alive", True)
     ]
@@ -166,9 +181,17 @@ def _no_room(
             "There is no GPU: leave use_gpu out to train on CPUs, or set ray_address to a cluster with GPUs"
         )
     return (
-        f"{allocation.num_workers} workers with {each} each{extra} ({args.placement_strategy}) were asked for, and the "
-        f"cluster has room for {room}{time_s}. It has {shown or 'no node'}. {advice}."
+        f"{wish(args, allocation)} were asked for, and the cluster has room for {room}{time_s}. It has "
+        f"{shown or 'no node'}. {advice}."
     )
+
+
+def wish(args: TrainingArguments, allocation: Allocation) -> str:
+    """What workers are asked for, in words."""
+    extra = f" with accelerator {args.accelerator_type}" if args.accelerator_type else ""
+    extra += f" on nodes with labels {args.label_selector}" if args.label_selector else ""
+    number = allocation.num_workers
+    return f"{number} worker{'s' if number > 1 else ''} with {allocation.each} each{extra} ({args.placement_strategy})"
 
 
 def _resources(node: Node) -> dict[str, float]:
@@ -184,7 +207,8 @@ def _has_labels(node: Node, labels: dict[str, str]) -> bool:
     return all(have.get(name) == value for name, value in simple.items())
 
 
-def _listed(resources: dict[str, float]) -> str:
+def listed(resources: Mapping[str, float]) -> str:
+    """Amounts of resources in words."""
     named = {name: amount for name, amount in resources.items() if name in ("CPU", "GPU") or _is_custom(name)}
     return ", ".join(f"{amount:g} {name}" for name, amount in sorted(named.items())) or "nothing"
 

@@ -10,10 +10,15 @@ import ray
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.client import ControlClient
-from raytrainer.driver.capacity import Allocation, Node, ask_autoscaler, check_capacity, plan_workers
+from raytrainer.driver.capacity import Node, ask_autoscaler, check_capacity, plan_workers
 from raytrainer.driver.cluster import connect
 from raytrainer.driver.fit_thread import FitThread
-from raytrainer.driver.trial_room import TrialRoom, claim_output_dir, plan_in_trial, room_of_trial_function
+from raytrainer.driver.holders import new_name
+from raytrainer.driver.lost_room import LostRoom
+from raytrainer.driver.ray_tables import is_growing
+from raytrainer.driver.ray_view import RayView, this_place
+from raytrainer.driver.reservation import Reservation, reserve
+from raytrainer.driver.trial_room import TrialRoom, borrow, claim_output_dir, current_room, is_trial_function
 from raytrainer.runtimes import ray_calls
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.spec import Shipped, with_sources
@@ -26,11 +31,17 @@ class StartedGroup:
 
     control: ControlClient
     fit: FitThread
-    allocation: Allocation
+    reservation: Reservation
+    lost_room: LostRoom
     is_one_machine: bool
     """Workers find the files of the driver."""
     kept: tuple[object, ...]
     """Handles that keep what the workers need alive: the shipped trainer, Ray's coordinator."""
+
+    def end(self) -> None:
+        """Give back what stays when the workers have ended; does not wait."""
+        self.reservation.release()
+        self.control.end()
 
 
 def start_group(
@@ -39,68 +50,102 @@ def start_group(
     *,
     open_session: str,
     preparations: Preparations,
+    make_room: Callable[[], None],
+    show: Callable[[object], None],
     room: TrialRoom | None = None,
     on_end: Callable[[], None],
 ) -> StartedGroup:
-    """Join or start Ray, check that there is room, and begin to start the workers. Does not wait for them.
+    """Join or start Ray, wait for room, and begin to start the workers. Does not wait for them.
 
     Args:
         args: How many workers with what, and how they are restarted.
         shipped: The trainer in transport form.
         open_session: ``module:function`` that sets the trainer up on a worker.
         preparations: What a worker calls before it unpacks the trainer, and when it has set it up.
+        make_room: Ends idle workers of this process.
+        show: Renders a note.
         room: Where workers run within a trial of Ray Tune.
         on_end: Called in another thread when Ray Train's run has ended.
 
     Raises:
-        ConfigurationError: If no Ray answers, or the cluster has no room.
+        ConfigurationError: If no Ray answers, or the cluster is too small.
+        PlacementError: If others hold the room for too long.
     """
     cluster = connect(args.ray_address)
     # Ray Train takes seconds to import; `connect` does that while it waits for Ray's processes.
     from raytrainer.driver.ray_train import make_fit, start_coordinator
 
     coordinator = start_coordinator()
-    list_nodes: Callable[[], list[Node]] = ray.nodes
-    if room is None and (room := room_of_trial_function()) is not None:
+    name = new_name()
+    view = RayView(args, name, make_room)
+    if room is None and is_trial_function():
         claim_output_dir(str(args.output_dir))
-    if room is not None:
-        allocation = plan_in_trial(args, room)  # Ray Tune has made sure that there is room.
-    else:
-        allocation = plan_workers(args, list_nodes())
-        check_capacity(
-            args, allocation, may_grow=not cluster.is_private, nodes=list_nodes, ask_for=ask_autoscaler
+        room = current_room()
+    reservation = (
+        _reserve(args, view, may_grow=not cluster.is_private, show=show)
+        if room is None
+        else borrow(args, room)
+    )
+    try:
+        allocation = reservation.allocation
+        control = ControlClient(
+            num_workers=allocation.num_workers,
+            max_failures=args.max_failures,
+            idle_timeout_s=args.worker_idle_timeout_s,
+            name=name.control,
         )
-    control = ControlClient(
-        num_workers=allocation.num_workers,
-        max_failures=args.max_failures,
-        idle_timeout_s=args.worker_idle_timeout_s,
-    )
-    trainer = ray_calls.put(shipped if cluster.is_private else with_sources(shipped))
-    config = WorkerConfig(
-        control=control.actor,
-        trainer=[trainer],
-        open_session=open_session,
-        output_dir=absolute_output_dir(args.output_dir),
-        num_threads=allocation.num_threads,
-        use_gpu=allocation.use_gpu,
-        backend=_collective_backend(args, use_gpu=allocation.use_gpu),
-        timeout_s=float(args.ddp_timeout),
-        directory=os.getcwd() if cluster.is_private else None,
-        preparations=preparations,
-    )
-    fit = FitThread(
-        lambda storage: make_fit(
-            args, allocation, storage, config, room=room, is_private_cluster=cluster.is_private
-        ),
-        on_end,
-    )
+        trainer = ray_calls.put(shipped if cluster.is_private else with_sources(shipped))
+        config = WorkerConfig(
+            control=control.actor,
+            trainer=[trainer],
+            open_session=open_session,
+            output_dir=absolute_output_dir(args.output_dir),
+            num_threads=allocation.num_threads,
+            use_gpu=allocation.use_gpu,
+            backend=_collective_backend(args, use_gpu=allocation.use_gpu),
+            timeout_s=float(args.ddp_timeout),
+            directory=os.getcwd() if cluster.is_private else None,
+            preparations=preparations,
+        )
+        fit = FitThread(
+            lambda storage: make_fit(
+                args, reservation, storage, config, is_private_cluster=cluster.is_private
+            ),
+            on_end,
+        )
+    except BaseException:
+        reservation.release()
+        raise
     return StartedGroup(
         control=control,
         fit=fit,
-        allocation=allocation,
+        reservation=reservation,
+        lost_room=LostRoom(
+            args,
+            reservation,
+            read_tables=view.tables,
+            holders_of=lambda tables: view.holders(tables, reservation.room.group),
+            show=show,
+        ),
         is_one_machine=cluster.is_private,
         kept=(trainer, coordinator),
     )
+
+
+def _reserve(
+    args: TrainingArguments,
+    view: RayView,
+    *,
+    may_grow: bool,
+    show: Callable[[object], None],
+) -> Reservation:
+    """Room for the workers, when there is some."""
+    list_nodes: Callable[[], list[Node]] = ray.nodes
+    whole = plan_workers(args, list_nodes())
+    check_capacity(
+        args, whole, may_grow=may_grow, nodes=list_nodes, ask_for=ask_autoscaler, is_growing=is_growing
+    )
+    return reserve(args, whole, view, this_place(), show=show)
 
 
 def _collective_backend(args: TrainingArguments, *, use_gpu: bool) -> str:

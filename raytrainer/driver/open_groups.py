@@ -1,7 +1,8 @@
 """The worker groups of this process that hold resources.
 
-Workers that wait for their next task hold CPUs and GPUs. So a new group first ends the idle groups of other trainers,
-and a group ends with its process, or with its trainer when nothing refers to that any more.
+Workers that wait for their next task hold CPUs and GPUs. So a new group ends the idle groups of other trainers, before
+it starts and while it waits for room, and a group ends with its process, or with its trainer when nothing refers to
+that any more.
 """
 
 from __future__ import annotations
@@ -24,12 +25,9 @@ class Group(Protocol):
     @property
     def is_open(self) -> bool: ...
 
-    @property
-    def is_busy(self) -> bool: ...
+    def end_if_idle(self) -> None: ...
 
-    def end(self) -> None: ...
-
-    def kill(self) -> None: ...
+    def kill_at_exit(self) -> None: ...
 
 
 _groups: weakref.WeakSet[Group] = weakref.WeakSet()
@@ -39,12 +37,18 @@ _lock = threading.Lock()
 def add(group: Group) -> None:
     """Add a group that is about to start, and end the idle ones first."""
     with _lock:
-        others = [other for other in _groups if other is not group]
         _groups.add(group)
         _end_all_at_exit()
+    end_idle(group)
+
+
+def end_idle(beside: Group) -> None:
+    """End the groups of this process that have nothing to do, except one."""
+    with _lock:
+        others = [other for other in _groups if other is not beside]
     for other in others:
-        if other.is_open and not other.is_busy:
-            other.end()
+        if other.is_open:
+            other.end_if_idle()
 
 
 def remove(group: Group) -> None:
@@ -59,7 +63,7 @@ def end_all() -> None:
         groups = list(_groups)
     for group in groups:
         try:
-            group.kill()
+            group.kill_at_exit()
         except Exception:  # The process ends anyway, and the others must be ended too.
             logger.debug("Could not end a worker group.", exc_info=True)
 

@@ -1,10 +1,10 @@
-"""What Ray Train's controller does differently here: who decides about restarts, and where workers of a trial run.
+"""What Ray Train's controller does differently here: who decides about restarts, and where workers run.
 
 **The control actor decides whether failed workers are started again.** Ray Train has a failure policy of its own, which
 counts failures over the life of a worker group and knows neither checkpoints nor calls. This one reports which
 processes ended, and passes the answer on. So ``max_failures`` is counted in one place.
 
-**Workers of a trial run in the placement group of the trial** (``trial_room``), where Ray Train would create another.
+**Workers run in a placement group that exists already** (``driver/room.py``), where Ray Train would create another.
 
 The controller imports this module, which must stay free of torch: that import takes more than a second.
 """
@@ -22,7 +22,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 
 from raytrainer.driver.ray_deaths import deaths_in
-from raytrainer.driver.trial_room import TrialRoom
+from raytrainer.driver.room import Room
 from raytrainer.runtimes import ray_calls
 from raytrainer.wire.failure_record import WorkerDeaths
 
@@ -62,28 +62,34 @@ class AskControl(DefaultFailurePolicy):
         return FailureDecision.RETRY if may_restart else FailureDecision.RAISE
 
 
-class _BorrowedGroup(DefaultPlacementGroupHandle):
-    """A placement group that belongs to someone else, who removes it."""
+class _Kept(DefaultPlacementGroupHandle):
+    """A placement group that its owner removes, and not the worker group that runs in it."""
 
     def shutdown(self) -> None:
         pass
 
 
-def in_room(room: TrialRoom) -> type:
-    """Make a controller whose workers run in the placement group of a trial."""
+def controller_in(room: Room) -> type:
+    """Make the class of a controller whose workers run in a room, also when they are started again."""
 
-    class RoomWorkerGroup(WorkerGroup):
-        def _create_placement_group(self, *_: object) -> DefaultPlacementGroupHandle:
-            return _BorrowedGroup(room.group)
+    class GroupInRoom(WorkerGroup):
+        def _create_placement_group(self, *_: object, **__: object) -> DefaultPlacementGroupHandle:
+            return _Kept(room.group)
 
-        def _create_workers(self, num_workers: int, placement_group: Any, *args: Any, **kwargs: Any) -> Any:
-            indices = kwargs.pop("placement_group_bundle_indices", None)
-            kwargs["placement_group_bundle_indices"] = [
-                room.bundle_of(worker) for worker in (range(num_workers) if indices is None else indices)
-            ]
-            return super()._create_workers(num_workers, placement_group, *args, **kwargs)
+        def _create_workers(
+            self,
+            num_workers: int,
+            *args: Any,
+            placement_group_bundle_indices: list[int] | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            # Those that Ray Train names are of workers that it replaces, so they are ours already.
+            indices = placement_group_bundle_indices or [room.bundle_of(one) for one in range(num_workers)]
+            return super()._create_workers(
+                num_workers, *args, placement_group_bundle_indices=indices, **kwargs
+            )
 
-    class RoomController(TrainController):
-        worker_group_cls = RoomWorkerGroup
+    class ControllerInRoom(TrainController):
+        worker_group_cls = GroupInRoom
 
-    return RoomController
+    return ControllerInRoom

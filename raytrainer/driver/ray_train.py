@@ -8,6 +8,8 @@ Each of them is optional: on a Ray that no longer has it, the public behavior re
 * The control actor decides about restarts. Without that, Ray Train counts ``max_failures`` over the life of a group.
 * The controller waits until the autoscaling coordinator, another process, is up. Both can start at the same time.
 * The controller's handle is the only way to end a run at once.
+* Workers run in a placement group that was reserved before. Without that, it is given back, and Ray Train tries for one
+  of its own, for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import ray
@@ -27,7 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.rendezvous import Rendezvous
-from raytrainer.driver.trial_room import TrialRoom
+from raytrainer.driver.reservation import Reservation
 from raytrainer.runtimes import ray_calls
 from raytrainer.worker.main import WorkerConfig, work
 
@@ -48,17 +50,17 @@ class Fit(TorchTrainer):
     Args:
         is_private_cluster: The cluster lives only for this process.
         control: Handle of the control actor.
-        room: Where workers run within a trial of Ray Tune.
+        reservation: Where workers run.
         arguments: Those of ``TorchTrainer``.
     """
 
     def __init__(
-        self, *, is_private_cluster: bool, control: Any, room: TrialRoom | None = None, **arguments: Any
+        self, *, is_private_cluster: bool, control: Any, reservation: Reservation, **arguments: Any
     ) -> None:
         self._control = control
-        self._room = room
+        self._reservation = reservation
         self._unused: frozenset[str] = _UNUSED | (
-            _UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster or room is not None else frozenset[str]()
+            _UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster or not reservation.is_own else frozenset[str]()
         )
         self._controller: Any = None
         self._after_end: Callable[[], None] | None = None
@@ -90,16 +92,14 @@ class Fit(TorchTrainer):
 
     def _initialize_and_run_controller(self, **arguments: object) -> Any:
         try:
-            from ray.train.v2._internal.execution.controller import TrainController
-
-            from raytrainer.driver.ray_controller import AskControl, in_room
+            from raytrainer.driver.ray_controller import AskControl, controller_in
         except ImportError:
+            self._reservation.release()
             return super()._initialize_and_run_controller(**arguments)
         # On the driver's node, because the driver's end is its end.
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        kind: type = TrainController if self._room is None else in_room(self._room)
-        controller_class = cast("Any", ray.remote(cast("Any", kind)))
+        controller_class = cast("Any", ray.remote(cast("Any", controller_in(self._reservation.room))))
         options: Any = controller_class.options(
             num_cpus=0,
             scheduling_strategy=here,
@@ -122,30 +122,50 @@ _DETERMINISTIC = {
 before it calls the training function."""
 
 
+def worker_environment(
+    args: TrainingArguments, allocation: Allocation, here: Mapping[str, str]
+) -> dict[str, str]:
+    """Variables that a worker has from its start.
+
+    Args:
+        args: Whether the workers are deterministic.
+        allocation: What each worker gets.
+        here: The environment of this process.
+    """
+    environment = dict(_DETERMINISTIC) if args.full_determinism else {}
+    if allocation.shared_cores:
+        # Ray sets this variable to the number of CPUs that a process reserves: 1 for such a worker, and all of them for
+        # this process, unless the user has set it to less.
+        threads = here.get("OMP_NUM_THREADS", "")
+        number = min(int(threads), allocation.shared_cores) if threads.isdigit() else allocation.shared_cores
+        environment["OMP_NUM_THREADS"] = str(number)
+    return environment
+
+
 def make_fit(
     args: TrainingArguments,
-    allocation: Allocation,
+    reservation: Reservation,
     storage_path: str,
     config: WorkerConfig,
     *,
-    room: TrialRoom | None,
     is_private_cluster: bool,
 ) -> Fit:
     """Create the run that keeps a group of workers, without starting it.
 
     Args:
         args: Where workers are placed, how often they are restarted, whether they are deterministic.
-        allocation: Number of workers, and what each one gets.
+        reservation: Where workers run: how many, and what each one gets.
         storage_path: A directory for Ray Train; nothing is stored there.
         config: What each worker reads first.
-        room: Where workers run within a trial of Ray Tune.
         is_private_cluster: The cluster lives only for this process.
     """
+    allocation = reservation.allocation
+    environment = worker_environment(args, allocation, os.environ)
     rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
         is_private_cluster=is_private_cluster,
         control=config.control,
-        room=room,
+        reservation=reservation,
         train_loop_per_worker=work,
         train_loop_config={"worker": config},
         scaling_config=ScalingConfig(
@@ -160,7 +180,7 @@ def make_fit(
             name=f"raytrainer-{uuid.uuid4().hex[:8]}",
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=args.max_failures),
-            worker_runtime_env={"env_vars": _DETERMINISTIC} if args.full_determinism else None,
+            worker_runtime_env={"env_vars": environment} if environment else None,
             # Ray Train's own messages about failures would only repeat ours.
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),

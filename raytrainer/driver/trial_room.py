@@ -3,8 +3,8 @@
 Tune reserves all that a trial needs at once, so trials cannot wait for each other: either a trial has room for every
 worker, or it has not begun. A second placement group beside it would be waited for while the first one holds the CPUs.
 
-Bundles after the trial's own hold one worker each. A function that a user gave to Tune has no such bundles: its workers
-share what the trial reserved for itself, because its process waits while they work.
+Bundles after the trial's own hold one worker each. Where Tune was told nothing of workers there are none, and workers
+find room as those of any trainer (``driver/reservation.py``): in what the trial reserved for itself, if need be.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import ray
 from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.capacity import Allocation
+from raytrainer.driver.ray_tables import reserved_by_this_process
+from raytrainer.driver.reservation import Reservation
+from raytrainer.driver.room import Room
 from raytrainer.errors import ConfigurationError
 
 CLAIM_NAME = ".trial.json"
@@ -33,35 +35,41 @@ class TrialRoom:
 
     group: PlacementGroup
     bundles: tuple[dict[str, float], ...]
-    """One for each worker; empty if the workers share the trial's own."""
+    """One for each worker."""
     first: int
     """Index of the first of them in the placement group."""
-    own: dict[str, float]
-    """What the trial's process reserved for itself."""
-
-    def bundle_of(self, worker: int) -> int:
-        """Index of the bundle in which a worker runs."""
-        return self.first + worker if self.bundles else 0
 
 
-def room_of_trial_function() -> TrialRoom | None:
-    """The room of the trial whose function runs in this process; None in any other process."""
+class Borrowed(Reservation):
+    """Room that belongs to the trial, which gives it back."""
+
+    is_own = False
+
+    def will_be_released(self) -> None:
+        """Nothing: nobody else gets it."""
+
+    def release(self) -> None:
+        """Nothing: the trial's next trainer may use it."""
+
+
+def is_trial_function() -> bool:
+    """Whether a function that a user gave to Ray Tune runs in this process."""
     # Whoever runs a trial has imported it; nobody else pays for the import.
     sessions: Any = sys.modules.get("ray.train._internal.session")
     session = None if sessions is None else sessions.get_session()
-    return current_room() if session is not None and session.world_rank is None else None
+    return session is not None and session.world_rank is None
 
 
 def current_room() -> TrialRoom | None:
-    """What the placement group of this process has for workers; None if it has no placement group."""
+    """What the placement group of this process has for workers; None if it has nothing for them."""
     group = get_current_placement_group()
     if group is None:
         return None
-    assigned: dict[str, float] = ray.get_runtime_context().get_assigned_resources()
-    own = {name: float(amount) for name, amount in assigned.items() if amount and _is_plain(name)}
-    first = 1 if own else 0
     bundles = cast("list[dict[str, float]]", group.bundle_specs)
-    return TrialRoom(group=group, bundles=tuple(dict(one) for one in bundles[first:]), first=first, own=own)
+    first = 1 if reserved_by_this_process() else 0
+    if not bundles[first:]:
+        return None
+    return TrialRoom(group=group, bundles=tuple(dict(one) for one in bundles[first:]), first=first)
 
 
 def claim_output_dir(output_dir: str) -> None:
@@ -91,7 +99,7 @@ def claim_output_dir(output_dir: str) -> None:
     path.write_text(json.dumps({"experiment": experiment, "trial": trial}) + "\n", encoding="utf-8")
 
 
-def plan_in_trial(args: TrainingArguments, room: TrialRoom) -> Allocation:
+def borrow(args: TrainingArguments, room: TrialRoom) -> Reservation:
     """Plan the workers of a trial on what Tune has reserved for it.
 
     Args:
@@ -99,10 +107,8 @@ def plan_in_trial(args: TrainingArguments, room: TrialRoom) -> Allocation:
         room: What the trial has.
 
     Raises:
-        ConfigurationError: If there are fewer bundles than workers, or if workers would have to share a GPU.
+        ConfigurationError: If there are fewer bundles than workers.
     """
-    if not room.bundles:
-        return _plan_shared(args, room)
     num_workers = args.num_workers or len(room.bundles)
     if num_workers > len(room.bundles):
         raise ConfigurationError(
@@ -111,26 +117,7 @@ def plan_in_trial(args: TrainingArguments, room: TrialRoom) -> Allocation:
             "bundle for each worker: tune.with_resources(function, raytrainer.tune.resources(args))."
         )
     each = room.bundles[0]
-    return Allocation(
+    allocation = Allocation(
         num_workers=num_workers, use_gpu=each.get("GPU", 0) > 0, resources_per_worker=dict(each)
     )
-
-
-def _plan_shared(args: TrainingArguments, room: TrialRoom) -> Allocation:
-    if room.own.get("GPU"):
-        raise ConfigurationError(
-            f"Ray Tune reserved {room.own['GPU']:g} GPU for this trial's own process, where its workers cannot use it. "
-            "Give Tune a bundle for each worker: tune.with_resources(function, raytrainer.tune.resources(args))."
-        )
-    # They reserve nothing, so that Ray starts them in the bundle that the trial's own process fills.
-    return Allocation(
-        num_workers=args.num_workers or 1,
-        use_gpu=False,
-        resources_per_worker={},
-        shared_cores=max(1, int(room.own.get("CPU", 1.0)) // (args.num_workers or 1)),
-    )
-
-
-def _is_plain(name: str) -> bool:
-    """Ray also lists the resources by which it finds a bundle, and those of a node."""
-    return "_group_" not in name and not name.startswith(("node:", "bundle_group"))
+    return Borrowed(Room(group=room.group, first=room.first), allocation)

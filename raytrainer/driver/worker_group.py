@@ -7,9 +7,9 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import ray.exceptions
@@ -38,7 +38,7 @@ MORE_RECORDS_S = 1.0
 END_TIMEOUT_S = 30.0
 """How long workers may take to leave."""
 START_NOTE_S = 45.0
-"""After that time without workers, the user reads what they are waiting for."""
+"""After that time without workers, the user reads that they are still starting."""
 
 STOP_NOTE = "stopping after a checkpoint; press Ctrl-C again to stop now"
 
@@ -104,15 +104,16 @@ class WorkerGroup:
     def allocation(self) -> Allocation:
         """What the workers have."""
         assert self._started is not None
-        return self._started.allocation
+        return self._started.reservation.allocation
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Join or start Ray, check that there is room, and begin to start the workers. Does not wait for them.
+        """Join or start Ray, wait for room, and begin to start the workers. Does not wait for them.
 
         Raises:
-            ConfigurationError: If no Ray answers, or the cluster has no room.
+            ConfigurationError: If no Ray answers, or the cluster is too small.
+            PlacementError: If others hold the room for too long.
         """
         assert self._shipped is not None, "A group is started once."
         open_groups.add(self)
@@ -122,10 +123,21 @@ class WorkerGroup:
             shipped,
             open_session=self._open_session,
             preparations=self._preparations,
+            make_room=lambda: open_groups.end_idle(self),
+            show=self._on_event,
             room=self._room,
             on_end=self._forget,
         )
         self._updates = Updates(self._started, self._on_event)
+
+    def end_if_idle(self) -> None:
+        """Let workers leave that have had a task and have none now. Another thread may be about to give them one."""
+        started = self._started
+        if started is None or self._is_busy or not self._has_called:
+            return
+        # A task that comes later is refused, and its trainer starts other workers.
+        if started.control.close() or not self._is_busy:
+            self.end()
 
     def suits(self, args: TrainingArguments) -> bool:
         """Whether a trainer with these arguments would get workers like these."""
@@ -168,14 +180,24 @@ class WorkerGroup:
         if started is not None and not self._is_ended and ray.is_initialized():
             self._final_weights = started.control.final_weights(0.0)
             if started.fit.is_over:
-                started.control.end()
+                started.end()
             else:
                 started.control.send_abandon("ended by the driver")
+                started.reservation.will_be_released()
                 # The actor ends after the workers, which still call it.
-                started.fit.end_now(then=started.control.end)
+                started.fit.end_now(then=started.end)
         self._is_ended = True
         self._finalizer.detach()
         self._forget()
+
+    def kill_at_exit(self) -> None:
+        """End the workers and give their room back before this process ends.
+
+        That of an actor stays reserved when the actor ends, until its driver ends too.
+        """
+        self.kill()
+        if self._started is not None:
+            self._started.reservation.release()
 
     def final_weights(self, timeout_s: float = END_TIMEOUT_S) -> Any:
         """What ``session.final_weights`` returned on rank 0 when the workers left; None if they left nothing.
@@ -191,6 +213,8 @@ class WorkerGroup:
         open_groups.remove(self)
         if self._started is not None:
             self._started.fit.remove_storage()
+            if self._started.fit.is_over:
+                self._started.reservation.release()
 
     # ---- calls --------------------------------------------------------------------------------------------------
 
@@ -224,6 +248,7 @@ class WorkerGroup:
         Raises:
             ConfigurationError: If the arguments cannot be shipped.
             GroupClosedError: If the workers have left.
+            PlacementError: If a node was lost, and nothing takes its place; the group has ended.
             TrainingFailed: If the task failed for good; the group has ended.
         """
         started = self._started
@@ -292,10 +317,13 @@ class WorkerGroup:
                     wants_stop.clear()
                     started.control.send_command(Command.STOP_AFTER_SAVE)
                     updates.show(Note(text=STOP_NOTE, level="warning"))
+                started.lost_room.look()
                 if note_at_s is not None and time.monotonic() > note_at_s:
                     note_at_s = None
                     if started.control.snapshot().attempt < 0:
-                        updates.show(Note(text=_waiting_text(started.allocation), level="warning"))
+                        updates.show(
+                            Note(text=_waiting_text(started.reservation.allocation), level="warning")
+                        )
         self.kill()
         raise TrainingFailed(f"{method}() gave no result within {timeout_s:g} s, so its workers were ended.")
 
@@ -303,7 +331,7 @@ class WorkerGroup:
         """The exception for a task whose group has ended; ends what is left of the group."""
         if update.phase is Phase.FATAL:
             # Ranks fail within moments of each other, and the first to report need not be the first to fail.
-            time.sleep(MORE_RECORDS_S if started.allocation.num_workers > 1 else 0.1)
+            time.sleep(MORE_RECORDS_S if started.reservation.allocation.num_workers > 1 else 0.1)
         else:
             started.fit.wait(END_TIMEOUT_S)
         with contextlib.suppress(ray.exceptions.RayError):
@@ -343,11 +371,9 @@ def _kind_of_workers(args: TrainingArguments) -> tuple[object, ...]:
 
 
 def _waiting_text(allocation: Allocation) -> str:
-    resources = cast("Mapping[str, float]", ray.available_resources())
-    free = {name: amount for name, amount in resources.items() if name in ("CPU", "GPU")}
     return (
-        f"still waiting for {allocation.num_workers} workers with {allocation.resources_per_worker} each; free in "
-        f"the cluster: {free}"
+        f"{allocation.num_workers} workers have room, with {allocation.each} each, and have not begun after "
+        f"{START_NOTE_S:.0f} s: their processes are still starting"
     )
 
 

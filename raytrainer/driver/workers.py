@@ -221,6 +221,8 @@ class Workers:
         if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
         if self._group is not None:
+            if self._sent is not None:  # they had started
+                self._show(Note(text="the workers of the last call have left; starting new ones"))
             self._group.kill()
         self._group = self._sent = None
         self._trained = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray.tune
 
-from raytrainer.driver.trial_room import claim_output_dir, room_of_trial_function
+from raytrainer.driver.trial_room import claim_output_dir, current_room, is_trial_function
 from raytrainer.driver.workers import Workers
 from raytrainer.errors import ConfigurationError
 from raytrainer.runtimes.base import Command
@@ -29,14 +29,13 @@ def report_evaluations(trainer: Any) -> None:
     Raises:
         ConfigurationError: If no function of Ray Tune runs in this process, or another trial has this ``output_dir``.
     """
-    room = room_of_trial_function()
-    if room is None:
+    if not is_trial_function():
         raise ConfigurationError(
             "report_evaluations() was called in a process where no function of Ray Tune runs. Call it in the function "
             "that you give to ray.tune.Tuner; hyperparameter_search and raytrainer.tune.trainable report by themselves."
         )
     claim_output_dir(str(trainer.args.output_dir))
-    Workers(room=room, decide=_report).hand_over(trainer)
+    Workers(room=current_room(), decide=_report).hand_over(trainer)
 
 
 def _report(event: Evaluated) -> Command:

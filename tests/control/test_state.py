@@ -133,6 +133,23 @@ def test_task_that_comes_first_keeps_the_group_open(state, clock):
     assert name_of(state.next_task(1, 0)) == "one"
 
 
+def test_another_trainer_that_waits_closes_a_group_only_when_it_has_been_idle_for_long(state, clock):
+    assert state.idle_for_s() is None
+    state.join()
+    state.submit(task("a"))
+    clock.now = 5.0
+    assert state.idle_for_s() is None
+    assert not state.close_if_idle_for(0.0)
+    state.finish(TaskResult(task_id="a", payload=None))
+    clock.now = 8.0
+    assert state.idle_for_s() == 3.0
+    assert not state.close_if_idle_for(4.0)
+    assert state.close_if_idle_for(3.0)
+    assert state.next_task(0, 0) is Answer.LEAVE
+    assert not state.submit(task("b"))
+    assert state.idle_for_s() is None
+
+
 def test_time_of_a_task_is_not_idle_time(state, clock):
     state.join()
     state.submit(task("one"))

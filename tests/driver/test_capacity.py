@@ -25,6 +25,7 @@ def make_args(**changes):
         "accelerator_type": None,
         "label_selector": None,
         "cluster_timeout_s": 5.0,
+        "placement_timeout_s": 60.0,
     }
     return SimpleNamespace(**(values | changes))
 
@@ -116,3 +117,19 @@ def test_waiting_for_a_cluster_ends():
             sleep=lambda _: None,
             clock=lambda: float(next(now)),
         )
+
+
+def test_time_in_which_nodes_are_started_does_not_count():
+    now = iter(range(100))
+    growing = iter([True] * 20)
+    with pytest.raises(ConfigurationError, match="after waiting 5 s for it to grow"):
+        check(
+            make_args(num_workers=4),
+            [node()],
+            may_grow=True,
+            is_growing=lambda: next(growing, False),
+            sleep=lambda _: None,
+            clock=lambda: float(next(now)),
+        )
+    assert next(growing, None) is None
+    assert next(now) > 40

@@ -35,6 +35,26 @@ USED_WITHOUT_IMPORT = [
         "ray.train.v2._internal.execution.failure_handling:DefaultFailurePolicy",
         "make_decision",
     ),
+    (
+        "driver/ray_controller.py",
+        "ray.train.v2._internal.execution.controller:TrainController",
+        "worker_group_cls",
+    ),
+    (
+        "driver/ray_controller.py",
+        "ray.train.v2._internal.execution.worker_group:WorkerGroup",
+        "_create_placement_group",
+    ),
+    (
+        "driver/ray_controller.py",
+        "ray.train.v2._internal.execution.worker_group:WorkerGroup",
+        "_create_workers",
+    ),
+    ("driver/ray_tables.py", "ray._private.state", "available_resources_per_node"),
+    ("driver/ray_tables.py", "ray._private.state", "jobs"),
+    ("driver/ray_tables.py", "ray._private.state:GlobalState", "_connect_and_get_accessor"),
+    ("driver/ray_tables.py", "ray._raylet:GlobalStateAccessor", "get_placement_group_table"),
+    ("driver/ray_tables.py", "ray._raylet:GlobalStateAccessor", "get_actor_table"),
     ("driver/ray_deaths.py", "ray.exceptions:RayActorError", "preempted"),
     ("driver/rendezvous.py", "ray.train.backend:BackendConfig", "backend_cls"),
     ("driver/rendezvous.py", "ray.train.backend:Backend", "on_start"),
@@ -46,6 +66,11 @@ USED_WITHOUT_IMPORT = [
 ]
 PARAMETERS = [
     ("driver/ray_train.py", "ray.train.v2._internal.execution.controller:TrainController", "failure_policy"),
+    (
+        "driver/ray_controller.py",
+        "ray.train.v2._internal.execution.worker_group:WorkerGroup._create_workers",
+        "placement_group_bundle_indices",
+    ),
     ("driver/ray_deaths.py", "ray.train:WorkerGroupError", "worker_failures"),
     ("driver/cluster.py", "ray._private.node:Node", "head"),
 ]
@@ -149,5 +174,5 @@ def test_missing_name_is_named(monkeypatch):
     from ray.train.v2._internal.execution import controller
 
     monkeypatch.delattr(controller, "TrainController")
-    with pytest.raises(AssertionError, match=r"driver/ray_train.py: ray\.train.*TrainController"):
+    with pytest.raises(AssertionError, match=r"driver/ray_controller.py: ray\.train.*TrainController"):
         test_every_name_of_ray_that_a_file_imports_exists()

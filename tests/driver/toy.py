@@ -35,6 +35,7 @@ def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
         "ray_address": None,
         "worker_idle_timeout_s": 300.0,
         "cluster_timeout_s": 5.0,
+        "placement_timeout_s": 60.0,
         "output_dir": str(output_dir),
         "ddp_backend": None,
         "ddp_timeout": 120,

@@ -1,0 +1,113 @@
+"""What a person reads about room for workers: what is waited for, who has it, what came instead, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.driver.capacity import Allocation, listed, needed_by, wish
+from raytrainer.driver.ray_tables import Tables
+
+MAX_HOLDERS = 12
+"""Lines about who holds what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """What is waited for, and how things stand."""
+
+    args: TrainingArguments
+    wanted: Allocation
+    tables: Tables
+    holders: Sequence[str]
+
+    @property
+    def held_by(self) -> list[str]:
+        """The holders that are shown."""
+        more = len(self.holders) - MAX_HOLDERS
+        shown = [*self.holders[:MAX_HOLDERS], *([f"and {more} more"] if more > 0 else [])]
+        return shown or ["nobody that Ray's tables list"]
+
+    @property
+    def state(self) -> str:
+        """What the cluster has, and what of it is free."""
+        names = needed_by(self.args, self.wanted)[0].keys() | {"CPU"}
+        has = _total([node.get("Resources") or {} for node in self.tables.nodes], names)
+        free = _total(list(self.tables.free.values()), names)
+        return f"The cluster has {listed(has)}; free: {listed(free)}."
+
+
+def waiting_text(wait: Wait, waited_s: float) -> str:
+    """The note that the user reads while a trainer waits.
+
+    Args:
+        wait: What is waited for.
+        waited_s: For how long.
+    """
+    growing = "; nodes are being started" if wait.tables.is_growing else ""
+    return (
+        f"waiting for {wish(wait.args, wait.wanted)}, for {waited_s:.0f} s of at most "
+        f"{wait.args.placement_timeout_s:g} s{growing}. {wait.state} Taken by: {'; '.join(wait.held_by)}"
+    )
+
+
+def no_room_text(wait: Wait, own: dict[str, float] | None = None) -> str:
+    """The message of the error that ends the wait.
+
+    Args:
+        wait: What was waited for.
+        own: What the actor or task in which the trainer runs reserved, if that is in the way for ever.
+    """
+    fewer = "ask for fewer workers or for less per worker (num_workers, resources_per_worker)"
+    if own is None:
+        why = f" was free within placement_timeout_s={wait.args.placement_timeout_s:g} s."
+        advice = (
+            f"Wait for them to end, end them (trainer.end() ends a trainer's idle workers), {fewer}, or raise "
+            "placement_timeout_s."
+        )
+    else:
+        why = (
+            f" can ever be free: the actor or task in which this trainer runs reserved {listed(own)} itself, and keeps "
+            "them while it waits."
+        )
+        advice = (
+            f"Reserve nothing for the actor or task (num_cpus=0, num_gpus=0), {fewer}, or train within it "
+            "(num_workers=0)."
+        )
+    return "\n".join(
+        [
+            f"No room for {wish(wait.args, wait.wanted)}{why}",
+            f"{wait.state} Taken by:",
+            *(f"  - {line}" for line in wait.held_by),
+            advice,
+        ]
+    )
+
+
+def smaller_text(whole: Allocation, got: Allocation, own: dict[str, float]) -> str:
+    """The note about a default share that is smaller than usual.
+
+    Args:
+        whole: What the workers would have in an idle cluster.
+        got: What they have.
+        own: What the actor or task in which the trainer runs reserved.
+    """
+    if got.num_workers != whole.num_workers:
+        return (
+            f"others hold GPUs of this cluster: training on the {got.num_workers} of {whole.num_workers} that are "
+            "free. Set num_workers to wait for more"
+        )
+    if got.shared_cores:
+        return (
+            f"no CPU is free for workers (num_workers={got.num_workers}), so they use those that the actor or task of "
+            f"this trainer reserved ({listed(own)})"
+        )
+    return (
+        f"others hold CPUs of this cluster: each worker gets {listed(got.resources_per_worker)} of at most "
+        f"{listed(whole.resources_per_worker)}. Set resources_per_worker to wait for more"
+    )
+
+
+def _total(resources: Sequence[dict[str, float]], names: Collection[str]) -> dict[str, float]:
+    return {name: sum(one.get(name, 0.0) for one in resources) for name in sorted(names)}
