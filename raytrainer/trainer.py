@@ -30,8 +30,6 @@ from transformers.trainer_pt_utils import (
     get_optimizer_group,  # pyright: ignore[reportUnknownVariableType]
     log_metrics,  # pyright: ignore[reportUnknownVariableType]
     metrics_format,
-    save_metrics,  # pyright: ignore[reportUnknownVariableType]
-    save_state,  # pyright: ignore[reportUnknownVariableType]
 )
 from transformers.trainer_utils import (
     BestRun,
@@ -52,7 +50,10 @@ from raytrainer.backends.unbound import UnboundAccelerator
 from raytrainer.callbacks.defaults import default_callbacks, terminal_callback
 from raytrainer.callbacks.handler import CallbackHandler
 from raytrainer.callbacks.saved_states import export_states
+from raytrainer.checkpoint.locate import forget_copies, readable
 from raytrainer.checkpoint.model_match import model_signature
+from raytrainer.checkpoint.published import written_to
+from raytrainer.checkpoint.run_storage import storage_of
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.driver.entry_points import (
     entry_point,
@@ -63,6 +64,7 @@ from raytrainer.driver.entry_points import (
 )
 from raytrainer.errors import ConfigurationError, ModelError
 from raytrainer.hooks import TrainerHooks
+from raytrainer.hooks.result_files import write_metrics, write_state
 from raytrainer.hub.export_uploads import push_after_save
 from raytrainer.hub.methods import HubMethods
 from raytrainer.loop.queries import Queries
@@ -236,7 +238,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         Args:
             resume_from_checkpoint: None or False starts from the beginning; True goes on from the newest checkpoint
                 in ``output_dir`` that verifies; "auto" does so if there is one, and starts from the beginning where
-                ``output_dir`` has none, so that a job may be submitted again as it is; a path goes on from that one.
+                ``output_dir`` has none, so that a job may be submitted again as it is; a path or a URI goes on from
+                that one.
             trial: Hyperparameters by name. ``model_init`` and hooks get them, and so does ``state.trial_params``; the
                 arguments stay as they are.
             ignore_keys_for_eval: Outputs of the model that evaluation leaves out.
@@ -341,6 +344,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self.log(output.metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
         self._memory_tracker.stop_and_update_metrics(output.metrics)
+        storage_of(self.args.output_dir).share()
         return output.metrics
 
     @entry_point
@@ -386,9 +390,10 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save weights, config and processing class, to be read by ``from_pretrained``.
 
-        On a driver the weights are fetched from the workers and written here.
+        On a driver the weights are fetched from the workers and written here. ``output_dir`` may be a URI.
         """
-        self._save(output_dir if output_dir is not None else str(self.args.output_dir))
+        with written_to(output_dir if output_dir is not None else str(self.args.output_dir)) as directory:
+            self._save(directory)
         if self.args.push_to_hub and not _internal_call:
             push_after_save(self)
 
@@ -435,8 +440,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     log_metrics = cast("Callable[..., Any]", log_metrics)
     metrics_format = staticmethod(metrics_format)
-    save_metrics = cast("Callable[..., Any]", save_metrics)
-    save_state = cast("Callable[..., Any]", save_state)
+    save_metrics = cast("Callable[..., Any]", write_metrics)
+    save_state = cast("Callable[..., Any]", write_state)
     get_learning_rates = cast("Callable[..., Any]", get_learning_rates)
     get_num_trainable_parameters = cast("Callable[..., Any]", get_num_trainable_parameters)
     get_optimizer_group = cast("Callable[..., Any]", get_optimizer_group)
@@ -507,7 +512,8 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
             if self._own_model is None and self.model_init is not None:
                 self._hold_model(self.call_model_init())
             elif isinstance(self._own_model, str):
-                self._hold_model(self._load_named_model(self._own_model))
+                self._hold_model(self._load_named_model(str(readable(self._own_model))))
+                forget_copies()
         return self._own_model
 
     @model.setter

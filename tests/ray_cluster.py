@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.buckets import CREDENTIALS
 from tests.leftovers import members, wait_for_end
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,8 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     # Workers find the toy sessions of the tests.
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    # Workers may use the buckets of the tests; where the server is, their URIs say.
+    **CREDENTIALS,
 }
 
 

@@ -19,6 +19,7 @@ SUITES = {"cluster", "clients", "docs", "examples", "faults", "jobs", "parity", 
 CLAIMS = {
     "arguments": {"every_argument", "fields_are_read", "setters"},
     "checkpoint": {"crash", "with_transformers"},
+    "checkpoint/remote": {"kill", "on_ray"},
     "data": {"resume", "two_ranks"},
     "driver": {"interrupt", "ray_internals", "standing_workers"},
     "evaluation": {"memory", "numbers", "two_ranks"},

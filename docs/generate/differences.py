@@ -138,8 +138,10 @@ DIFFERENCES: dict[str, Difference] = {
         "tests/loop/test_train.py::test_a_run_that_was_stopped_keeps_its_newest_and_its_best_checkpoint",
     ),
     "output_dir": Difference(
-        "Checked for write access before anything starts.",
-        "tests/refusals/test_before_ray.py::test_an_output_dir_that_cannot_be_written_is_refused",
+        "Checked for write access before anything starts. May be the URI of a bucket (`s3://`, `gs://`, `az://`, ...): "
+        "checkpoints are committed to it by the same rule, and resumed, pruned, exported and evaluated from.",
+        "tests/checkpoint/remote/test_bucket.py::"
+        "test_a_run_into_a_bucket_has_the_losses_and_files_of_one_into_a_directory",
     ),
     # constructor
     "Trainer(args)": Difference(

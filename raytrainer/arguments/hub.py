@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import is_uri, split
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -20,7 +21,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def repository_name(args: TrainingArguments) -> str:
     """The repository of a run: ``hub_model_id``, or the name of the output directory."""
-    return args.hub_model_id or Path(cast("str", args.output_dir)).expanduser().absolute().name
+    return args.hub_model_id or _name_of(cast("str", args.output_dir))
+
+
+def _name_of(output_dir: str) -> str:
+    return split(output_dir)[1] if is_uri(output_dir) else Path(output_dir).expanduser().absolute().name
 
 
 def check_hub(args: TrainingArguments) -> None:

@@ -15,6 +15,7 @@ from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import is_uri, split
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -52,7 +53,7 @@ _RUN_REFUSALS: tuple[_Refusal, ...] = (
     (
         "storage_filesystem",
         lambda v: v is None,
-        "checkpoints are written to a path that every worker shares. Mount the storage and pass output_dir=",
+        "the file system is opened from the URI in output_dir (s3://, gs://, abfs://, ...). Leave it out",
     ),
     (
         "callbacks",
@@ -188,7 +189,8 @@ def _merge_output_dir(args: TrainingArguments, config: object) -> None:
     if ours in (None, DEFAULT_OUTPUT_DIR):
         args.output_dir = theirs
         return
-    inside = not named and _is_same_place(os.path.dirname(os.path.abspath(ours)), parent)
+    around = split(ours)[0] if is_uri(ours) else os.path.dirname(os.path.abspath(ours))
+    inside = not named and _is_same_place(around, parent)
     if not inside and not _is_same_place(ours, theirs):
         raise ConfigurationError(
             f"TrainingArguments says output_dir={ours!r} and run_config puts the run into {theirs!r} "

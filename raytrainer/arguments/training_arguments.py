@@ -41,6 +41,7 @@ from raytrainer.dialects.deepspeed import DeepSpeedOptions, read_deepspeed
 from raytrainer.dialects.deepspeed_auto import check_against
 from raytrainer.dialects.fsdp import ShardingOptions, canonical, read_sharding
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import as_path, refuse_secrets
 
 Made = TypeVar("Made")
 
@@ -129,6 +130,8 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         if self.logging_dir is not None:
             warn_once("logging_dir", "set the environment variable TENSORBOARD_LOGGING_DIR instead")
         check_environment()
+        if isinstance(self.output_dir, str):
+            self.output_dir = as_path(self.output_dir)
         self._check_fields()
         self.normalize_sharding()
         with self._as_if_on_cpu():
@@ -158,6 +161,8 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         check_values(self)
         check_supported(self)
         evaluation_has_an_interval(self)
+        if self.output_dir is not None:
+            refuse_secrets(str(self.output_dir))
 
     def _check_normalized(self) -> None:
         """Check what needs every value in its final form; a subclass with fields of its own extends this."""

@@ -33,6 +33,7 @@ from transformers.trainer_callback import TrainerCallback
 
 from raytrainer.callbacks.tracker_runs import RunRecord
 from raytrainer.errors import MissingPackageError
+from raytrainer.storage.stage import working_directory
 from raytrainer.user_types import ProcessingClass
 
 _PROCESS = uuid.uuid4().hex
@@ -116,7 +117,7 @@ class TensorBoardReporter(_OnWorkers, integrations.TensorBoardCallback):
         **kwargs: object,
     ) -> None:
         if self.logging_dir is None:
-            self.logging_dir = os.path.join(str(args.output_dir), integrations.default_logdir())
+            self.logging_dir = str(working_directory(str(args.output_dir)) / integrations.default_logdir())
         if not self._is_training and self.record is not None:
             self.record.first_step = state.global_step + 1  # an evaluation afterwards hides nothing
         super().on_log(args, state, control, logs=logs, **kwargs)
@@ -173,7 +174,7 @@ class MLflowReporter(_OnWorkers, integrations.MLflowCallback):
         if self._on_worker():
             for name, value in self._settings.items():
                 os.environ.setdefault(name, value)
-            self._choose_store(self._sweep or Path(str(args.output_dir)))
+            self._choose_store(self._sweep or working_directory(str(args.output_dir)))
             if self._sweep is not None:
                 _be_run_of(self._sweep)
         known = self._own_run or self._known_as("mlflow")
@@ -273,7 +274,7 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
         if self._on_worker() and "trackio" not in sys.modules:
             for name, value in self._settings.items():
                 os.environ.setdefault(name, value)
-            directory = self._sweep or Path(str(args.output_dir))
+            directory = self._sweep or working_directory(str(args.output_dir))
             os.environ.setdefault("TRACKIO_DIR", str(directory.absolute() / "trackio"))
         self._trackio = importlib.import_module("trackio")
 

@@ -36,7 +36,15 @@ from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
 
-__all__ = ["CheckpointFacts", "WritePart", "commit_checkpoint"]
+__all__ = [
+    "CheckpointFacts",
+    "WritePart",
+    "commit_checkpoint",
+    "make_empty",
+    "make_manifest",
+    "record_files",
+    "relative_names",
+]
 
 WritePart = Callable[[Path], Sequence[Path]]
 """Writes one rank's files into a directory; returns their paths, absolute or relative to it."""
@@ -75,20 +83,20 @@ def commit_checkpoint(
 
     def make_directory() -> None:
         with _storage_explained(final, always=True):
-            _make_empty(target)
+            make_empty(target)
 
     def write(write_part: WritePart) -> list[str]:
         with _storage_explained(final):
             written = write_part(target)
-        return _relative_names(target, written)
+        return relative_names(target, written)
 
     def record() -> dict[str, FileRecord]:
         with _storage_explained(final, always=True):
-            return _record_files(target, shares[runtime.rank])
+            return record_files(target, shares[runtime.rank])
 
     def publish() -> None:
         with _storage_explained(final, always=True):
-            _publish(target, final, step=step, manifest=_manifest(step, runtime, facts, records or []))
+            _publish(target, final, step=step, manifest=make_manifest(step, runtime, facts, records or []))
 
     with _removed_on_error(target, is_owner=runtime.rank == 0):
         ranks.on_rank_0(make_directory)
@@ -99,13 +107,19 @@ def commit_checkpoint(
     return final
 
 
-def _make_empty(target: Path) -> None:
+def make_empty(target: Path) -> None:
+    """Make a directory, or make it anew."""
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
 
 
-def _relative_names(target: Path, paths: Iterable[Path]) -> list[str]:
+def relative_names(target: Path, paths: Iterable[Path]) -> list[str]:
+    """The names in a directory of the files that a part wrote there.
+
+    Raises:
+        CheckpointError: If one is not there.
+    """
     names: list[str] = []
     for path in paths:
         relative = path.relative_to(target) if path.is_relative_to(target) else path
@@ -137,7 +151,7 @@ def _share_out(target: Path, claims: list[list[list[str]] | None]) -> list[list[
     return shares
 
 
-def _record_files(target: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+def record_files(target: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     """Hash and sync files; their data are still in the page cache, so this reads no disk."""
     records: dict[str, FileRecord] = {}
     for name in names:
@@ -149,9 +163,17 @@ def _record_files(target: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     return records
 
 
-def _manifest(
+def make_manifest(
     step: int, runtime: Runtime, facts: CheckpointFacts, records: list[dict[str, FileRecord]]
 ) -> Manifest:
+    """Rank 0: the manifest of a checkpoint.
+
+    Args:
+        step: Steps that are done.
+        runtime: Names the run and its attempt.
+        facts: What the loop knows.
+        records: The files that each rank wrote.
+    """
     return Manifest(
         step=step,
         epoch=facts.epoch,

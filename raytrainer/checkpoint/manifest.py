@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -103,14 +103,29 @@ def read_manifest(checkpoint: Path) -> Manifest:
         CheckpointError: If there is none, or it is damaged.
     """
     path = checkpoint / MANIFEST_NAME
+    return manifest_from(lambda: path.read_text(encoding="utf-8"), checkpoint)
+
+
+def manifest_from(read: Callable[[], str], checkpoint: object) -> Manifest:
+    """Read the manifest of a checkpoint, wherever it is.
+
+    Args:
+        read: Returns its text.
+        checkpoint: Where the checkpoint is, for messages.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+    """
     try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
+        return Manifest.from_json(read())
     except FileNotFoundError:
         raise CheckpointError(
             f"{checkpoint} has no {MANIFEST_NAME}, so it was never committed, or raytrainer did not write it."
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as a manifest: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint}/{MANIFEST_NAME} cannot be read as a manifest: {error}"
+        ) from error
 
 
 def current_versions() -> dict[str, str]:

@@ -9,6 +9,8 @@ transformers (which looks for ``checkpoint-*``) mistakes it for one:
     .checkpoint-{step}.deleting-{token}  being deleted
     .checkpoint-{step}.uploading-{token} what an upload reads; links to the files of a checkpoint
 
+A bucket has no renames: there an incomplete checkpoint has its own name and a marker in it (``remote.contents``).
+
 This file only names and lists; it never opens or changes anything.
 """
 
@@ -37,7 +39,7 @@ TORCH_WEIGHTS_INDEX_NAME = "pytorch_model.bin.index.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 TORCH_ADAPTER_WEIGHTS_NAME = "adapter_model.bin"
 INCOMPLETE_NAME = "checkpoint-is-incomplete.txt"
-"""Left by the just-in-time checkpoints of transformers while they write."""
+"""Left by the just-in-time checkpoints of transformers while they write; also marks an incomplete one in a bucket."""
 
 LAST_CHECKPOINT_NAME = "last-checkpoint"
 """Directory of a repository on the Hub that holds the newest checkpoint, and of a copy of it."""
@@ -115,12 +117,14 @@ def list_leftovers(run_dir: Path) -> list[Leftover]:
     Raises:
         CheckpointError: If the run directory cannot be read.
     """
-    found: list[Leftover] = []
-    for path in sorted(_directories(run_dir)):
-        match = _LEFTOVER.fullmatch(path.name)
-        if match:
-            found.append(Leftover(path=path, step=int(match[1]), kind=match[2]))
-    return found
+    found = [leftover_of(path) for path in sorted(_directories(run_dir))]
+    return [leftover for leftover in found if leftover is not None]
+
+
+def leftover_of(path: Path) -> Leftover | None:
+    """What the name of a directory says about it; None if it is not a leftover's."""
+    match = _LEFTOVER.fullmatch(path.name)
+    return Leftover(path=path, step=int(match[1]), kind=match[2]) if match else None
 
 
 def _directories(run_dir: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
@@ -25,6 +25,25 @@ class _Failure:
 
     rank: int
     error: str
+
+
+def of_rank_0(runtime: Runtime, find: Callable[[], T]) -> T:
+    """All ranks: what rank 0 finds. An error there is raised everywhere, as it is.
+
+    Args:
+        runtime: This rank.
+        find: Called on rank 0 alone.
+    """
+    outcome: T | Exception | None = None
+    if runtime.rank == 0:
+        try:
+            outcome = find()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait for an answer
+            outcome = error
+    agreed = runtime.broadcast(outcome)
+    if isinstance(agreed, Exception):
+        raise agreed
+    return cast("T", agreed)
 
 
 class Agreement:

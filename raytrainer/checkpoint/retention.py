@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from raytrainer.checkpoint.durable_writes import discard
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.names import MANIFEST_NAME, STATE_NAME, list_checkpoints, step_of
 from raytrainer.errors import CheckpointError
+
+T = TypeVar("T")
 
 
 def prune(
@@ -37,16 +40,37 @@ def prune(
         return []
     checkpoints = by_age(run_dir)
     wanted = {os.path.realpath(path) for path in keep}
-    protected = {path for path in checkpoints if os.path.realpath(path) in wanted}
-    if keep_newest or not protected:
-        protected |= set([path for path in checkpoints if _is_committed(path)][-1:])
-    doomed = [path for path in checkpoints if path not in protected]
-    surplus = max(0, len(checkpoints) - max(limit, len(protected)))
-    for path in doomed[:surplus]:
+    doomed = surplus(
+        checkpoints,
+        limit=limit,
+        kept=[path for path in checkpoints if os.path.realpath(path) in wanted],
+        committed=[path for path in checkpoints if _is_committed(path)],
+        keep_newest=keep_newest,
+    )
+    for path in doomed:
         step = step_of(path)
         assert step is not None
         discard(path, step)
-    return doomed[:surplus]
+    return doomed
+
+
+def surplus(
+    by_age: Sequence[T], *, limit: int, kept: Iterable[T], committed: Sequence[T], keep_newest: bool
+) -> list[T]:
+    """Choose what is deleted, the oldest first.
+
+    Args:
+        by_age: All checkpoints, the oldest first.
+        limit: How many stay, at least one.
+        kept: Those of them that stay in any case.
+        committed: Those of them that are complete, the oldest first.
+        keep_newest: As in ``prune``.
+    """
+    protected = set(kept)
+    if keep_newest or not protected:
+        protected |= set(committed[-1:])
+    doomed = [one for one in by_age if one not in protected]
+    return doomed[: max(0, len(by_age) - max(limit, len(protected)))]
 
 
 def by_age(run_dir: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raytrainer.checkpoint.converted import converted_weights
@@ -122,22 +122,34 @@ def requested_checkpoint(
         check_resumable(checkpoint, has_weights=has_weights)
         return checkpoint
     newest = newest_checkpoint(run_dir, report=report, has_weights=has_weights)
-    if newest is not None:
-        return newest
+    if newest is None:
+        check_may_begin(run_dir, requested, [path.name for path in with_fetched(run_dir)])
+    return newest
+
+
+def check_may_begin(run_dir: object, requested: str | bool, damaged: Sequence[str]) -> None:
+    """Check that a run that found no valid checkpoint may start from the beginning.
+
+    Args:
+        run_dir: Where it looked.
+        requested: True or "auto".
+        damaged: The names of the checkpoints that are there.
+
+    Raises:
+        CheckpointError: If True asked for one, or if there are checkpoints that cannot be used.
+    """
     if requested is True:
         raise CheckpointError(
             f"No valid checkpoint found in output directory ({run_dir}), as resume_from_checkpoint=True asks for. "
             'Call train() without it to start from the beginning, with "auto" to do so only where there is no '
             "checkpoint, or pass the path of a checkpoint."
         )
-    damaged = with_fetched(run_dir)
     if damaged:
         raise CheckpointError(
             f'resume_from_checkpoint="auto" found no valid checkpoint in {run_dir}, but damaged ones: '
-            f"{', '.join(path.name for path in damaged)}. The warnings above say what each lacks. Repair or remove "
+            f"{', '.join(damaged)}. The warnings above say what each lacks. Repair or remove "
             "them, or call train() without the argument to start from the beginning."
         )
-    return None
 
 
 def named_checkpoint(run_dir: Path, name: str | Path) -> Path:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import is_uri
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -29,8 +30,10 @@ def export(arguments: list[str]) -> int:
         prog="raytrainer export",
         description="Write the model of a checkpoint to a directory for from_pretrained.",
     )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint-N directory, written by any backend")
-    parser.add_argument("directory", type=Path, help="where to write the model; must be new or empty")
+    parser.add_argument("checkpoint", help="a checkpoint-N directory or its URI, written by any backend")
+    parser.add_argument(
+        "directory", help="where to write the model; a directory that is new or empty, or a URI"
+    )
     parser.add_argument("--dtype", choices=_DTYPES, help="dtype of the weights (default: as saved)")
     parser.add_argument(
         "--max_shard_size", default="5GB", help="largest size of a weight file (default: 5GB)"
@@ -41,13 +44,33 @@ def export(arguments: list[str]) -> int:
     import torch
 
     from raytrainer.checkpoint.export import export_checkpoint
+    from raytrainer.checkpoint.locate import readable
+    from raytrainer.checkpoint.published import written_to
 
     dtype = getattr(torch, given.dtype) if given.dtype else None
-    exported = export_checkpoint(given.checkpoint, given.directory, dtype=dtype, max_shard_bytes=size)
+    if is_uri(given.directory):
+        check_is_new(given.directory)
+    source = readable(given.checkpoint)
+    with written_to(given.directory) as directory:
+        exported = export_checkpoint(source, Path(directory), dtype=dtype, max_shard_bytes=size)
     count = len(exported.files)
     files = exported.files[0] if count == 1 else f"{count} files"
     print(f"{given.directory}: {exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB, in {files}")
     return 0
+
+
+def check_is_new(uri: str) -> None:
+    """Check that a bucket can be written to, and has nothing below a URI yet.
+
+    Raises:
+        ConfigurationError: If not.
+    """
+    from raytrainer.storage.probe import check_bucket
+    from raytrainer.storage.store import ObjectStore
+
+    if ObjectStore(uri).list():
+        raise ConfigurationError(f"{uri} is not empty. Name a place where nothing is yet.")
+    check_bucket(uri, "directory")
 
 
 def num_bytes(text: str) -> int:

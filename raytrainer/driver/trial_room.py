@@ -24,6 +24,8 @@ from raytrainer.driver.ray_tables import reserved_by_this_process
 from raytrainer.driver.reservation import Reservation
 from raytrainer.driver.room import Room
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import is_uri
+from raytrainer.storage.store import ObjectStore
 
 CLAIM_NAME = ".trial.json"
 """In the output directory of a trial's function: which trial writes there."""
@@ -85,9 +87,10 @@ def claim_output_dir(output_dir: str) -> None:
     context = tune.get_context()
     experiment, trial = str(context.get_experiment_name()), str(context.get_trial_id())
     path = Path(output_dir) / CLAIM_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
+    store = ObjectStore(output_dir) if is_uri(output_dir) else None
     try:
-        claimed: Any = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8") if store is None else store.get_text(CLAIM_NAME)
+        claimed: Any = json.loads(text)
     except (OSError, ValueError):
         claimed = {}
     if claimed.get("experiment") == experiment and claimed.get("trial") != trial:
@@ -96,7 +99,12 @@ def claim_output_dir(output_dir: str) -> None:
             "overwrite its checkpoints. Give each trial a directory of its own: output_dir=os.path.join(..., "
             "ray.tune.get_context().get_trial_id())."
         )
-    path.write_text(json.dumps({"experiment": experiment, "trial": trial}) + "\n", encoding="utf-8")
+    claim = json.dumps({"experiment": experiment, "trial": trial}) + "\n"
+    if store is not None:
+        store.put_text(CLAIM_NAME, claim)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(claim, encoding="utf-8")
 
 
 def borrow(args: TrainingArguments, room: TrialRoom) -> Reservation:

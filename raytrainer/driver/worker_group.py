@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,6 +25,7 @@ from raytrainer.errors import GroupClosedError, RayTrainerError, TrainingFailed
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
+from raytrainer.storage.locations import below
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.messages import Change, NextTrainer, Task
 from raytrainer.wire.preparations import Preparations
@@ -344,7 +344,7 @@ class WorkerGroup:
             reason=update.reason,
             fit_error=started.fit.error,
             last_checkpoint=update.last_commit.path if update.last_commit is not None else None,
-            log_dir=str(Path(output_dir) / "logs") if output_dir else None,
+            log_dir=below(output_dir, "logs") if output_dir else None,
             num_attempts=max(1, update.num_attempts),
         )
         self.kill()

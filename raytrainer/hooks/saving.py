@@ -11,6 +11,7 @@ from torch import nn
 from transformers.trainer_utils import speed_metrics  # pyright: ignore[reportUnknownVariableType]
 
 from raytrainer.arguments.json_file import write_arguments
+from raytrainer.checkpoint.locate import readable_on_all
 from raytrainer.checkpoint.model_files import save_model_weights
 from raytrainer.checkpoint.names import ARGUMENTS_NAME
 from raytrainer.errors import ConfigurationError
@@ -105,4 +106,5 @@ class SavingHooks(TrainerParts):
         """All ranks: start a run from what a checkpoint kept; an empty dict where it kept nothing."""
 
     def _load_best_model(self) -> None:
-        self._backend.load_model(self.model, Path(str(self.state.best_model_checkpoint)))
+        best = readable_on_all(str(self.state.best_model_checkpoint), self._runtime)
+        self._backend.load_model(self.model, best)

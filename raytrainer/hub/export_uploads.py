@@ -6,6 +6,8 @@ Rank 0 uploads; on a driver the driver does.
 from __future__ import annotations
 
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,11 +16,15 @@ from typing import Any
 from huggingface_hub import CommitInfo
 
 from raytrainer.arguments.hub import repository_name
+from raytrainer.checkpoint.remote.fetch import fetching_explained
 from raytrainer.checkpoint.snapshot import Snapshot
 from raytrainer.errors import HubError
 from raytrainer.hub.connection import hub_connection, known_repo_id, notify
-from raytrainer.hub.file_selection import exported_files, is_weights_file
+from raytrainer.hub.file_selection import exported_files, is_exported, is_weights_file
 from raytrainer.hub.repository import Repository
+from raytrainer.storage.locations import is_uri
+from raytrainer.storage.stage import stage_of, working_directory
+from raytrainer.storage.store import ObjectStore
 from raytrainer.trainer_protocol import TrainerProtocol
 
 
@@ -60,10 +66,14 @@ def push_output_dir(
     Raises:
         HubError: If the upload failed.
     """
-    output_dir = Path(str(trainer.args.output_dir))
-    files: Mapping[str, Path] = exported_files(output_dir)
+    output_dir = working_directory(str(trainer.args.output_dir))
+    files: Mapping[str, Path]
     clean_up: Callable[[], None] = lambda: None  # noqa: E731
-    if not blocking:
+    if is_uri(str(trainer.args.output_dir)):
+        files, clean_up = downloaded_exports(str(trainer.args.output_dir))
+    else:
+        files = exported_files(output_dir)
+    if not blocking and not is_uri(str(trainer.args.output_dir)):
         snapshot = Snapshot(output_dir, trainer.state.global_step, links={}, copies=files)
         files, clean_up = snapshot.files, snapshot.discard
     has_weights = any(is_weights_file(name) for name in files)
@@ -104,3 +114,17 @@ def push_after_save(trainer: TrainerProtocol) -> None:
         notify(
             trainer, f"The model was saved in {trainer.args.output_dir}, but not uploaded: {error}", "warning"
         )
+
+
+def downloaded_exports(uri: str) -> tuple[dict[str, Path], Callable[[], None]]:
+    """Download what ``push_to_hub`` uploads of an output directory that is a bucket.
+
+    Returns:
+        The files by their paths below the URI, and a function that deletes them here.
+    """
+    store = ObjectStore(uri)
+    directory = Path(tempfile.mkdtemp(dir=stage_of(uri), prefix=".pushing-"))
+    with fetching_explained(uri):
+        files = {name: directory / name for name in store.list() if is_exported(name)}
+        store.get_all(files)
+    return files, functools.partial(shutil.rmtree, directory, ignore_errors=True)

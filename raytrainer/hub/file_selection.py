@@ -60,9 +60,10 @@ def companion_files(output_dir: Path) -> dict[str, Path]:
 
 def exported_files(output_dir: Path) -> dict[str, Path]:
     """The files of an output directory that ``push_to_hub`` uploads, by their relative paths."""
-    return {name: path for name, path in files_below(output_dir).items() if not _is_excluded(name)}
+    return {name: path for name, path in files_below(output_dir).items() if is_exported(name)}
 
 
-def _is_excluded(name: str) -> bool:
+def is_exported(name: str) -> bool:
+    """Whether ``push_to_hub`` uploads a file of an output directory, by its path in it."""
     is_hidden = any(part.startswith(".") for part in name.split("/"))
-    return is_hidden or any(fnmatch.fnmatchcase(name, pattern) for pattern in _EXCLUDED)
+    return not is_hidden and not any(fnmatch.fnmatchcase(name, pattern) for pattern in _EXCLUDED)

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from transformers.utils import PushInProgress
 
-from raytrainer.hub.card import write_card
+from raytrainer.checkpoint.published import written_to
+from raytrainer.hub.card import CARD_NAME, write_card
 from raytrainer.hub.export_uploads import card_facts, open_repository, push_output_dir
 from raytrainer.trainer_protocol import TrainerParts
 
@@ -72,20 +73,21 @@ class HubMethods(TrainerParts):
             dataset_args: Their configurations.
         """
         if self.is_world_process_zero():
-            write_card(
-                self,
-                Path(str(self.args.output_dir)),
-                world_size=self._process.trained_world_size or self.args.world_size,
-                language=language,
-                license=license,
-                tags=tags,
-                model_name=model_name,
-                finetuned_from=finetuned_from,
-                tasks=tasks,
-                dataset_tags=dataset_tags,
-                dataset=dataset,
-                dataset_args=dataset_args,
-            )
+            with written_to(str(self.args.output_dir), with_files=[CARD_NAME]) as directory:
+                write_card(
+                    self,
+                    Path(directory),
+                    world_size=self._process.trained_world_size or self.args.world_size,
+                    language=language,
+                    license=license,
+                    tags=tags,
+                    model_name=model_name,
+                    finetuned_from=finetuned_from,
+                    tasks=tasks,
+                    dataset_tags=dataset_tags,
+                    dataset=dataset,
+                    dataset_args=dataset_args,
+                )
 
     def push_to_hub(
         self,

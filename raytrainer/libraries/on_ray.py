@@ -25,6 +25,7 @@ from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import ConfigurationError, GroupClosedError, UnknownArgumentError
 from raytrainer.libraries.made_arguments import as_made, record_constructions
 from raytrainer.libraries.remote_trainer import CallContext, CallResult, TrainedModel, TrainerCall
+from raytrainer.storage.locations import is_uri
 from raytrainer.suggestions import did_you_mean
 from raytrainer.telemetry.console import Renderer, Shown
 from raytrainer.wire.preparations import Preparations
@@ -123,7 +124,12 @@ def _our_arguments(theirs: Any, options: Mapping[str, Any]) -> TrainingArguments
 
 def _output_dir(theirs: Any) -> str:
     given = str(getattr(theirs, "output_dir", None) or "trainer_output")
-    return given if "://" in given else os.path.abspath(given)
+    if is_uri(given):
+        raise ConfigurationError(
+            f"output_dir={given!r} is a URI, and a trainer of transformers writes its files itself, into a directory. "
+            "Give a path that all workers share, for instance on NFS or on a mounted bucket."
+        )
+    return os.path.abspath(given)
 
 
 class RemoteTrainer:

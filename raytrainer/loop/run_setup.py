@@ -22,6 +22,7 @@ from transformers.trainer_utils import (
 from raytrainer.backends.base import Backend
 from raytrainer.callbacks.early_stopping import ended_by
 from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states
+from raytrainer.checkpoint.locate import is_checkpoint
 from raytrainer.checkpoint.state_files import load_trainer_state
 from raytrainer.data.undivided import describe_undivided, is_divided
 from raytrainer.loop.item_count import loss_function_of
@@ -202,7 +203,7 @@ def restore_state(
     args = trainer.args
     state = load_trainer_state(checkpoint)
     trainer.state = state
-    if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
+    if state.best_model_checkpoint is not None and not is_checkpoint(state.best_model_checkpoint):
         logger.warning(
             "The best checkpoint %s of the resumed run does not exist any more; it is forgotten.",
             state.best_model_checkpoint,

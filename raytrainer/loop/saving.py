@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.callbacks.saved_states import export_states
-from raytrainer.checkpoint.commit import CheckpointFacts, commit_checkpoint
-from raytrainer.checkpoint.retention import prune
+from raytrainer.checkpoint.commit import CheckpointFacts
+from raytrainer.checkpoint.locate import readable
+from raytrainer.checkpoint.run_storage import RunStorage, storage_of
 from raytrainer.checkpoint.state_files import save_trainer_state
 from raytrainer.data.position import stream_position
+from raytrainer.hub.checkpoint_uploads import uploads_checkpoints
 from raytrainer.loop.boundary import window_over_ranks
 from raytrainer.loop.loop_state import LoopState
 from raytrainer.loop.loss_meter import Window
@@ -25,24 +27,24 @@ from raytrainer.telemetry.events import CheckpointCommitted
 from raytrainer.trainer_protocol import TrainerProtocol
 
 
-def checkpoint_directory(trainer: TrainerProtocol) -> Path:
-    """The directory that has the checkpoints of a trainer; ``_get_output_dir`` may be overridden."""
-    return Path(trainer._get_output_dir(trainer._trial))
+def checkpoint_storage(trainer: TrainerProtocol) -> RunStorage:
+    """Where the checkpoints of a trainer are; ``_get_output_dir`` may be overridden."""
+    return storage_of(trainer._get_output_dir(trainer._trial))
 
 
-def save_checkpoint(run: TrainRun) -> Path:
+def save_checkpoint(run: TrainRun) -> str:
     """All ranks: save everything that is needed to go on, and commit it.
 
     Returns:
-        The committed directory.
+        Where it is: a path or a URI.
     """
     trainer, args, runtime = run.trainer, run.args, run.runtime
     began = time.monotonic()
-    directory = checkpoint_directory(trainer)
+    storage = checkpoint_storage(trainer)
     step = trainer.state.global_step
     trainer.store_flos()
     window = window_over_ranks(run)
-    record_best_checkpoint(run, directory)
+    record_best_checkpoint(run, storage)
     of_task = trainer._task_state()
     callback_states: Any = export_states(trainer.callback_handler.callbacks, trainer.control)
     trainer.state.stateful_callbacks = callback_states
@@ -61,29 +63,33 @@ def save_checkpoint(run: TrainRun) -> Path:
         global_batch_size=run.plan.global_batch_size,
         model_signature=trainer._model_signature(),
     )
-    path = commit_checkpoint(directory, step, runtime=runtime, write_parts=parts, facts=facts)
+    uploads = runtime.rank == 0 and uploads_checkpoints(args)
+    saved = storage.commit(step, runtime=runtime, write_parts=parts, facts=facts, keep_files=uploads)
     run.saved_step = step
-    run.last_checkpoint = str(path)
+    run.last_checkpoint = saved.location
     if runtime.rank == 0:
-        num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.monotonic() - began
-        runtime.emit(CheckpointCommitted(step=step, path=str(path), num_bytes=num_bytes, seconds=seconds))
+        runtime.emit(
+            CheckpointCommitted(step=step, path=saved.location, num_bytes=saved.num_bytes, seconds=seconds)
+        )
     if args.push_to_hub:
-        trainer._push_from_checkpoint(str(path))  # before the retention, which may take its files away
+        # Before the retention, which may take its files away.
+        trainer._push_from_checkpoint(str(readable(saved.location) if uploads else saved.location))
     if runtime.rank == 0:
         best = trainer.state.best_model_checkpoint
-        prune(directory, limit=args.save_total_limit, keep={best} if best else set())
-    return path
+        storage.prune(limit=args.save_total_limit, keep={best} if best else set())
+    storage.share()
+    return saved.location
 
 
-def record_best_checkpoint(run: TrainRun, directory: Path) -> None:
-    """Record the path of the best checkpoint, if it is, or is about to be, in storage."""
+def record_best_checkpoint(run: TrainRun, storage: RunStorage) -> None:
+    """All ranks: record where the best checkpoint is, if it is, or is about to be, in storage."""
     state = run.trainer.state
     if not state.best_global_step:
         return
-    best = directory / f"checkpoint-{state.best_global_step}"
-    if state.best_global_step == state.global_step or best.is_dir():
-        state.best_model_checkpoint = str(best)
+    best = storage.checkpoint(state.best_global_step)
+    if state.best_global_step == state.global_step or storage.has_checkpoint(state.best_global_step):
+        state.best_model_checkpoint = best
 
 
 def write_weights(run: TrainRun, target: Path) -> list[Path]:

@@ -10,7 +10,6 @@ from transformers.trainer_utils import (
     speed_metrics,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from raytrainer.checkpoint.retention import prune
 from raytrainer.data.position import open_epoch
 from raytrainer.hub.checkpoint_uploads import finish_uploads
 from raytrainer.loop.boundary import (
@@ -25,7 +24,7 @@ from raytrainer.loop.failed_step import told_step
 from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
-from raytrainer.loop.saving import checkpoint_directory
+from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.loop.step import take_step
 from raytrainer.loop.trainable import after_train_begin, follow
 from raytrainer.telemetry.events import TrainEnded
@@ -210,20 +209,18 @@ def tidy_up(run: TrainRun) -> None:
     if run.interrupted or state.global_step < state.max_steps or state.best_model_checkpoint is None:
         return
     if args.should_save and args.save_total_limit == 1:
-        prune(
-            checkpoint_directory(run.trainer), limit=1, keep={state.best_model_checkpoint}, keep_newest=False
-        )
+        checkpoint_storage(run.trainer).prune(limit=1, keep={state.best_model_checkpoint}, keep_newest=False)
 
 
 def output_paths(run: TrainRun) -> dict[str, str]:
     """What a user may look for after training, and its path."""
-    directory = checkpoint_directory(run.trainer)
-    found: dict[str, Any] = {"run": directory}
-    newest = directory / f"checkpoint-{run.trainer.state.global_step}"
-    if newest.is_dir():
+    storage = checkpoint_storage(run.trainer)
+    found: dict[str, str] = {"run": storage.location}
+    newest = storage.checkpoint(run.trainer.state.global_step)
+    if storage.has_checkpoint(run.trainer.state.global_step):
         found["last checkpoint"] = newest
     if run.trainer.state.best_model_checkpoint is not None:
         found["best checkpoint"] = run.trainer.state.best_model_checkpoint
-    if (directory / "logs").is_dir():
-        found["logs"] = directory / "logs"
-    return {label: str(path) for label, path in found.items()}
+    if (storage.directory / "logs").is_dir():
+        found["logs"] = storage.below("logs")
+    return found

@@ -24,6 +24,7 @@ from raytrainer.preflight.optimizer_choice import check_optimizer
 from raytrainer.preflight.resume import check_resume
 from raytrainer.preflight.sharding import check_sharding
 from raytrainer.preflight.unsupported_methods import check_trial
+from raytrainer.storage.locations import is_uri
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.recomputation import check_recomputation
 
@@ -54,7 +55,7 @@ def check_call(
         check_noise(trainer.neftune_noise_alpha, facts.model)
         check_recomputation(facts.args, facts.model)
         directory = trainer._get_output_dir(trial)
-        if facts.args.save_strategy != SaveStrategy.NO:
+        if facts.args.save_strategy != SaveStrategy.NO and not is_uri(directory):
             check_free(Path(directory), report=logger.warning)
         check_resume(facts, _argument(args, kwargs, 0, "resume_from_checkpoint"), directory)
     elif method == "evaluate":

@@ -7,34 +7,29 @@ quotas and problems of network file systems.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from pathlib import Path
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import is_uri
+from raytrainer.storage.probe import check_bucket
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
-
-def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
-    """Create the output directory and check that files can be written to it.
+def check_output_dir(output_dir: str | os.PathLike[str]) -> Path | str:
+    """Create the output directory, unless it is a bucket, and check that files can be written to it.
 
     Args:
-        output_dir: A path.
+        output_dir: A path or a URI.
 
     Returns:
-        The absolute path.
+        The absolute path, or the URI.
 
     Raises:
-        ConfigurationError: If it is a URI, or cannot be written to.
+        ConfigurationError: If it cannot be written to.
     """
-    scheme = _SCHEME.match(str(output_dir))
-    if scheme is not None:
-        raise ConfigurationError(
-            f"output_dir={str(output_dir)!r} is a URI ({scheme[1]}://), but this version of raytrainer "
-            "commits checkpoints by renaming directories, which object stores do not support. Give a path that all "
-            "workers share, for instance on NFS or on a mounted bucket."
-        )
+    if is_uri(output_dir):
+        check_bucket(str(output_dir))
+        return str(output_dir)
     path = Path(os.path.abspath(os.path.expanduser(output_dir)))
     blocking = _blocking_file(path)
     if blocking is not None:

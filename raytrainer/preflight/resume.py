@@ -6,6 +6,7 @@ see the same directory.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from raytrainer.checkpoint.model_match import check_matches_model
 from raytrainer.checkpoint.scan import requested_checkpoint
 from raytrainer.loop.loop_state import read_loop_state
 from raytrainer.preflight.facts import TrainerFacts
+from raytrainer.storage.locations import is_uri
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +34,17 @@ def check_resume(facts: TrainerFacts, requested: str | bool | None, directory: s
         CheckpointError: If there is no such checkpoint, it is damaged, or it belongs to another model.
     """
     has_weights = not facts.loads_own_weights
-    checkpoint = requested_checkpoint(
-        Path(directory), requested, report=logger.warning, has_weights=has_weights
-    )
-    if checkpoint is None:
-        return
-    read_loop_state(checkpoint)
-    if has_weights and isinstance(facts.model, nn.Module):
-        check_matches_model(checkpoint, facts.model)
+    if is_uri(directory) or is_uri(str(requested)):
+        from raytrainer.checkpoint.remote.preview import preview
+
+        look = preview(directory, requested, report=logger.warning, has_weights=has_weights)
+    else:
+        look = contextlib.nullcontext(
+            requested_checkpoint(Path(directory), requested, report=logger.warning, has_weights=has_weights)
+        )
+    with look as checkpoint:
+        if checkpoint is None:
+            return
+        read_loop_state(checkpoint)
+        if has_weights and isinstance(facts.model, nn.Module):
+            check_matches_model(checkpoint, facts.model)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from raytrainer.checkpoint.locate import forget_copies, readable
 from raytrainer.errors import ConfigurationError
 from raytrainer.sft.config import SFTConfig
 
@@ -34,12 +35,16 @@ def load_tokenizer(model: object, args: SFTConfig) -> PreTrainedTokenizerBase:
     given = args.model_init_kwargs if isinstance(args.model_init_kwargs, Mapping) else {}
     options = {key: given[key] for key in ("revision", "subfolder", "gguf_file") if key in given}
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=args.trust_remote_code, **options)
+        return AutoTokenizer.from_pretrained(
+            str(readable(name)), trust_remote_code=args.trust_remote_code, **options
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(
             f"No tokenizer was given, and none can be loaded from {name!r}, the origin of the model: "
             f"{str(error).splitlines()[0]} Pass processing_class=tokenizer."
         ) from error
+    finally:
+        forget_copies()
 
 
 def set_tokens(tokenizer: Any, args: SFTConfig) -> None:

@@ -17,9 +17,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import TextIO
 
+from raytrainer.storage.locations import split
 from raytrainer.telemetry.events import (
     CheckpointCommitted,
     EngagedRow,
@@ -155,7 +155,7 @@ class Renderer:
     # ---- Events ---------------------------------------------------------------------------------------------
 
     def _train_started(self, event: TrainStarted) -> None:
-        came_from = PurePosixPath(event.resumed_from).name if event.resumed_from else None
+        came_from = split(event.resumed_from)[1] if event.resumed_from else None
         position = f"step {event.first_step} of {event.max_steps}"
         if event.attempt == 0:
             self._last_loss = None
@@ -229,7 +229,7 @@ class Renderer:
                 self._redraw(now=True)
 
     def _committed(self, event: CheckpointCommitted) -> None:
-        name = PurePosixPath(event.path).name
+        name = split(event.path)[1]
         facts = f"{format_bytes(event.num_bytes)}, {format_duration(event.seconds)}"
         self._keep(f"{self._paint.good(name)} committed {self._paint.dim(f'({facts})')}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import is_uri
 from raytrainer.suggestions import did_you_mean
 
 SCOPES = {"last": "last", "best": "best"}
@@ -64,9 +65,15 @@ class SweepOptions:
             output_dir: That of the trainer.
 
         Raises:
-            ConfigurationError: If there is nothing to resume, or the directory holds another sweep.
+            ConfigurationError: If there is nothing to resume, the directory holds another sweep, or it is a URI.
         """
-        parent = Path(os.path.abspath(self.storage_path or output_dir or "tmp_trainer"))
+        place = self.storage_path or output_dir or "tmp_trainer"
+        if is_uri(place):
+            raise ConfigurationError(
+                f"The directory of a sweep would be below {os.fspath(place)!r}, which is a URI, and Ray Tune and the "
+                "trials keep files there. Pass storage_path=, a path that all machines share."
+            )
+        parent = Path(os.path.abspath(place))
         if self.resume:
             return _existing(parent, self.name)
         directory = parent / (self.name or time.strftime("sweep-%Y%m%d-%H%M%S"))

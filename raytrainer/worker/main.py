@@ -26,6 +26,8 @@ import ray.exceptions
 
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.ray_calls import Ref
+from raytrainer.storage.locations import below, is_uri
+from raytrainer.storage.stage import discard_stage, working_directory
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult
 from raytrainer.wire.preparations import Preparations, call_all
@@ -134,6 +136,7 @@ class _Worker:
         self._session: WorkerSession | None = None
         self._trainer_number = 0
         self._runtime: RayRuntime | None = None
+        self._output_dir: str | None = None
         self._log_file: Path | None = None
         self._rank = 0
         self._attempt: int | None = None
@@ -162,6 +165,7 @@ class _Worker:
             self._is_done.set()
             if self._runtime is not None:
                 self._runtime.close()
+            discard_stage()
 
     # ---- start --------------------------------------------------------------------------------------------------
 
@@ -221,10 +225,28 @@ class _Worker:
         return True
 
     def _write_log(self, output_dir: str | None) -> None:
+        self._output_dir = output_dir
         if output_dir is not None:
             from raytrainer.telemetry.logfile import attach_rank_log
 
-            self._log_file = attach_rank_log(Path(output_dir) / "logs", self._rank, attempt=self._attempt)
+            self._bring_log(output_dir)
+            directory = working_directory(output_dir) / "logs"
+            self._log_file = attach_rank_log(directory, self._rank, attempt=self._attempt)
+
+    def _bring_log(self, output_dir: str) -> None:
+        """If logs are in a bucket, go on in the one that an earlier process of this rank wrote."""
+        if is_uri(output_dir):
+            from raytrainer.checkpoint.run_storage import storage_of
+
+            storage_of(output_dir).bring(_log_name(self._rank))
+
+    def _share_log(self) -> None:
+        """If logs are in a bucket, upload this rank's, as far as that is possible."""
+        if self._output_dir is not None and is_uri(self._output_dir):
+            from raytrainer.checkpoint.run_storage import storage_of
+
+            with contextlib.suppress(Exception):
+                storage_of(self._output_dir).share()
 
     def _open(self, next_trainer: NextTrainer | None = None) -> None:
         """All ranks: set up the trainer of a task in place of the one that is there."""
@@ -309,6 +331,7 @@ class _Worker:
             if self._rank == 0 and weights is not None:
                 runtime.store_final_weights(weights)
             session.close()
+            self._share_log()
         except Exception as error:
             logger.exception("Could not leave the trained weights for the driver.")
             self._write_traceback(error)
@@ -330,7 +353,7 @@ class _Worker:
             attempt=self._attempt,
             step=step,
             method=self._method,
-            log_file=str(self._log_file) if self._log_file is not None else None,
+            log_file=self._log_location(),
         )
         try:
             if self._runtime is not None:
@@ -339,6 +362,13 @@ class _Worker:
         except (_DriverGoneError, ray.exceptions.RayError):
             return Answer.STOP  # The driver is gone, and nobody would use restarted workers.
 
+    def _log_location(self) -> str | None:
+        """Where a person finds the log of this rank."""
+        output_dir = self._output_dir
+        if self._log_file is None or output_dir is None:
+            return None
+        return below(output_dir, _log_name(self._rank)) if is_uri(output_dir) else str(self._log_file)
+
     def _write_traceback(self, error: BaseException) -> None:
         """To the log file only: the driver's terminal shows the relevant part, once."""
         if self._log_file is None:
@@ -346,6 +376,7 @@ class _Worker:
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:
             file.write(text)
+        self._share_log()
 
     def _disconnect_peers(self) -> None:
         """Close this rank's connections, so that ranks that wait for it in a collective fail at once."""
@@ -376,6 +407,10 @@ class _Worker:
         if not self._is_done.wait(STUCK_S):
             time.sleep(0.1)  # for text that is being written to stderr
             os._exit(1)
+
+
+def _log_name(rank: int) -> str:
+    return f"logs/rank-{rank}.log"
 
 
 def directory_for_copies() -> str:

@@ -11,14 +11,16 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytrainer.arguments.seeding import seed_process
-from raytrainer.checkpoint.scan import newest_checkpoint
+from raytrainer.checkpoint.locate import readable_on_all
+from raytrainer.checkpoint.rank_agreement import of_rank_0
+from raytrainer.checkpoint.run_storage import RunStorage
 from raytrainer.errors import CheckpointError
-from raytrainer.loop.saving import checkpoint_directory
+from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.runtimes.base import Runtime
+from raytrainer.storage.locations import is_uri
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.parts import SentParts
 from raytrainer.worker.changed_settings import settings_of
@@ -113,21 +115,28 @@ class Session:
         """
         if context.trained_run_id is None or self.has_trained:
             return
-        directory = checkpoint_directory(self.trainer)
-        path = Path(context.best_checkpoint) if context.best_checkpoint else None
-        if path is None:
-            path = newest_checkpoint(directory, run_id=context.trained_run_id, report=logger.warning)
-            if path is None or path.name != f"checkpoint-{context.trained_step}":
-                raise CheckpointError(
-                    f"The workers that held the weights after step {context.trained_step} are gone, and {directory} "
-                    "has no checkpoint of that step. Train again, with save_strategy other than 'no'."
-                )
+        storage = checkpoint_storage(self.trainer)
+        location = of_rank_0(self.runtime, lambda: self._trained_checkpoint(context, storage))
         if self.trainer.model is None:
             build_model(self.trainer)
         model = self.trainer.model
         assert model is not None
-        self.trainer._backend.load_model(model, path)
+        self.trainer._backend.load_model(model, readable_on_all(location, self.runtime))
+        if is_uri(location):
+            self.runtime.barrier()  # the ranks of a machine read one copy
+            storage.release()
         self.has_trained = True
+
+    def _trained_checkpoint(self, context: TaskContext, storage: RunStorage) -> str:
+        if context.best_checkpoint:
+            return context.best_checkpoint
+        location = storage.newest(run_id=context.trained_run_id, report=logger.warning)
+        if location is None or location != storage.checkpoint(context.trained_step):
+            raise CheckpointError(
+                f"The workers that held the weights after step {context.trained_step} are gone, and "
+                f"{storage.location} has no checkpoint of that step. Train again, with save_strategy other than 'no'."
+            )
+        return location
 
     def final_weights(self) -> dict[str, torch.Tensor] | None:
         """All ranks, before workers leave: the trained weights ``[full shape]`` on rank 0; None without training."""

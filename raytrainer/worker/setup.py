@@ -19,7 +19,9 @@ from raytrainer.arguments.placement import Placement
 from raytrainer.arguments.seeding import seed_process
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.choose import forget_earlier_backend, open_backend
+from raytrainer.checkpoint.locate import forget_copies, readable_on_all
 from raytrainer.runtimes.base import Runtime
+from raytrainer.storage.locations import is_uri
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.kernels import apply_kernels
 from raytrainer.worker.memory_metrics import MemoryTracker
@@ -44,7 +46,7 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     memory.start()
     given = trainer._own_model
     model = given if isinstance(given, nn.Module) else None
-    name = None if given is None or isinstance(given, nn.Module) else str(given)
+    name = None if given is None or isinstance(given, nn.Module) else str(readable_on_all(given, runtime))
     loads_in_shards = args.sharding is not None and args.sharding.loads_on_meta
     loads_late = args.zero is not None  # transformers shards it, once the backend has set stage 3
     if name is not None and not loads_in_shards and not loads_late:
@@ -55,6 +57,9 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
         model = load_in_shards(name, backend, args.device)
     elif name is not None and loads_late:
         model = trainer._load_named_model(name)
+    if given is not None and not isinstance(given, nn.Module) and is_uri(given):
+        runtime.barrier()  # the ranks of a machine read one copy
+        forget_copies()
     if model is not None:
         set_model(trainer, model)
     state, handler = trainer.state, trainer.callback_handler

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,20 @@ from transformers.trainer_utils import (
 )
 
 from raytrainer.callbacks.tracker_runs import RunRecord, give_record
-from raytrainer.checkpoint.scan import (
-    check_matches_model,
-    newest_checkpoint,
-    requested_checkpoint,
-    sweep_leftovers,
-)
+from raytrainer.checkpoint.locate import is_inside, readable, readable_on_all
+from raytrainer.checkpoint.model_match import check_matches_model
+from raytrainer.checkpoint.rank_agreement import of_rank_0
+from raytrainer.checkpoint.run_storage import storage_of
 from raytrainer.hub.checkpoint_uploads import begin_uploads
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.nonfinite import debugging
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.run_setup import open_run
-from raytrainer.loop.saving import checkpoint_directory
+from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.loop.train import train
 from raytrainer.runtimes.base import Runtime
+from raytrainer.storage.locations import is_uri
 from raytrainer.telemetry import run_lines
 from raytrainer.telemetry.events import Note, TrainStarted
 from raytrainer.trainer_protocol import TrainerProtocol
@@ -53,6 +52,9 @@ class Origin:
     """Where a train task begins."""
 
     checkpoint: Path | None
+    """Where this rank reads it."""
+    location: str | None = None
+    """Where it is: a path, or the URI that it was fetched from."""
     is_restart: bool
     """The checkpoint was saved by an earlier attempt of this same ``train()`` call."""
 
@@ -92,9 +94,11 @@ def train_on_rank(
             requested=requested,
         )
 
-    saves = trainer.args.save_strategy != SaveStrategy.NO
+    storage = checkpoint_storage(trainer)
+    # Nothing in a bucket can be locked.
+    saves = trainer.args.save_strategy != SaveStrategy.NO and not is_uri(storage.location)
     try:
-        with held_by_run(checkpoint_directory(trainer), runtime, saves=saves):
+        with held_by_run(storage.directory, runtime, saves=saves):
             prepare_model(trainer)
             if trainer.args.auto_find_batch_size:
                 return search_batch_size(trainer, runtime, attempt)
@@ -152,10 +156,20 @@ def train_from(
             return train(run)
     finally:
         trainer._process.run = None
+        close_storage(trainer)
         if run is not None:
             run.scaling.close()
             if run.updates_in_backward:
                 trainer.optimizer.disarm()
+
+
+def close_storage(trainer: TrainerProtocol) -> None:
+    """This rank, however its run ended: bring logs and reports to the bucket, and delete copies of checkpoints."""
+    of_checkpoints, of_run = checkpoint_storage(trainer), storage_of(trainer.args.output_dir)
+    of_checkpoints.share()
+    if of_run.location != of_checkpoints.location:
+        of_run.share()
+    of_checkpoints.release()
 
 
 def prepare_model(trainer: TrainerProtocol) -> None:
@@ -180,17 +194,11 @@ def choose_origin(
         requested: ``resume_from_checkpoint`` as the user passed it.
         is_restart: Whether this task was begun before.
     """
-    outcome: Origin | Exception | None = None
-    if runtime.rank == 0:
-        try:
-            outcome = find_origin(trainer, runtime, requested, is_restart=is_restart)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait for an answer
-            outcome = error
-    agreed = runtime.broadcast(outcome)
-    if isinstance(agreed, Exception):
-        raise agreed
-    assert agreed is not None
-    return agreed
+    checkpoint_storage(trainer).check_from_all(runtime)
+    agreed = of_rank_0(runtime, lambda: find_origin(trainer, runtime, requested, is_restart=is_restart))
+    if agreed.location is None:
+        return agreed
+    return replace(agreed, checkpoint=readable_on_all(agreed.location, runtime))
 
 
 def find_origin(
@@ -210,7 +218,7 @@ def find_origin(
     Raises:
         CheckpointError: If a checkpoint was asked for and there is none to go on from.
     """
-    directory = checkpoint_directory(trainer)
+    storage = checkpoint_storage(trainer)
     # An override reads what it wrote; otherwise the weights must be those of the model.
     has_weights = "_load_from_checkpoint" not in trainer._overrides()
 
@@ -219,17 +227,15 @@ def find_origin(
         runtime.emit(Note(text=text, level="warning"))
 
     trainer._finish_current_push()  # it reads from a directory that looks like a leftover
-    sweep_leftovers(directory)
+    storage.sweep()
     if is_restart:
-        own = newest_checkpoint(directory, run_id=runtime.run_id, report=report)
+        own = storage.newest(run_id=runtime.run_id, report=report)
         if own is not None:
-            return Origin(checkpoint=own, is_restart=True)
-    checkpoint = requested_checkpoint(directory, requested, report=report, has_weights=has_weights)
-    if checkpoint is None:
-        return Origin(checkpoint=None, is_restart=False)
-    if has_weights:
-        check_matches_model(checkpoint, trainer.model)
-    return Origin(checkpoint=checkpoint, is_restart=False)
+            return Origin(checkpoint=None, location=own, is_restart=True)
+    location = storage.requested(requested, report=report, has_weights=has_weights)
+    if location is not None and has_weights:
+        check_matches_model(readable(location), trainer.model)
+    return Origin(checkpoint=None, location=location, is_restart=False)
 
 
 def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
@@ -240,13 +246,13 @@ def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:
         origin: Where it starts from.
         is_restart: Whether this is a later attempt.
     """
-    directory = checkpoint_directory(run.trainer)
+    storage = checkpoint_storage(run.trainer)
     return RunRecord(
-        directory,
+        storage.directory,
         run_id=run.runtime.run_id,
         is_restart=is_restart,
-        is_resumed=origin.checkpoint is not None
-        and (run.trainer._trial is not None or origin.checkpoint.resolve().parent == directory.resolve()),
+        is_resumed=origin.location is not None
+        and (run.trainer._trial is not None or is_inside(origin.location, storage.location)),
         first_step=run.trainer.state.global_step + 1,
     )
 
@@ -263,7 +269,7 @@ def announce(run: TrainRun, origin: Origin) -> None:
                 num_epochs=run.plan.num_epochs,
                 attempt=run.runtime.attempt,
                 rows=rows,
-                resumed_from=str(origin.checkpoint) if origin.checkpoint is not None else None,
+                resumed_from=origin.location,
             )
         )
     check_engaged(rows)
@@ -285,6 +291,6 @@ def log_start(run: TrainRun, origin: Origin) -> None:
         "Number of trainable parameters": get_model_param_count(run.model, trainable_only=True),
     }
     if origin.checkpoint is not None:
-        facts["Resuming from"] = origin.checkpoint
+        facts["Resuming from"] = origin.location
         facts["Steps that are done"] = run.trainer.state.global_step
     run_lines.say("Running training", facts)

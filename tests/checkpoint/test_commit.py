@@ -67,13 +67,13 @@ def test_manifest_says_which_run_wrote_it_and_what_it_holds(tmp_path):
 
 def test_each_file_is_hashed_once_by_the_rank_that_wrote_it(tmp_path, monkeypatch):
     hashed = []
-    real = commit._record_files
+    real = commit.record_files
 
     def recording(target, file_names):
         hashed.append(sorted(file_names))
         return real(target, file_names)
 
-    monkeypatch.setattr(commit, "_record_files", recording)
+    monkeypatch.setattr(commit, "record_files", recording)
     save_small(tmp_path, 5, world_size=3)
     assert sorted(hashed) == [
         ["nested/weights.bin", "trainer_state.json"],

@@ -108,3 +108,24 @@ def test_trouble_is_said_and_leaves_nothing_behind(checkpoint, tmp_path, capsys,
     assert words[trouble] in capsys.readouterr().err
     assert not target.exists() or (target / "mine.txt").read_text() == "kept"
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_checkpoint_in_a_bucket_is_exported_to_a_directory_and_to_a_bucket(
+    checkpoint, memory_bucket, tmp_path
+):
+    for path in checkpoint.iterdir():
+        memory_bucket.write(f"checkpoint-2/{path.name}", path.read_bytes())
+    assert main(["export", f"{memory_bucket.uri}/checkpoint-2", str(tmp_path / "model")]) == 0
+    assert torch.equal(logits(tmp_path / "model"), logits(checkpoint))
+    assert main(["export", f"{memory_bucket.uri}/checkpoint-2", f"{memory_bucket.uri}/model"]) == 0
+    for path in (tmp_path / "model").iterdir():
+        assert memory_bucket.read(f"model/{path.name}") == path.read_bytes()
+    assert main(["export", f"{memory_bucket.uri}/checkpoint-2", f"{memory_bucket.uri}/model"]) != 0
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_not_exported(checkpoint, memory_bucket, tmp_path, capsys):
+    for path in checkpoint.iterdir():
+        memory_bucket.write(f"checkpoint-2/{path.name}", path.read_bytes())
+    memory_bucket.write("checkpoint-2/config.json", b"{}")
+    assert main(["export", f"{memory_bucket.uri}/checkpoint-2", str(tmp_path / "model")]) != 0
+    assert f"{memory_bucket.uri}/checkpoint-2/config.json is truncated" in capsys.readouterr().err

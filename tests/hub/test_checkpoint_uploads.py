@@ -148,3 +148,20 @@ def test_a_restart_uploads_what_it_goes_on_from(hub, make, tmp_path):
     state = json.loads(repo.branches["main"]["last-checkpoint/trainer_state.json"])
     assert state["global_step"] == 4
     assert verify_checkpoint(folder_of(hub, "last-checkpoint", tmp_path / "copy")).step == 4
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint"])
+def test_a_run_into_a_bucket_uploads_what_one_into_a_directory_does(
+    hub, make, memory_bucket, tmp_path, strategy
+):
+    make(hub_strategy=strategy).train()
+    expected = set(hub.repo("my-model").branches["main"])
+    trainer = make(output_dir=memory_bucket.uri, hub_model_id="in-bucket", hub_strategy=strategy)
+    trainer.train()
+    assert set(hub.repo("in-bucket").branches["main"]) == expected
+    trainer.push_to_hub()
+    assert set(hub.repo("in-bucket").branches["main"]) == expected | {"README.md"}
+    assert "README.md" in memory_bucket.objects()
+    assert [
+        path for path in (tmp_path / "stage").rglob("*") if path.is_file() and path.suffix != ".lock"
+    ] == []

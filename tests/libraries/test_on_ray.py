@@ -43,6 +43,14 @@ def test_an_option_that_ray_does_not_have_is_refused() -> None:
         raytrainer.on_ray(PlainTrainer, num_workers=-1)
 
 
+def test_a_bucket_is_refused_because_these_trainers_write_directories() -> None:
+    make = raytrainer.on_ray(PlainTrainer, num_workers=2)
+    with pytest.raises(
+        ConfigurationError, match=r"output_dir='s3://bucket/run' is a URI.*path that all workers share"
+    ):
+        make(make_model(), make_arguments("s3://bucket/run"), train_dataset=samples())
+
+
 def test_in_this_process_it_is_the_class_itself(tmp_path: Path) -> None:
     make = raytrainer.on_ray(ZerothOrderTrainer, num_workers=0)
     trainer = make(

@@ -154,3 +154,9 @@ def test_options_have_optunas_names_too():
     options = read_options({"timeout": 60, "n_jobs": -1})
     assert options.time_budget_s == 60
     assert options.max_concurrent_trials is None
+
+
+def test_a_bucket_is_refused_as_the_directory_of_a_sweep():
+    options = read_options({})
+    with pytest.raises(ConfigurationError, match=r"'s3://bucket/run', which is a URI.*Pass storage_path="):
+        options.directory("s3://bucket/run")

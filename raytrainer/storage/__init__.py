@@ -1,0 +1,1 @@
+"""Object stores: buckets behind URIs, through pyarrow."""
