@@ -1,4 +1,4 @@
-"""Whether a launcher such as ``torchrun`` made this process one rank of several, and how it joins the others.
+"""Whether a launcher such as ``torchrun`` made this process one rank of several, and over what it joins the others.
 
 A script under a launcher knows its rank from the start, and may wait for the others before a Trainer trains. Nobody
 joins before something needs the others.
@@ -10,9 +10,13 @@ import atexit
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Set by ``torchrun`` and ``accelerate launch``."""
@@ -28,19 +32,25 @@ def launched(name: str) -> int | None:
     return int(os.environ[name]) if is_launched_rank(os.environ) else None
 
 
-def join_group(*, use_cpu: bool, timeout_s: float) -> None:
-    """All ranks of a launcher: join the default process group, unless this process has joined it.
+def collective_backend(args: TrainingArguments, *, use_gpu: bool) -> str:
+    """The backend of ``torch.distributed`` for the default group of a run's ranks."""
+    if args.ddp_backend:
+        return args.ddp_backend
+    if not use_gpu:
+        return "gloo"
+    # With CPU offload, the norm of the gradients is reduced in CPU memory.
+    return "cpu:gloo,cuda:nccl" if args.sharding is not None and args.sharding.cpu_offload else "nccl"
 
-    Args:
-        use_cpu: Use gloo even where there are GPUs.
-        timeout_s: Limit of a collective [s].
-    """
+
+def join_group(args: TrainingArguments) -> None:
+    """All ranks of a launcher: join the default process group, unless this process has joined it."""
     if dist.is_initialized():
         return
-    has_gpu = torch.cuda.is_available() and not use_cpu
-    if has_gpu:
+    use_gpu = torch.cuda.is_available() and not args.use_cpu and args.use_gpu is not False
+    if use_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
+    backend = collective_backend(args, use_gpu=use_gpu)
+    dist.init_process_group(backend, timeout=timedelta(seconds=args.ddp_timeout))
     atexit.register(_end_group)
 
 

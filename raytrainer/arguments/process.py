@@ -167,7 +167,7 @@ class BoundToProcess:
         # A driver has no other process to wait for; a launcher's rank has, whether a trainer is bound to it or not.
         is_rank = self.placement is not None
         if not is_rank and launched("WORLD_SIZE") is not None:
-            join_group(use_cpu=self._arguments.use_cpu, timeout_s=self._arguments.ddp_timeout)
+            join_group(self._arguments)
             is_rank = True
         waits = is_rank and self.world_size > 1 and dist.is_initialized()
         is_main = (self.local_process_index if local else self.process_index) == 0

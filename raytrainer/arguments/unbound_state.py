@@ -80,6 +80,5 @@ def share_with_process(state: UnboundState) -> None:
 
 def _join(args: TrainingArguments) -> PartialState:
     """All ranks of a launcher: join the group, and return Accelerate's own state of this process."""
-    use_cpu = args.use_cpu or not torch.cuda.is_available()
-    join_group(use_cpu=use_cpu, timeout_s=args.ddp_timeout)
-    return PartialState(cpu=use_cpu)
+    join_group(args)
+    return PartialState(cpu=args.use_cpu or not torch.cuda.is_available())

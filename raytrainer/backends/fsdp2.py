@@ -56,7 +56,7 @@ class FullyShardedBackend:
         self._options = options
         self._parameters: list[nn.Parameter] = []
         self._num_units = 0
-        join_group()
+        join_group(accelerator.device)
         self._mesh = make_mesh(options, accelerator.device.type)
 
     # ---- wrapping -----------------------------------------------------------------------------------------------

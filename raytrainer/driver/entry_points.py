@@ -99,9 +99,7 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
     renderer = Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))
     runtime: Runtime
     if is_launched_rank(os.environ):
-        runtime = ProcessGroupRuntime(
-            renderer.handle, use_cpu=trainer.args.use_cpu, timeout_s=trainer.args.ddp_timeout
-        )
+        runtime = ProcessGroupRuntime(renderer.handle, trainer.args)
     else:
         runtime = LocalRuntime(renderer.handle)
     trainer._process.renderer = renderer

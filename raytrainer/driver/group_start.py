@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
+from raytrainer.arguments.launched import collective_backend
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.client import ControlClient
 from raytrainer.driver.capacity import Node, ask_autoscaler, check_capacity, plan_workers
@@ -102,7 +103,7 @@ def start_group(
             output_dir=absolute_output_dir(args.output_dir),
             num_threads=allocation.num_threads,
             use_gpu=allocation.use_gpu,
-            backend=_collective_backend(args, use_gpu=allocation.use_gpu),
+            backend=collective_backend(args, use_gpu=allocation.use_gpu),
             timeout_s=float(args.ddp_timeout),
             directory=os.getcwd() if cluster.is_private else None,
             preparations=preparations,
@@ -146,15 +147,6 @@ def _reserve(
         args, whole, may_grow=may_grow, nodes=list_nodes, ask_for=ask_autoscaler, is_growing=is_growing
     )
     return reserve(args, whole, view, this_place(), show=show)
-
-
-def _collective_backend(args: TrainingArguments, *, use_gpu: bool) -> str:
-    if args.ddp_backend:
-        return args.ddp_backend
-    if not use_gpu:
-        return "gloo"
-    # With CPU offload, the norm of the gradients is reduced in CPU memory.
-    return "cpu:gloo,cuda:nccl" if args.sharding is not None and args.sharding.cpu_offload else "nccl"
 
 
 def absolute_output_dir(path: str | os.PathLike[str] | None) -> str | None:

@@ -19,11 +19,15 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join_group() -> None:
-    """Make a group of this process alone if there is none, because sharding always works on a group."""
+def join_group(device: torch.device) -> None:
+    """Make a group of this process alone if there is none, because sharding always works on a group.
+
+    Args:
+        device: Of this process. A GPU's tensors go through NCCL; what is offloaded to the CPU through gloo.
+    """
     if not dist.is_initialized():
-        store = dist.HashStore()
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def sum_over_group(value: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from raytrainer.arguments.launched import join_group
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
 
@@ -81,13 +82,12 @@ class ProcessGroupRuntime(CollectiveRuntime):
 
     attempt = 0
 
-    def __init__(self, on_event: Callable[[object], None], *, use_cpu: bool, timeout_s: float) -> None:
+    def __init__(self, on_event: Callable[[object], None], args: TrainingArguments) -> None:
         """Join the group.
 
         Args:
             on_event: Renders events; called on rank 0 only.
-            use_cpu: Use gloo even where there are GPUs.
-            timeout_s: Limit of a collective [s].
+            args: Say over what the ranks are joined, and how long a collective may take.
         """
         self.run_id = ""
         self.rank = int(os.environ["RANK"])
@@ -96,8 +96,8 @@ class ProcessGroupRuntime(CollectiveRuntime):
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._on_event = on_event
         self._command = Command.NONE
-        join_group(use_cpu=use_cpu, timeout_s=timeout_s)
-        self.open_group(timeout_s)
+        join_group(args)
+        self.open_group(args.ddp_timeout)
 
     def command(self) -> Command:
         return self._command

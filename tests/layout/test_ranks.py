@@ -18,7 +18,7 @@ def no_group():
 
 @pytest.fixture
 def group_of_one(no_group):
-    join_group()
+    join_group(torch.device("cpu"))
     yield
     dist.destroy_process_group()
 
@@ -34,7 +34,7 @@ def test_a_group_of_one_is_made_where_there_is_none(group_of_one):
 
 def test_a_group_that_exists_is_kept(group_of_one):
     before = dist.group.WORLD
-    join_group()
+    join_group(torch.device("cpu"))
     assert dist.group.WORLD is before
 
 
