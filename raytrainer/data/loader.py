@@ -27,6 +27,7 @@ from raytrainer.arguments.seeding import data_seed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.data.batch_split import BatchSplit, Share
 from raytrainer.data.dispatch import CollateRound, Scatter, dispatch_rounds, receive_rounds
+from raytrainer.data.host_labels import note_targets
 from raytrainer.data.length_samplers import BalancedBatches, LengthGrouped
 from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
@@ -184,7 +185,9 @@ class RankDataLoader(DataLoader[Any]):
         self._shares.append(share)
         if self._device.type == "cpu":
             return batch
-        return to_device(batch, self._device, non_blocking=self._non_blocking)
+        copied = to_device(batch, self._device, non_blocking=self._non_blocking)
+        note_targets(batch, copied)
+        return copied
 
     def _shared(self) -> Iterator[tuple[Any, Share]]:
         """This rank's micro-batches and their shares."""

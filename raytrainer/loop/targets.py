@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 
 from raytrainer.data.batch_split import weights_of
+from raytrainer.data.host_labels import holds_target
 from raytrainer.data.sample_ids import sample_ids
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
@@ -41,7 +42,7 @@ class StepTargets:
 
 
 def has_target(run: TrainRun, batch: Any) -> bool:
-    """Whether a micro-batch has a target, as far as its labels are class indices on the CPU."""
+    """Whether a micro-batch has a target, as far as its labels are class indices that were seen on the CPU."""
     if not isinstance(batch, Mapping):
         return True
     named = cast("Mapping[str, Any]", batch)
@@ -49,12 +50,10 @@ def has_target(run: TrainRun, batch: Any) -> bool:
     found = False
     for name in names:
         labels = named.get(name)
-        if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.device.type != "cpu":
+        if not isinstance(labels, torch.Tensor) or labels.is_floating_point():
             return True
         found = True
-        if run.trainer._process.loss_shifts_labels and name == "labels":
-            labels = labels[..., 1:]
-        if bool(labels.ne(-100).any()):
+        if holds_target(labels, shifted=run.trainer._process.loss_shifts_labels and name == "labels"):
             return True
     return not found
 
