@@ -2,14 +2,15 @@
 
 torch says "index out of range in self" and "Target 7 is out of bounds", and names neither table nor input. The frames
 of the error's traceback hold both: the call of the embedding or of the loss that failed, with its arguments. On a GPU
-the error comes late and the tensors cannot be read any more; there the same batch is looked at on the CPU.
+the error comes late, maybe some batches later, and the tensors cannot be read any more; there the same batches are
+looked at on the CPU, the newest first.
 """
 
 from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ _IS_LATE = "device-side assert"
 
 
 def likely_cause(
-    error: Exception, model: nn.Module, inputs: Any, *, read_again: Callable[[], Any] | None = None
+    error: Exception, model: nn.Module, inputs: Any, *, read_again: Iterable[tuple[str, Any]] = ()
 ) -> str | None:
     """Describe what an error was probably caused by; None if nothing speaks for it.
 
@@ -29,10 +30,10 @@ def likely_cause(
         error: Was raised in a forward or backward pass.
         model: The unwrapped model.
         inputs: The batch.
-        read_again: Makes the same batch once more, on the CPU; None where that cannot be done.
+        read_again: The same batch once more, on the CPU, and those before it, each with what to call it.
     """
     try:
-        if _IS_LATE in str(error):
+        if is_late(error):
             return _late(model, read_again)
         for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
             found = _in_call(frame, model)
@@ -145,13 +146,18 @@ def _uneven(inputs: Any) -> str | None:
 _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
-def _late(model: nn.Module, read_again: Callable[[], Any] | None) -> str | None:
-    """Compare a batch that was read again with what the model says about itself."""
-    batch = None if read_again is None else read_again()
-    if isinstance(batch, Mapping):
-        found = _beyond_model(model, cast("Mapping[str, Any]", batch))
-        if found is not None:
-            return found
+def is_late(error: Exception) -> bool:
+    """Whether a GPU has told of an error that a kernel had some time before."""
+    return _IS_LATE in str(error)
+
+
+def _late(model: nn.Module, read_again: Iterable[tuple[str, Any]]) -> str | None:
+    """Compare batches that were read again with what the model says about itself."""
+    for place, batch in read_again:
+        if isinstance(batch, Mapping):
+            found = _beyond_model(model, cast("Mapping[str, Any]", batch))
+            if found is not None:
+                return f"{place}{found}"
     return (
         "an index that a table does not have, such as a token id beyond the vocabulary or a label beyond num_labels. "
         "Run these samples with use_cpu=True, which names it."

@@ -5,7 +5,7 @@ The order of an epoch is a function of the seed and the epoch, so nothing is kep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from torch.utils.data import DataLoader, SequentialSampler
@@ -15,6 +15,8 @@ from raytrainer.data.samplers import RankBatchSampler
 from raytrainer.data.streams import RankStream
 
 _MAX_IDS = 64
+_MAX_LATE = 32
+"""How many micro-batches a loop that never waits may be ahead of its GPU, which holds about a thousand kernels."""
 
 
 def sample_ids(loader: DataLoader[Any], micro_batch: int, *, as_read: bool = False) -> list[int] | None:
@@ -51,6 +53,24 @@ def read_again(loader: DataLoader[Any], micro_batch: int) -> Any:
         return None
     collate = cast("Callable[[list[Any]], Any]", loader.collate_fn)
     return collate([dataset[index] for index in ids])
+
+
+def read_back(loader: DataLoader[Any], micro_batch: int) -> Iterator[tuple[str, Any]]:
+    """Read a micro-batch once more, and those before it in its epoch: a GPU reports an error some kernels later.
+
+    Args:
+        loader: The data.
+        micro_batch: Index in the epoch of the newest one.
+
+    Yields:
+        What to say before its fault, empty for the newest, and the batch; None where it cannot be read again.
+    """
+    for index in range(micro_batch, max(-1, micro_batch - _MAX_LATE), -1):
+        batch = read_again(loader, index)
+        if batch is None:
+            return
+        late = f"the GPU told late of micro-batch {index} of the epoch. {describe_samples(loader, index)} There, "
+        yield "" if index == micro_batch else late, batch
 
 
 def _of_stream(loader: DataLoader[Any], micro_batch: int, *, as_read: bool) -> list[int] | None:

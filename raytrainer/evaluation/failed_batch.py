@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from raytrainer.data.likely_cause import likely_cause
-from raytrainer.data.sample_ids import describe_samples, read_again
+from raytrainer.data.sample_ids import describe_samples, read_back
 from raytrainer.runtimes.base import Runtime
 from raytrainer.trainer_protocol import TrainerProtocol
 
@@ -46,7 +46,7 @@ def told_batch(trainer: TrainerProtocol, loader: Any, index: int, inputs: Any) -
         yield
     except Exception as error:
         error.add_note(f"Batch {index} failed. {describe_samples(loader, index)}")
-        cause = likely_cause(error, trainer.model, inputs, read_again=lambda: read_again(loader, index))
+        cause = likely_cause(error, trainer.model, inputs, read_again=read_back(loader, index))
         if cause is not None:
             error.add_note(f"Likely cause: {cause}")
         raise

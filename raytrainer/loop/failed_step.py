@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from raytrainer.backends.reduction_errors import explain_reduction
-from raytrainer.data.likely_cause import likely_cause
-from raytrainer.data.sample_ids import describe_samples, read_again
+from raytrainer.data.likely_cause import is_late, likely_cause
+from raytrainer.data.sample_ids import describe_samples, read_back
 from raytrainer.loop.out_of_memory import OutOfMemory
 from raytrainer.loop.run import TrainRun
+
+_CAUSE = "Likely cause: "
 
 
 @contextmanager
@@ -24,6 +26,22 @@ def told_step(run: TrainRun) -> Generator[None]:
         yield
     except Exception as error:
         error.add_note(f"{step_of(run)}.")
+        raise
+
+
+@contextmanager
+def told_late_cause(run: TrainRun) -> Generator[None]:
+    """While it lasts, an error that a GPU reports late is told what caused it, wherever the host noticed it."""
+    try:
+        yield
+    except Exception as error:
+        notes: list[str] = getattr(error, "__notes__", [])
+        if is_late(error) and not any(note.startswith(_CAUSE) for note in notes):
+            index = max(0, run.cursor.micro_batches - 1)
+            newest = f"micro-batch {index} of epoch {run.cursor.epoch}. {describe_samples(run.loader, index)}"
+            error.add_note(f"{step_of(run)}, or before it. The newest micro-batch is {newest}")
+            cause = likely_cause(error, run.trainer.model, None, read_again=read_back(run.loader, index))
+            error.add_note(f"{_CAUSE}{cause}")
         raise
 
 
@@ -42,10 +60,10 @@ def explain_failure(run: TrainRun, error: Exception, inputs: Any) -> None:
         f"{step_of(run)}, micro-batch {index} of epoch {run.cursor.epoch}. {describe_samples(run.loader, index)}"
     )
     cause = explain_reduction(error, run.model, run.args.ddp_find_unused_parameters) or likely_cause(
-        error, run.trainer.model, inputs, read_again=lambda: read_again(run.loader, index)
+        error, run.trainer.model, inputs, read_again=read_back(run.loader, index)
     )
     if cause is not None:
-        error.add_note(f"Likely cause: {cause}")
+        error.add_note(f"{_CAUSE}{cause}")
 
 
 def step_of(run: TrainRun) -> str:

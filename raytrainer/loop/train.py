@@ -20,7 +20,7 @@ from raytrainer.loop.boundary import (
     emit_progress,
     window_over_ranks,
 )
-from raytrainer.loop.failed_step import told_step
+from raytrainer.loop.failed_step import told_late_cause, told_step
 from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
@@ -140,15 +140,21 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
             )
         if not group:
             return True
-        if take_step(run, group, num_items):
-            if is_check_due(run):
-                check_ranks_agree(run)
-            agree_on_control(run)
-            emit_progress(run)
-            at_boundary(run)
+        with told_late_cause(run):
+            if take_step(run, group, num_items):
+                finish_step(run)
         if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
             break
     return False
+
+
+def finish_step(run: TrainRun) -> None:
+    """All ranks: what follows a step."""
+    if is_check_due(run):
+        check_ranks_agree(run)
+    agree_on_control(run)
+    emit_progress(run)
+    at_boundary(run)
 
 
 def restore_rng(run: TrainRun) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback
 
 import raytrainer
 from tests.parity.twins import make_args
@@ -150,3 +150,31 @@ def test_an_error_in_compute_metrics_names_what_it_was_given(tmp_path: Path) -> 
         make(tmp_path, rows(), compute_metrics=metrics).evaluate()
     assert "given 16 samples: predictions [16, 3], labels [16]" in notes_of(caught.value)
     assert "In Evaluation after step 0 on rank 0" in notes_of(caught.value)
+
+
+class Late(TrainerCallback):
+    """Fails after the third step as a GPU does that reports what happened before."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+class Tolerant(BertForSequenceClassification):
+    """Goes on with a token that it does not know, as a GPU does for a while."""
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> Any:
+        return super().forward(input_ids=input_ids.clamp(max=99), labels=labels, **kwargs)
+
+
+def test_an_error_that_a_gpu_reports_steps_later_names_the_samples_that_caused_it(tmp_path: Path) -> None:
+    trainer = make(tmp_path, rows(input_ids=[300] * 8), kind=Tolerant)
+    trainer.add_callback(Late())
+    with pytest.raises(RuntimeError, match="device-side assert") as caught:
+        trainer.train()
+    notes = notes_of(caught.value)
+    assert (
+        "The newest micro-batch is micro-batch 2 of epoch 0. Its samples in the data: 8, 9, 10, 11." in notes
+    )
+    assert "told late of micro-batch 1 of the epoch. Its samples in the data: 4, 5, 6, 7. There, " in notes
+    assert "word_embeddings has rows 0 to 99, and its input asks for row 300" in notes
