@@ -178,7 +178,8 @@ def _read(stored: _Shards, parameter: torch.Tensor, *, name: str, is_sharded: bo
         target = torch.zeros_like(parameter, dtype=dtype).detach()
     else:
         # What counts steps stays on the CPU, as torch's optimizers have it.
-        target = torch.zeros(shape, dtype=dtype, device=_device_of(parameter) if shape else "cpu")
+        is_counter = name.endswith(".step")
+        target = torch.zeros(shape, dtype=dtype, device="cpu" if is_counter else _device_of(parameter))
     shard = local_shard(target)
     left = shard.values.numel()
     for path, one in stored:

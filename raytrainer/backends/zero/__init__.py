@@ -96,7 +96,7 @@ class ZeroBackend:
         self._engine: Any = None
         self._optimizer: EngineOptimizer | None = None
         self._reduces = True
-        join_group()
+        join_group(accelerator.device)
         self._deepspeed = import_deepspeed(accelerator.device)
         # All ranks: DeepSpeed adopts the group that exists. Until then it believes that it is the only rank.
         self._deepspeed.init_distributed(

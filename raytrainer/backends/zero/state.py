@@ -73,10 +73,12 @@ class ZeroState:
         members = [parameter for group in groups_of(self._zero) for parameter in group]
         if len(numbers) != len(members):
             raise ValueError(f"it has {len(numbers)} parameters, and this run trains {len(members)}")
-        for number, parameter in zip(numbers, members, strict=True):
+        options = [group for group, parameters in self._groups() for _ in parameters]
+        for number, parameter, group in zip(numbers, members, options, strict=True):
             home = home_of(parameter)
             if home is not None:
-                _take(self._inner.state[home.flat], home, state_dict["state"].get(number, {}))
+                saved = state_dict["state"].get(number, {})
+                _take(self._inner.state[home.flat], home, saved, numbers_on=device_of_numbers(home, group))
         for group, saved in zip(self._inner.param_groups, groups, strict=True):
             group |= {key: saved[key] for key in group if key in saved and key != "params"}
 
@@ -111,7 +113,7 @@ class ZeroState:
         Args:
             shapes: Of the state's tensors in the files, by name; () for numbers.
         """
-        for members in groups_of(self._zero):
+        for group, members in self._groups():
             for parameter in members:
                 home = home_of(parameter)
                 if home is None:
@@ -122,7 +124,11 @@ class ZeroState:
                     key = name.removeprefix(prefix)
                     # Names of parameters hold dots, those of state do not.
                     if name.startswith(prefix) and "." not in key and key not in state:
-                        state[key] = torch.zeros_like(home.flat.detach()) if shape else torch.zeros(())
+                        state[key] = (
+                            torch.zeros_like(home.flat.detach())
+                            if shape
+                            else torch.zeros((), device=device_of_numbers(home, group))
+                        )
 
     def _set_options(self, values: dict[str, Any]) -> None:
         """Set the options of the parameter groups, and give numbers the type that the optimizer keeps them in."""
@@ -135,10 +141,21 @@ class ZeroState:
                 entries |= {key: int(value) for key, value in entries.items() if _is_number(value)}
 
 
-def _take(kept: dict[str, Any], home: Home, saved: dict[str, Any]) -> None:
+def device_of_numbers(home: Home, group: dict[str, Any]) -> torch.device:
+    """Where an optimizer of torch keeps what counts its steps: on a GPU if a kernel there reads it.
+
+    Args:
+        home: Of a parameter.
+        group: Its parameter group.
+    """
+    is_read_by_kernels = bool(group.get("fused") or group.get("capturable"))
+    return home.flat.device if is_read_by_kernels else torch.device("cpu")
+
+
+def _take(kept: dict[str, Any], home: Home, saved: dict[str, Any], *, numbers_on: torch.device) -> None:
     for key, value in saved.items():
         if _is_number(value):
-            kept[key] = torch.as_tensor(value, dtype=torch.float32).clone()
+            kept[key] = torch.as_tensor(value, dtype=torch.float32, device=numbers_on).clone()
             continue
         if key not in kept:
             kept[key] = torch.zeros_like(home.flat.detach())

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+COUNTER = "step"
+"""The key under which torch's optimizers count their steps."""
+
 
 class ExactStateOptimizer(torch.optim.Optimizer):
     """An optimizer that restores its state unchanged; torch's own would cast it to the dtype of the parameter."""
@@ -35,7 +38,10 @@ class ExactStateOptimizer(torch.optim.Optimizer):
             )
         for parameter, number in zip(parameters, numbers, strict=True):
             saved = {
-                key: value.to(parameter.device) if isinstance(value, torch.Tensor) and value.dim() else value
+                # What counts steps stays on the CPU, as torch's optimizers have it.
+                key: value.to(parameter.device)
+                if isinstance(value, torch.Tensor) and key != COUNTER
+                else value
                 for key, value in state_dict["state"].get(number, {}).items()
             }
             self.restore_state(parameter, saved)

@@ -60,7 +60,10 @@ def _warmup(request: OptimizerRequest) -> dict[str, Any]:
 
 def build_stable_adamw(request: OptimizerRequest) -> torch.optim.Optimizer:
     """StableAdamW (Wortsman et al., arXiv 2304.13013)."""
-    return _make("optimi", "StableAdamW", request.groups, **_adam(request), **request.options)
+    # The package takes its Triton kernels wherever Triton is installed, and they cannot read the memory of a CPU.
+    parameters = [parameter for group in request.groups for parameter in group["params"]]
+    kernels = None if all(parameter.is_cuda for parameter in parameters) else False
+    return _make("optimi", "StableAdamW", request.groups, triton=kernels, **_adam(request), **request.options)
 
 
 def build_adamw_4bit(request: OptimizerRequest) -> torch.optim.Optimizer:
