@@ -29,13 +29,14 @@ HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
 HAS_DOCS := $(VENV)/.stamp-docs
 
-.PHONY: help demo quick test test-fast test-serial clients cluster sweep sweeps coverage check docs format bench clean
+.PHONY: help demo quick test test-fast test-serial test-gpu clients cluster sweep sweeps coverage check docs format bench clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
 	@echo "make sweep      search the encoder's learning rate and batch size, with Ray Tune"
 	@echo "make quick      the tests to run after every change, in less than a minute"
 	@echo "make test       all tests        (make test-fast: those that need no Ray and no second process)"
+	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make coverage   all tests again, measured also in Ray's workers and in ranks; the least covered files"
 	@echo "make clients    scripts and libraries that build on the Trainer; TRANSFORMERS_CHECKOUT=DIR adds Hugging Face's scripts"
 	@echo "make cluster    two nodes with addresses of their own on this machine, as root: a node dies, the network is cut"
@@ -72,6 +73,9 @@ test-fast: $(HAS_DEV) $(HAS_DATA)
 # -n 1: a hung test takes only its own process with it, is reported, and the rest goes on.
 test-serial: $(HAS_DEV) $(HAS_DATA)
 	@$(BIN)/python -m pytest -q -n 1 -m serial $(ARGS)
+
+test-gpu: $(HAS_DEV)
+	@$(BIN)/python -m pytest -q -n 1 -m gpu $(ARGS)
 
 # Hugging Face's own example scripts are not part of this repository: they run when TRANSFORMERS_CHECKOUT names a
 # checkout of transformers.

@@ -37,6 +37,7 @@ hypothesis.settings.load_profile("raytrainer")
 TESTS = Path(__file__).parent
 SERIAL_MARKERS = ("ray", "distributed", "faults", "examples")
 SERIAL_TIMEOUT_S = 300
+FOLDERS_THAT_MARK = (*SERIAL_MARKERS, "gpu")
 OUTSIDE = (
     "CUDA_VISIBLE_DEVICES",
     "LOCAL_RANK",
@@ -71,7 +72,7 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if folder in SERIAL_MARKERS:
+        if folder in FOLDERS_THAT_MARK:
             item.add_marker(getattr(pytest.mark, folder))
         if any(item.get_closest_marker(name) for name in SERIAL_MARKERS):
             item.add_marker(pytest.mark.serial)
@@ -85,7 +86,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
+        pytest.skip("needs a GPU, and torch.cuda.is_available() is False here")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "raytrainer"
 FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = ROOT / "tests"
-SUITES = {"cluster", "clients", "docs", "examples", "faults", "jobs", "parity", "refusals", "sharding"}
+SUITES = {"cluster", "clients", "docs", "examples", "faults", "gpu", "jobs", "parity", "refusals", "sharding"}
 """Folders of tests that follow a promise through the whole package instead of a room of it."""
 CLAIMS = {
     "arguments": {"every_argument", "fields_are_read", "setters"},

@@ -195,6 +195,8 @@ def count_input_tokens(run: TrainRun, inputs: Batch) -> int:
             tokens = inputs["attention_mask"].sum()
         elif pad is not None:
             tokens = (inputs[name] != pad).sum()
+    if isinstance(tokens, int) and run.runtime.world_size == 1:
+        return tokens  # nobody to add up with, so no need to wait for a device
     tokens = torch.as_tensor(tokens, device=run.args.device, dtype=torch.int64)
     return int(run.backend.sum_over_ranks(tokens).item())
 
