@@ -42,11 +42,16 @@ def collective_backend(args: TrainingArguments, *, use_gpu: bool) -> str:
     return "cpu:gloo,cuda:nccl" if args.sharding is not None and args.sharding.cpu_offload else "nccl"
 
 
+def trains_on_gpu(args: TrainingArguments) -> bool:
+    """Whether a rank of a launcher trains on a GPU."""
+    return torch.cuda.is_available() and not args.use_cpu and args.use_gpu is not False
+
+
 def join_group(args: TrainingArguments) -> None:
     """All ranks of a launcher: join the default process group, unless this process has joined it."""
     if dist.is_initialized():
         return
-    use_gpu = torch.cuda.is_available() and not args.use_cpu and args.use_gpu is not False
+    use_gpu = trains_on_gpu(args)
     if use_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = collective_backend(args, use_gpu=use_gpu)

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from raytrainer.arguments.launched import join_group, launched
+from raytrainer.arguments.launched import join_group, launched, trains_on_gpu
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -81,4 +81,4 @@ def share_with_process(state: UnboundState) -> None:
 def _join(args: TrainingArguments) -> PartialState:
     """All ranks of a launcher: join the group, and return Accelerate's own state of this process."""
     join_group(args)
-    return PartialState(cpu=args.use_cpu or not torch.cuda.is_available())
+    return PartialState(cpu=not trains_on_gpu(args))
