@@ -15,9 +15,14 @@ _OF_RANKS = ("num_replicas", "num_processes", "world_size")
 """Attributes of samplers that take a rank's part: torch's, accelerate's, and those that are written after them."""
 
 
+def is_evened(loader: Any) -> bool:
+    """Whether a loader is known to give each rank the same number of batches: the trainer's own, or accelerate's."""
+    return isinstance(loader, RankDataLoader) or hasattr(loader, "end_of_dataloader")
+
+
 def is_divided(loader: Any) -> bool:
     """Whether a loader is known to give each rank its own samples."""
-    if isinstance(loader, RankDataLoader) or hasattr(loader, "end_of_dataloader"):  # ours, or accelerate's
+    if is_evened(loader):
         return True
     batches: Any = getattr(loader, "batch_sampler", None)
     samplers = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))

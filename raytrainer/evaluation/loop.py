@@ -21,7 +21,8 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_lengt
 from raytrainer.backends.base import Backend
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.target_count import count_items
-from raytrainer.data.undivided import is_divided
+from raytrainer.data.undivided import is_divided, is_evened
+from raytrainer.errors import ConfigurationError
 from raytrainer.evaluation.failed_batch import told_batch, told_metrics, told_place
 from raytrainer.evaluation.nested import require_tensors, unwrap_objects, wrap_objects
 from raytrainer.evaluation.results import Results
@@ -123,6 +124,8 @@ class PredictionLoop:
         self.ignore_keys = ignore_keys
         # A user's plain loader gives every rank the whole dataset, so nothing is gathered.
         self.is_sharded = is_divided(dataloader)
+        # Others are as long on every rank.
+        self.may_end_apart = self.is_sharded and runtime.world_size > 1 and not is_evened(dataloader)
         self.loss = LossMean(args.device, skips_nonfinite=args.logging_nan_inf_filter)
         concatenates = args.eval_do_concat_batches
         self.results = [
@@ -168,14 +171,43 @@ class PredictionLoop:
 
     def batches(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch with the number of its rows that are real samples."""
-        batches = iter(self.loader)
+        batches, last = iter(self.loader), None
         while True:
             with self.told_place():
                 inputs = next(batches, None)
+            is_own = inputs is not None
+            if self.may_end_apart:
+                inputs = self.until_all_end(inputs, last)
             if inputs is None:
                 return
+            last = inputs
             batch_size = batch_size_of(inputs) or self.args.eval_batch_size
-            yield inputs, self.num_real_rows(batch_size)
+            yield inputs, self.num_real_rows(batch_size) if is_own else 0
+
+    def until_all_end(self, inputs: Any, last: Any) -> Any:
+        """All ranks: this rank's batch, or its last one again as a stand-in as long as another rank has batches.
+
+        Args:
+            inputs: The next batch of this rank; None at its end.
+            last: The batch before.
+
+        Returns:
+            None when all ranks are at their end.
+
+        Raises:
+            ConfigurationError: On all ranks, if one of them has no batch at all and others have some.
+        """
+        some_have, some_lack = self.runtime.agree(
+            [int(inputs is not None), int(inputs is None and last is None)]
+        )
+        if not some_have:
+            return None
+        if some_lack:
+            raise ConfigurationError(
+                f"The loader for the {self.description.lower()} gives some of the {self.runtime.world_size} ranks no "
+                "batch at all. Give every rank at least one sample, or leave the loader to the trainer."
+            )
+        return last if inputs is None else inputs
 
     def told_place(self) -> AbstractContextManager[None]:
         """While it lasts, an error is told where it was raised."""

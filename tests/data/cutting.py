@@ -11,6 +11,7 @@ from unittest.mock import patch
 import datasets
 import torch
 import transformers
+from datasets.distributed import split_dataset_by_node
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
@@ -134,10 +135,21 @@ class SampledLoader(raytrainer.Trainer):
         return DataLoader(test_dataset, 2, sampler=sampler, collate_fn=self.data_collator)
 
 
+class StreamByNode(raytrainer.Trainer):
+    """Predicts on a stream of three rows, of which one rank has two."""
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        stream = datasets.Dataset.from_list(test_dataset[:3]).to_iterable_dataset()
+        rank, world_size = self.args.process_index, self.args.world_size
+        part = split_dataset_by_node(stream, rank=rank, world_size=world_size)
+        return DataLoader(part, 1, collate_fn=self.data_collator)
+
+
 CASES: dict[str, Case] = {
     "own loader": Case(trainer=OwnLoader),
     "own loader prepared": Case(trainer=PreparedLoader),
     "own loader with a sampler": Case(trainer=SampledLoader),
+    "own stream by node": Case(trainer=StreamByNode),
     "map": Case(),
     "filled up by 1": Case(options=IN_ORDER),
     "filled up by 3": Case(count=17, options=IN_ORDER),

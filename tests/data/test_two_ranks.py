@@ -80,6 +80,13 @@ def test_what_a_sampler_divides_is_predicted_on_all_ranks(on_two: dict[str, Any]
         assert len(ours) == 4
 
 
+def test_ranks_with_different_numbers_of_batches_predict_on_all_of_them(on_two: dict[str, Any]) -> None:
+    ours = [[token for token in row if token != -100] for row in on_two["map"][0]["predicted"]]
+    for seen in on_two["own stream by node"]:
+        found = [[token for token in row if token != -100] for row in seen["predicted"]]
+        assert sorted(found) == sorted(ours[:3])
+
+
 def test_a_prepared_loader_gives_the_batches_of_the_trainers_own(on_two: dict[str, Any]) -> None:
     assert on_two["own loader prepared"][0]["losses"] == on_two["map"][0]["losses"]
     assert on_two["own loader"][0]["losses"] != on_two["map"][0]["losses"]
