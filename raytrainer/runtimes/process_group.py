@@ -6,15 +6,17 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from raytrainer.arguments.launched import join_group
-from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import interrupts
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
 
 T = TypeVar("T")
 
