@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = ("sft", "dpo", "reward", "grpo", "sentence", "setfit")
 NUM_STEPS = 4
 ALL = bool(os.environ.get("RAYTRAINER_ALL_CLIENTS"))
-KILLED = ("sft", "dpo", "reward") if ALL else ("sft",)
+KILLED = ("sft", "dpo", "reward", "sentence", "setfit") if ALL else ("sft",)
 ON_TWO_RANKS = ("sft", "dpo", "reward", "grpo", "sentence")
 """Those that transformers trains on two ranks when torchrun starts their recipe; setfit's arguments stay on one."""
 TIMEOUT_S = 280
