@@ -18,6 +18,7 @@ from raytrainer.checkpoint.locate import forget_copies
 from raytrainer.checkpoint.names import checkpoint_name
 from raytrainer.checkpoint.retention import prune
 from raytrainer.checkpoint.scan import newest_checkpoint, requested_checkpoint, sweep_leftovers
+from raytrainer.checkpoint.shared_directory import check_shared
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
 
@@ -95,10 +96,10 @@ class RunStorage(Protocol):
         ...
 
     def check_from_all(self, runtime: Runtime) -> None:
-        """All ranks, before an attempt starts: check that each machine reaches a bucket.
+        """All ranks, before an attempt starts: check that each machine can use the storage.
 
         Raises:
-            ConfigurationError: On the rank that does not.
+            ConfigurationError: On the ranks whose machine cannot; of a directory that is not shared, on all ranks.
             CheckpointError: On the others.
         """
         ...
@@ -182,7 +183,8 @@ class DiskStorage:
         return None if found is None else str(found)
 
     def check_from_all(self, runtime: Runtime) -> None:
-        """A directory was checked on the driver."""
+        """All ranks: see ``check_shared``."""
+        check_shared(self.directory, runtime)
 
     def bring(self, name: str) -> None:
         """It is there."""

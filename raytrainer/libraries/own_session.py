@@ -20,6 +20,7 @@ from raytrainer.checkpoint.scan import (
     requested_checkpoint,
     sweep_leftovers,
 )
+from raytrainer.checkpoint.shared_directory import check_shared
 from raytrainer.errors import CheckpointError
 from raytrainer.libraries.progress import RunProgress, home_of_loop
 from raytrainer.libraries.remote_trainer import CallContext, CallResult, TrainedModel, TrainerCall
@@ -130,6 +131,8 @@ class OwnLoopSession:
     def _train(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_restart: bool) -> Any:
         requested, rest = (args[0], args[1:]) if args else (kwargs.pop("resume_from_checkpoint", None), ())
         saves = self._trainer.args.save_strategy != SaveStrategy.NO
+        if saves:
+            check_shared(self._run_directory(), self._runtime)
         with held_by_run(self._run_directory(), self._runtime, saves=saves):
             checkpoint = self._agree_on_origin(requested, is_restart=is_restart)
             self._progress.resumed_from = checkpoint

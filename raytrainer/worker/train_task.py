@@ -95,10 +95,13 @@ def train_on_rank(
         )
 
     storage = checkpoint_storage(trainer)
-    # Nothing in a bucket can be locked.
-    saves = trainer.args.save_strategy != SaveStrategy.NO and not is_uri(storage.location)
+    in_bucket = is_uri(storage.location)
+    saves = trainer.args.save_strategy != SaveStrategy.NO
     try:
-        with held_by_run(storage.directory, runtime, saves=saves):
+        if saves or in_bucket:
+            storage.check_from_all(runtime)
+        # Nothing in a bucket can be locked.
+        with held_by_run(storage.directory, runtime, saves=saves and not in_bucket):
             prepare_model(trainer)
             if trainer.args.auto_find_batch_size:
                 return search_batch_size(trainer, runtime, attempt)
@@ -194,7 +197,6 @@ def choose_origin(
         requested: ``resume_from_checkpoint`` as the user passed it.
         is_restart: Whether this task was begun before.
     """
-    checkpoint_storage(trainer).check_from_all(runtime)
     agreed = of_rank_0(runtime, lambda: find_origin(trainer, runtime, requested, is_restart=is_restart))
     if agreed.location is None:
         return agreed
