@@ -81,6 +81,10 @@ class ControlActor:
         self._state.decide(step, Command(command))
         self._worker_bell.ring()
 
+    async def set_room(self, room: object) -> None:
+        self._state.set_room(room)
+        self._worker_bell.ring()
+
     async def close(self) -> bool:
         is_closed = self._state.close()
         self._ring_both()
@@ -143,6 +147,10 @@ class ControlActor:
     async def is_over(self, attempt: int, wait_s: float) -> bool | None:
         return await _wait(lambda: self._state.is_over(attempt), self._worker_bell, wait_s)
 
+    async def move(self, attempt: int, step: int | None) -> None:
+        self._state.move(attempt, step)
+        self._ring_both()
+
     async def store_final_weights(self, weights: Shipped) -> None:
         self._state.store_final_weights(weights)
 
@@ -156,6 +164,9 @@ class ControlActor:
         may_restart = self._state.report_deaths(deaths)
         self._ring_both()
         return may_restart
+
+    async def room(self, wait_s: float) -> object | None:
+        return await _wait(self._state.room, self._worker_bell, wait_s)
 
     # ---- other trainers of the cluster, which wait for what the workers hold; plain values, for other versions -------
 

@@ -74,6 +74,14 @@ class ControlClient:
         """Let the running task go on from the evaluation at a step, or ask something of it; does not wait."""
         self.actor.decide.remote(step, int(command))
 
+    def set_room(self, room: object) -> None:
+        """Say where workers run when they are started next; does not wait.
+
+        Args:
+            room: What Ray Train's controller gets when it asks.
+        """
+        self.actor.set_room.remote(room)
+
     def close(self) -> bool:
         """Take no further task; False while one is running, or when the actor does not answer."""
         try:

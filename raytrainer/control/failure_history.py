@@ -27,6 +27,8 @@ class Attempt:
     exceptions: list[FailureRecord] = field(default_factory=list[FailureRecord])
     """Those of its ranks, without echoes of other ranks' failures."""
     deaths: WorkerDeaths | None = None
+    has_moved: bool = False
+    """Its ranks saved and left, to go on in other workers."""
 
     @property
     def was_preempted(self) -> bool:
@@ -34,9 +36,14 @@ class Attempt:
         return self.deaths is not None and self.deaths.was_preempted
 
     @property
+    def is_failure(self) -> bool:
+        """It counts, once it has ended without a result."""
+        return not self.was_preempted and not self.has_moved
+
+    @property
     def ended_silently(self) -> bool:
-        """It ended without an exception that explains it, and without a checkpoint."""
-        return not self.exceptions and not self.num_commits and not self.was_preempted
+        """It failed without an exception that explains it, and without a checkpoint."""
+        return not self.exceptions and not self.num_commits and self.is_failure
 
 
 class History:
@@ -49,14 +56,14 @@ class History:
     def __init__(self, *, max_failures: int) -> None:
         self.max_failures = max_failures
         self.num_restarts = 0
-        """Restarts that the call has used. Those after a preemption do not count."""
+        """Restarts that the call has used. Those after a preemption or a move do not count."""
         self.num_attempts = 0
         """Starts of the workers that the call has seen, preempted ones included."""
         self.attempts: deque[Attempt] = deque(maxlen=KEPT_ATTEMPTS)
 
     def begin_attempt(self) -> None:
         """The workers start, or start again because the last attempt failed."""
-        if self.attempts and not self.attempts[-1].was_preempted:
+        if self.attempts and self.attempts[-1].is_failure:
             self.num_restarts += 1
         self.attempts.append(Attempt())
         self.num_attempts += 1
@@ -70,6 +77,11 @@ class History:
         """A checkpoint is complete."""
         if self.attempts:
             self.attempts[-1].num_commits += 1
+
+    def add_move(self) -> None:
+        """The ranks of this attempt have left, to go on in other workers."""
+        if self.attempts:
+            self.attempts[-1].has_moved = True
 
     def add_failure(self, record: FailureRecord | WorkerDeaths) -> None:
         """The policy has seen a failure of this attempt."""

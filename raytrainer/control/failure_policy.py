@@ -8,7 +8,7 @@ In this order:
    begin at the same step, commit no checkpoint, and die without an exception (a kill for lack of memory, a crash in
    native code).
 4. Otherwise the workers are started again, ``max_failures`` times for each call of the driver. A preemption is not
-   counted: nothing failed.
+   counted: nothing failed. Neither are workers that left because they were asked to move, of which nobody asks here.
 
 Progress is what counts in rule 3: with ``max_failures=-1``, a run that loses a worker every hour and commits in between
 may go on for ever.

@@ -58,6 +58,8 @@ class Update:
     """The last start of the workers, 0 for the first; -1 before it."""
     num_attempts: int = 0
     """Starts of the workers that the current call has seen."""
+    needs_room: bool = False
+    """The workers have left their room because they were asked to move, and wait for another one."""
 
 
 class ControlState:
@@ -95,6 +97,9 @@ class ControlState:
         self._last_commit: CheckpointCommitted | None = None
         self._final_weights: Shipped | None = None
         self._has_left = False
+        # Where workers run; only the driver and Ray Train's controller know what it is.
+        self._room: object | None = None
+        self._needs_room = False
 
     # ---- the driver's side --------------------------------------------------------------------------------------
 
@@ -134,6 +139,7 @@ class ControlState:
             last_commit=self._last_commit,
             attempt=self._attempt,
             num_attempts=self._history.num_attempts,
+            needs_room=self._needs_room,
         )
 
     def set_command(self, command: Command) -> None:
@@ -150,6 +156,11 @@ class ControlState:
         """
         self.set_command(command)
         self._decided_step = max(self._decided_step, step)
+
+    def set_room(self, room: object) -> None:
+        """Say where workers run when they are started next."""
+        self._room = room
+        self._needs_room = False
 
     def close(self) -> bool:
         """Take no further task. False while one is running."""
@@ -256,6 +267,22 @@ class ControlState:
         """Rank 0: the workers leave nothing more here."""
         self._has_left = True
 
+    def move(self, attempt: int, step: int | None) -> None:
+        """A rank, after all of them have saved: the ranks of an attempt leave, to go on in other workers.
+
+        Args:
+            attempt: Start of the workers that the rank belongs to.
+            step: Optimizer steps that are done.
+        """
+        if attempt != self._attempt or self._phase is not Phase.OPEN or self._will_restart:
+            return
+        self._history.add_move()
+        self._will_restart = True
+        self._needs_room = True
+        done = "Nothing to save yet" if not step else f"Saved step {step}"
+        text = f"{done}: the workers leave, and others go on from there (not counted as a failure)."
+        self._events.append(Note(text=text, level="warning"))
+
     # ---- failures -----------------------------------------------------------------------------------------------
 
     def fail(self, record: FailureRecord) -> Answer:
@@ -277,12 +304,18 @@ class ControlState:
         if self._phase is not Phase.OPEN:
             return False
         self._attempt_without_join()
+        if self._command is Command.MOVE and deaths.causes:
+            deaths = replace(deaths, was_preempted=True)  # The node that was to be left has gone.
         self._deaths = deaths
         if self._will_restart:
             self._history.add_failure(deaths)
         else:
             self._settle(deaths)
         return self._phase is Phase.OPEN
+
+    def room(self) -> object | None:
+        """Where workers are to run; None while they have left one room and there is no other yet."""
+        return None if self._needs_room else self._room
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -302,6 +335,8 @@ class ControlState:
         self._failures = []
         self._deaths = None
         self._will_restart = False
+        if self._command is Command.MOVE:
+            self._command = Command.NONE  # These are the workers that were moved.
         self._history.begin_attempt()
         if self._is_idle():
             self._idle_since = self._clock()
@@ -318,6 +353,7 @@ class ControlState:
             self._end(decision.reason)
         elif decision.action is Action.RESTART and not self._will_restart:
             self._will_restart = True
+            self._needs_room |= self._command is Command.MOVE
             self._events.append(Note(text=self._restart_note(record), level="warning"))
 
     def _end(self, reason: str | None) -> None:

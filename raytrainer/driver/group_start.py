@@ -6,17 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import ray
-
 from raytrainer.arguments.launched import collective_backend
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.client import ControlClient
-from raytrainer.driver.capacity import Node, ask_autoscaler, check_capacity, plan_workers
+from raytrainer.driver.capacity import ask_autoscaler, check_capacity, plan_workers
 from raytrainer.driver.cluster import connect
 from raytrainer.driver.fit_thread import FitThread
 from raytrainer.driver.holders import new_name
 from raytrainer.driver.lost_room import LostRoom
-from raytrainer.driver.ray_tables import is_growing
+from raytrainer.driver.moving import Moving
+from raytrainer.driver.ray_tables import is_growing, read_drained, usable_nodes
 from raytrainer.driver.ray_view import RayView, this_place
 from raytrainer.driver.reservation import Reservation, reserve
 from raytrainer.driver.trial_room import TrialRoom, borrow, claim_output_dir, current_room, is_trial_function
@@ -34,6 +33,7 @@ class StartedGroup:
     fit: FitThread
     reservation: Reservation
     lost_room: LostRoom
+    moving: Moving
     is_one_machine: bool
     """Workers find the files of the driver."""
     kept: tuple[object, ...]
@@ -95,6 +95,7 @@ def start_group(
             idle_timeout_s=args.worker_idle_timeout_s,
             name=name.control,
         )
+        control.set_room(reservation.room)
         trainer = ray_calls.put(shipped if cluster.is_private else with_sources(shipped))
         config = WorkerConfig(
             control=control.actor,
@@ -128,6 +129,13 @@ def start_group(
             holders_of=lambda tables: view.holders(tables, reservation.room.group),
             show=show,
         ),
+        moving=Moving(
+            reservation,
+            control,
+            view,
+            read_drained=read_drained,
+            show=show,
+        ),
         is_one_machine=cluster.is_private,
         kept=(trainer, coordinator),
     )
@@ -141,10 +149,9 @@ def _reserve(
     show: Callable[[object], None],
 ) -> Reservation:
     """Room for the workers, when there is some."""
-    list_nodes: Callable[[], list[Node]] = ray.nodes
-    whole = plan_workers(args, list_nodes())
+    whole = plan_workers(args, usable_nodes())
     check_capacity(
-        args, whole, may_grow=may_grow, nodes=list_nodes, ask_for=ask_autoscaler, is_growing=is_growing
+        args, whole, may_grow=may_grow, nodes=usable_nodes, ask_for=ask_autoscaler, is_growing=is_growing
     )
     return reserve(args, whole, view, this_place(), show=show)
 

@@ -5,6 +5,7 @@ counts failures over the life of a worker group and knows neither checkpoints no
 processes ended, and passes the answer on. So ``max_failures`` is counted in one place.
 
 **Workers run in a placement group that exists already** (``driver/room.py``), where Ray Train would create another.
+Which one, the control actor says at each start of workers; while it has none, Ray Train tries again.
 
 The controller imports this module, which must stay free of torch: that import takes more than a second.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import ray.exceptions
 from ray.train import FailureConfig, PreemptionError, TrainingFailedError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 ANSWER_S = 30.0
 """How long the control actor may take."""
+ROOM_S = 2.0
+"""How long one attempt to start workers waits for a room. Meanwhile the controller answers nobody."""
 
 
 class AskControl(DefaultFailurePolicy):
@@ -69,11 +73,22 @@ class _Kept(DefaultPlacementGroupHandle):
         pass
 
 
-def controller_in(room: Room) -> type:
-    """Make the class of a controller whose workers run in a room, also when they are started again."""
+def controller_for(control: Any) -> type:
+    """Make the class of a controller whose workers run in the room that a control actor names.
+
+    Args:
+        control: Handle of the control actor.
+    """
 
     class GroupInRoom(WorkerGroup):
+        _room: Room
+
         def _create_placement_group(self, *_: object, **__: object) -> DefaultPlacementGroupHandle:
+            call = control.room.remote(ROOM_S)
+            room: object = ray_calls.get(call, ANSWER_S)
+            if not isinstance(room, Room):
+                raise WorkerGroupStartupTimeoutError(num_workers=self._worker_group_context.num_workers)
+            self._room = room
             return _Kept(room.group)
 
         def _create_workers(
@@ -84,7 +99,9 @@ def controller_in(room: Room) -> type:
             **kwargs: Any,
         ) -> Any:
             # Those that Ray Train names are of workers that it replaces, so they are ours already.
-            indices = placement_group_bundle_indices or [room.bundle_of(one) for one in range(num_workers)]
+            indices = placement_group_bundle_indices or [
+                self._room.bundle_of(one) for one in range(num_workers)
+            ]
             return super()._create_workers(
                 num_workers, *args, placement_group_bundle_indices=indices, **kwargs
             )

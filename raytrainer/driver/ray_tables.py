@@ -31,6 +31,18 @@ class GroupRow:
     job: str
     is_placed: bool
     bundles: list[dict[str, float]]
+    nodes: list[str] = field(default_factory=list[str])
+    """Ids of the nodes of its bundles, as far as they are placed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrainedNode:
+    """A node that gets no new work, because it is about to go."""
+
+    id: str
+    address: str
+    goes_at_s: float
+    """When [s since the epoch]; 0.0 where nobody has said when."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +70,7 @@ class Tables:
     """A cluster at one moment."""
 
     nodes: list[Node] = field(default_factory=list[Node])
-    """Those that are alive, as ``ray.nodes()`` gives them."""
+    """Those that are alive and not drained, as ``ray.nodes()`` gives them."""
     free: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     """Node -> what is free there."""
     groups: list[GroupRow] = field(default_factory=list[GroupRow])
@@ -77,9 +89,8 @@ class Tables:
 
 def read_tables() -> Tables:
     """Ray's tables as they are now."""
-    list_nodes: Callable[[], list[Node]] = ray.nodes
     return Tables(
-        nodes=[node for node in list_nodes() if node.get("Alive", True)],
+        nodes=usable_nodes(),
         free=_read(_free, {}),
         groups=_read(_groups, []),
         actors=_read(_actors, []),
@@ -87,6 +98,18 @@ def read_tables() -> Tables:
         is_growing=is_growing(),
         can_grow=_read(_can_grow, True),
     )
+
+
+def usable_nodes() -> list[Node]:
+    """The nodes that are alive and take new work, as ``ray.nodes()`` gives them."""
+    list_nodes: Callable[[], list[Node]] = ray.nodes
+    drained = {node.id for node in read_drained()}
+    return [node for node in list_nodes() if node.get("Alive", True) and node.get("NodeID") not in drained]
+
+
+def read_drained() -> list[DrainedNode]:
+    """Nodes that are alive and about to go."""
+    return _read(_drained, [])
 
 
 def is_growing() -> bool:
@@ -120,6 +143,20 @@ def _free() -> dict[str, dict[str, float]]:
     return {node: _plain(there) for node, there in free.items()}
 
 
+def _drained() -> list[DrainedNode]:
+    from ray._private import state
+
+    deadlines_ms: Mapping[str, int] = cast("Any", state).state.get_draining_nodes()
+    if not deadlines_ms:
+        return []
+    list_nodes: Callable[[], list[Node]] = ray.nodes
+    address_of = {node.get("NodeID", ""): node.get("NodeManagerAddress", "") for node in list_nodes()}
+    return [
+        DrainedNode(id=node, address=str(address_of.get(node) or node), goes_at_s=deadline / 1000)
+        for node, deadline in deadlines_ms.items()
+    ]
+
+
 def _groups() -> list[GroupRow]:
     from ray.core.generated import gcs_pb2
 
@@ -136,6 +173,7 @@ def _groups() -> list[GroupRow]:
             job=row.creator_job_id.hex(),
             is_placed=row.state == created,
             bundles=[dict(bundle.unit_resources) for bundle in row.bundles],
+            nodes=[bundle.node_id.hex() for bundle in row.bundles if bundle.node_id],
         )
         for row in rows
         if row.state != removed

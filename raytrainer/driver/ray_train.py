@@ -92,14 +92,14 @@ class Fit(TorchTrainer):
 
     def _initialize_and_run_controller(self, **arguments: object) -> Any:
         try:
-            from raytrainer.driver.ray_controller import AskControl, controller_in
+            from raytrainer.driver.ray_controller import AskControl, controller_for
         except ImportError:
             self._reservation.release()
             return super()._initialize_and_run_controller(**arguments)
         # On the driver's node, because the driver's end is its end.
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
-        controller_class = cast("Any", ray.remote(cast("Any", controller_in(self._reservation.room))))
+        controller_class = cast("Any", ray.remote(cast("Any", controller_for(self._control))))
         options: Any = controller_class.options(
             num_cpus=0,
             scheduling_strategy=here,

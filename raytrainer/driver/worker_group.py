@@ -317,6 +317,9 @@ class WorkerGroup:
                     wants_stop.clear()
                     started.control.send_command(Command.STOP_AFTER_SAVE)
                     updates.show(Note(text=STOP_NOTE, level="warning"))
+                if update is not None:
+                    started.moving.follow(needs_room=update.needs_room)
+                started.moving.look()
                 started.lost_room.look()
                 if note_at_s is not None and time.monotonic() > note_at_s:
                     note_at_s = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from raytrainer.runtimes.base import Command, Runtime
+from raytrainer.runtimes.base import Command, Runtime, WorkersMove
 from raytrainer.telemetry.events import (
     EngagedRow,
     Logged,
@@ -42,12 +42,13 @@ class RunProgress(TrainerCallback):
         self._began_s = 0.0
         self._first_step = 0
         self._is_interrupted = False
+        self._moves = False
         self._num_predicted = 0
         self.resumed_from: str | None = None
         """The checkpoint that the next ``train()`` goes on from."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._is_interrupted = False
+        self._is_interrupted = self._moves = False
         self._began_s = time.monotonic()
         self._first_step = state.global_step
         if self._runtime.rank != 0:
@@ -69,10 +70,13 @@ class RunProgress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # All ranks agree at each step, because they must save and stop at the same one.
-        if self._runtime.agree([self._runtime.command()])[0] >= Command.STOP_AFTER_SAVE:
+        command = self._runtime.agree([self._runtime.command()])[0]
+        if command >= Command.STOP_AFTER_SAVE:
             self._is_interrupted = True
             control.should_save = True
             control.should_training_stop = True
+        elif command == Command.MOVE:
+            self._moves = control.should_save = True
         now_s = time.monotonic()
         if self._runtime.rank != 0 or now_s - self._last_sent_s < INTERVAL_S:
             return
@@ -88,6 +92,10 @@ class RunProgress(TrainerCallback):
                 eta_s=(now_s - self._began_s) / done * left if done > 0 else None,
             )
         )
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._moves and not control.should_training_stop and state.global_step < state.max_steps:
+            raise WorkersMove
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self._runtime.rank == 0:

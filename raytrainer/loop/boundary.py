@@ -12,7 +12,7 @@ from transformers.trainer_utils import SaveStrategy
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.trainable import apply_changes, has_changed
-from raytrainer.runtimes.base import Command
+from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import Evaluated, Note, StepDone
 from raytrainer.trainer_protocol import TrainerProtocol
 
@@ -60,6 +60,9 @@ def agree_on_control(run: TrainRun) -> None:
         run.interrupted = True
         control.should_training_stop = True
         control.should_save |= is_unsaved(run)
+    elif command == Command.MOVE and not run.moves:
+        run.moves = True
+        control.should_save |= is_unsaved(run)
 
 
 def is_unsaved(run: TrainRun) -> bool:
@@ -79,7 +82,7 @@ def at_boundary(run: TrainRun) -> None:
         metrics = trainer._evaluate(trainer._trial, run.ignore_keys_for_eval)
         is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
         if run.args.save_strategy == SaveStrategy.BEST:
-            trainer.control.should_save = is_best or (run.interrupted and is_unsaved(run))
+            trainer.control.should_save = is_best or ((run.interrupted or run.moves) and is_unsaved(run))
     if trainer.control.should_save:
         trainer._save_checkpoint(run.model, trial=trainer._trial)
         trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
@@ -90,6 +93,18 @@ def at_boundary(run: TrainRun) -> None:
     if acted:
         # Callbacks of evaluate and save may have asked to stop, on some ranks only; and the driver, meanwhile.
         agree_on_control(run)
+
+
+def leave_if_moving(run: TrainRun) -> None:
+    """All ranks, after a boundary: leave for other workers, if that was asked for and steps are left for them.
+
+    Raises:
+        WorkersMove: On all ranks at the same step. What they trained is saved.
+    """
+    state = run.trainer.state
+    is_over = run.trainer.control.should_training_stop or state.global_step >= state.max_steps
+    if run.moves and not is_over and not is_unsaved(run):
+        raise WorkersMove
 
 
 def report_evaluation(run: TrainRun, step: int, metrics: dict[str, float]) -> None:

@@ -55,6 +55,8 @@ class TrainRun:
     """The driver asked to save and stop."""
     stopped: bool = False
     """The driver asked to stop without saving."""
+    moves: bool = False
+    """The driver, or SIGTERM to a worker, asked to save and go on in other workers."""
     last_checkpoint: str | None = None
     """The newest checkpoint that this run committed or began from."""
     started_at: float = field(default_factory=time.time)

@@ -18,6 +18,7 @@ from raytrainer.loop.boundary import (
     at_boundary,
     call_log,
     emit_progress,
+    leave_if_moving,
     window_over_ranks,
 )
 from raytrainer.loop.failed_step import told_late_cause, told_step
@@ -97,6 +98,7 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
         run.batches = None
     run.cursor.is_at_epoch_end = True
     at_boundary(run)
+    leave_if_moving(run)
 
 
 def is_over(run: TrainRun) -> bool:
@@ -143,6 +145,7 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
         with told_late_cause(run):
             if take_step(run, group, num_items):
                 finish_step(run)
+                leave_if_moving(run)
         if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
             break
     return False

@@ -18,10 +18,19 @@ class Command(enum.IntEnum):
     """What the driver asks of a running loop. Ordered by urgency: ranks agree on the maximum."""
 
     NONE = 0
-    STOP_AFTER_SAVE = 1
+    MOVE = 1
+    """Save a checkpoint at the next step boundary, then go on from it in workers that are started anew, elsewhere."""
+    STOP_AFTER_SAVE = 2
     """Save a checkpoint at the next step boundary, then end training normally."""
-    STOP = 2
+    STOP = 3
     """End training at the next step boundary, without saving."""
+
+
+class WorkersMove(BaseException):
+    """Raised on all ranks when they have saved because of ``Command.MOVE``: the workers leave, and nothing failed.
+
+    Not an ``Exception``, so that nothing on the way treats it as a failure.
+    """
 
 
 class Runtime(Protocol):

@@ -46,6 +46,7 @@ class RayRuntime(CollectiveRuntime):
         self._command = Command.NONE
         self._command_call: Ref[int | None] | None = None
         self._is_decided_by_driver = False
+        self._has_told_sigterm = False
         self._last_look_s = 0.0
         self.open_group(timeout_s)
 
@@ -65,16 +66,24 @@ class RayRuntime(CollectiveRuntime):
         self._command = Command.NONE
         self._command_call = None  # Its answer would be what was asked of the task before.
         termination.forget()
+        self._has_told_sigterm = False
         self._is_decided_by_driver = is_decided_by_driver
 
     def command(self) -> Command:
-        if termination.was_asked_to_end():
-            if self._command is Command.NONE:
-                self.emit(
-                    Note(text=f"rank {self.rank} got SIGTERM: stopping after a checkpoint", level="warning")
-                )
-            self._command = Command.STOP_AFTER_SAVE
-            return self._command
+        return max(self._command_of_system(), self._command_of_driver())
+
+    def _command_of_system(self) -> Command:
+        """What SIGTERM to this process asks for: the rest of the run is done elsewhere."""
+        if not termination.was_asked_to_end():
+            return Command.NONE
+        if not self._has_told_sigterm:
+            self._has_told_sigterm = True
+            text = f"rank {self.rank} got SIGTERM: saving, to go on in other workers"
+            self.emit(Note(text=text, level="warning"))
+        return Command.MOVE
+
+    def _command_of_driver(self) -> Command:
+        """What the driver asks for, as far as this rank knows."""
         if self.rank != 0:
             return Command.NONE  # Ranks agree on the maximum.
         now_s = time.monotonic()

@@ -1,4 +1,6 @@
-"""What SIGTERM does to a Ray worker with ``enable_jit_checkpoint``: it asks all ranks to save and stop.
+"""What SIGTERM does to a Ray worker with ``enable_jit_checkpoint``: it asks all ranks to save, and to go on elsewhere.
+
+A machine that is taken away sends it to the processes that it runs. SIGTERM to the driver asks to stop.
 
 The training function runs in a thread, and Python runs signal handlers in the main thread only. So the handler is
 installed by a call that Ray Train makes in the main thread of the worker, and leaves a note that the loop reads.

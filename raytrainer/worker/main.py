@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import ray.exceptions
 
 from raytrainer.runtimes import ray_calls
+from raytrainer.runtimes.base import WorkersMove
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.storage.locations import below, is_uri
 from raytrainer.storage.stage import discard_stage, working_directory
@@ -156,6 +157,9 @@ class _Worker:
                     pass
         except _DriverGoneError:
             logger.info("The driver is gone.")
+        except WorkersMove:
+            self._move()
+            raise RuntimeError(f"rank {self._rank} leaves for other workers") from None
         except BaseException as error:  # noqa: BLE001  also sys.exit() in a user's code
             if self._report(error) is Answer.RETRY:
                 # Not the error itself: Ray may be unable to pickle it, and the driver has its record already.
@@ -339,6 +343,19 @@ class _Worker:
             if self._rank == 0:
                 runtime.flush()
                 _ask(self._control.leave.remote())
+
+    def _move(self) -> None:
+        """All ranks, when they have saved: tell the control actor. The caller raises, so that Ray starts others."""
+        session, runtime = self._session, self._runtime
+        assert session is not None
+        assert runtime is not None
+        with contextlib.suppress(Exception):
+            runtime.flush()
+            assert self._attempt is not None
+            ray_calls.get(self._control.move.remote(self._attempt, session.step))
+            # Ray ends all workers when it sees that one of them raised; what rank 0 has to send comes first.
+            runtime.barrier()
+        self._share_log()
 
     # ---- failure ------------------------------------------------------------------------------------------------
 

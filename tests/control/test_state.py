@@ -371,6 +371,59 @@ def test_preemption_is_not_a_failure(clock):
     assert state.fail(record(state)) is Answer.STOP
 
 
+def test_workers_that_move_are_started_again_in_another_room_and_that_is_not_a_failure(clock):
+    state = ControlState(max_failures=0, idle_timeout_s=10.0, clock=clock)
+    state.set_room("old")
+    state.submit(task("one"))
+    for number in range(5):
+        assert not state.join().is_over
+        assert state.next_task(0, number).restarts == number
+        state.set_command(Command.MOVE)
+        assert state.command(Command.NONE) is Command.MOVE
+        state.move(number, 7)
+        state.move(number, 7)  # The other rank.
+        assert state.snapshot().needs_room
+        assert state.room() is None
+        assert state.report_deaths(WorkerDeaths(causes={}))
+        state.set_room(f"new {number}")
+        assert not state.snapshot().needs_room
+        assert state.room() == f"new {number}"
+    state.join()
+    assert state.command(Command.NONE) is None, "those that moved are not asked again"
+    assert [event.text for event in state.update(0).events] == [
+        "Saved step 7: the workers leave, and others go on from there (not counted as a failure)."
+    ] * 5
+    assert state.fail(record(state)) is Answer.STOP
+
+
+def test_workers_that_die_before_they_have_moved_get_another_room_and_that_is_no_failure(clock):
+    state = ControlState(max_failures=0, idle_timeout_s=10.0, clock=clock)
+    state.set_room("old")
+    state.submit(task("one"))
+    state.join()
+    state.set_command(Command.MOVE)
+    assert state.report_deaths(WorkerDeaths(causes={1: "its node went"}))
+    assert state.room() is None
+    state.join()
+    assert state.fail(record(state)) is Answer.STOP
+
+
+def test_an_error_while_workers_are_to_move_is_a_failure(clock):
+    state = ControlState(max_failures=0, idle_timeout_s=10.0, clock=clock)
+    state.submit(task("one"))
+    state.join()
+    state.set_command(Command.MOVE)
+    assert state.fail(record(state)) is Answer.STOP
+
+
+def test_a_stop_is_more_urgent_than_a_move(state):
+    state.submit(task("one"))
+    state.join()
+    state.set_command(Command.STOP_AFTER_SAVE)
+    state.set_command(Command.MOVE)
+    assert state.command(Command.NONE) is Command.STOP_AFTER_SAVE
+
+
 def test_workers_that_fail_before_they_join_are_counted(state):
     state.submit(task("one"))
     reports = [state.report_deaths(WorkerDeaths(causes={0: f"death {number}"})) for number in range(4)]

@@ -7,19 +7,20 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from raytrainer.arguments.ray_options import RayOptions
+from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import CheckpointCommitted, Logged, Note, StepDone, TrainStarted
 
 TOY = "tests.driver.toy:open_toy"
 
 
-def toy_args(output_dir: Path, **changes: Any) -> RayOptions:
+def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
     """The arguments that a worker group reads."""
     values = {
         "num_workers": 2,
@@ -40,9 +41,7 @@ def toy_args(output_dir: Path, **changes: Any) -> RayOptions:
         "ddp_backend": None,
         "ddp_timeout": 120,
     }
-    args = RayOptions()
-    vars(args).update(values | changes)
-    return args
+    return SimpleNamespace(**(values | changes))
 
 
 @dataclass
@@ -141,11 +140,13 @@ class ToySession:
             dist.all_reduce(total)
             self.step += 1
             # "deaf" goes on after a command, as a long save does.
-            was_stopped = self.runtime.agree([int(self.runtime.command())])[0] > 0 and fail != "deaf"
+            command = Command(self.runtime.agree([int(self.runtime.command())])[0])
+            was_stopped = command > Command.MOVE and fail != "deaf"
+            moves = command is Command.MOVE
             if self.runtime.rank == 0:
                 self.runtime.emit(StepDone(step=self.step, max_steps=steps, epoch=0.0, samples_per_s=[]))
                 self.runtime.emit(Logged(step=self.step, max_steps=steps, logs={"loss": 1.0}))
-                if was_stopped or self.step % every == 0:
+                if was_stopped or moves or self.step % every == 0:
                     marker.write_text(str(self.step))
                     self.runtime.emit(
                         CheckpointCommitted(
@@ -153,6 +154,8 @@ class ToySession:
                         )
                     )
             self.runtime.barrier()
+            if moves:
+                raise WorkersMove
             if fail in ("slow", "deaf"):
                 time.sleep(0.1)
         return {"step": self.step, "first": first, "attempt": self.runtime.attempt, "stopped": was_stopped}

@@ -14,7 +14,7 @@ from raytrainer.errors import CheckpointError
 from raytrainer.libraries.made_arguments import as_made, record_constructions
 from raytrainer.libraries.own_session import OwnLoopSession, open_session
 from raytrainer.libraries.remote_trainer import CallContext, TrainerCall
-from raytrainer.runtimes.base import Command
+from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import CheckpointCommitted, Logged, PredictionDone, TrainEnded, TrainStarted
 from raytrainer.wire.pickling import pack, unpack
 from tests.fakes import FakeWorld
@@ -142,6 +142,20 @@ def test_the_command_to_stop_saves_and_ends_the_loop_at_the_next_step(tmp_path: 
     assert opened.run().state.global_step == 1
     assert [event.step for event in opened.events(CheckpointCommitted)] == [1]
     assert opened.events(TrainEnded)[0].interrupted
+
+
+def test_the_command_to_move_saves_at_the_next_step_and_leaves_the_rest_to_other_workers(
+    tmp_path: Path,
+) -> None:
+    opened = Opened(PlainTrainer, tmp_path, save_strategy="no")
+    opened.world.commanded = Command.MOVE
+    with pytest.raises(WorkersMove):
+        opened.run()
+    assert [event.step for event in opened.events(CheckpointCommitted)] == [1]
+    assert opened.events(TrainEnded) == []
+    others = Opened(PlainTrainer, tmp_path, save_strategy="no")
+    assert others.run(restarted=True).state.global_step > 1
+    assert others.events(TrainStarted)[0].resumed_from == str(tmp_path / "checkpoint-1")
 
 
 def test_surplus_checkpoints_are_deleted_after_the_commit_and_the_best_stays(tmp_path: Path) -> None:
