@@ -111,10 +111,10 @@ class BoundToProcess:
 
     @property
     def world_size(self) -> int:
-        """Number of processes; before ``resolve`` that of the launcher, else the requested number of workers, or 1."""
+        """Number of processes; before ``resolve`` that of the launcher, else the largest requested number, or 1."""
         if self.placement is not None:
             return self.placement.world_size
-        return launched("WORLD_SIZE") or self._arguments.num_workers or 1
+        return launched("WORLD_SIZE") or self._arguments.max_workers or 1
 
     @property
     def process_index(self) -> int:

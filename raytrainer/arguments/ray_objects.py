@@ -46,7 +46,7 @@ _SCALING_REFUSALS: tuple[_Refusal, ...] = (
     (
         "elastic_resize_monitor_interval_s",
         lambda v: v in (None, 60.0),
-        "the number of workers is fixed. Leave it out",
+        "the driver notices room for more workers as it comes. Leave it out",
     ),
 )
 _RUN_REFUSALS: tuple[_Refusal, ...] = (
@@ -125,12 +125,6 @@ def _merge_scaling(args: TrainingArguments, config: object) -> None:
         raise ConfigurationError(
             "scaling_config.label_selector is a list with one selector per worker, but here all workers get "
             "the same one. Give one dict of labels."
-        )
-    workers = getattr(config, "num_workers", None)
-    if isinstance(workers, tuple | list):
-        raise ConfigurationError(
-            f"scaling_config.num_workers={workers!r} asks for an elastic number of workers, but this "
-            "version of raytrainer trains with a fixed one. Give one number."
         )
     for name in _SHARED:
         theirs = getattr(config, name, None)

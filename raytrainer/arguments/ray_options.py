@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from raytrainer.arguments.worker_count import WorkerCount, read_worker_count
 from raytrainer.errors import ConfigurationError
 
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
@@ -19,11 +20,12 @@ PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 class RayOptions:
     """How many workers run, with which resources, and how often they are restarted."""
 
-    num_workers: int | None = field(
+    num_workers: WorkerCount = field(
         default=None,
         metadata={
             "help": "Number of workers, each with one device. Default: one per GPU of the cluster, or one "
-            "if it has no GPU. 0: train in this process, without Ray."
+            "if it has no GPU. 0: train in this process, without Ray. A pair such as (1, 4), on a command line 1,4: at "
+            "least 1 and at most 4, as the cluster has room, also while the run lasts; its batches are those of 4."
         },
     )
     use_gpu: bool | None = field(
@@ -95,21 +97,53 @@ class RayOptions:
         },
     )
 
+    @property
+    def is_elastic(self) -> bool:
+        """The number of workers may change during a run: ``num_workers`` is a pair.
+
+        The batch of an optimizer step is that of ``max_workers``, however many there are: ``max_workers`` x
+        ``per_device_train_batch_size`` x ``gradient_accumulation_steps`` samples.
+        """
+        return isinstance(self.num_workers, tuple)
+
+    @property
+    def min_workers(self) -> int | None:
+        """The least number of workers; None where the cluster decides."""
+        return self._bounds[0]
+
+    @property
+    def max_workers(self) -> int | None:
+        """The largest number of workers, and that of a run whose number is fixed; None where the cluster decides."""
+        return self._bounds[1]
+
+    @property
+    def _bounds(self) -> tuple[int | None, int | None]:
+        count = read_worker_count(self.num_workers)
+        return count if isinstance(count, tuple) else (count, count)
+
+    def allows_workers(self, number: int) -> bool:
+        """Whether a run may have so many workers."""
+        least, most = self._bounds
+        return least is None or most is None or least <= number <= most
+
     def normalize_ray_options(self) -> None:
         """Parse JSON strings and check each value.
 
         Raises:
             ConfigurationError: For an invalid value.
         """
-        if self.num_workers is not None:
-            _check_count("num_workers", self.num_workers, minimum=0)
+        self.num_workers = read_worker_count(self.num_workers)
         _check_count("max_failures", self.max_failures, minimum=-1)
         self.resources_per_worker = _checked_resources(
             _parsed_dict("resources_per_worker", self.resources_per_worker)
         )
         self.label_selector = _parsed_dict("label_selector", self.label_selector)
         self.placement_strategy = _checked_strategy(self.placement_strategy)
-        for name in ("worker_idle_timeout_s", "cluster_timeout_s", "placement_timeout_s"):
+        for name in (
+            "worker_idle_timeout_s",
+            "cluster_timeout_s",
+            "placement_timeout_s",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
                 raise ConfigurationError(
@@ -129,11 +163,6 @@ def _checked_strategy(value: object) -> str:
 
 
 def _check_count(name: str, value: object, *, minimum: int) -> None:
-    if isinstance(value, tuple | list):
-        raise ConfigurationError(
-            f"{name}={value!r} asks for an elastic number of workers, but this version of raytrainer "
-            f"trains with a fixed one. Give one number, for instance {name}=2."
-        )
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ConfigurationError(
             f"{name}={value!r} is not a whole number of {minimum} or more. Give one, for instance {name}=2."

@@ -26,6 +26,7 @@ from raytrainer.arguments.combinations import (
     evaluation_has_an_interval,
 )
 from raytrainer.arguments.compilation import check_kernels, normalize_compilation
+from raytrainer.arguments.elastic import check_elastic
 from raytrainer.arguments.hub import check_hub
 from raytrainer.arguments.json_file import read_values
 from raytrainer.arguments.keywords import translate_keywords
@@ -167,6 +168,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     def _check_normalized(self) -> None:
         """Check what needs every value in its final form; a subclass with fields of its own extends this."""
         check_placement(self)
+        check_elastic(self)
         check_kernels(self)
         check_trackio(self)
         check_hub(self)
@@ -232,8 +234,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
                 "bf16=True or fp16=True, which evaluate in that precision too."
             )
         self.deepspeed = options.config
-        ranks = self.num_workers if isinstance(self.num_workers, int) and self.num_workers > 0 else None
-        check_against(options, self, world_size=ranks)
+        check_against(options, self, world_size=self.max_workers or None)
 
     @property
     def _deepspeed(self) -> dict[str, Any] | str | None:

@@ -67,8 +67,8 @@ def check_sharding(
             "never step. Pass optimizer_cls_and_kwargs=(class, options), or override create_optimizer."
         )
     size = options.hybrid_shard_size
-    if size is not None and isinstance(args.num_workers, int) and args.num_workers > 0:
-        check_groups(args.num_workers, size)
+    if size is not None and args.max_workers:
+        check_groups(args.max_workers, size)
     if isinstance(model, nn.Module):
         choose_units(model, options)
 

@@ -56,7 +56,7 @@ def plan_workers(args: TrainingArguments, nodes: Sequence[Node]) -> Allocation:
     use_gpu = args.use_gpu
     if use_gpu is None:
         use_gpu = not args.use_cpu and (num_gpus > 0 or asked.get("GPU", 0) > 0)
-    num_workers = args.num_workers or (max(1, num_gpus) if use_gpu else 1)
+    num_workers = args.max_workers or (max(1, num_gpus) if use_gpu else 1)
     if use_gpu:
         asked.setdefault("GPU", 1)
         asked.setdefault("CPU", 1)

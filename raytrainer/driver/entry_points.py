@@ -59,7 +59,7 @@ def rebind_arguments(trainer: TrainerProtocol) -> None:
     from raytrainer.worker.setup import placement_of
 
     args, num_ranks = trainer.args, trainer._runtime.world_size
-    if args.num_workers not in (None, 0, num_ranks):
+    if args.num_workers != 0 and not args.allows_workers(num_ranks):
         raise ConfigurationError(
             f"num_workers={args.num_workers}, but this trainer was set up before that for {num_ranks} process"
             f"{'es' if num_ranks > 1 else ''}, where its model is. Make a new Trainer to train on other workers."
@@ -79,7 +79,7 @@ def runs_in_this_process(args: TrainingArguments) -> bool:
     """
     if is_launched_rank(os.environ):
         launched = int(os.environ["WORLD_SIZE"])
-        if args.num_workers not in (None, 0, launched):
+        if args.num_workers != 0 and not args.allows_workers(launched):
             raise ConfigurationError(
                 f"num_workers={args.num_workers}, but a launcher started {launched} processes (WORLD_SIZE). Start as "
                 "many processes as workers, or leave num_workers out."

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
+from raytrainer.arguments.elastic import check_fixed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.ray_tables import reserved_by_this_process
@@ -115,9 +116,10 @@ def borrow(args: TrainingArguments, room: TrialRoom) -> Reservation:
         room: What the trial has.
 
     Raises:
-        ConfigurationError: If there are fewer bundles than workers.
+        ConfigurationError: If there are fewer bundles than workers, or their number may change.
     """
-    num_workers = args.num_workers or len(room.bundles)
+    check_fixed(args, "a trial of Ray Tune", "the workers run in what Tune reserved before the trial began")
+    num_workers = args.max_workers or len(room.bundles)
     if num_workers > len(room.bundles):
         raise ConfigurationError(
             f"num_workers={num_workers}, but Ray Tune reserved room for {len(room.bundles)} in this trial: "

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import TrainerState
 from transformers.training_args import TrainingArguments as BaseArguments
 
+from raytrainer.arguments.elastic import check_fixed
 from raytrainer.arguments.ray_options import RayOptions
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.entry_points import new_run_id, runs_in_this_process
@@ -71,7 +72,8 @@ def on_ray(cls: type, **options: Any) -> Callable[..., Any]:
                 f"on_ray() has no option {name!r}.{did_you_mean(name, _OPTIONS)} Other arguments belong into the "
                 "arguments of the trainer itself."
             )
-    TrainingArguments("unused", **options)  # which checks their values
+    checked = TrainingArguments("unused", **options)  # which checks their values
+    check_fixed(checked, "on_ray()", "the loop is the trainer's own, and its batches follow from that number")
     record_constructions()
 
     @functools.wraps(cls, updated=())

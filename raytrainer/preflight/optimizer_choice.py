@@ -11,7 +11,7 @@ from torch import nn
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.backends.choose import names_optimizer, sharding_backend
 from raytrainer.errors import ConfigurationError
-from raytrainer.optim.catalogue import check_backend, look_up, parse_options
+from raytrainer.optim.catalogue import check_backend, look_up, parse_options, reduces
 from raytrainer.optim.target_modules import ALL_LINEAR, target_parameters
 from raytrainer.optim.traits import GRAD_NORM, Entry
 from raytrainer.preflight.facts import TrainerFacts
@@ -41,6 +41,7 @@ def check_choice(args: TrainingArguments, model: object) -> None:
     options = parse_options(entry, args.optim_args)
     targets_fit(entry, args, model)
     accumulation_is_supported(entry, args)
+    changing_workers_are_supported(entry, args)
     batch_size_search_is_supported(entry, args)
     if entry.traits.updates_in_backward:
         backward_updates_fit(entry.name, args, measures_norm=bool(options.get(GRAD_NORM)))
@@ -82,6 +83,17 @@ def accumulation_is_supported(entry: Entry, args: TrainingArguments) -> None:
             f"optim={entry.name!r} updates parameters while gradients are computed, so it cannot accumulate them over "
             f"gradient_accumulation_steps={args.gradient_accumulation_steps}. Set it to 1 and raise "
             "per_device_train_batch_size."
+        )
+
+
+def changing_workers_are_supported(entry: Entry, args: TrainingArguments) -> None:
+    """Fewer workers take more micro-batches in a step, and some may take one more than others."""
+    if args.is_elastic and reduces(entry, args):
+        advice = "Set max_grad_norm" if entry.traits.supports_accumulation else "Choose another optimizer"
+        raise ConfigurationError(
+            f"num_workers={args.num_workers!r} lets the number of workers change, and then some have more "
+            f"micro-batches in a step than others, but optim={entry.name!r} exchanges gradients of its own between all "
+            f"of them. {advice}, or give one number."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from raytrainer.arguments.elastic import check_fixed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
 from raytrainer.tune.objective import Objective
@@ -28,6 +29,9 @@ def check_sweep(trainer: Any, objective: Objective, options: SweepOptions, n_tri
     args: TrainingArguments = trainer.args
     if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
         raise ConfigurationError(f"n_trials={n_trials!r} is not a number of trials. Give 1 or more.")
+    check_fixed(
+        args, "a sweep", "Ray Tune reserves room for all workers of a trial at once, before it begins"
+    )
     if trainer._process.session is not None:
         raise ConfigurationError(
             "hyperparameter_search was called in a process that trains itself (num_workers=0 after a call of train(), "

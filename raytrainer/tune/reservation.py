@@ -13,6 +13,7 @@ import ray
 from ray.tune import PlacementGroupFactory
 from ray.tune.search.sample import Categorical, Integer
 
+from raytrainer.arguments.elastic import check_fixed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.arguments.varied import with_values
 from raytrainer.driver.capacity import Node, ask_autoscaler, check_capacity, plan_workers
@@ -32,10 +33,13 @@ def resources(args: TrainingArguments) -> PlacementGroupFactory:
             worker, and a worker gets one CPU, or one GPU and one CPU, so that many trials run at once.
 
     Raises:
-        ConfigurationError: If the cluster can never have that much.
+        ConfigurationError: If the cluster can never have that much, or the number of workers may change.
     """
+    check_fixed(
+        args, "a trial of a sweep", "Ray Tune reserves room for all workers at once, before the trial begins"
+    )
     cluster = connect(args.ray_address)
-    args = with_values(args, {"num_workers": args.num_workers or 1})
+    args = with_values(args, {"num_workers": args.max_workers or 1})
     if args.resources_per_worker is None:
         args.resources_per_worker = {"CPU": 1}
     list_nodes: Callable[[], list[Node]] = ray.nodes
@@ -93,6 +97,6 @@ def _per_worker(args: TrainingArguments, per_trial: object) -> dict[str, float]:
             "all workers of a trial together."
         )
     names = {"cpu": "CPU", "gpu": "GPU"}
-    num_workers = args.num_workers or 1
+    num_workers = args.max_workers or 1
     found = cast("Mapping[str, float]", per_trial)
     return {names.get(name.lower(), name): amount / num_workers for name, amount in found.items()}

@@ -24,7 +24,7 @@ from raytrainer.worker.kernels import kernel_rows
 def engaged_rows(run: TrainRun) -> list[EngagedRow]:
     """The rows of the table."""
     args, plan = run.args, run.plan
-    requested_workers = args.num_workers if args.num_workers else run.runtime.world_size
+    requested_workers = args.max_workers or run.runtime.world_size
     rows = run.backend.engaged(run.model, requested_workers)
     rows.append(optimizer_row(run))
     rows.append(

@@ -32,6 +32,7 @@ def parse(line: str, parser_class: type = HfArgumentParser) -> TrainingArguments
     [
         ("--num_workers 4", "num_workers", 4),
         ("--num-workers 0", "num_workers", 0),
+        ("--num_workers 1,4", "num_workers", (1, 4)),
         ("--use_gpu", "use_gpu", True),
         ("--use_gpu false", "use_gpu", False),
         ('--resources_per_worker {"CPU":2,"GPU":0.5}', "resources_per_worker", {"CPU": 2, "GPU": 0.5}),

@@ -78,10 +78,43 @@ def test_value_that_cannot_be_right_is_refused_by_name(field, value):
         TrainingArguments(**{field: value})
 
 
-@pytest.mark.parametrize("pair", [(1, 4), [1, 4]])
-def test_elastic_pair_is_refused_for_now(pair):
-    with pytest.raises(ConfigurationError, match=r"elastic.*one number"):
-        TrainingArguments(num_workers=pair)
+@pytest.mark.parametrize("given", [(1, 4), [1, 4], "1,4", "(1, 4)", "[1, 4]", " 1, 4 "])
+def test_pair_is_the_least_and_the_most(given):
+    args = TrainingArguments(num_workers=given)
+    assert (args.num_workers, args.is_elastic) == ((1, 4), True)
+    assert (args.min_workers, args.max_workers, args.world_size) == (1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "number", "world_size"), [(3, 3, 3), ("3", 3, 3), (None, None, 1), (0, 0, 1)]
+)
+def test_one_number_is_both_bounds(given, number, world_size):
+    args = TrainingArguments(num_workers=given)
+    assert (args.num_workers, args.is_elastic) == (number, False)
+    assert (args.min_workers, args.max_workers, args.world_size) == (number, number, world_size)
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ((0, 2), "at least 0 workers are none"),
+        ((3, 2), "3 is more than 2"),
+        ((1, 2, 3), "not a pair"),
+        ((1,), "not a pair"),
+        ((1, 2.5), "not a pair"),
+        ((True, 2), "not a pair"),
+        ("1,many", "not a whole number"),
+        ("1:4", "not a whole number"),
+    ],
+)
+def test_pair_that_cannot_be_right_is_refused_with_what_to_give(given, wrong):
+    with pytest.raises(ConfigurationError, match=rf"num_workers=.*{wrong}.*num_workers=\(1, 4\)"):
+        TrainingArguments(num_workers=given)
+
+
+@pytest.mark.parametrize(("number", "is_allowed"), [(0, False), (1, False), (2, True), (4, True), (5, False)])
+def test_pair_allows_what_lies_between(number, is_allowed):
+    assert TrainingArguments(num_workers=(2, 4)).allows_workers(number) is is_allowed
 
 
 def test_json_becomes_a_dict():
@@ -114,6 +147,12 @@ def test_scaling_config_fills_fields_at_their_default():
     )
 
 
+def test_scaling_config_may_be_elastic():
+    args = TrainingArguments()
+    merge_ray_objects(args, scaling(num_workers=(1, 4)))
+    assert (args.num_workers, args.is_elastic) == ((1, 4), True)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -143,7 +182,6 @@ def test_saying_it_twice_alike_is_fine():
 @pytest.mark.parametrize(
     "asking",
     [
-        {"num_workers": (1, 4)},
         {"use_tpu": True},
         {"topology": "2x2"},
         {"trainer_resources": {"CPU": 1}},

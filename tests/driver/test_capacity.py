@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
+from raytrainer.arguments.ray_options import RayOptions
 from raytrainer.driver.capacity import check_capacity, fair_share, plan_workers, room_for
 from raytrainer.errors import ConfigurationError
 
@@ -27,7 +26,9 @@ def make_args(**changes):
         "cluster_timeout_s": 5.0,
         "placement_timeout_s": 60.0,
     }
-    return SimpleNamespace(**(values | changes))
+    args = RayOptions()
+    vars(args).update(values | changes)
+    return args
 
 
 @pytest.mark.parametrize(

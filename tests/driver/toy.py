@@ -7,20 +7,20 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from raytrainer.arguments.ray_options import RayOptions
 from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import CheckpointCommitted, Logged, Note, StepDone, TrainStarted
 
 TOY = "tests.driver.toy:open_toy"
 
 
-def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
+def toy_args(output_dir: Path, **changes: Any) -> RayOptions:
     """The arguments that a worker group reads."""
     values = {
         "num_workers": 2,
@@ -41,7 +41,9 @@ def toy_args(output_dir: Path, **changes: Any) -> SimpleNamespace:
         "ddp_backend": None,
         "ddp_timeout": 120,
     }
-    return SimpleNamespace(**(values | changes))
+    args = RayOptions()
+    vars(args).update(values | changes)
+    return args
 
 
 @dataclass
