@@ -29,6 +29,7 @@ from raytrainer.errors import (
     UnknownArgumentError,
     WrongTypeError,
 )
+from raytrainer.peft_on_use import import_peft_on_use
 
 if TYPE_CHECKING:
     from transformers.trainer_callback import (
@@ -139,6 +140,8 @@ _HOMES = {
     "set_seed": "transformers.trainer_utils",
 }
 """Public name -> the module that defines it."""
+
+import_peft_on_use()
 
 
 def __getattr__(name: str) -> object:

@@ -85,8 +85,11 @@ class DataParallelBackend:
         return not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
     def unwrap(self, model: nn.Module) -> nn.Module:
-        accelerator: Any = self.accelerator
-        return accelerator.unwrap_model(model, keep_torch_compile=False)
+        # accelerate's unwrap_model imports DeepSpeed where it is installed.
+        inner: nn.Module = getattr(model, "_orig_mod", model)  # under torch.compile
+        while isinstance(inner, DistributedDataParallel):
+            inner = cast("nn.Module", inner.module)
+        return inner
 
     def micro_batch(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         # Users' hooks may read accelerator.sync_gradients, so it is kept true to what happens.

@@ -21,7 +21,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -358,19 +358,6 @@ class TrackioReporter(_OnWorkers, integrations.TrackioCallback):
             if state.is_world_process_zero:
                 self._trackio.finish()
             self._initialized = False
-
-
-def join_sweep(callbacks: Iterable[TrainerCallback], directory: Path, trial: str) -> None:
-    """Let the reporters among the callbacks of a trial report to one place, as runs of a sweep.
-
-    Args:
-        callbacks: Those of the trial's trainer.
-        directory: The sweep's.
-        trial: The trial's name.
-    """
-    for callback in callbacks:
-        if isinstance(callback, _OnWorkers):
-            callback.join_sweep(directory, trial)
 
 
 def make_reporters(args: TrainingArguments) -> list[TrainerCallback]:

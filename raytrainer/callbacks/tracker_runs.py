@@ -63,3 +63,16 @@ def give_record(callbacks: Iterable[Any], record: RunRecord) -> None:
     for callback in callbacks:
         if getattr(callback, "keeps_record", False):
             callback.record = record
+
+
+def join_sweep(callbacks: Iterable[Any], directory: Path, trial: str) -> None:
+    """Let the reporters among the callbacks of a trial report to one place, as runs of a sweep.
+
+    Args:
+        callbacks: Those of the trial's trainer.
+        directory: The sweep's.
+        trial: The trial's name.
+    """
+    for callback in callbacks:
+        if getattr(callback, "keeps_record", False):
+            callback.join_sweep(directory, trial)

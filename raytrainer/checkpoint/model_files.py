@@ -8,7 +8,6 @@ not loaded is always an error.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -17,9 +16,8 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.utils import is_peft_available
 
+from raytrainer.checkpoint.model_classes import is_peft_model, is_transformers_model
 from raytrainer.checkpoint.model_match import Layout, match_layout
 from raytrainer.checkpoint.names import WEIGHTS_NAME
 from raytrainer.checkpoint.sharded_weights import (
@@ -60,9 +58,10 @@ def save_model_weights(
     """
     directory.mkdir(parents=True, exist_ok=True)
     before = _stamps(directory)
-    if isinstance(model, _pretrained_classes()):
+    if is_transformers_model(model) or is_peft_model(model):
+        saved: Any = model
         with _without_progress_bars():
-            model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
+            saved.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
     else:
         tensors = _savable(model.state_dict() if state_dict is None else state_dict)
         write_tensors(directory / WEIGHTS_NAME, tensors)
@@ -146,7 +145,7 @@ def _load_torch_files(model: nn.Module, directory: Path, weights: WeightFiles) -
 
 def _load_converted(model: nn.Module, directory: Path) -> None:
     """Read what transformers saved under other names: only its own ``from_pretrained`` can convert them back."""
-    assert isinstance(model, PreTrainedModel)
+    assert is_transformers_model(model)
     untyped: Any = original_class(model)
     loaded: nn.Module
     info: dict[str, Any]
@@ -182,7 +181,7 @@ def _load_adapter(model: nn.Module, file: Path) -> None:
             f"The model has the active adapters {', '.join(names) or 'none'}, and {file.parent} has weights for one. "
             "Activate the one that was trained."
         )
-    options = {"hotswap": True} if isinstance(model, PreTrainedModel) else {}
+    options = {"hotswap": True} if is_transformers_model(model) else {}
     untyped: Any = model
     try:
         with _without_progress_bars():
@@ -221,12 +220,6 @@ def _savable(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         tensors[name] = tensor.clone() if storage in storages else tensor.contiguous()
         storages.add(storage)
     return tensors
-
-
-def _pretrained_classes() -> tuple[type, ...]:
-    if not is_peft_available():
-        return (PreTrainedModel,)
-    return (PreTrainedModel, importlib.import_module("peft").PeftModel)
 
 
 def _stamps(directory: Path) -> dict[Path, tuple[int, int]]:

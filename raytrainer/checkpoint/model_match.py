@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from raytrainer.checkpoint.model_classes import is_transformers_model
 from raytrainer.checkpoint.safetensors_header import Shape
 from raytrainer.checkpoint.weight_files import find_weights, read_shapes
 from raytrainer.errors import CheckpointError
@@ -177,12 +178,11 @@ def _loads_itself(module: Any) -> bool:
 def converted_shapes(model: nn.Module) -> dict[str, Shape] | None:
     """The names and shapes that ``save_pretrained`` writes, where they are not those of the model in memory."""
     import torch
-    from transformers import PreTrainedModel
     from transformers.core_model_loading import revert_weight_conversion
 
     from raytrainer.layout.tensor_layout import full_shape
 
-    if not isinstance(model, PreTrainedModel):
+    if not is_transformers_model(model):
         return None
     state = {
         name: torch.empty(full_shape(value), dtype=value.dtype, device="meta")

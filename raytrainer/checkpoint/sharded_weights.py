@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
+from raytrainer.checkpoint.model_classes import is_transformers_model
 from raytrainer.checkpoint.model_match import converted_shapes, tied_names
 from raytrainer.checkpoint.names import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from raytrainer.checkpoint.shard_files import read_into, stored_shards
@@ -23,6 +23,9 @@ from raytrainer.checkpoint.tensor_files import write_tensors
 from raytrainer.errors import CheckpointError
 from raytrainer.layout.ranks import current_rank, num_ranks
 from raytrainer.layout.tensor_layout import full_shape, full_tensor, local_shard, publish, trained_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def gather_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -38,7 +41,7 @@ def gather_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def is_saved_in_parts(model: nn.Module) -> bool:
     """Whether the names of a model in memory are those of its files, so that every rank can write some of them."""
-    return isinstance(model, PreTrainedModel) and converted_shapes(model) is None
+    return is_transformers_model(model) and converted_shapes(model) is None
 
 
 def save_in_parts(model: PreTrainedModel, directory: Path) -> None:

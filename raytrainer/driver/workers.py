@@ -25,7 +25,7 @@ from raytrainer.telemetry.events import Evaluated, Note
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.captured_state import Change, captured_changes, warning
 from raytrainer.worker.returned import Returned
-from raytrainer.worker.session import TaskContext
+from raytrainer.worker.task_context import TaskContext
 
 logger = logging.getLogger(__name__)
 

@@ -6,16 +6,13 @@ loss shifts labels.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import warnings
 from dataclasses import dataclass
 from typing import cast
 
 from torch import nn
-from transformers.loss.loss_utils import (
-    LOSS_MAPPING,  # pyright: ignore[reportUnknownVariableType]
-    ForCausalLMLoss,  # pyright: ignore[reportUnknownVariableType]
-)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import unwrap_peft_model  # pyright: ignore[reportUnknownVariableType]
@@ -54,20 +51,23 @@ def inspect_model(model: nn.Module, args: TrainingArguments) -> ModelTraits:
             parameter.kind is inspect.Parameter.VAR_KEYWORD or parameter.name == "num_items_in_batch"
             for parameter in parameters
         )
-    is_encoder_decoder = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
-    shifts = (
-        cast("dict[str, object]", LOSS_MAPPING).get(getattr(inner, "loss_type", None) or "")
-        is ForCausalLMLoss
-        and not is_encoder_decoder
-    )
     return ModelTraits(
         model_class=type(inner),
         accepts_loss_kwargs=bool(accepts),
         label_names=list(args.label_names) if args.label_names is not None else find_labels(type(inner)),
         can_return_loss=can_return_loss(type(inner)),
-        loss_shifts_labels=shifts,
+        loss_shifts_labels=_loss_shifts_labels(inner),
         label_smoother=make_label_smoother(model, args),
     )
+
+
+def _loss_shifts_labels(model: nn.Module) -> bool:
+    loss_type = getattr(model, "loss_type", None)
+    if loss_type is None or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    # Imported for models that have a loss of transformers: losses of vision models are in it too.
+    losses = importlib.import_module("transformers.loss.loss_utils")
+    return losses.LOSS_MAPPING.get(loss_type) is losses.ForCausalLMLoss
 
 
 def make_label_smoother(model: nn.Module, args: TrainingArguments) -> LabelSmoother | None:

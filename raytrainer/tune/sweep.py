@@ -9,7 +9,7 @@ from typing import Any
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.arguments.varied import fields_that_vary, with_values
-from raytrainer.callbacks.reporters import join_sweep
+from raytrainer.callbacks.tracker_runs import join_sweep
 from raytrainer.tune.hyperparameters import TrialParams
 from raytrainer.tune.objective import Objective
 from raytrainer.tune.travel import receive_in_trial

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.integrations import liger
 from transformers.trainer_utils import (
     unwrap_peft_model,  # pyright: ignore[reportUnknownVariableType]
 )
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.checkpoint.model_classes import is_transformers_model
 from raytrainer.errors import ConfigurationError, MissingPackageError
 from raytrainer.telemetry.events import EngagedRow
 
@@ -66,12 +65,15 @@ def apply_liger(model: nn.Module, args: TrainingArguments) -> None:
             f"use_liger_kernel=True, but rank {args.process_index} runs on {args.device}: Liger's kernels are written "
             "in Triton, which runs on GPUs only. Leave use_liger_kernel out, or train on GPUs."
         )
+    # Imports what transformers has for models, which a driver does without.
+    from transformers.integrations import liger
+
     if not liger.is_liger_kernel_available():
         raise MissingPackageError(
             "use_liger_kernel=True needs the package liger-kernel on the workers, which is not installed or too old. "
             "Run: pip install -U liger-kernel"
         )
-    if not isinstance(unwrap_peft_model(model), PreTrainedModel):
+    if not is_transformers_model(unwrap_peft_model(model)):
         raise ConfigurationError(
             f"use_liger_kernel=True replaces layers of models of transformers, and {type(model).__name__} is not one. "
             "Leave use_liger_kernel out."

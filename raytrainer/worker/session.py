@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raytrainer.arguments.seeding import seed_process
@@ -27,25 +26,12 @@ from raytrainer.worker.changed_settings import settings_of
 from raytrainer.worker.changes import apply_change
 from raytrainer.worker.returned import returned
 from raytrainer.worker.setup import build_model, set_up
+from raytrainer.worker.task_context import TaskContext
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskContext:
-    """What the driver knows about a task, apart from its arguments."""
-
-    run_id: str
-    """Names the ``train()`` call, over all of its attempts."""
-    trained_run_id: str | None = None
-    """The run that the same workers completed before; a restarted worker needs its weights."""
-    trained_step: int = 0
-    """The step at which it ended."""
-    best_checkpoint: str | None = None
-    """The checkpoint whose weights it ended with, if it loaded the best one."""
 
 
 class Session:

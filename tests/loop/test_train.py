@@ -16,7 +16,7 @@ import raytrainer
 from raytrainer.driver.entry_points import open_local_session
 from raytrainer.telemetry.events import CheckpointCommitted
 from raytrainer.wire.pieces import from_pieces
-from raytrainer.worker.session import TaskContext
+from raytrainer.worker.task_context import TaskContext
 from tests.parity.twins import make_model, make_samples, make_trainer, rows
 
 pytestmark = pytest.mark.timeout(60)

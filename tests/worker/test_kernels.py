@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from transformers.integrations import liger
 
 import raytrainer
 from raytrainer.errors import ConfigurationError
@@ -198,7 +199,7 @@ def test_liger_on_a_worker_without_gpu_is_refused() -> None:
 
 
 def test_liger_without_its_package_names_the_command(monkeypatch: Any) -> None:
-    monkeypatch.setattr(kernels.liger, "is_liger_kernel_available", lambda: False)
+    monkeypatch.setattr(liger, "is_liger_kernel_available", lambda: False)
     with pytest.raises(ConfigurationError, match="pip install -U liger-kernel"):
         kernels.apply_kernels(make_model(), liger_args("cuda"))
 
@@ -209,7 +210,7 @@ def test_liger_is_given_the_model_under_an_adapter_and_the_users_config(monkeypa
     package = SimpleNamespace(_apply_liger_kernel_to_instance=lambda **given: calls.append(given))
     monkeypatch.setitem(__import__("sys").modules, "liger_kernel", SimpleNamespace())
     monkeypatch.setitem(__import__("sys").modules, "liger_kernel.transformers", package)
-    monkeypatch.setattr(kernels.liger, "is_liger_kernel_available", lambda: True)
+    monkeypatch.setattr(liger, "is_liger_kernel_available", lambda: True)
     model = peft.get_peft_model(make_model(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
     kernels.apply_kernels(model, liger_args("cuda"))
     assert calls == [{"model": model.get_base_model(), "rope": False}]
