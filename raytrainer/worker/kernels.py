@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.trainer_utils import (
-    unwrap_peft_model,  # pyright: ignore[reportUnknownVariableType]
-)
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.checkpoint.model_classes import is_transformers_model
 from raytrainer.errors import ConfigurationError, MissingPackageError
+from raytrainer.loop.model_traits import without_adapter
 from raytrainer.telemetry.events import EngagedRow
 
 
@@ -73,7 +71,7 @@ def apply_liger(model: nn.Module, args: TrainingArguments) -> None:
             "use_liger_kernel=True needs the package liger-kernel on the workers, which is not installed or too old. "
             "Run: pip install -U liger-kernel"
         )
-    if not is_transformers_model(unwrap_peft_model(model)):
+    if not is_transformers_model(without_adapter(model)):
         raise ConfigurationError(
             f"use_liger_kernel=True replaces layers of models of transformers, and {type(model).__name__} is not one. "
             "Leave use_liger_kernel out."
