@@ -121,7 +121,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
     """Fields of ``Seq2SeqTrainingArguments`` that this class implements."""
 
     _evaluates: ClassVar[frozenset[str]] = frozenset(
-        {"loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "num_input_tokens_seen"}
+        {"loss", "runtime", "samples_per_second", "steps_per_second"}
     )
     """Metrics of an evaluation without ``compute_metrics``."""
 

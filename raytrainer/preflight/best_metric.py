@@ -40,18 +40,27 @@ def best_metric_can_exist(facts: TrainerFacts) -> None:
         MetricError: If ``metric_for_best_model`` is something else.
     """
     metric = wanted_metric(facts)
-    if metric is None or facts.compute_metrics is not None or not facts.args.skip_memory_metrics:
+    given = known_metrics(facts)
+    if metric is None or given is None or f"eval_{metric}" in given:
         return
-    prefixes = [f"{name}_" for name in dataset_names(facts) or ()] or [""]
-    if any(metric == prefix + name for prefix in prefixes for name in facts.evaluates):
-        return
-    given = sorted(f"eval_{prefixes[0]}{name}" for name in facts.evaluates)
     raise MetricError(
         f"metric_for_best_model={facts.args.metric_for_best_model!r} asks for 'eval_{metric}', which no evaluation "
-        f"will give: without compute_metrics it gives {given}. "
+        f"will give: without compute_metrics it gives {_of_one_dataset(facts, given)}. "
         "Pass a compute_metrics that returns the metric, or name one of these. If a callback adds the metric in "
         "on_evaluate, add it before train()."
     )
+
+
+def known_metrics(facts: TrainerFacts) -> list[str] | None:
+    """The names of all metrics that an evaluation will give; None where the user's code may add some."""
+    if facts.makes_metrics or facts.compute_metrics is not None or not facts.args.skip_memory_metrics:
+        return None
+    prefixes = [f"eval_{name}_" for name in dataset_names(facts) or ()] or ["eval_"]
+    return [prefix + name for prefix in prefixes for name in sorted(facts.evaluates)]
+
+
+def _of_one_dataset(facts: TrainerFacts, given: list[str]) -> list[str]:
+    return given[: len(facts.evaluates)]
 
 
 def wanted_metric(facts: TrainerFacts) -> str | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from raytrainer.arguments.elastic import check_fixed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
+from raytrainer.preflight.best_metric import known_metrics
+from raytrainer.preflight.facts import facts_of
 from raytrainer.tune.objective import Objective
 from raytrainer.tune.options import SweepOptions
 
@@ -48,9 +51,25 @@ def check_sweep(trainer: Any, objective: Objective, options: SweepOptions, n_tri
             "hyperparameter_search compares trials by their evaluations, and this trainer has no "
             "eval_dataset. Pass one."
         )
+    check_objective(known_metrics(facts_of(trainer)), objective)
     check_decisions(args, objective, options)
     if options.load_best:
         check_kept(args, options)
+
+
+def check_objective(metrics: Sequence[str] | None, objective: Objective) -> None:
+    """Check that an evaluation can give the objective, as far as that is known before one.
+
+    Args:
+        metrics: All that an evaluation gives; None if the user's code adds to them.
+        objective: What the sweep optimizes.
+
+    Raises:
+        ConfigurationError: If it cannot.
+    """
+    # A function of the user's may read anything, and is called with real metrics only.
+    if metrics is not None and not callable(objective.compute) and len(objective.directions) == 1:
+        objective.of(dict.fromkeys(metrics, 0.0))
 
 
 def check_sampler(options: SweepOptions, backend: str) -> None:

@@ -10,7 +10,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 import raytrainer
 from raytrainer.errors import ConfigurationError
-from raytrainer.tune.checks import by_objective
+from raytrainer.tune.checks import by_objective, check_objective
 from raytrainer.tune.objective import Objective
 from raytrainer.tune.options import read_options
 from tests.parity.twins import make_model, make_samples
@@ -79,6 +79,26 @@ def test_trials_without_evaluations_are_refused(make_trainer):
 def test_bad_keyword_is_refused(make_trainer, keywords, message):
     with pytest.raises(ConfigurationError, match=message):
         make_trainer().hyperparameter_search(SPACE, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"compute_objective": "acuracy"}, r"objective is 'acuracy'.*It gives eval_loss, eval_runtime"),
+        (
+            {"direction": "maximize"},
+            r"direction='maximize' without an objective: the evaluation gives eval_loss",
+        ),
+    ],
+)
+def test_objective_that_no_evaluation_can_give_is_refused(make_trainer, keywords, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer().hyperparameter_search(SPACE, **keywords)
+
+
+def test_objective_of_the_users_own_metrics_is_known_with_the_first_evaluation():
+    objective = Objective(directions=("minimize",), compute="eval_f1", metric=None)
+    check_objective(None, objective)
 
 
 def test_scheduler_that_needs_evaluations_is_refused_without_them(make_trainer):
