@@ -14,9 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from raytrainer.telemetry.formatting import format_duration, format_value, shorten_path
+from raytrainer.telemetry.notebook_cell import NotebookCell, in_notebook
 from raytrainer.tune.objective import Objective
 from raytrainer.tune.results import SweepResult, TrialResult
 
+LIVE_INTERVAL_S = 0.25
+"""In a terminal, the table is drawn at most this often [s]."""
+CELL_INTERVAL_S = 1.0
+"""In a notebook [s], which keeps what is sent to it."""
 PLAIN_INTERVAL_S = 60.0
 """In a log file, the table is printed at most this often [s]."""
 MAX_ROWS = 20
@@ -54,8 +59,9 @@ class SweepTable:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        plain = console or Console()
+        plain = console or Console(force_jupyter=False)
         self._console = plain if plain.is_terminal or console is not None else Console(width=WIDTH)
+        self._cell = NotebookCell(WIDTH) if console is None and in_notebook() else None
         self._objective = objective
         self._clock = clock
         self._live: Live | None = None
@@ -64,21 +70,33 @@ class SweepTable:
 
     def show(self, result: SweepResult) -> None:
         """Show the sweep as it stands; called often."""
-        if self._console.is_terminal or self._console.is_jupyter:
+        if self._cell is not None:
+            if self._is_due(CELL_INTERVAL_S):
+                self._cell.show(render(result, self._objective))
+            return
+        if self._console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, auto_refresh=False, transient=True)
                 self._live.start()
-            if self._clock() - self._printed_at_s >= 0.25:
-                self._printed_at_s = self._clock()
+            if self._is_due(LIVE_INTERVAL_S):
                 self._live.update(render(result, self._objective), refresh=True)
             return
         ended = sum(trial.state not in _ORDER for trial in result.trials)
-        if ended > self._num_ended and self._clock() - self._printed_at_s >= PLAIN_INTERVAL_S:
-            self._num_ended, self._printed_at_s = ended, self._clock()
+        if ended > self._num_ended and self._is_due(PLAIN_INTERVAL_S):
+            self._num_ended = ended
             self._console.print(render(result, self._objective))
+
+    def _is_due(self, interval_s: float) -> bool:
+        if self._clock() - self._printed_at_s < interval_s:
+            return False
+        self._printed_at_s = self._clock()
+        return True
 
     def close(self, result: SweepResult) -> None:
         """Show how the sweep ended."""
+        if self._cell is not None:
+            self._cell.show(render(result, self._objective))
+            return
         if self._live is not None:
             self._live.stop()
         self._console.print(render(result, self._objective))

@@ -1,0 +1,48 @@
+"""One place in a notebook's output that shows the newest state of something, and needs no widgets."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+_FORMAT = (
+    '<pre style="font-family:Menlo,DejaVu Sans Mono,Consolas,monospace; line-height:1.25; overflow-x:auto; '
+    'white-space:pre"><code style="font-family:inherit">{code}</code></pre>'
+)
+
+
+def in_notebook() -> bool:
+    """Whether output of this process goes to the cells of a notebook."""
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and type(shell).__name__ != "TerminalInteractiveShell"
+
+
+class NotebookCell:
+    """What is shown replaces what was shown before.
+
+    Args:
+        width: Columns of text.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._handle: Any = None
+
+    def show(self, content: RenderableType) -> None:
+        """Show something, as a terminal of this width would have it."""
+        display: Any = importlib.import_module("IPython.display")
+        html = display.HTML(self._html(content))
+        if self._handle is None:
+            self._handle = display.display(html, display_id=True)
+        else:
+            self._handle.update(html)
+
+    def _html(self, content: RenderableType) -> str:
+        # Neither the terminal's colors nor its size are known here, and the notebook's own are those of its theme.
+        console = Console(record=True, file=io.StringIO(), width=self._width, force_jupyter=False)
+        console.print(content)
+        return console.export_html(inline_styles=True, code_format=_FORMAT)
