@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import ray
 from ray.util import placement_group_table
 
 from tests.leftovers import members
+from tests.ray_cluster import group_directories
 
 OF_RAY = ("IDLE", "_AutoscalingCoordinator", "DashboardAgent", "RuntimeEnvAgent")
 """Processes of the cluster itself, which stay."""
@@ -22,7 +22,7 @@ def assert_nothing_is_left(ray_directory: Path) -> None:
     assert states <= {"REMOVED"}, "placement groups are left"
     wait_for_none(lambda: [ray.cluster_resources()["CPU"] - ray.available_resources().get("CPU", 0)])
     wait_for_none(lambda: busy_processes(ray_directory))
-    assert list(Path(tempfile.gettempdir()).iterdir()) == [], "directories of worker groups are left"
+    assert group_directories() == [], "directories of worker groups are left"
 
 
 def busy_processes(directory: Path) -> list[str]:
