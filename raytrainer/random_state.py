@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import random
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 
 
+class Generators(Protocol):
+    """Generators apart from those of the process."""
+
+    def states(self) -> dict[str, Any]:
+        """Name -> state."""
+        ...
+
+    def restore(self, states: dict[str, Any]) -> None:
+        """Restore the states of those that are among them."""
+        ...
+
+
 @dataclass(frozen=True)
 class HostRandomState:
-    """The states of Python, numpy and torch on the CPU."""
+    """The states of Python, numpy and torch on the CPU, and of generators of the user's."""
 
     states: dict[str, Any]
-    """Under the names that checkpoints of ``transformers`` have for them."""
+    """Under the names that checkpoints of ``transformers`` have for them; the user's under ``own``."""
 
     @classmethod
-    def now(cls) -> Self:
-        """The state of this process."""
-        return cls(
-            {
-                "python": random.getstate(),
-                "numpy": np.random.get_state(),
-                "cpu": torch.random.get_rng_state(),
-            }
-        )
+    def now(cls, own: Generators | None = None) -> Self:
+        """The state of this process, and of the user's generators."""
+        states: dict[str, Any] = {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "cpu": torch.random.get_rng_state(),
+        }
+        of_user = own.states() if own is not None else {}
+        return cls({**states, "own": of_user} if of_user else states)
 
-    def restore(self) -> None:
-        """Make it the state of this process."""
+    def restore(self, own: Generators | None = None) -> None:
+        """Make it the state of this process, and of the user's generators."""
+        if own is not None:
+            own.restore(self.states.get("own", {}))
         random.setstate(self.states["python"])
         np.random.set_state(self.states["numpy"])
         torch.random.set_rng_state(self.states["cpu"])
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed that follows from its parts, the same on every machine [63 bits]."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+
+
+def seed_host(seed: int) -> None:
+    """Seed Python, numpy and torch on the CPU; touches no GPU."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def drawing_from(state: HostRandomState | None, own: Generators | None = None) -> Generator[None]:
+    """Inside, this process draws from a state; afterwards from where it was. None changes nothing.
+
+    Args:
+        state: The state.
+        own: The user's generators.
+    """
+    if state is None:
+        yield
+        return
+    with kept(own):
+        state.restore(own)
+        yield
+
+
+@contextlib.contextmanager
+def kept(own: Generators | None = None) -> Generator[None]:
+    """Whatever is drawn or seeded inside, the random state afterwards is that from before."""
+    before = HostRandomState.now(own)
+    try:
+        yield
+    finally:
+        before.restore(own)

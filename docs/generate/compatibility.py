@@ -50,7 +50,7 @@ FILES = """\
 ## Files
 
 Checkpoints and saved models have the files of `transformers`, and each library resumes from what the other saved.
-`manifest.json` and `loop_state.json` are added, and in the files of random states the key `ahead`.
+`manifest.json` and `loop_state.json` are added, and in the files of random states the keys `ahead`, `pass` and `own`.
 
 `training_args.bin` is not written, because it is a pickle, which runs code when it is read. `training_args.json` has
 the same arguments, with tokens masked; `TrainingArguments.from_json("model/training_args.json")` reads it. Only uploads

@@ -62,6 +62,11 @@ DIFFERENCES: dict[str, Difference] = {
         "Refused on a worker without a GPU, where `transformers` silently trains in fp32.",
         "tests/arguments/test_process.py::test_fp16_on_cpu_is_refused",
     ),
+    "dataloader_num_workers": Difference(
+        "What a dataset or a collator draws at random follows from the seed, the epoch and the sample: the same in any "
+        "number of loading processes, and on resume; in `transformers` it changes with both.",
+        "tests/data/test_draws.py::test_samples_draw_the_same_on_any_number_of_loading_processes",
+    ),
     "tf32": Difference(
         "Accepted on the driver, checked on the worker.",
         "tests/arguments/test_process.py::test_tf32_without_such_a_gpu_is_refused",

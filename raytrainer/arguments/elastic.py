@@ -56,6 +56,21 @@ def _refusals(args: TrainingArguments) -> list[tuple[bool, str, str]]:
             "the largest number of workers anyway.",
         ),
         (
+            bool(config_of(args).dispatch_batches),
+            "dispatch_batches=True",
+            "each worker reads the samples of its turns. Leave it out.",
+        ),
+        (
+            args.train_sampling_strategy == "batch_rebalance",
+            "train_sampling_strategy='batch_rebalance'",
+            "its micro-batches are made for one number of workers. Use 'group_by_length'.",
+        ),
+        (
+            not args.average_tokens_across_devices,
+            "average_tokens_across_devices=False",
+            "losses would be divided by the tokens of one worker's micro-batches. Leave it out.",
+        ),
+        (
             args.auto_find_batch_size,
             "auto_find_batch_size=True",
             "the batch that fits may be another one for each number of workers. Set per_device_train_batch_size.",

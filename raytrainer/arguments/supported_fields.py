@@ -198,9 +198,17 @@ REFUSED: dict[str, Refusal] = {
         "a checkpoint is one directory that all workers share, committed once", "Leave it out."
     ),
     "debug": Refusal(
-        "the only debug option is 'underflow_overflow'",
-        "Use debug='underflow_overflow', or leave it out.",
-        allowed=(*_NOTHING, "underflow_overflow", ["underflow_overflow"]),
+        "the debug options are 'underflow_overflow' and 'sample_ledger'",
+        "Use one of them, or both as 'underflow_overflow sample_ledger', or leave it out.",
+        allowed=(
+            *_NOTHING,
+            "underflow_overflow",
+            "sample_ledger",
+            "underflow_overflow sample_ledger",
+            ["underflow_overflow"],
+            ["sample_ledger"],
+            ["underflow_overflow", "sample_ledger"],
+        ),
     ),
 }
 """Fields with refused values."""

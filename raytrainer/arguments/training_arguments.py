@@ -26,6 +26,7 @@ from raytrainer.arguments.combinations import (
     evaluation_has_an_interval,
 )
 from raytrainer.arguments.compilation import check_kernels, normalize_compilation
+from raytrainer.arguments.debugging import check_ledger, normalize_debug
 from raytrainer.arguments.elastic import check_elastic
 from raytrainer.arguments.hub import check_hub
 from raytrainer.arguments.json_file import read_values
@@ -135,6 +136,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             self.output_dir = as_path(self.output_dir)
         self._check_fields()
         self.normalize_sharding()
+        normalize_debug(self)
         with self._as_if_on_cpu():
             super().__post_init__()  # calls _validate_args, which checks combinations
         normalize_accelerator_config(self)
@@ -169,6 +171,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         """Check what needs every value in its final form; a subclass with fields of its own extends this."""
         check_placement(self)
         check_elastic(self)
+        check_ledger(self)
         check_kernels(self)
         check_trackio(self)
         check_hub(self)

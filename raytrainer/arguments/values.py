@@ -18,6 +18,7 @@ from transformers.debug_utils import DebugOption
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
+from raytrainer.arguments.debugging import WORDS, words_of
 from raytrainer.arguments.optimizer_names import OPTIMIZERS
 from raytrainer.errors import ConfigurationError
 from raytrainer.suggestions import did_you_mean
@@ -166,9 +167,10 @@ def _check_tokens_seen(value: object) -> None:
 
 
 def _check_debug(value: str | Sequence[object] | None) -> None:
-    words = value.split() if isinstance(value, str) else value or []
-    for word in words:
-        _check_choice("debug", word, [option.value for option in DebugOption])
+    for word in words_of(value):
+        _check_choice(
+            "debug", word, [*WORDS, *(option.value for option in DebugOption if option.value not in WORDS)]
+        )
 
 
 def _check_reporters(value: str | Sequence[str] | None) -> None:

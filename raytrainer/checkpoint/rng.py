@@ -1,30 +1,38 @@
 """The random state of a rank: Python, numpy, torch on CPU and on CUDA.
 
 Files and content are those of ``transformers.Trainer``: ``rng_state.pth`` of one process, ``rng_state_{rank}.pth`` of
-several. One key is added, which ``transformers`` leaves alone: ``ahead``, the state before the next micro-batch was
-fetched. Nothing here decides when a state is saved or restored.
+several. Keys are added, which ``transformers`` leaves alone: ``ahead``, the state before the next micro-batch was
+fetched, ``pass``, the state with which the pass over the data began, and in each of them and beside them ``own``, the
+states of the user's own generators. Nothing here decides when a state is saved or restored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
 from raytrainer.checkpoint.names import rng_name
 from raytrainer.errors import CheckpointError
-from raytrainer.random_state import HostRandomState
+from raytrainer.random_state import Generators, HostRandomState
 
 logger = logging.getLogger(__name__)
 
 
 def save_rng(
-    directory: Path | str, *, rank: int, world_size: int, ahead: HostRandomState | None = None
+    directory: Path | str,
+    *,
+    rank: int,
+    world_size: int,
+    ahead: HostRandomState | None = None,
+    began: HostRandomState | None = None,
+    own: Generators | None = None,
 ) -> Path:
     """All ranks: write this rank's random state.
 
@@ -33,13 +41,17 @@ def save_rng(
         rank: This rank.
         world_size: Number of ranks.
         ahead: The state before the next micro-batch was fetched, if it was.
+        began: The state with which the pass over the data began, in the middle of one.
+        own: The user's generators.
 
     Returns:
         The file.
     """
-    states = HostRandomState.now().states
+    states = HostRandomState.now(own).states
     if ahead is not None:
         states["ahead"] = ahead.states
+    if began is not None:
+        states["pass"] = began.states
     if torch.cuda.is_available():
         states["cuda"] = (
             torch.cuda.random.get_rng_state_all() if world_size > 1 else torch.cuda.random.get_rng_state()
@@ -55,6 +67,7 @@ def load_rng(
     rank: int,
     world_size: int,
     fetch_again: Callable[[HostRandomState], None] | None = None,
+    own: Generators | None = None,
 ) -> bool:
     """All ranks: restore this rank's random state.
 
@@ -64,6 +77,7 @@ def load_rng(
         world_size: Number of ranks.
         fetch_again: Fetches the next micro-batch; called first, with the state from which it was fetched before the
             checkpoint was saved, if it was.
+        own: The user's generators.
 
     Returns:
         False if the checkpoint has none for this rank and number of ranks; then nothing is changed.
@@ -74,12 +88,48 @@ def load_rng(
     path = Path(directory) / rng_name(rank, world_size)
     if not path.is_file():
         return False
-    try:
-        with safe_globals():
-            states = torch.load(path, map_location="cpu", weights_only=True)
+    with _damage_of(path):
+        states = _read(path)
         if fetch_again is not None and "ahead" in states:
             fetch_again(HostRandomState(states["ahead"]))
-        HostRandomState(states).restore()
+        HostRandomState(states).restore(own)
+    if torch.cuda.is_available():
+        _restore_cuda(states.get("cuda"), path)
+    return True
+
+
+def read_pass_start(directory: Path | str, *, rank: int, world_size: int) -> HostRandomState | None:
+    """All ranks: the random state with which the pass over the data began that a checkpoint stands in.
+
+    Args:
+        directory: The checkpoint.
+        rank: This rank.
+        world_size: Number of ranks.
+
+    Returns:
+        None if the checkpoint does not know it.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    path = Path(directory) / rng_name(rank, world_size)
+    if not path.is_file():
+        return None
+    with _damage_of(path):
+        states = _read(path)
+        return HostRandomState(states["pass"]) if "pass" in states else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with safe_globals():
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def _damage_of(path: Path) -> Generator[None]:
+    """What goes wrong inside is an error about the file."""
+    try:
+        yield
     except (
         OSError,
         RuntimeError,
@@ -90,9 +140,6 @@ def load_rng(
         pickle.UnpicklingError,
     ) as error:
         raise CheckpointError(f"{path} cannot be read as a random state: {error}") from error
-    if torch.cuda.is_available():
-        _restore_cuda(states.get("cuda"), path)
-    return True
 
 
 def _restore_cuda(saved: object, path: Path) -> None:

@@ -2,8 +2,8 @@
 
 A round is the set of samples that all ranks together take with one micro-batch each. The last round of the data may be
 short. Then the micro-batches of some ranks are short too, or, where nothing fills them up, a rank has no sample of its
-own and computes on a stand-in that counts nothing, because every rank must take part in every collective. Pure
-arithmetic.
+own and computes on a stand-in that counts nothing, because every rank must take part in every collective. Where the
+number of ranks may change (``dealing``), rounds are those of the largest number. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
+from raytrainer.data.dealing import Dealing, Turn
+
 
 class Share(NamedTuple):
     """How much a micro-batch counts in its round."""
@@ -21,6 +23,8 @@ class Share(NamedTuple):
     """Its samples that are neither fill-ups nor stand-ins."""
     num_round: int
     """The same over all ranks."""
+    scale: float = 1.0
+    """That of its turn (``dealing``); 0 for a stand-in of a rank that has no micro-batch in it."""
 
     def weight(self, world_size: int) -> float:
         """Weight of the micro-batch's mean in a mean over ranks, such that every sample counts the same."""
@@ -41,11 +45,18 @@ class BatchSplit:
     """Fill it up with samples from the start; with one rank the last micro-batch stays short in any case."""
     takes_rounds: bool = False
     """This rank reads the samples of all ranks and dispatches them."""
+    dealing: Dealing | None = None
+    """Which micro-batches this rank takes where the number of ranks may change; ``world_size`` is the largest one."""
 
     @property
     def round_size(self) -> int:
         """Samples of a round."""
         return self.batch_size * self.world_size
+
+    @property
+    def step_rounds(self) -> int:
+        """Rounds that are dealt out together."""
+        return 1 if self.dealing is None else self.dealing.accumulation
 
     @property
     def taken_size(self) -> int:
@@ -57,14 +68,28 @@ class BatchSplit:
         """Whether a round may repeat samples of an earlier round."""
         return self.fills_up and not self.drop_last and self.world_size > 1
 
-    def taken_of(self, samples: list[Any]) -> list[Any]:
-        """The samples of a round that this rank reads."""
-        return samples if self.takes_rounds else self.part_of(samples, self.rank)
-
     def part_of(self, samples: list[Any], rank: int) -> list[Any]:
         """A rank's samples of a round; if it has none, the first sample of the round as a stand-in."""
         first = rank * self.batch_size
         return samples[first : first + self.batch_size] or samples[:1]
+
+    def turns(self, rounds: int) -> list[Turn]:
+        """What this rank takes of rounds that are dealt out together."""
+        return [Turn(0, self.rank)] if self.dealing is None else self.dealing.turns(rounds)
+
+    def num_turns(self, samples: int) -> int:
+        """Micro-batches of this rank that cover the first samples of an epoch."""
+        rounds = -(-samples // self.round_size)
+        return rounds if self.dealing is None else self.dealing.turns_after(rounds)
+
+    def share_of_turn(self, num_round: int, turn: Turn) -> Share:
+        """The share of this rank in a round with so many real samples, in one of its turns."""
+        share = self.share_of(num_round, turn.part)
+        return share._replace(scale=turn.scale) if turn.scale else Share(0, num_round, 0.0)
+
+    def weight_of(self, share: Share) -> float:
+        """Weight of a micro-batch's mean in a mean over ranks; fill-ups count as samples."""
+        return share.scale * (1.0 if self.fills_up else share.weight(self.world_size))
 
     def share_of(self, num_round: int, rank: int) -> Share:
         """A rank's share of a round with so many real samples, which come first."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from raytrainer.data.batch_split import BatchSplit, Share
+from raytrainer.data.draws import Fetched, Placed
 from raytrainer.errors import DispatchError
 
 Scatter = Callable[[list[Any] | None], Any]
@@ -28,11 +29,11 @@ class Dispatched(NamedTuple):
 class CollateRound:
     """Collates a round into one micro-batch for each rank."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any], split: BatchSplit) -> None:
+    def __init__(self, collate: Callable[[list[Placed]], Fetched], split: BatchSplit) -> None:
         self.collate = collate
         self.split = split
 
-    def __call__(self, samples: list[Any]) -> list[Any]:
+    def __call__(self, samples: list[Placed]) -> list[Fetched]:
         return [self.collate(self.split.part_of(samples, rank)) for rank in range(self.split.world_size)]
 
 

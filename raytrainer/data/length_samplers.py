@@ -17,7 +17,10 @@ import torch
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
 from raytrainer.data.batch_split import BatchSplit
+from raytrainer.data.dealing import Turn
+from raytrainer.data.draws import Place
 from raytrainer.data.samplers import EpochSampler
+from raytrainer.random_state import HostRandomState
 
 
 class LengthGrouped(EpochSampler):
@@ -70,21 +73,32 @@ class BalancedBatches:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def skip_next(self, num_samples: int) -> None:
-        """Begin the next iteration (and only that one) after ``num_samples`` samples of the global order."""
+    def skip_next(self, num_samples: int, began: HostRandomState | None = None) -> None:
+        """Begin the next iteration (and only that one) in the middle of the order.
+
+        Args:
+            num_samples: Samples of the global order to leave out.
+            began: Does not count: the order follows from the seed and the epoch.
+        """
         self._skip_samples = num_samples
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[list[int]]:
+        for places in self.places():
+            yield [place.index for place in places]
+
+    def places(self) -> Iterator[list[Place]]:
+        """Yield the places of the samples of each micro-batch."""
         skip, self._skip_samples = self._skip_samples, 0
         whole = self.sampler.effective_batch_size
         done, rest = divmod(skip, whole)
-        batches = itertools.chain.from_iterable(map(self._split, self._global_batches(done)))
+        batches = itertools.chain.from_iterable(self._split(*one) for one in self._global_batches(done))
         yield from itertools.islice(batches, rest // self.split.round_size, None)
 
-    def _global_batches(self, first: int) -> Iterator[list[int]]:
+    def _global_batches(self, first: int) -> Iterator[tuple[int, list[int]]]:
+        """Each global batch, after the position of its first sample."""
         generator = torch.Generator()
         generator.manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self.sampler.lengths), generator=generator).tolist()
@@ -94,9 +108,9 @@ class BalancedBatches:
             batch = order[index * whole : (index + 1) * whole]
             # Every micro-batch of every rank has a sample, if necessary one from the start.
             batch += itertools.islice(itertools.cycle(order), max(0, least - len(batch)))
-            yield batch
+            yield index * whole, batch
 
-    def _split(self, batch: list[int]) -> Iterator[list[int]]:
+    def _split(self, first: int, batch: list[int]) -> Iterator[list[Place]]:
         """This rank's micro-batches of one global batch."""
         given = self.sampler
         one = BatchRebalanceSampler(
@@ -107,9 +121,9 @@ class BalancedBatches:
             shuffle=False,
             rank=given.rank,
         )
-        for places in one:
-            yield [batch[place] for place in places]
+        for chosen in one:
+            yield [Place(batch[number], first + number, self.epoch) for number in chosen]
 
-    def real_samples(self, first: int = 0) -> Iterator[int]:
-        """Yield the same number for every round: micro-batches count equally, whatever their size (training only)."""
-        return itertools.repeat(self.split.round_size)
+    def rounds(self, skip: int = 0) -> Iterator[tuple[int, Turn]]:
+        """Yield the same for every round: micro-batches count equally, whatever their size (training only)."""
+        return itertools.repeat((self.split.round_size, Turn(0, self.sampler.rank)))

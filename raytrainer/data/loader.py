@@ -10,6 +10,7 @@ reads.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -26,14 +27,18 @@ from raytrainer.arguments.launched import is_launched_rank
 from raytrainer.arguments.seeding import data_seed
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.data.batch_split import BatchSplit, Share
+from raytrainer.data.dealing import Dealing, Turn
 from raytrainer.data.dispatch import CollateRound, Scatter, dispatch_rounds, receive_rounds
+from raytrainer.data.draws import Draws, Fetched, PlacedBatches, PlacedCollate, PlacedSamples
 from raytrainer.data.host_labels import note_targets
 from raytrainer.data.length_samplers import BalancedBatches, LengthGrouped
 from raytrainer.data.micro_batches import MicroBatches
+from raytrainer.data.own_generators import OwnGenerators
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
 from raytrainer.data.streams import CollateItems, RankStream
 from raytrainer.data.unreadable import explain_unreadable
 from raytrainer.errors import CheckpointError, DispatchError
+from raytrainer.random_state import HostRandomState, drawing_from, seed_of
 
 
 def to_device(data: object, device: torch.device, *, non_blocking: bool = False) -> Any:
@@ -59,6 +64,14 @@ def to_device(data: object, device: torch.device, *, non_blocking: bool = False)
     return data
 
 
+class UsedSamples(NamedTuple):
+    """What micro-batches were made of: indices in the dataset, of a stream positions in it."""
+
+    samples: list[Any]
+    fill_ups: list[Any]
+    """Those that filled up the last round of the data."""
+
+
 class RankDataLoader(DataLoader[Any]):
     """A ``DataLoader`` that yields this rank's micro-batches on this rank's device.
 
@@ -67,6 +80,8 @@ class RankDataLoader(DataLoader[Any]):
         device: The device of this rank.
         keep: Number of most recent micro-batches whose shares and positions are kept.
         scatter: With it rank 0 reads for all ranks and distributes; None: each rank reads by itself.
+        draws: Seed what samples and micro-batches draw.
+        own: The generators of the user's dataset, collator and sampler.
         **kwargs: Keyword arguments of torch's loader.
     """
 
@@ -74,15 +89,27 @@ class RankDataLoader(DataLoader[Any]):
     """``accelerator.prepare(loader)`` returns it as it is: it is divided over the ranks already."""
 
     def __init__(
-        self, *args: Any, device: torch.device, keep: int = 1, scatter: Scatter | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        device: torch.device,
+        keep: int = 1,
+        scatter: Scatter | None = None,
+        draws: Draws | None = None,
+        own: OwnGenerators | None = None,
+        **kwargs: Any,
     ) -> None:
         self._device = device
         self._non_blocking = bool(kwargs.get("pin_memory")) and device.type != "cpu"
         self._scatter = scatter
+        self._draws = draws or Draws()
+        self.own = own or OwnGenerators()
+        """The generators of the user's dataset, collator and sampler."""
+        self._epoch = 0
         self._skipped = 0
         self._first = 0
         self._position: dict[str, Any] | None = None
         self._shares: deque[Share] = deque(maxlen=keep)
+        self._indices: deque[list[Any]] = deque(maxlen=keep)
         self._positions: deque[tuple[int, dict[str, Any]]] = deque(maxlen=keep)
         super().__init__(*args, **kwargs)
 
@@ -102,25 +129,35 @@ class RankDataLoader(DataLoader[Any]):
         return self._scatter is not None
 
     def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
         self._shard().set_epoch(epoch)
 
-    def skip_next(self, num_samples: int) -> None:
-        """Begin the next iteration after ``num_samples`` samples of the global order."""
-        shard = self._shard()
+    def skip_next(self, num_samples: int, began: HostRandomState | None = None) -> None:
+        """Begin the next iteration in the middle of the order.
+
+        Args:
+            num_samples: Samples of the global order to leave out.
+            began: The random state of this process with which the pass over the data began, where it is known.
+        """
+        shard, began = self._shard(), _after_torchs_draw(began)
         if isinstance(shard, RankStream):
             shard.skip_next(num_samples, max(1, self.num_workers))
+            shard.began = began
             self._position = shard.start
-            self._first = num_samples // shard.split.round_size
+            self._first = shard.split.num_turns(num_samples)
         else:
             self._skipped = num_samples
-            shard.skip_next(num_samples)
+            shard.skip_next(num_samples, began)
 
-    def start_next_at(self, position: dict[str, Any], micro_batches: int) -> None:
+    def start_next_at(
+        self, position: dict[str, Any], micro_batches: int, began: HostRandomState | None = None
+    ) -> None:
         """Begin the next iteration of a stream at a position, without reading what comes before it.
 
         Args:
             position: What ``position_after`` returned, in this or another process.
             micro_batches: Micro-batches of the epoch that were consumed before it.
+            began: The random state of this process with which the pass over the data began, where it is known.
 
         Raises:
             CheckpointError: If the position was saved with a different number of loading processes.
@@ -134,6 +171,7 @@ class RankDataLoader(DataLoader[Any]):
                 "earlier value, or set ignore_data_skip=True to restart the epoch."
             )
         self.dataset.start_next_at(position)
+        self.dataset.began = _after_torchs_draw(began)
         self._position, self._first = position, micro_batches
 
     def position_after(self, micro_batches: int) -> dict[str, Any] | None:
@@ -156,13 +194,30 @@ class RankDataLoader(DataLoader[Any]):
 
     def weights(self, count: int) -> list[float]:
         """Return the weights of the latest micro-batches in a mean over ranks; fill-ups count as samples."""
-        split = self.split
-        if split.fills_up:
-            return [1.0] * count
-        return [share.weight(split.world_size) for share in list(self._shares)[-count:]]
+        return [self.split.weight_of(share) for share in list(self._shares)[-count:]]
+
+    def samples_used(self, count: int) -> UsedSamples:
+        """Which samples of the dataset the latest micro-batches were made of, as they were read.
+
+        Args:
+            count: Number of micro-batches.
+        """
+        found = UsedSamples([], [])
+        for indices, share in list(zip(self._indices, self._shares, strict=True))[-count:]:
+            if self.split.weight_of(share) > 0:
+                num_real = len(indices) if self.is_balanced else share.num_real
+                found.samples.extend(indices[:num_real])
+                found.fill_ups.extend(indices[num_real:])
+        return found
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether micro-batches have different numbers of samples, as their lengths allow."""
+        return isinstance(self.batch_sampler, BalancedBatches)
 
     def __iter__(self) -> Iterator[Any]:
         self._shares.clear()
+        self._indices.clear()
         # Now rather than at the first batch: torch's loader draws its seed here, and the loop relies on that.
         first = self._first_micro_batch()
         return MicroBatches(
@@ -170,19 +225,21 @@ class RankDataLoader(DataLoader[Any]):
             self._hand_out,
             looks_ahead=self.num_workers == 0,
             explain=partial(self._explain, first),
+            own=self.own,
         )
 
     def _first_micro_batch(self) -> int:
         """Index in the epoch of the first micro-batch of the next iteration."""
-        return self._first if isinstance(self.dataset, RankStream) else self._skipped // self.split.round_size
+        return self._first if isinstance(self.dataset, RankStream) else self.split.num_turns(self._skipped)
 
     def _explain(self, first: int, error: Exception, index: int) -> None:
         if not isinstance(error, DispatchError):  # rank 0 has read, and knows more
             explain_unreadable(error, self, first + index)
 
-    def _hand_out(self, found: tuple[Any, Share]) -> Any:
-        batch, share = found
+    def _hand_out(self, found: tuple[Fetched, Share]) -> Any:
+        (batch, indices), share = found
         self._shares.append(share)
+        self._indices.append(indices)
         if self._device.type == "cpu":
             return batch
         copied = to_device(batch, self._device, non_blocking=self._non_blocking)
@@ -193,16 +250,20 @@ class RankDataLoader(DataLoader[Any]):
         """This rank's micro-batches and their shares."""
         split = self.split
         if self._scatter is None:
-            return ((batch, split.share_of(num_round, split.rank)) for batch, num_round in self._read())
+            return (
+                (batch, split.share_of_turn(num_round, turn)) for batch, (num_round, turn) in self._read()
+            )
+        rounds = ((batches, num_round) for batches, (num_round, _) in self._read())
         return (
-            dispatch_rounds(self._read(), self._scatter, split)
+            dispatch_rounds(rounds, self._scatter, split)
             if split.rank == 0
             else receive_rounds(self._scatter)
         )
 
-    def _read(self) -> Iterator[tuple[Any, int]]:
-        """What torch's loader yields, and the real samples of each round."""
+    def _read(self) -> Iterator[tuple[Any, tuple[int, Turn]]]:
+        """What torch's loader yields, and the real samples of its round with this rank's turn in it."""
         shard = self._shard()
+        self._seed_processes()
         if isinstance(shard, RankStream):
             shard.begin_pass()
             first, self._first = self._first, 0
@@ -210,22 +271,59 @@ class RankDataLoader(DataLoader[Any]):
             self._positions.clear()
             return self._read_stream(super().__iter__(), position, first)
         skipped, self._skipped = self._skipped, 0
-        return zip(super().__iter__(), shard.real_samples(skipped), strict=False)
+        return zip(super().__iter__(), shard.rounds(skipped), strict=False)
+
+    def _seed_processes(self) -> None:
+        """Let the seeds of loading processes follow from the epoch, and draw what torch's loader draws for them."""
+        if self.num_workers == 0 or self._draws.seed is None:
+            return
+        _draw_like_torch()
+        seed = seed_of(self._draws.seed, "processes", self._epoch)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _get_iterator(self) -> Any:
+        """Torch's iterator, over places instead of indices."""
+        if isinstance(self.dataset, RankStream):
+            return super()._get_iterator()
+        shard, collate = self._shard(), PlacedCollate(self.collate_fn, self._draws)
+        assert not isinstance(shard, RankStream)
+        inner = copy.copy(self)
+        # Past DataLoader.__setattr__: whoever looks at this loader finds the user's own dataset and collator in it.
+        vars(inner).update(
+            dataset=PlacedSamples(self.dataset, self._draws, shard.split.batch_size),
+            batch_sampler=PlacedBatches(shard),
+            collate_fn=CollateRound(collate, shard.split) if shard.split.takes_rounds else collate,
+        )
+        return DataLoader[Any]._get_iterator(inner)
 
     def _read_stream(
         self, batches: Iterator[Any], position: dict[str, Any] | None, first: int
-    ) -> Iterator[tuple[Any, int]]:
+    ) -> Iterator[tuple[Any, tuple[int, Turn]]]:
         num_processes = max(1, self.num_workers)
         places = [None] * num_processes if position is None else list(position["processes"])
         for batch, process, round_end in batches:
             if round_end is None:
                 continue
-            places[process] = round_end.place
             first += 1
-            self._positions.append(
-                (first, {"processes": list(places), "next": (process + 1) % num_processes})
-            )
-            yield batch, round_end.num_round
+            if round_end.place is not None:
+                places[process] = round_end.place
+                position = {"processes": list(places), "next": (process + 1) % num_processes}
+                self._positions.append((first, position))
+            yield batch, (round_end.num_round, round_end.turn)
+
+
+def _draw_like_torch() -> None:
+    """Draw what torch's loader draws at the start of an iteration, for the seeds of its processes."""
+    torch.empty((), dtype=torch.int64).random_()
+
+
+def _after_torchs_draw(began: HostRandomState | None) -> HostRandomState | None:
+    """The random state of a pass that began with another one, when torch's loader has drawn from it."""
+    if began is None:
+        return None
+    with drawing_from(began):
+        _draw_like_torch()
+        return HostRandomState({**began.states, **HostRandomState.now().states})
 
 
 class KeptLoader(NamedTuple):
@@ -268,14 +366,17 @@ def build_loader(
     is_of_rank = args.is_resolved or training or is_launched_rank(os.environ)
     rank, world_size = (args.process_index, args.world_size) if is_of_rank else (0, 1)
     dispatches = scatter is not None and world_size > 1
+    dealing = dealing_of(args) if training else None
     split = BatchSplit(
         batch_size=batch_size,
         rank=rank,
-        world_size=world_size,
+        world_size=world_size if dealing is None else dealing.parts,
         drop_last=args.dataloader_drop_last,
         fills_up=fills_up(args),
         takes_rounds=dispatches,
+        dealing=dealing,
     )
+    draws = Draws(args.seed if args.dataloader_num_workers > 0 or dealing is not None else None)
     options: dict[str, Any] = {
         "num_workers": args.dataloader_num_workers,
         "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
@@ -285,18 +386,18 @@ def build_loader(
         # Predictions belong to the samples at their places, so the order of an evaluation is that of the data.
         "in_order": args.dataloader_in_order or not training,
         "device": args.device,
-        "keep": args.gradient_accumulation_steps + 1,
+        "keep": (args.gradient_accumulation_steps if dealing is None else dealing.full_turns) + 1,
         "scatter": scatter if dispatches else None,
+        "draws": draws,
+        "own": OwnGenerators(dataset=dataset, collator=collate, sampler=sampler),
     }
-    if dispatches:
-        collate = CollateRound(collate, split)
     if isinstance(dataset, IterableDataset):
-        stream = RankStream(dataset, split)
+        stream = RankStream(dataset, split, draws)
         if args.dataloader_persistent_workers:
             stream.share_clock()
-        return RankDataLoader(
-            stream, batch_size=split.taken_size, collate_fn=CollateItems(collate), **options
-        )
+        placed = PlacedCollate(collate, draws)
+        of_items = CollateItems(CollateRound(placed, split) if dispatches else placed)
+        return RankDataLoader(stream, batch_size=split.taken_size, collate_fn=of_items, **options)
     if training:
         options["worker_init_fn"] = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=rank)
     if isinstance(sampler, BatchRebalanceSampler):
@@ -304,6 +405,19 @@ def build_loader(
     else:
         batches = RankBatchSampler(seeded(sampler, dataset, args), split)
     return RankDataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options)
+
+
+def dealing_of(args: TrainingArguments) -> Dealing | None:
+    """How the micro-batches of a step are dealt out to the ranks there are; None where their number is fixed."""
+    if not args.is_elastic:
+        return None
+    assert args.max_workers is not None
+    return Dealing(
+        rank=args.process_index,
+        world_size=args.world_size,
+        parts=args.max_workers,
+        accumulation=args.gradient_accumulation_steps,
+    )
 
 
 def seeded(sampler: Sampler[int] | None, dataset: Dataset[Any], args: TrainingArguments) -> Sampler[int]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raytrainer.random_state import HostRandomState
+from raytrainer.random_state import Generators, HostRandomState
 
 
 class _End:
@@ -37,6 +37,7 @@ class MicroBatches(Iterator[Any]):
         hand_out: Makes the micro-batch of an item, when it is its turn.
         looks_ahead: Whether an item is fetched before the one before it is used.
         explain: Adds to the error of an item, given its index in this pass, what is known about it.
+        own: Generators of the user's that fetching an item may draw from.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class MicroBatches(Iterator[Any]):
         *,
         looks_ahead: bool,
         explain: Callable[[Exception, int], None] | None = None,
+        own: Generators | None = None,
     ) -> None:
         self._items = items
         self._hand_out = hand_out
         self._looks_ahead = looks_ahead
         self._explain = explain
+        self._own = own
         self._num_handed_out = 0
         self._held: Any = None
         self._before_held: HostRandomState | None = None
@@ -68,11 +71,11 @@ class MicroBatches(Iterator[Any]):
     def fetch_again(self, before: HostRandomState) -> None:
         """Fetch the first micro-batch now, with the random state from which it was fetched before."""
         if self._looks_ahead and self._held is None:
-            before.restore()
+            before.restore(self._own)
             self._fetch()
 
     def _fetch(self) -> None:
-        self._before_held = HostRandomState.now() if self._looks_ahead else None
+        self._before_held = HostRandomState.now(self._own) if self._looks_ahead else None
         try:
             self._held = next(self._items, _End())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised in its turn

@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 
 from raytrainer.data.loader import RankDataLoader
 from raytrainer.data.micro_batches import MicroBatches
+from raytrainer.data.own_generators import OwnGenerators
 from raytrainer.data.streams import RankStream
 from raytrainer.errors import CheckpointError
+from raytrainer.random_state import HostRandomState, drawing_from
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ def open_epoch(
     skip_micro_batches: int,
     num_wanted: int,
     stream: dict[str, Any] | None = None,
+    began: HostRandomState | None = None,
 ) -> Iterator[Any]:
     """Return an iterator over this rank's micro-batches of an epoch, after what was already consumed.
 
@@ -40,25 +43,37 @@ def open_epoch(
             read to be skipped.
         num_wanted: Micro-batches that the run can still take; no more are read from a stream.
         stream: The result of ``stream_position``. Without it, what was consumed is read again.
+        began: The random state of this process with which the epoch began, if some of it was consumed and it is known.
+            What draws the order of an epoch, or reads what was consumed again, draws from it.
     """
     set_epoch(loader, epoch)
     if isinstance(loader, RankDataLoader):
         if stream is not None and isinstance(loader.dataset, RankStream):
-            loader.start_next_at(stream, skip_micro_batches)
+            loader.start_next_at(stream, skip_micro_batches, began)
         elif skip_samples:
-            loader.skip_next(skip_samples)
+            loader.skip_next(skip_samples, began)
         found = iter(loader)
         if isinstance(loader.dataset, RankStream) and isinstance(found, MicroBatches):
             found.want(num_wanted)
         return found
-    batches = iter(loader)
-    if skip_micro_batches:
-        logger.info(
-            "Reading %d batches of a custom data loader to return to its position.", skip_micro_batches
-        )
+    if not skip_micro_batches:
+        return iter(loader)
+    logger.info("Reading %d batches of a custom data loader to return to its position.", skip_micro_batches)
+    with drawing_from(began, own_generators(loader)):
+        batches = iter(loader)
         for _ in itertools.islice(batches, skip_micro_batches):
             pass
     return batches
+
+
+def own_generators(loader: Any) -> OwnGenerators:
+    """The user's generators that a pass over a loader may draw from."""
+    if isinstance(loader, RankDataLoader):
+        return loader.own
+    dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
+    return OwnGenerators(
+        loader=loader, dataset=dataset, collator=collate, sampler=getattr(loader, "sampler", None)
+    )
 
 
 def set_epoch(loader: Any, epoch: int) -> None:

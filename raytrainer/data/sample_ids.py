@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader, SequentialSampler
 
-from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.samplers import RankBatchSampler
 from raytrainer.data.streams import RankStream
 
@@ -39,10 +38,17 @@ def sample_ids(loader: DataLoader[Any], micro_batch: int, *, as_read: bool = Fal
     is_repeatable = isinstance(batches.sampler, SequentialSampler) or hasattr(batches.sampler, "set_epoch")
     if not is_repeatable:
         return None
-    order = list(batches.sampler)
-    # Nothing for a stand-in, which counts nothing.
-    places = _places(batches.split, micro_batch, as_read=as_read)
-    return [order[index % len(order)] for index in places if index < batches.num_samples()]
+    found = batches.turn_at(micro_batch)
+    if found is None:
+        return []
+    start, turn = found
+    order, split = list(batches.sampler), batches.split
+    if not as_read and (turn.scale == 0 or start + turn.part * split.batch_size >= batches.num_samples()):
+        return []  # Nothing for a stand-in, which counts nothing.
+    positions = batches.positions(start, turn)
+    if not as_read and split.takes_rounds:
+        positions = split.part_of(positions, turn.part)
+    return [order[position % len(order)] for position in positions]
 
 
 def read_again(loader: DataLoader[Any], micro_batch: int) -> Any:
@@ -76,15 +82,14 @@ def read_back(loader: DataLoader[Any], micro_batch: int) -> Iterator[tuple[str, 
 def _of_stream(loader: DataLoader[Any], micro_batch: int, *, as_read: bool) -> list[int] | None:
     if loader.num_workers > 1:
         return None  # Each process reads a part of its own.
-    stream = cast("RankStream", loader.dataset)
-    return list(_places(stream.split, micro_batch, as_read=as_read))
-
-
-def _places(split: BatchSplit, micro_batch: int, *, as_read: bool) -> range:
-    """Places in the order of the epoch."""
-    reads_all = as_read and split.takes_rounds
-    start = micro_batch * split.round_size + (0 if reads_all else split.rank * split.batch_size)
-    return range(start, start + (split.round_size if reads_all else split.batch_size))
+    split = cast("RankStream", loader.dataset).split
+    step, number = divmod(micro_batch, len(split.turns(split.step_rounds)))
+    turn = split.turns(split.step_rounds)[number]
+    start = (step * split.step_rounds + turn.round) * split.round_size
+    if as_read and split.takes_rounds:
+        return list(range(start, start + split.round_size))
+    start += turn.part * split.batch_size
+    return list(range(start, start + split.batch_size))
 
 
 def describe_samples(loader: DataLoader[Any], micro_batch: int, *, as_read: bool = False) -> str:

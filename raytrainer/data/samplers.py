@@ -16,6 +16,10 @@ import torch
 from torch.utils.data import Sampler
 
 from raytrainer.data.batch_split import BatchSplit
+from raytrainer.data.dealing import Turn
+from raytrainer.data.draws import Place
+from raytrainer.data.own_generators import OwnGenerators
+from raytrainer.random_state import HostRandomState, drawing_from
 
 
 class EpochSampler(Sampler[int]):
@@ -63,7 +67,8 @@ class RankBatchSampler:
 
     The samples are split into micro-batches; rank ``r`` of ``W`` takes micro-batches ``r, r + W, r + 2W, ...``. With
     several ranks the order is filled up from its own start to whole rounds (``rounds``), so that every rank has the
-    same number of full micro-batches; a single rank gets a short last one.
+    same number of full micro-batches; a single rank gets a short last one. Where the number of ranks may change, rounds
+    are those of the largest number, and this rank takes its turns of them (``dealing``).
 
     Args:
         sampler: Yields the sample indices of an epoch, the same on every rank.
@@ -73,16 +78,26 @@ class RankBatchSampler:
     def __init__(self, sampler: Sampler[int], split: BatchSplit) -> None:
         self.sampler = sampler
         self.split = split
+        self.own = OwnGenerators(sampler=sampler)
+        self.epoch = 0
         self._skip_samples = 0
+        self._began: HostRandomState | None = None
 
     def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
         set_epoch = getattr(self.sampler, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)
 
-    def skip_next(self, num_samples: int) -> None:
-        """Begin the next iteration (and only that one) after ``num_samples`` samples of the global order."""
-        self._skip_samples = num_samples
+    def skip_next(self, num_samples: int, began: HostRandomState | None = None) -> None:
+        """Begin the next iteration (and only that one) in the middle of the order.
+
+        Args:
+            num_samples: Samples of the global order to leave out.
+            began: The random state with which the pass over the data began: a sampler of the user's may draw its order
+                from it.
+        """
+        self._skip_samples, self._began = num_samples, began
 
     def num_samples(self) -> int:
         """Return the number of samples of one epoch over all ranks, including fill-ups of the last round."""
@@ -94,24 +109,45 @@ class RankBatchSampler:
         return -(-total // self.split.round_size) * self.split.round_size
 
     def __len__(self) -> int:
-        return -(-self.num_samples() // self.split.round_size)
+        return self.split.num_turns(self.num_samples())
 
     def __iter__(self) -> Iterator[list[int]]:
-        skip, self._skip_samples = self._skip_samples, 0
-        order = list(self.sampler)
-        total = self.num_samples()
-        for start in range(skip, total, self.split.round_size):
-            stop = min(start + self.split.round_size, total)
-            samples = order[start:stop]
-            samples += itertools.islice(itertools.cycle(order), stop - start - len(samples))
-            yield self.split.taken_of(samples)
+        for places in self.places():
+            yield [place.index for place in places]
 
-    def real_samples(self, first: int = 0) -> Iterator[int]:
-        """Yield, for each round of an iteration, its number of samples without fill-ups.
+    def places(self) -> Iterator[list[Place]]:
+        """Yield the places of the samples of each micro-batch."""
+        skip, self._skip_samples = self._skip_samples, 0
+        began, self._began = self._began, None
+        with drawing_from(began, self.own):
+            order = list(self.sampler)
+        for start, turn in self._turns(skip):
+            positions = self.positions(start, turn)
+            yield [Place(order[position % len(order)], position, self.epoch) for position in positions]
+
+    def positions(self, start: int, turn: Turn) -> list[int]:
+        """The positions that this rank reads in one of its turns, of a round that begins at a position."""
+        positions = list(range(start, min(start + self.split.round_size, self.num_samples())))
+        return positions if self.split.takes_rounds else self.split.part_of(positions, turn.part)
+
+    def turn_at(self, micro_batch: int) -> tuple[int, Turn] | None:
+        """The first position of the round of a micro-batch of this rank, and its turn; None after the last."""
+        return next(itertools.islice(self._turns(0), micro_batch, None), None)
+
+    def _turns(self, skip: int) -> Iterator[tuple[int, Turn]]:
+        """The first position of the round of each micro-batch of this rank, and its turn."""
+        size, total = self.split.round_size, self.num_samples()
+        for first in range(skip, total, size * self.split.step_rounds):
+            rounds = min(self.split.step_rounds, -(-(total - first) // size))
+            for turn in self.split.turns(rounds):
+                yield first + turn.round * size, turn
+
+    def rounds(self, skip: int = 0) -> Iterator[tuple[int, Turn]]:
+        """Yield, for each micro-batch of an iteration, the samples of its round without fill-ups, and its turn.
 
         Args:
-            first: Number of samples of the global order to skip.
+            skip: Number of samples of the global order that are left out.
         """
         num_samples = len(self.sampler)  # pyright: ignore[reportArgumentType]
-        for start in range(first, self.num_samples(), self.split.round_size):
-            yield max(0, min(self.split.round_size, num_samples - start))
+        for start, turn in self._turns(skip):
+            yield max(0, min(self.split.round_size, num_samples - start)), turn

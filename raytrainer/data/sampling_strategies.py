@@ -31,7 +31,8 @@ def train_sampler(dataset: Any, args: TrainingArguments, *, input_name: str | No
     lengths = sample_lengths(
         dataset, column=args.length_column_name, input_name=input_name, argument=argument
     )
-    step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    ranks = args.max_workers if args.is_elastic and args.max_workers is not None else args.world_size
+    step = args.train_batch_size * args.gradient_accumulation_steps * ranks
     if strategy == "group_by_length":
         return LengthGrouped(lengths, batch_size=step, seed=seed)
     return BatchRebalanceSampler(

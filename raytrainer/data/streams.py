@@ -7,6 +7,10 @@ The last sample of a micro-batch also carries a ``RoundEnd``: how many samples o
 that evaluation can leave fill-ups out, and the position of the stream at that point (how many samples were read, and
 the dataset's own ``state_dict()`` if it has one). So the position is that of the data handed out, however much was read
 ahead.
+
+In a loading process a sample draws its random numbers from its position (``draws``), also one that is read only to be
+left out. In the process that trains it draws from the random state there; what is left out is then read with the state
+that the pass began with, and leaves the state as it was.
 """
 
 from __future__ import annotations
@@ -21,6 +25,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.dataset_kinds import keeps_its_place
+from raytrainer.data.dealing import Turn
+from raytrainer.data.draws import Draws, Fetched, Place, Placed
+from raytrainer.data.own_generators import OwnGenerators
+from raytrainer.random_state import HostRandomState, drawing_from
+
+_END = object()
 
 
 class RoundEnd(NamedTuple):
@@ -28,14 +38,17 @@ class RoundEnd(NamedTuple):
 
     num_round: int
     """Real samples of the round, over all ranks."""
-    place: dict[str, Any]
-    """Position of the stream after it."""
+    place: dict[str, Any] | None
+    """Position of the stream after it; None within rounds that are dealt out together."""
+    turn: Turn
+    """Which micro-batch of them it is."""
 
 
 class Item(NamedTuple):
     """A sample on its way to the collator."""
 
-    sample: Any
+    placed: Placed | None
+    """None where a process waits its turn."""
     round_end: RoundEnd | None
     """On the last sample of a micro-batch."""
 
@@ -43,7 +56,8 @@ class Item(NamedTuple):
 class Collated(NamedTuple):
     """A micro-batch on its way out of a loading process."""
 
-    batch: Any
+    batch: Fetched | list[Fetched] | None
+    """With those of all ranks where this one reads for them."""
     process: int
     """Index of the loading process."""
     round_end: RoundEnd | None
@@ -56,11 +70,16 @@ class RankStream(IterableDataset[Item]):
     Args:
         dataset: The stream, the same on every rank.
         split: Says which samples this rank takes.
+        draws: Seed what a sample draws.
     """
 
-    def __init__(self, dataset: Iterable[Any], split: BatchSplit) -> None:
+    def __init__(self, dataset: Iterable[Any], split: BatchSplit, draws: Draws | None = None) -> None:
         self.dataset = dataset
         self.split = split
+        self.draws = draws or Draws()
+        self.own = OwnGenerators(dataset=dataset)
+        self.began: HostRandomState | None = None
+        """The random state with which the pass began that the next one goes on with."""
         self.start: dict[str, Any] | None = None
         """Position at which the next pass begins; None for the start of the stream."""
         self._start_pass = -1
@@ -97,12 +116,11 @@ class RankStream(IterableDataset[Item]):
 
     def __len__(self) -> int:
         total = len(self.dataset)  # pyright: ignore[reportArgumentType]
-        if self.split.world_size == 1 and not self.split.drop_last:
+        if self.split.world_size == 1 and not self.split.drop_last and self.split.dealing is None:
             return total
-        rounds = (
-            total // self.split.round_size if self.split.drop_last else -(-total // self.split.round_size)
-        )
-        return rounds * self.split.taken_size
+        if self.split.drop_last:
+            total -= total % self.split.round_size
+        return self.split.num_turns(total) * self.split.taken_size
 
     def _set_dataset_epoch(self) -> None:
         set_epoch = getattr(self.dataset, "set_epoch", None)
@@ -127,49 +145,77 @@ class RankStream(IterableDataset[Item]):
 
     def _rounds(self, start: dict[str, Any]) -> Iterator[Item]:
         samples, first = self._open(start)
-        num_read, current = start["samples"], list[Any]()
+        num_read, current = start["samples"], list[Placed]()
+        size = self.split.round_size
         for sample in samples:
             current.append(sample)
-            if len(current) < self.split.round_size:
+            if len(current) < size * self.split.step_rounds:
                 continue
+            if not first and num_read == 0 and self.split.has_fill_ups:
+                first = current[:size]
             num_read += len(current)
-            if not first and num_read == self.split.round_size and self.split.has_fill_ups:
-                first = current
             yield from self._share(current, len(current), self._place(num_read))
             current = []
-        if not current or self.split.drop_last:
+        if self.split.drop_last:
+            del current[len(current) // size * size :]
+        if not current:
             return
         num_real = len(current)
         place = self._place(num_read + num_real)
         if self.split.has_fill_ups:
-            first = first or (current[:] if num_read == 0 else self._first_round())
-            while len(current) < self.split.round_size:
-                current += first[: self.split.round_size - len(current)]
-        yield from self._share(current, num_real, place)
+            first = first or (current[:size] if num_read == 0 else self._first_round())
+            while len(current) % size:
+                current += first[: -len(current) % size]
+        filled = [
+            Placed(one.sample, one.place._replace(position=num_read + number))
+            for number, one in enumerate(current)
+        ]
+        yield from self._share(filled, num_real, place)
 
-    def _open(self, start: dict[str, Any]) -> tuple[Iterator[Any], list[Any]]:
+    def _open(self, start: dict[str, Any]) -> tuple[Iterator[Placed], list[Placed]]:
         """The rest of the stream after a position, and the first round if it was read on the way."""
         dataset: Any = self.dataset
+        began, self.began = self.began, None
         if "state" in start:
             self._initial = copy.deepcopy(dataset.state_dict())
             dataset.load_state_dict(copy.deepcopy(start["state"]))
             self._loaded = True
-            return iter(dataset), []
+            return self._read(start["samples"]), []
         self._rewind()
-        samples: Iterator[Any] = iter(dataset)
-        first: list[Any] = list(itertools.islice(samples, min(start["samples"], self.split.round_size)))
-        for _ in itertools.islice(samples, start["samples"] - len(first)):
-            pass
+        samples = self._read(0)
+        with drawing_from(began if start["samples"] else None, self.own):
+            first = list(itertools.islice(samples, min(start["samples"], self.split.round_size)))
+            for _ in itertools.islice(samples, start["samples"] - len(first)):
+                pass
         return samples, first
+
+    def _read(self, position: int) -> Iterator[Placed]:
+        """The samples of the dataset as it stands now.
+
+        Args:
+            position: That of the first one [samples].
+        """
+        info, epoch = get_worker_info(), int(self._clock[0])
+        process, reads_alone = (0, True) if info is None else (info.id, info.num_workers == 1)
+        samples: Iterator[Any] | None = None
+        for here in itertools.count(position):
+            place = Place(here if reads_alone else f"{process}:{here}", here, epoch, process)
+            with self.draws.apart():
+                self.draws.begin("sample", place, self.own)
+                samples = iter(self.dataset) if samples is None else samples
+                found = next(samples, _END)
+            if found is _END:
+                return
+            yield Placed(found, place)
 
     def _rewind(self) -> None:
         if self._loaded:
             self.dataset.load_state_dict(self._initial)  # pyright: ignore[reportAttributeAccessIssue]
             self._loaded = False
 
-    def _first_round(self) -> list[Any]:
+    def _first_round(self) -> list[Placed]:
         self._rewind()
-        return list(itertools.islice(iter(self.dataset), self.split.round_size))
+        return list(itertools.islice(self._read(0), self.split.round_size))
 
     def _place(self, num_read: int) -> dict[str, Any]:
         dataset: Any = self.dataset
@@ -177,21 +223,29 @@ class RankStream(IterableDataset[Item]):
             return {"samples": num_read}
         return {"samples": num_read, "state": copy.deepcopy(dataset.state_dict())}
 
-    def _share(self, samples: list[Any], num_real: int, place: dict[str, Any]) -> Iterator[Item]:
-        *before, last = self.split.taken_of(samples)
-        for sample in before:
-            yield Item(sample, None)
-        yield Item(last, RoundEnd(num_real, place))
+    def _share(self, samples: list[Placed], num_real: int, place: dict[str, Any]) -> Iterator[Item]:
+        size = self.split.round_size
+        turns = self.split.turns(-(-len(samples) // size))
+        for number, turn in enumerate(turns, start=1):
+            start = turn.round * size
+            one_round = samples[start : start + size]
+            *before, last = one_round if self.split.takes_rounds else self.split.part_of(one_round, turn.part)
+            for placed in before:
+                yield Item(placed, None)
+            num_round = max(0, min(size, num_real - start))
+            yield Item(last, RoundEnd(num_round, place if number == len(turns) else None, turn))
 
 
 class CollateItems:
     """Collates the items of one micro-batch, or of one round."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, collate: Callable[[list[Placed]], Fetched | list[Fetched]]) -> None:
         self.collate = collate
 
     def __call__(self, items: list[Item]) -> Collated:
         info = get_worker_info()
         process, round_end = 0 if info is None else info.id, items[-1].round_end
-        batch = None if round_end is None else self.collate([item.sample for item in items])
-        return Collated(batch, process, round_end)
+        if round_end is None:
+            return Collated(None, process, None)
+        placed = [item.placed for item in items if item.placed is not None]
+        return Collated(self.collate(placed), process, round_end)

@@ -21,6 +21,7 @@ from raytrainer.checkpoint.state_files import (
     save_schedule,
 )
 from raytrainer.data.micro_batches import MicroBatches
+from raytrainer.data.position import own_generators
 from raytrainer.trainer_protocol import TrainerParts
 
 logger = logging.getLogger(__name__)
@@ -58,11 +59,21 @@ class CheckpointHooks(TrainerParts):
         return [save_scaler(Path(output_dir), self.accelerator.scaler)]
 
     def _save_rng_state(self, output_dir: str) -> list[Path] | None:
-        """All ranks: write the random state of this rank, and that with which the next micro-batch was fetched."""
+        """All ranks: write the random state of this rank, and those from which its data are read again."""
         run, runtime = self._process.run, self._runtime
         batches = None if run is None else run.batches
         ahead = batches.state_before_held if isinstance(batches, MicroBatches) else None
-        return [save_rng(output_dir, rank=runtime.rank, world_size=runtime.world_size, ahead=ahead)]
+        began = None if run is None or run.cursor.micro_batches == 0 else run.pass_began
+        return [
+            save_rng(
+                output_dir,
+                rank=runtime.rank,
+                world_size=runtime.world_size,
+                ahead=ahead,
+                began=began,
+                own=None if run is None else own_generators(run.loader),
+            )
+        ]
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -103,6 +114,7 @@ class CheckpointHooks(TrainerParts):
             rank=runtime.rank,
             world_size=runtime.world_size,
             fetch_again=batches.fetch_again if isinstance(batches, MicroBatches) else None,
+            own=None if run is None else own_generators(run.loader),
         )
         if not found:
             logger.warning(

@@ -31,6 +31,7 @@ class LoopState:
     """Where the loop of a run stands."""
 
     cursor: Cursor
+    """With the rounds of the epoch that are done as its micro-batches: those of each of the largest number of ranks."""
     round_size: int
     """Samples of one micro-batch over all ranks, in which the cursor counts [samples]."""
     stream: dict[str, Any] | None = None

@@ -10,6 +10,7 @@ import math
 import sys
 from dataclasses import dataclass
 
+from raytrainer.data.dealing import Dealing
 from raytrainer.errors import ConfigurationError
 
 
@@ -28,17 +29,36 @@ class TrainPlan:
     accumulation: int
     """Micro-batches of a full optimizer step on one rank."""
     round_size: int
-    """Samples of one micro-batch over all ranks."""
+    """Samples of one micro-batch over all ranks; over the largest number of ranks, if it may change."""
+    global_batch_size: int
+    """Samples of one full optimizer step over all ranks."""
     num_examples: int
     """Samples of one epoch."""
     num_train_samples: float
     """Samples of the whole run, for throughput."""
     has_length: bool
+    dealing: Dealing | None = None
+    """How the micro-batches of a step reach the ranks there are, if their number may change."""
 
-    @property
-    def global_batch_size(self) -> int:
-        """Samples of one full optimizer step over all ranks."""
-        return self.round_size * self.accumulation
+    def rounds_after(self, micro_batches: int) -> int:
+        """Rounds of an epoch that are done after so many micro-batches on each rank.
+
+        In the middle of a step whose micro-batches are dealt out, those of the steps before it: the step is taken anew.
+        """
+        if self.dealing is None:
+            return micro_batches
+        is_whole = micro_batches % self.accumulation == 0 or micro_batches >= self.micro_batches_per_epoch
+        if self.has_length and not is_whole:
+            micro_batches -= micro_batches % self.accumulation
+        return self.dealing.rounds_after(micro_batches)
+
+    def micro_batches_after(self, rounds: int) -> int:
+        """Micro-batches of an epoch on each rank that cover its first rounds."""
+        return rounds if self.dealing is None else self.dealing.turns_after(rounds)
+
+    def part_of_epoch(self, micro_batches: int) -> float:
+        """How much of an epoch so many micro-batches on each rank are."""
+        return self.rounds_after(micro_batches) / self.rounds_after(self.micro_batches_per_epoch)
 
     def group_size(self, micro_batches_done: int) -> int:
         """Micro-batches of the next step of an epoch; the last step may have fewer."""
@@ -69,6 +89,7 @@ def make_plan(
     world_size: int,
     loader_length: int | None,
     num_examples: int | None,
+    dealing: Dealing | None = None,
 ) -> TrainPlan:
     """Derive the plan of a run.
 
@@ -77,15 +98,17 @@ def make_plan(
         num_train_epochs: May be fractional; the number of steps is rounded up.
         accumulation: Micro-batches of one step.
         per_device_batch_size: Samples of one micro-batch on one rank.
-        world_size: Number of ranks.
+        world_size: Number of ranks; the largest one, if it may change.
         loader_length: Micro-batches of an epoch on one rank; None where the data has no length.
         num_examples: Samples of an epoch, where known.
+        dealing: How micro-batches reach the ranks there are, if their number may change.
 
     Raises:
         ConfigurationError: If neither the data nor ``max_steps`` says when to end, or there are no data.
     """
     round_size = per_device_batch_size * world_size
     global_batch = round_size * accumulation
+    accumulation = accumulation if dealing is None else dealing.full_turns
     if loader_length is None:
         if max_steps <= 0:
             raise ConfigurationError(
@@ -99,9 +122,11 @@ def make_plan(
             micro_batches_per_epoch=max_steps * accumulation,
             accumulation=accumulation,
             round_size=round_size,
+            global_batch_size=global_batch,
             num_examples=global_batch * max_steps,
             num_train_samples=max_steps * global_batch,
             has_length=False,
+            dealing=dealing,
         )
     if loader_length == 0:
         raise ConfigurationError(
@@ -125,9 +150,11 @@ def make_plan(
         micro_batches_per_epoch=loader_length,
         accumulation=accumulation,
         round_size=round_size,
+        global_batch_size=global_batch,
         num_examples=examples,
         num_train_samples=num_train_samples,
         has_length=True,
+        dealing=dealing,
     )
 
 
@@ -146,7 +173,7 @@ class Cursor:
 
     def samples_in_epoch(self, plan: TrainPlan) -> int:
         """Samples of the epoch's global order that were consumed."""
-        return self.micro_batches * plan.round_size
+        return plan.rounds_after(self.micro_batches) * plan.round_size
 
     def samples_consumed(self, plan: TrainPlan) -> int:
         """Samples that the run consumed so far over all ranks."""

@@ -26,7 +26,8 @@ class Queries(TrainerParts):
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Samples of one optimizer step over all ranks."""
-        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        ranks = args.max_workers if args.is_elastic and args.max_workers is not None else args.world_size
+        return args.train_batch_size * args.gradient_accumulation_steps * ranks
 
     def get_tp_size(self) -> int:
         """Ranks that share a tensor; always 1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from raytrainer.loop.loss_scaling import LossScaling
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.plan import Cursor, TrainPlan
+from raytrainer.random_state import HostRandomState
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
@@ -49,6 +51,8 @@ class TrainRun:
     """Checkpoint whose random state is still to be restored, at the first fetch of data."""
     stream_position: dict[str, Any] | None = None
     """Where the checkpoint's stream of data stood; until the first epoch is opened."""
+    pass_began: HostRandomState | None = None
+    """The random state of this process when the epoch in progress began."""
     batches: Iterator[Any] | None = None
     """The micro-batches of the epoch in progress."""
     interrupted: bool = False
@@ -97,5 +101,7 @@ class TrainRun:
     """The origin of the first bad loss on this rank was looked for."""
     bad_loss_origin: str | None = None
     """What was found."""
+    ledger: Path | None = None
+    """Where this attempt writes which samples it uses, if ``debug`` asks for it."""
     requested_sizes: MicroBatchSizes | None = None
     """What the arguments asked for, where ``auto_find_batch_size`` may take smaller ones."""

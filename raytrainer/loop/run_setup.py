@@ -24,7 +24,9 @@ from raytrainer.callbacks.early_stopping import ended_by
 from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states
 from raytrainer.checkpoint.locate import is_checkpoint
 from raytrainer.checkpoint.state_files import load_trainer_state
+from raytrainer.data.loader import RankDataLoader, dealing_of
 from raytrainer.data.undivided import describe_undivided, is_divided
+from raytrainer.errors import ConfigurationError
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
 from raytrainer.loop.loss_meter import LossMeter, Window
@@ -132,14 +134,23 @@ def plan_of(trainer: TrainerProtocol, loader: Any) -> TrainPlan:
     """Derive the plan from the arguments and the loader."""
     args = trainer.args
     length = len(loader) if has_length(loader) else None
+    dealing = dealing_of(args)
+    if dealing is not None and not isinstance(loader, RankDataLoader):
+        raise ConfigurationError(
+            f"num_workers={args.num_workers!r} lets the number of workers change, so micro-batches are dealt out to "
+            f"those there are, and get_train_dataloader returned a {type(loader).__name__}, whose batches cannot be. "
+            "Return what super().get_train_dataloader() returns, or train on a fixed number, "
+            f"num_workers={args.max_workers}."
+        )
     return make_plan(
         max_steps=args.max_steps,
         num_train_epochs=args.num_train_epochs,
         accumulation=args.gradient_accumulation_steps,
         per_device_batch_size=args.train_batch_size,
-        world_size=args.world_size,
+        world_size=args.world_size if dealing is None else dealing.parts,
         loader_length=length,
         num_examples=trainer.num_examples(loader) if length else None,
+        dealing=dealing,
     )
 
 
@@ -219,7 +230,7 @@ def restore_state(
             tell_of_another_end(trainer, plan, cursor)
         return cursor
     epoch, micro_batches = plan.position_at(state.global_step)
-    before = epoch * plan.micro_batches_per_epoch * plan.round_size
+    before = epoch * plan.rounds_after(plan.micro_batches_per_epoch) * plan.round_size
     return Cursor(epoch=epoch, micro_batches=micro_batches, samples_before=before)
 
 
@@ -265,15 +276,15 @@ def is_ended(trainer: TrainerProtocol) -> bool:
 def rescaled(saved: LoopState, plan: TrainPlan) -> Cursor:
     """Convert the saved position to micro-batches of this plan."""
     cursor = dataclasses.replace(saved.cursor)
+    rounds = cursor.micro_batches * saved.round_size // plan.round_size
+    cursor.micro_batches = plan.micro_batches_after(rounds)
     if saved.round_size != plan.round_size:
-        samples = cursor.micro_batches * saved.round_size
-        cursor.micro_batches = samples // plan.round_size
         logger.warning(
             "The checkpoint was saved with %d samples per micro-batch over all workers, and this run takes %d; the "
             "data go on at sample %d of epoch %d.",
             saved.round_size,
             plan.round_size,
-            cursor.micro_batches * plan.round_size,
+            rounds * plan.round_size,
             cursor.epoch,
         )
     return cursor

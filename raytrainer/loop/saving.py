@@ -7,6 +7,7 @@ of it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -148,8 +149,9 @@ def loop_state(run: TrainRun, window: Window, task: dict[str, Any]) -> LoopState
         window: Mean over ranks of the losses since the last log.
         task: What the trainer of one task keeps.
     """
+    rounds = run.plan.rounds_after(run.cursor.micro_batches)
     return LoopState(
-        cursor=run.cursor,
+        cursor=dataclasses.replace(run.cursor, micro_batches=rounds),
         round_size=run.plan.round_size,
         stream=stream_position(run.loader, run.cursor.micro_batches),
         window_sum=window.total,

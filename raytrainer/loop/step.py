@@ -12,6 +12,7 @@ from torch import nn
 
 from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.layout.tensor_layout import full_shape
+from raytrainer.loop.elastic_draws import seed_between_steps, seed_micro_batch
 from raytrainer.loop.failed_step import explain_failure
 from raytrainer.loop.nonfinite import check_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
@@ -72,6 +73,7 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
         compute = functools.partial(
             compute_gradients, run, inputs, num_items, has_target=targets.has_target[index]
         )
+        seed_micro_batch(run, index)
         with run.backend.micro_batch(run.model, is_last=(is_last or reduces_each) and not fits):
             try:
                 loss = agree_on_memory(run, compute) if fits else compute()
@@ -82,7 +84,7 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
         is_real = targets.exist if num_items is None or not run.scaling.has_divided() else num_items > 0
         run.meter.add(loss, trainer.state.global_step + 1, is_real=is_real)
         run.cursor.micro_batches += 1
-        track_work(run, inputs)
+        track_work(run, inputs, counts=targets.shares[index] > 0)
         if not is_last:
             trainer.control = handler.on_substep_end(run.args, trainer.state, trainer.control)
             if "on_substep_end" in run.step_events and should_stop(run):
@@ -169,21 +171,38 @@ def update_weights(run: TrainRun) -> None:
         trainer.lr_scheduler.step()
     run.backend.zero_grad(run.model)
     trainer.state.global_step += 1
-    trainer.state.epoch = run.cursor.epoch + run.cursor.micro_batches / run.plan.micro_batches_per_epoch
+    trainer.state.epoch = run.cursor.epoch + run.plan.part_of_epoch(run.cursor.micro_batches)
+    seed_between_steps(run)
     trainer.control = handler.on_step_end(args, trainer.state, trainer.control)
 
 
-def track_work(run: TrainRun, inputs: Batch) -> None:
-    """Count samples, tokens and floating-point operations of a micro-batch."""
-    run.speed.add(run.args.train_batch_size)
+def track_work(run: TrainRun, inputs: Batch, *, counts: bool) -> None:
+    """Count samples, tokens and floating-point operations of a micro-batch.
+
+    Args:
+        run: The run.
+        inputs: The micro-batch.
+        counts: False for a stand-in of a rank without samples.
+    """
     trainer = run.trainer
-    trainer.current_flos += float(trainer.floating_point_ops(inputs))
+    if counts:
+        run.speed.add(run.args.train_batch_size)
+        trainer.current_flos += float(trainer.floating_point_ops(inputs))
     if run.args.include_num_input_tokens_seen != "no":
-        run.trainer.state.num_input_tokens_seen += count_input_tokens(run, inputs)
+        run.trainer.state.num_input_tokens_seen += count_input_tokens(run, inputs, counts=counts)
 
 
-def count_input_tokens(run: TrainRun, inputs: Batch) -> int:
-    """All ranks: input tokens of a micro-batch over ranks [tokens]; 0 where the input has no known name."""
+def count_input_tokens(run: TrainRun, inputs: Batch, *, counts: bool = True) -> int:
+    """All ranks: input tokens of a micro-batch over ranks.
+
+    Args:
+        run: The run.
+        inputs: The micro-batch.
+        counts: Whether this rank's counts.
+
+    Returns:
+        Their number [tokens]; 0 where the input has no known name.
+    """
     trainer = run.trainer
     name = getattr(trainer.model, "main_input_name", "input_ids")
     if name not in inputs:
@@ -195,6 +214,8 @@ def count_input_tokens(run: TrainRun, inputs: Batch) -> int:
             tokens = inputs["attention_mask"].sum()
         elif pad is not None:
             tokens = (inputs[name] != pad).sum()
+    if not counts:
+        tokens = 0
     if isinstance(tokens, int) and run.runtime.world_size == 1:
         return tokens  # nobody to add up with, so no need to wait for a device
     tokens = torch.as_tensor(tokens, device=run.args.device, dtype=torch.int64)

@@ -10,7 +10,8 @@ from transformers.trainer_utils import (
     speed_metrics,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from raytrainer.data.position import open_epoch
+from raytrainer.checkpoint.rng import read_pass_start
+from raytrainer.data.position import open_epoch, own_generators
 from raytrainer.hub.checkpoint_uploads import finish_uploads
 from raytrainer.loop.boundary import (
     agree_on_control,
@@ -21,13 +22,16 @@ from raytrainer.loop.boundary import (
     leave_if_moving,
     window_over_ranks,
 )
+from raytrainer.loop.elastic_draws import epoch_state, seed_between_steps
 from raytrainer.loop.failed_step import told_late_cause, told_step
 from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
+from raytrainer.loop.sample_ledger import check_ledger_of_epoch, open_ledger, record_step
 from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.loop.step import take_step
 from raytrainer.loop.trainable import after_train_begin, follow
+from raytrainer.random_state import HostRandomState
 from raytrainer.telemetry.events import TrainEnded
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ def train(run: TrainRun) -> TrainOutput:
     if args.eval_on_start and trainer.state.global_step == 0:
         metrics = trainer._evaluate(trainer._trial, run.ignore_keys_for_eval, skip_scheduler=True)
         trainer._report_to_hp_search(trainer._trial, 0, metrics)
+    open_ledger(run, checkpoint_storage(trainer).directory)
     emit_progress(run, always=True)
     trainer.control.should_training_stop |= run.is_ended
     for epoch in range(run.cursor.epoch, run.plan.num_epochs if not run.is_ended else 0):
@@ -79,6 +84,9 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
         restore_rng(run)
     if run.interrupted:
         return
+    is_complete = run.plan.has_length and run.cursor.micro_batches >= run.plan.micro_batches_per_epoch
+    if is_exhausted or is_complete:
+        check_ledger_of_epoch(run)
     if run.cursor.micro_batches == 0 and not trainer.control.should_training_stop:
         logger.warning(
             "The training data gave no batch, so training ends at step %d of %d. An iterable dataset has fewer "
@@ -89,7 +97,6 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
         trainer.control.should_training_stop = True
     trainer.control = trainer.callback_handler.on_epoch_end(args, trainer.state, trainer.control)
     agree_on_control(run)
-    is_complete = run.plan.has_length and run.cursor.micro_batches >= run.plan.micro_batches_per_epoch
     if is_exhausted or is_complete or trainer.control.should_epoch_stop:
         # From here on the epoch is closed: a checkpoint that is saved now goes on with the next one. An epoch in which
         # training stopped stays open, for a run with more steps.
@@ -122,6 +129,7 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
     if is_fresh:
         # The state was saved before this epoch's iterator drew its seed from it ...
         restore_rng(run)
+    run.pass_began = began_with(run, epoch, is_fresh=is_fresh)
     batches = open_epoch(
         run.loader,
         epoch=epoch,
@@ -129,6 +137,7 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
         skip_micro_batches=run.cursor.micro_batches,
         num_wanted=(trainer.state.max_steps - trainer.state.global_step) * run.plan.accumulation,
         stream=run.stream_position,
+        began=None if is_fresh else run.pass_began,
     )
     run.stream_position = None
     run.batches = batches
@@ -144,6 +153,7 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
             return True
         with told_late_cause(run):
             if take_step(run, group, num_items):
+                record_step(run, len(group))
                 finish_step(run)
                 leave_if_moving(run)
         if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
@@ -160,9 +170,25 @@ def finish_step(run: TrainRun) -> None:
     at_boundary(run)
 
 
+def began_with(run: TrainRun, epoch: int, *, is_fresh: bool) -> HostRandomState | None:
+    """This rank's random state when an epoch begins, or began, if the checkpoint that the run goes on from has it."""
+    if run.plan.dealing is not None:
+        state = epoch_state(run, epoch)
+        if is_fresh:
+            state.restore(own_generators(run.loader))
+        return state
+    if is_fresh:
+        return HostRandomState.now(own_generators(run.loader))
+    if run.rng_checkpoint is None:
+        return None
+    rank, world_size = run.runtime.rank, run.runtime.world_size
+    return read_pass_start(run.rng_checkpoint, rank=rank, world_size=world_size)
+
+
 def restore_rng(run: TrainRun) -> None:
     """Restore this rank's random state of the checkpoint that the run began from, once."""
-    if run.rng_checkpoint is not None:
+    seed_between_steps(run)
+    if run.rng_checkpoint is not None and run.plan.dealing is None:
         run.trainer._load_rng_state(run.rng_checkpoint)
         run.rng_checkpoint = None
 

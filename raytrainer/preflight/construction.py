@@ -9,9 +9,11 @@ from __future__ import annotations
 import inspect
 
 import torch
+from torch.utils.data import IterableDataset
 from transformers.trainer_utils import IntervalStrategy
 
 from raytrainer.arguments.accelerator_config import check_configured_state
+from raytrainer.data.dataset_kinds import as_dataset
 from raytrainer.errors import ConfigurationError, ModelError, WrongTypeError
 from raytrainer.preflight.best_metric import best_metric_names_a_dataset
 from raytrainer.preflight.datasets import check_not_empty, named_datasets
@@ -48,6 +50,7 @@ def check_trainer(facts: TrainerFacts) -> None:
         collator_is_callable,
         loss_function_can_be_called,
         datasets_are_not_empty,
+        elastic_streams_have_one_reader,
         seq2seq_fields_are_implemented,
     ):
         rule(facts)
@@ -171,6 +174,20 @@ def datasets_are_not_empty(facts: TrainerFacts) -> None:
         *named_datasets(facts.eval_dataset, "eval_dataset"),
     ):
         check_not_empty(name, dataset)
+
+
+def elastic_streams_have_one_reader(facts: TrainerFacts) -> None:
+    """The micro-batches of a step are dealt out in the order of the stream, which several processes share out."""
+    args = facts.args
+    if not args.is_elastic or args.dataloader_num_workers < 2 or facts.train_dataset is None:
+        return
+    if isinstance(as_dataset(facts.train_dataset), IterableDataset):
+        raise ConfigurationError(
+            f"num_workers={args.num_workers!r} lets the number of workers change, and dataloader_num_workers="
+            f"{args.dataloader_num_workers} lets several processes read the train_dataset, which is a stream: its "
+            "order would follow from both numbers. Set dataloader_num_workers=1, or train on a fixed number, "
+            f"num_workers={args.max_workers}."
+        )
 
 
 def seq2seq_fields_are_implemented(facts: TrainerFacts) -> None:

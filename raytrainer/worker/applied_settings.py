@@ -25,7 +25,7 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
     """The rows of the table."""
     args, plan = run.args, run.plan
     requested_workers = args.max_workers or run.runtime.world_size
-    rows = run.backend.engaged(run.model, requested_workers)
+    rows = run.backend.engaged(run.model, run.runtime.world_size if args.is_elastic else requested_workers)
     rows.append(optimizer_row(run))
     rows.append(
         EngagedRow(
@@ -34,7 +34,7 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
             engaged=f"{type(run.trainer.lr_scheduler).__name__}, {plan.max_steps} steps",
         )
     )
-    now = MicroBatchSizes(per_device=args.train_batch_size, accumulation=plan.accumulation)
+    now = MicroBatchSizes(per_device=args.train_batch_size, accumulation=args.gradient_accumulation_steps)
     asked = run.requested_sizes or now
     fitted = f", as {now.per_device} x {now.accumulation} x {requested_workers} to fit into memory"
     rows.append(

@@ -74,19 +74,19 @@ def language_model() -> Any:
     )
 
 
-def classifier() -> Any:
+def classifier(dropout: float = 0.0, vocabulary: int = 20) -> Any:
     """Takes the mean over its batch."""
     torch.manual_seed(7)
     return transformers.BertForSequenceClassification(
         transformers.BertConfig(
-            vocab_size=20,
+            vocab_size=vocabulary,
             hidden_size=8,
             intermediate_size=8,
             num_hidden_layers=1,
             num_attention_heads=2,
             num_labels=4,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
     )
 

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, DataCollatorForLanguageModeling
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    DataCollatorForLanguageModeling,
+    DefaultDataCollator,
+)
 
 import raytrainer
 from raytrainer.data.micro_batches import MicroBatches
@@ -28,19 +34,24 @@ def masked_model() -> MaskedModel:
     return MaskedModel(BertConfig(vocab_size=100, max_position_embeddings=40, **sizes))
 
 
-def train(library: Any, directory: Path, resume: Path | None = None, **options: Any) -> Any:
-    """Train a model with dropout on tokens that the collator masks at random."""
+def train(
+    library: Any, directory: Path, resume: Path | None = None, *, collator: Any = None, **options: Any
+) -> Any:
+    """Train a model with dropout on tokens that the collator masks at random, or else on those that it is given."""
     directory.mkdir(exist_ok=True)
     vocabulary = directory / "vocab.txt"
     vocabulary.write_text("\n".join(WORDS))
     generator = torch.Generator().manual_seed(0)
     samples = [{"input_ids": torch.randint(5, 100, (12,), generator=generator).tolist()} for _ in range(30)]
+    if collator is not None:
+        samples = [{**sample, "labels": sample["input_ids"]} for sample in samples]
     trainer = library.Trainer(
         model=masked_model(),
         args=make_args(library, directory, **{"num_train_epochs": 2, **options}),
         train_dataset=samples,
         eval_dataset=samples[:8],
-        data_collator=DataCollatorForLanguageModeling(BertTokenizerFast(vocab_file=str(vocabulary))),
+        data_collator=collator
+        or DataCollatorForLanguageModeling(BertTokenizerFast(vocab_file=str(vocabulary))),
     )
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return trainer
@@ -52,9 +63,8 @@ def train(library: Any, directory: Path, resume: Path | None = None, **options: 
         {},
         {"gradient_accumulation_steps": 3},
         {"eval_strategy": "steps", "eval_steps": 3},
-        {"dataloader_num_workers": 2},
     ],
-    ids=["one micro-batch", "accumulated", "evaluated in between", "loading processes"],
+    ids=["one micro-batch", "accumulated", "evaluated in between"],
 )
 def test_random_masks_and_dropout_are_those_of_transformers(options: dict[str, Any], tmp_path: Path) -> None:
     ours, theirs = (train(one, tmp_path / one.__name__, **options) for one in (raytrainer, transformers))
@@ -62,6 +72,15 @@ def test_random_masks_and_dropout_are_those_of_transformers(options: dict[str, A
     assert len({row[1] for row in rows(ours)}) == ours.state.global_step
     for name, value in theirs.model.state_dict().items():
         assert torch.allclose(ours.model.state_dict()[name], value, rtol=0, atol=1e-5), name
+
+
+def test_a_model_draws_like_in_transformers_beside_loading_processes_that_draw_nothing(
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {"dataloader_num_workers": 2, "collator": DefaultDataCollator()}
+    ours, theirs = (train(one, tmp_path / one.__name__, **options) for one in (raytrainer, transformers))
+    assert [row[1] for row in rows(ours)] == pytest.approx([row[1] for row in rows(theirs)], abs=1e-6)
+    assert len({row[1] for row in rows(ours)}) == ours.state.global_step
 
 
 @pytest.mark.parametrize("step", [1, 7, 8, 9, 16])

@@ -50,7 +50,7 @@ def test_every_sample_is_seen_once_and_fill_ups_are_counted(
     ranks = shares(sampler, batch_size, world_size, drop_last=drop_last)
     ranks[0].set_epoch(epoch)
     real: list[int] = []
-    for num_round, *micro_batches in zip(ranks[0].real_samples(), *ranks, strict=True):
+    for (num_round, _), *micro_batches in zip(ranks[0].rounds(), *ranks, strict=True):
         for rank, batch in enumerate(micro_batches):
             real += batch[: ranks[rank].split.share_of(num_round, rank).num_real]
     kept = num_samples - num_samples % (batch_size * world_size) if drop_last else num_samples
@@ -68,7 +68,7 @@ def test_without_fill_ups_shares_equal_those_of_accelerate_but_for_stand_ins(
     assert len({len(list(mine)) for mine in ranks}) == 1, "all ranks take part in all rounds"
     for rank, mine in enumerate(ranks):
         theirs = BatchSamplerShard(batches, world_size, rank, even_batches=False)
-        reals = [mine.split.share_of(n, rank).num_real for n in mine.real_samples()]
+        reals = [mine.split.share_of(n, rank).num_real for n, _ in mine.rounds()]
         own = [batch for batch, num_real in zip(mine, reals, strict=True) if num_real > 0]
         assert own == list(theirs)
         assert len(mine) == len(list(mine))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from accelerate.data_loader import IterableDatasetShard
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
 from raytrainer.data.batch_split import BatchSplit
+from raytrainer.data.dealing import Turn
+from raytrainer.data.draws import Draws, Fetched, Place, Placed, PlacedCollate
 from raytrainer.data.streams import CollateItems, Item, RankStream, RoundEnd
 
 
@@ -41,12 +44,21 @@ def shares(
     ]
 
 
+def sample_of(item: Item) -> Any:
+    assert item.placed is not None
+    return item.placed.sample
+
+
+def placed(number: int) -> Placed:
+    return Placed(number, Place(number, number, 0))
+
+
 def micro_batches(mine: RankStream) -> list[tuple[list[int], int]]:
     """Samples of each micro-batch, and how many of its round are real."""
     found: list[tuple[list[int], int]] = []
     current: list[int] = []
     for item in mine:
-        current.append(item.sample)
+        current.append(sample_of(item))
         if item.round_end is not None:
             found.append((current, item.round_end.num_round))
             current = []
@@ -74,14 +86,14 @@ def test_shares_equal_those_of_accelerate(
             num_processes=world_size,
             process_index=rank,
         )
-        assert [item.sample for item in mine] == list(theirs)
+        assert [sample_of(item) for item in mine] == list(theirs)
 
 
 @given(st.integers(0, 60), st.integers(1, 8), st.booleans())
 def test_one_rank_alone_gets_the_stream_as_it_is(count: int, batch_size: int, drop_last: bool) -> None:
     (mine,) = shares(Numbers(count), batch_size, 1, drop_last=drop_last)
     kept = count - count % batch_size if drop_last else count
-    assert [item.sample for item in mine] == list(range(kept))
+    assert [sample_of(item) for item in mine] == list(range(kept))
 
 
 @given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 5))
@@ -94,7 +106,7 @@ def test_each_sample_is_real_on_one_rank_once(count: int, batch_size: int, world
 @given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 5))
 def test_without_fill_ups_no_sample_comes_twice(count: int, batch_size: int, world_size: int) -> None:
     ranks = shares(Numbers(count), batch_size, world_size, drop_last=False, fills_up=False)
-    yielded = [[item.sample for item in mine] for mine in ranks]
+    yielded = [[sample_of(item) for item in mine] for mine in ranks]
     assert sorted(sample for mine in ranks for sample in real_samples(mine)) == list(range(count))
     turns = {sum(item.round_end is not None for item in mine) for mine in ranks}
     assert turns == {-(-count // (batch_size * world_size))}, "all ranks take part in all rounds"
@@ -130,9 +142,11 @@ def test_a_stream_goes_on_at_any_round(
 def test_the_epoch_reaches_the_dataset() -> None:
     (mine,) = shares(Numbers(2), 2, 1, drop_last=False)
     mine.set_epoch(3)
-    assert [item.sample for item in mine] == [3000, 3001]
+    assert [sample_of(item) for item in mine] == [3000, 3001]
 
 
 def test_a_batch_says_how_many_of_its_samples_are_real() -> None:
-    turn = RoundEnd(num_round=2, place={"samples": 2})
-    assert CollateItems(sum)([Item(1, None), Item(2, None), Item(4, turn)]) == (7, 0, turn)
+    turn = RoundEnd(num_round=2, place={"samples": 2}, turn=Turn(0, 0))
+    items = [Item(placed(1), None), Item(placed(2), None), Item(placed(4), turn)]
+    collate = PlacedCollate(sum, Draws())
+    assert CollateItems(collate)(items) == (Fetched(7, [1, 2, 4]), 0, turn)

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.faults.victims import CountShards, KillAtStep, KillInSave, make_trainer, outcome
+from tests.faults.victims import (
+    Augmented,
+    CountShards,
+    KillAtStep,
+    KillInSave,
+    collate_with_dropped_labels,
+    make_trainer,
+    outcome,
+)
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -74,6 +82,25 @@ def test_workers_killed_at_each_moment_of_a_save_change_nothing(unkilled: Any, t
     assert_same(found, unkilled)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {*(f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)), "logs"}
+
+
+def test_a_worker_killed_beside_loading_processes_that_draw_changes_nothing(
+    unkilled: Any, tmp_path: Path
+) -> None:
+    results: list[Any] = []
+    marker = tmp_path / "died"
+    for killers in ([], [KillAtStep(5, 1, str(marker))]):
+        directory = tmp_path / f"run-{len(results)}"
+        trainer = make_trainer(directory, *killers, dataloader_num_workers=1)
+        trainer.train_dataset = Augmented()
+        trainer.data_collator = collate_with_dropped_labels
+        trainer.train()
+        results.append(outcome(trainer))
+        trainer.end()
+    assert marker.exists()
+    for (_, drawn), (_, plain) in zip(results[0][1], unkilled[1], strict=True):
+        assert drawn != pytest.approx(plain), "the draws change the losses"
+    assert_same(results[1], results[0])
 
 
 SHARDING: dict[str, dict[str, Any]] = {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch.distributed.tensor import DTensor
+from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from raytrainer import Trainer, TrainingArguments
@@ -94,6 +97,29 @@ def make_samples() -> list[dict[str, torch.Tensor]]:
         labels[int(torch.randint(4, 12, (1,), generator=generator)) :] = -100
         samples.append({"input_ids": tokens, "labels": labels})
     return samples
+
+
+class Augmented(Dataset[dict[str, torch.Tensor]]):
+    """Replaces tokens at random, with numbers of torch, numpy and Python."""
+
+    def __init__(self) -> None:
+        self.samples = make_samples()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        sample = self.samples[index]
+        kept = torch.rand(12) < 0.8
+        added = int(np.random.randint(32)) + random.randrange(32)
+        return {**sample, "input_ids": torch.where(kept, sample["input_ids"], added)}
+
+
+def collate_with_dropped_labels(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A collator that draws."""
+    batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    batch["labels"][torch.rand(batch["labels"].shape) < 0.2] = -100
+    return batch
 
 
 def make_model() -> LlamaForCausalLM:

@@ -74,3 +74,13 @@ def test_metrics_that_know_the_last_batch_pass():
             {"batch_eval_metrics": True}, compute_metrics=lambda pred, compute_result: {}, eval_dataset=GOOD
         )
     )
+
+
+def test_a_stream_of_an_elastic_run_has_one_reader():
+    given = {"train_dataset": (row for row in ())}
+    for options in ({"num_workers": (1, 3)}, {"num_workers": 3, "dataloader_num_workers": 2}):
+        check_trainer(facts(options, **given))
+    with pytest.raises(
+        ConfigurationError, match=r"dataloader_num_workers=2 .*is a stream.*dataloader_num_workers=1"
+    ):
+        check_trainer(facts({"num_workers": (1, 3), "dataloader_num_workers": 2}, **given))
