@@ -79,6 +79,7 @@ from raytrainer.preflight.unsupported_methods import (
 )
 from raytrainer.process_state import ProcessState
 from raytrainer.runtimes.base import Runtime
+from raytrainer.runtimes.interrupts import end_as_told
 from raytrainer.user_types import DatasetLike, ProcessingClass
 from raytrainer.wire.preparations import forget_repeats
 
@@ -251,13 +252,14 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
             ConfigurationError: For input that cannot be trained with, before any worker starts.
             CheckpointError: If there is nothing to resume from.
             TrainingFailed: If workers failed for good; leads with the user's exception.
+            SystemExit: With ``sigterm_exit_code``, after a SIGTERM: the run is saved, and the process was told to end.
         """
         from raytrainer.worker.train_task import train_on_rank
 
         self._trial = check_trial(trial)
         session = self._process.session
         assert session is not None, "an entry point runs on a bound trainer"
-        with session.listening():
+        with session.listening() as heard:
             output = train_on_rank(
                 self,
                 runtime=session.runtime,
@@ -267,6 +269,9 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
                 compute_loss_override=self._compute_loss_override(),
             )
         session.has_trained = True
+        # All ranks: those that a launcher told to end one of end together.
+        if session.runtime.agree([int(heard.sigterm)])[0]:
+            end_as_told(self.args.sigterm_exit_code)
         return output
 
     def hyperparameter_search(

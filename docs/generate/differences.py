@@ -50,7 +50,8 @@ DIFFERENCES: dict[str, Difference] = {
     "enable_jit_checkpoint": Difference(
         "Saves after the step in which SIGTERM came, where `transformers` waits three seconds first; all ranks save "
         "after the same step, whichever of them got it. After SIGTERM to a Ray worker the run goes on in other "
-        "workers, elsewhere if its node goes; after SIGTERM to the script it stops.",
+        "workers, elsewhere if its node goes; after SIGTERM to the script it stops, and the script ends with "
+        "`sigterm_exit_code` (143), where that of `transformers` goes on.",
         "tests/driver/test_worker_group.py::"
         "test_sigterm_to_one_worker_makes_all_ranks_save_and_others_go_on_which_is_no_failure",
     ),

@@ -175,6 +175,7 @@ SUPPORTED: tuple[str, ...] = (
     "worker_idle_timeout_s",
     "cluster_timeout_s",
     "placement_timeout_s",
+    "sigterm_exit_code",
     "accelerate_config",
     "accelerator_config",
     "rank_check_steps",

@@ -126,6 +126,14 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         },
     )
 
+    sigterm_exit_code: int | None = field(
+        default=143,
+        metadata={
+            "help": "With what status this process ends after SIGTERM, once the run has been saved: 143 says that it "
+            "was terminated. None: train() returns, and the script goes on."
+        },
+    )
+
     def __post_init__(self) -> None:
         if self.hub_token in ("<HUB_TOKEN>", ""):  # what to_dict() writes in place of any token, also of none
             self.hub_token = None

@@ -134,6 +134,7 @@ def check_values(args: TrainingArguments) -> None:
         _check_number(name, getattr(args, name), minimum, None)
     for name in _BELOW_ONE:
         _check_number(name, getattr(args, name), 0, 1)
+    _check_exit_code(args.sigterm_exit_code)
     _check_tokens_seen(args.include_num_input_tokens_seen)
     _check_debug(args.debug)
     _check_reporters(args.report_to)
@@ -159,6 +160,14 @@ def _check_number(name: str, value: object, minimum: float, below: float | None)
         return
     wanted = f"a number of {minimum:g} or more" + (f" and less than {below:g}" if below is not None else "")
     raise ConfigurationError(f"{name}={value!r} is not {wanted}. Change it, or leave it out for the default.")
+
+
+def _check_exit_code(value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255):
+        raise ConfigurationError(
+            f"sigterm_exit_code={value!r} is not an exit status. Give a whole number from 0 to 255; None lets the "
+            "script go on after SIGTERM."
+        )
 
 
 def _check_tokens_seen(value: object) -> None:

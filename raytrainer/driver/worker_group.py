@@ -85,6 +85,8 @@ class WorkerGroup:
         self._is_busy = False
         self._is_ended = False
         self._has_called = False
+        self.got_sigterm = False
+        """This process was told to end during the last task."""
         self._final_weights: Shipped | None = None
         """What the workers left, once their control actor has ended."""
         self._next_trainer: NextTrainer | None = None
@@ -307,8 +309,9 @@ class WorkerGroup:
         assert updates is not None
         wants_stop = threading.Event()
         note_at_s: float | None = time.monotonic() + START_NOTE_S
-        with interrupts(wants_stop.set, sigterm_only_asks=self._args.enable_jit_checkpoint):
+        with interrupts(wants_stop.set, sigterm_only_asks=self._args.enable_jit_checkpoint) as heard:
             for update in updates.follow(timeout_s):
+                self.got_sigterm = heard.sigterm
                 if update is not None and update.result is not None:
                     return receive(update.result.payload)
                 if update is not None and (update.phase is not Phase.OPEN or started.fit.is_over):

@@ -20,6 +20,7 @@ from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError
 from raytrainer.runtimes.base import Command
+from raytrainer.runtimes.interrupts import end_as_told
 from raytrainer.telemetry.console import Renderer
 from raytrainer.telemetry.events import Evaluated, Note
 from raytrainer.trainer_protocol import TrainerProtocol
@@ -76,6 +77,7 @@ class Workers:
             ConfigurationError: If the trainer was changed in a way that the workers cannot take over.
             TrainingFailed: If the workers failed for good.
             KeyboardInterrupt: If the user interrupted twice.
+            SystemExit: If this process got a SIGTERM; what the workers did until then was taken back.
         """
         renderer = self._open_renderer(trainer)
         self._renderer = renderer
@@ -112,6 +114,8 @@ class Workers:
             if taken.refers_to_model and trainer._process.weights_are_on_workers:
                 trainer._fetch_weights()
             self._tell(taken, method)
+            if group.got_sigterm:
+                end_as_told(trainer.args.sigterm_exit_code)
             return taken.value
         raise GroupClosedError("The workers left twice while they were given a task. Call again.")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from raytrainer.runtimes.base import Command
-from raytrainer.runtimes.interrupts import interrupts
+from raytrainer.runtimes.interrupts import Heard, interrupts
 
 T = TypeVar("T")
 
@@ -57,9 +57,9 @@ class LocalRuntime:
         self.emit(event)
 
     @contextlib.contextmanager
-    def listening(self, *, sigterm_only_asks: bool = False) -> Generator[None]:
-        with interrupts(self._on_interrupt, sigterm_only_asks=sigterm_only_asks):
-            yield
+    def listening(self, *, sigterm_only_asks: bool = False) -> Generator[Heard]:
+        with interrupts(self._on_interrupt, sigterm_only_asks=sigterm_only_asks) as heard:
+            yield heard
         self._command = Command.NONE
 
     def _on_interrupt(self) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from raytrainer.arguments.launched import join_group
 from raytrainer.runtimes.base import Command
-from raytrainer.runtimes.interrupts import interrupts
+from raytrainer.runtimes.interrupts import Heard, interrupts
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -112,9 +112,9 @@ class ProcessGroupRuntime(CollectiveRuntime):
         self.emit(event)
 
     @contextlib.contextmanager
-    def listening(self, *, sigterm_only_asks: bool = False) -> Generator[None]:
-        with interrupts(self._on_interrupt, sigterm_only_asks=sigterm_only_asks):
-            yield
+    def listening(self, *, sigterm_only_asks: bool = False) -> Generator[Heard]:
+        with interrupts(self._on_interrupt, sigterm_only_asks=sigterm_only_asks) as heard:
+            yield heard
         self._command = Command.NONE
 
     def _on_interrupt(self) -> None:

@@ -19,6 +19,7 @@ from raytrainer.checkpoint.run_storage import RunStorage
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.runtimes.base import Runtime
+from raytrainer.runtimes.interrupts import Heard
 from raytrainer.storage.locations import is_uri
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.parts import SentParts
@@ -132,12 +133,12 @@ class Session:
         """The workers are about to end."""
         self.trainer._process.session = None
 
-    def listening(self) -> contextlib.AbstractContextManager[None]:
+    def listening(self) -> contextlib.AbstractContextManager[Heard]:
         """Inside the block, the driver or Ctrl-C may ask a running loop to save and stop."""
-        listening: Callable[..., contextlib.AbstractContextManager[None]] | None
+        listening: Callable[..., contextlib.AbstractContextManager[Heard]] | None
         listening = getattr(self.runtime, "listening", None)
         if listening is None:
-            return contextlib.nullcontext()
+            return contextlib.nullcontext(Heard())  # on a Ray worker, whose driver hears signals
         return listening(sigterm_only_asks=self.trainer.args.enable_jit_checkpoint)
 
 

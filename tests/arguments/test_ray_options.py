@@ -71,6 +71,8 @@ def run(failure: dict | None = None, checkpoint: dict | None = None, **values: o
         ("placement_strategy", "SCATTER"),
         ("worker_idle_timeout_s", -1),
         ("cluster_timeout_s", float("nan")),
+        ("sigterm_exit_code", 256),
+        ("sigterm_exit_code", 1.5),
     ],
 )
 def test_value_that_cannot_be_right_is_refused_by_name(field, value):

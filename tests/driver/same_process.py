@@ -23,6 +23,8 @@ class SameProcessGroup:
 
     made: ClassVar[list[SameProcessGroup]] = []
     num_workers = 1
+    gets_sigterm = False
+    """The script is told to end while a task runs."""
 
     def __init__(self, trainer: Any, args: Any, on_event: Any, **of_trials: Any) -> None:
         self.shipped = ship(trainer)
@@ -30,6 +32,7 @@ class SameProcessGroup:
         self.notes: list[str] = []
         self.is_open = True
         self.is_busy = False
+        self.got_sigterm = self.gets_sigterm
         self.allocation = SimpleNamespace(num_workers=self.num_workers)
         self.applied: list[int] = []
         """Versions of the changes that were applied, in order."""
