@@ -53,7 +53,9 @@ def fit(asked: Any, name: str, checkpoint: Any = None) -> Any:
             "step_s": asked.step_s,
             "checkpoint": checkpoint,
         },
-        scaling_config=ray.train.ScalingConfig(num_workers=NUM_WORKERS),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(1, NUM_WORKERS) if asked.elastic else NUM_WORKERS
+        ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(asked.directory / "ray-results"),
@@ -65,7 +67,7 @@ def fit(asked: Any, name: str, checkpoint: Any = None) -> Any:
 def main() -> None:
     """Train, and evaluate if asked to."""
     asked = options()
-    ray.init(address="local")  # as fit() would, but never in an existing cluster
+    ray.init(address=asked.address)  # as fit() would, but never in a cluster that happens to run
     result = fit(asked, "train")
     if asked.evaluate:
         mark(asked.directory, "trained")

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--max_steps", type=int, required=True)
     parser.add_argument("--kill", action="store_true", help=f"SIGKILL rank 1 after step {KILLED_STEP}, once")
     parser.add_argument("--step_s", type=float, default=0.0, help="what is added to each step [s]")
+    parser.add_argument("--elastic", action="store_true", help=f"with 1 to {NUM_WORKERS} workers")
+    parser.add_argument("--address", default="local", help="of the Ray cluster")
     parser.add_argument("--evaluate", action="store_true", help="evaluate after training")
     return parser.parse_args()
 
@@ -76,8 +79,11 @@ class Marks(transformers.TrainerCallback):
         self.step_s = step_s
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ray: Any = sys.modules["ray"]  # what imports it is measured too
+        node = ray.get_runtime_context().get_node_id()
+        mark(self.directory, "on", rank=args.process_index, node=node)
         if args.process_index == 0:
-            mark(self.directory, "began", step=state.global_step)
+            mark(self.directory, "began", step=state.global_step, workers=args.world_size)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         time.sleep(self.step_s)

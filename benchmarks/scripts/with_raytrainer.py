@@ -12,7 +12,11 @@ def main() -> None:
     asked = options()
     trainer = Trainer(
         model=make_model(),
-        args=TrainingArguments(num_workers=NUM_WORKERS, **arguments(asked.directory, asked.max_steps)),
+        args=TrainingArguments(
+            num_workers=(1, NUM_WORKERS) if asked.elastic else NUM_WORKERS,
+            ray_address=asked.address,
+            **arguments(asked.directory, asked.max_steps),
+        ),
         train_dataset=make_samples(),
         eval_dataset=make_samples(16),
         callbacks=[Marks(asked.directory, kills=asked.kill, step_s=asked.step_s)],
