@@ -27,6 +27,12 @@ def check_elastic(args: TrainingArguments) -> None:
     """
     if not args.is_elastic:
         return
+    if args.elastic_timeout_s > args.placement_timeout_s:
+        raise ConfigurationError(
+            f"elastic_timeout_s={args.elastic_timeout_s:g} is longer than placement_timeout_s="
+            f"{args.placement_timeout_s:g}, after which a run without room ends, so fewer workers would never be "
+            "taken. Lower it, or raise placement_timeout_s."
+        )
     for is_asked, what, why in _refusals(args):
         if is_asked:
             raise ConfigurationError(

@@ -97,6 +97,15 @@ class RayOptions:
         },
     )
 
+    elastic_timeout_s: float = field(
+        default=60.0,
+        metadata={
+            "help": "With a pair as `num_workers`: how long to wait for the largest number of workers, in seconds, at "
+            "the start and after a node was lost, before fewer are taken. Time in which nodes are being started does "
+            "not count."
+        },
+    )
+
     @property
     def is_elastic(self) -> bool:
         """The number of workers may change during a run: ``num_workers`` is a pair.
@@ -143,6 +152,7 @@ class RayOptions:
             "worker_idle_timeout_s",
             "cluster_timeout_s",
             "placement_timeout_s",
+            "elastic_timeout_s",
         ):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:

@@ -176,6 +176,7 @@ SUPPORTED: tuple[str, ...] = (
     "cluster_timeout_s",
     "placement_timeout_s",
     "sigterm_exit_code",
+    "elastic_timeout_s",
     "accelerate_config",
     "accelerator_config",
     "rank_check_steps",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raytrainer.arguments.launched import collective_backend
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.client import ControlClient
-from raytrainer.driver.capacity import ask_autoscaler, check_capacity, plan_workers
+from raytrainer.driver.capacity import Allocation, ask_autoscaler, check_capacity, plan_workers
 from raytrainer.driver.cluster import connect
+from raytrainer.driver.elastic_room import ElasticRoom
+from raytrainer.driver.elastic_size import least_of, num_fitting
 from raytrainer.driver.fit_thread import FitThread
 from raytrainer.driver.holders import new_name
 from raytrainer.driver.lost_room import LostRoom
@@ -20,6 +22,7 @@ from raytrainer.driver.ray_view import RayView, this_place
 from raytrainer.driver.reservation import Reservation, reserve
 from raytrainer.driver.trial_room import TrialRoom, borrow, claim_output_dir, current_room, is_trial_function
 from raytrainer.runtimes import ray_calls
+from raytrainer.telemetry.events import Note
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.spec import Shipped, with_sources
 from raytrainer.worker.main import WorkerConfig
@@ -32,7 +35,8 @@ class StartedGroup:
     control: ControlClient
     fit: FitThread
     reservation: Reservation
-    lost_room: LostRoom
+    lost_room: LostRoom | None
+    """None where ``moving`` looks for another room when this one is lost."""
     moving: Moving
     is_one_machine: bool
     """Workers find the files of the driver."""
@@ -90,7 +94,7 @@ def start_group(
     try:
         allocation = reservation.allocation
         control = ControlClient(
-            num_workers=allocation.num_workers,
+            num_workers=args.max_workers or allocation.num_workers,
             max_failures=args.max_failures,
             idle_timeout_s=args.worker_idle_timeout_s,
             name=name.control,
@@ -122,22 +126,32 @@ def start_group(
         control=control,
         fit=fit,
         reservation=reservation,
-        lost_room=LostRoom(
+        lost_room=None if args.is_elastic else _lost_room(args, reservation, view, show),
+        moving=ElasticRoom(
             args,
-            reservation,
-            read_tables=view.tables,
-            holders_of=lambda tables: view.holders(tables, reservation.room.group),
-            show=show,
-        ),
-        moving=Moving(
             reservation,
             control,
             view,
+            more=RayView(args, name, make_room),
             read_drained=read_drained,
             show=show,
-        ),
+        )
+        if args.is_elastic
+        else Moving(reservation, control, view, read_drained=read_drained, show=show),
         is_one_machine=cluster.is_private,
         kept=(trainer, coordinator),
+    )
+
+
+def _lost_room(
+    args: TrainingArguments, reservation: Reservation, view: RayView, show: Callable[[object], None]
+) -> LostRoom:
+    return LostRoom(
+        args,
+        reservation,
+        read_tables=view.tables,
+        holders_of=lambda tables: view.holders(tables, reservation.room.group),
+        show=show,
     )
 
 
@@ -151,9 +165,26 @@ def _reserve(
     """Room for the workers, when there is some."""
     whole = plan_workers(args, usable_nodes())
     check_capacity(
-        args, whole, may_grow=may_grow, nodes=usable_nodes, ask_for=ask_autoscaler, is_growing=is_growing
+        args,
+        least_of(args, whole),
+        may_grow=may_grow,
+        nodes=usable_nodes,
+        ask_for=ask_autoscaler,
+        is_growing=is_growing,
     )
+    if args.is_elastic and not may_grow:
+        whole = replace(whole, num_workers=num_fitting(args, whole, usable_nodes()))
+        if whole.num_workers != args.max_workers:
+            show(Note(text=_no_more_text(args, whole), level="warning"))
     return reserve(args, whole, view, this_place(), show=show)
+
+
+def _no_more_text(args: TrainingArguments, allocation: Allocation) -> str:
+    return (
+        f"this Ray is one machine with room for {allocation.num_workers} of {args.max_workers} workers with "
+        f"{allocation.each} each, and nothing joins it: training on {allocation.num_workers}, in batches of the same "
+        "size"
+    )
 
 
 def absolute_output_dir(path: str | os.PathLike[str] | None) -> str | None:

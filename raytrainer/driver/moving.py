@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
+from raytrainer.control.state import Update
 from raytrainer.driver.ray_tables import DrainedNode
 from raytrainer.driver.reservation import Reservation, View
-from raytrainer.driver.room import Room
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import Note
 
@@ -30,7 +31,7 @@ class Asks(Protocol):
         ...
 
     def set_room(self, room: object) -> None:
-        """Say where workers run when they are started next."""
+        """Say where workers run when they are started next; None if that is not known yet."""
         ...
 
 
@@ -67,6 +68,8 @@ class Moving:
         """Nodes of which the user has read."""
         self._is_waiting = False
         """Another room has been asked for."""
+        self._left_in: int | None = None
+        """The last start of the workers in which they left their room."""
 
     def look(self) -> None:
         """Look whether a node of the room is drained, and whether the room that was asked for is there."""
@@ -76,20 +79,28 @@ class Moving:
             self._next_look_s = self._clock() + LOOK_S
             self._look_at_nodes()
 
-    def follow(self, *, needs_room: bool) -> None:
-        """Begin to wait for another room when the workers have left theirs.
-
-        Args:
-            needs_room: They have.
-        """
-        if not needs_room or self._is_waiting:
+    def follow(self, update: Update) -> None:
+        """Begin to wait for another room when the workers have left theirs."""
+        if not self._has_left(update):
             return
         if not self._reservation.is_own:
             self._control.set_room(self._reservation.room)  # Its owner has no other one.
             return
         self._view.cancel(self._reservation.room.group)
-        self._reservation.room = Room(group=self._view.begin(self._reservation.allocation))
+        self._reservation.room = replace(
+            self._reservation.room, group=self._view.begin(self._reservation.allocation)
+        )
         self._is_waiting = True
+
+    def _has_left(self, update: Update) -> bool:
+        """Whether the workers have left their room, the first time that this is seen.
+
+        An update may say so although it has been given another room since.
+        """
+        if not update.needs_room or self._is_waiting or update.attempt == self._left_in:
+            return False
+        self._left_in = update.attempt
+        return True
 
     def _look_for_room(self) -> None:
         if self._view.is_there(0.0):

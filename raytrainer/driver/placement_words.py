@@ -45,10 +45,14 @@ def waiting_text(wait: Wait, waited_s: float) -> str:
         wait: What is waited for.
         waited_s: For how long.
     """
+    args = wait.args
     growing = "; nodes are being started" if wait.tables.is_growing else ""
+    limit = f" of at most {args.placement_timeout_s:g} s"
+    if args.is_elastic and waited_s < args.elastic_timeout_s:
+        limit = f"; after {args.elastic_timeout_s:g} s as many are taken as have room, at least {args.min_workers}"
     return (
-        f"waiting for {wish(wait.args, wait.wanted)}, for {waited_s:.0f} s of at most "
-        f"{wait.args.placement_timeout_s:g} s{growing}. {wait.state} Taken by: {'; '.join(wait.held_by)}"
+        f"waiting for {wish(args, wait.wanted)}, for {waited_s:.0f} s{limit}{growing}. {wait.state} "
+        f"Taken by: {'; '.join(wait.held_by)}"
     )
 
 
@@ -85,14 +89,17 @@ def no_room_text(wait: Wait, own: dict[str, float] | None = None) -> str:
     )
 
 
-def smaller_text(whole: Allocation, got: Allocation, own: dict[str, float]) -> str:
-    """The note about a default share that is smaller than usual.
+def smaller_text(args: TrainingArguments, whole: Allocation, got: Allocation, own: dict[str, float]) -> str:
+    """The note about fewer workers, or about a default share that is smaller than usual.
 
     Args:
+        args: How many workers were asked for.
         whole: What the workers would have in an idle cluster.
         got: What they have.
         own: What the actor or task in which the trainer runs reserved.
     """
+    if got.num_workers != whole.num_workers and args.is_elastic:
+        return fewer_text(args, got)
     if got.num_workers != whole.num_workers:
         return (
             f"others hold GPUs of this cluster: training on the {got.num_workers} of {whole.num_workers} that are "
@@ -106,6 +113,19 @@ def smaller_text(whole: Allocation, got: Allocation, own: dict[str, float]) -> s
     return (
         f"others hold CPUs of this cluster: each worker gets {listed(got.resources_per_worker)} of at most "
         f"{listed(whole.resources_per_worker)}. Set resources_per_worker to wait for more"
+    )
+
+
+def fewer_text(args: TrainingArguments, got: Allocation) -> str:
+    """The note about an elastic run with fewer workers than it may have.
+
+    Args:
+        args: How many workers were asked for.
+        got: What it has.
+    """
+    return (
+        f"no room for {args.max_workers} workers with {got.each} each came within {args.elastic_timeout_s:g} s "
+        f"(elastic_timeout_s): training on {got.num_workers}, in batches of the same size, until there is more"
     )
 
 

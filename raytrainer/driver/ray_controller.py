@@ -73,6 +73,22 @@ class _Kept(DefaultPlacementGroupHandle):
         pass
 
 
+def _room(control: Any, num_workers: int) -> Room:
+    """Where workers are to run.
+
+    Args:
+        control: Handle of the control actor.
+        num_workers: For Ray Train's message.
+
+    Raises:
+        WorkerGroupStartupTimeoutError: If there is no room yet. Ray Train tries again.
+    """
+    room: object = ray_calls.get(control.room.remote(ROOM_S), ANSWER_S)
+    if not isinstance(room, Room):
+        raise WorkerGroupStartupTimeoutError(num_workers=num_workers)
+    return room
+
+
 def controller_for(control: Any) -> type:
     """Make the class of a controller whose workers run in the room that a control actor names.
 
@@ -84,10 +100,12 @@ def controller_for(control: Any) -> type:
         _room: Room
 
         def _create_placement_group(self, *_: object, **__: object) -> DefaultPlacementGroupHandle:
-            call = control.room.remote(ROOM_S)
-            room: object = ray_calls.get(call, ANSWER_S)
-            if not isinstance(room, Room):
-                raise WorkerGroupStartupTimeoutError(num_workers=self._worker_group_context.num_workers)
+            num_workers = self._worker_group_context.num_workers
+            room = _room(control, num_workers)
+            if room.num_workers not in (None, num_workers):
+                raise WorkerGroupStartupTimeoutError(
+                    num_workers=num_workers
+                )  # It has just become another one.
             self._room = room
             return _Kept(room.group)
 
@@ -108,5 +126,15 @@ def controller_for(control: Any) -> type:
 
     class ControllerInRoom(TrainController):
         worker_group_cls = GroupInRoom
+
+        def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, float]) -> None:
+            room = _room(control, num_workers)
+            try:
+                super()._start_worker_group(room.num_workers or num_workers, resources_per_worker)
+            except Exception as error:
+                if _room(control, num_workers).id == room.id:
+                    raise
+                # The driver took the room back, and Ray's errors about that are not among those that it tries again.
+                raise WorkerGroupStartupTimeoutError(num_workers=num_workers) from error
 
     return ControllerInRoom

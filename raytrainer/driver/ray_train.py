@@ -169,7 +169,8 @@ def make_fit(
         train_loop_per_worker=work,
         train_loop_config={"worker": config},
         scaling_config=ScalingConfig(
-            num_workers=allocation.num_workers,
+            # What an autoscaler is asked for; how many start, the room says.
+            num_workers=args.max_workers or allocation.num_workers,
             use_gpu=allocation.use_gpu,
             resources_per_worker=allocation.resources_per_worker,
             placement_strategy=args.placement_strategy,

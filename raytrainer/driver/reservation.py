@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.capacity import Allocation
+from raytrainer.driver.elastic_size import fewer_after, least_of
 from raytrainer.driver.patience import Patience
 from raytrainer.driver.placement_words import Wait, no_room_text, smaller_text
 from raytrainer.driver.ray_tables import Tables
@@ -43,6 +44,8 @@ class Reservation:
     def __init__(self, room: Room, allocation: Allocation) -> None:
         self.room = room
         self.allocation = allocation
+        self.more: PlacementGroup | None = None
+        """Room that is kept for more workers until these have left theirs."""
 
     def will_be_released(self) -> None:
         """The workers are being ended, so other trainers of this process may count on the room."""
@@ -52,6 +55,8 @@ class Reservation:
         """Give the room back; what still runs there ends. Can be called again."""
         _being_freed.discard(self.room.id)
         remove(self.room.group)
+        if self.more is not None:
+            remove(self.more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +157,15 @@ class _Waiting:
             self._want(self._best(tables))
             self._check(tables)
         if self._wanted != self._whole:
-            text = smaller_text(self._whole, self._wanted, self._place.own)
+            text = smaller_text(self._args, self._whole, self._wanted, self._place.own)
             self._show(Note(text=text, level="warning"))
-        return Reservation(Room(group=self.group), self._wanted)
+        return Reservation(Room(group=self.group, num_workers=self._wanted.num_workers), self._wanted)
 
     def _best(self, tables: Tables) -> Allocation:
         free, place = tables.free_nodes, self._place
         own = share_of_own(self._args, self._whole, free, place.own, place.resource)
-        return own or share_beside_others(self._args, self._whole, free)
+        best = own or share_beside_others(self._args, self._whole, free)
+        return fewer_after(self._patience.waited_s, self._args, best, free)
 
     def _want(self, allocation: Allocation) -> None:
         if allocation != self._wanted:
@@ -185,4 +191,4 @@ class _Waiting:
         if tables.can_grow and self._patience.waited_s < self._args.cluster_timeout_s:
             return False
         room = room_without(self._args, self._wanted, tables.nodes, self._place.own, self._place.node)
-        return room < self._wanted.num_workers
+        return room < least_of(self._args, self._wanted).num_workers

@@ -24,6 +24,8 @@ class Room:
     group: PlacementGroup
     first: int = 0
     """Index of the bundle of the first worker; the others follow."""
+    num_workers: int | None = None
+    """How many workers run there; None: as many as Ray Train was told at first."""
 
     @property
     def id(self) -> str:

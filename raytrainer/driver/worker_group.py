@@ -321,9 +321,10 @@ class WorkerGroup:
                     started.control.send_command(Command.STOP_AFTER_SAVE)
                     updates.show(Note(text=STOP_NOTE, level="warning"))
                 if update is not None:
-                    started.moving.follow(needs_room=update.needs_room)
+                    started.moving.follow(update)
                 started.moving.look()
-                started.lost_room.look()
+                if started.lost_room is not None:
+                    started.lost_room.look()
                 if note_at_s is not None and time.monotonic() > note_at_s:
                     note_at_s = None
                     if started.control.snapshot().attempt < 0:
@@ -369,6 +370,7 @@ def _kind_of_workers(args: TrainingArguments) -> tuple[object, ...]:
         args.label_selector,
         args.max_failures,
         args.worker_idle_timeout_s,
+        args.elastic_timeout_s,
         args.ddp_backend,
         args.ddp_timeout,
         args.full_determinism,

@@ -147,6 +147,8 @@ def log_window(run: TrainRun) -> None:
         logs["grad_norm"] = run.grad_norm.item() if torch.is_tensor(run.grad_norm) else run.grad_norm
     rate = run.learning_rate
     logs["learning_rate"] = rate if rate is not None else trainer._get_learning_rate()
+    if run.args.is_elastic:
+        logs["num_workers"] = run.runtime.world_size
     trainer.store_flos()
     call_log(trainer, logs, run.started_at)
 

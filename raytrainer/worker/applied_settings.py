@@ -7,6 +7,7 @@ Each row is read from the objects that train, not from the arguments that asked 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
     """The rows of the table."""
     args, plan = run.args, run.plan
     requested_workers = args.max_workers or run.runtime.world_size
-    rows = run.backend.engaged(run.model, run.runtime.world_size if args.is_elastic else requested_workers)
+    rows = backend_rows(run, requested_workers)
     rows.append(optimizer_row(run))
     rows.append(
         EngagedRow(
@@ -60,6 +61,16 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
     threads = torch.get_num_threads()
     rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
     return rows
+
+
+def backend_rows(run: TrainRun, requested_workers: int) -> list[EngagedRow]:
+    """How many workers there are, and how the model is on them; any allowed number of workers is right."""
+    args, present = run.args, run.runtime.world_size
+    if not args.is_elastic or not args.allows_workers(present):
+        return run.backend.engaged(run.model, requested_workers)
+    bounds = f"{args.min_workers} to {args.max_workers}"
+    rows = run.backend.engaged(run.model, present)
+    return [replace(row, requested=bounds) if row.what == "workers" else row for row in rows]
 
 
 def data_rows(run: TrainRun) -> list[EngagedRow]:

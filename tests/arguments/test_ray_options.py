@@ -69,6 +69,7 @@ def run(failure: dict | None = None, checkpoint: dict | None = None, **values: o
         ("resources_per_worker", {"gpu": 1}),
         ("label_selector", 3),
         ("placement_strategy", "SCATTER"),
+        ("elastic_timeout_s", -1),
         ("worker_idle_timeout_s", -1),
         ("cluster_timeout_s", float("nan")),
         ("sigterm_exit_code", 256),

@@ -444,3 +444,13 @@ def test_last_commit_is_remembered(state):
     state.join()
     state.push(0, [commit(3), commit(6)])
     assert state.snapshot().last_commit.step == 6
+
+
+def test_workers_wait_where_the_driver_has_no_room_for_them_yet(state):
+    state.set_room("lost")
+    state.join()
+    state.set_room(None)
+    assert state.room() is None
+    assert not state.snapshot().needs_room, "they have not left it by themselves"
+    state.set_room("new")
+    assert state.room() == "new"

@@ -25,6 +25,7 @@ def make_args(**changes):
         "label_selector": None,
         "cluster_timeout_s": 5.0,
         "placement_timeout_s": 60.0,
+        "elastic_timeout_s": 20.0,
     }
     args = RayOptions()
     vars(args).update(values | changes)

@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from raytrainer.control.state import Update
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.moving import Moving
 from raytrainer.driver.ray_tables import DrainedNode, GroupRow, Tables
@@ -111,8 +112,8 @@ def test_a_drain_of_another_node_changes_nothing():
 
 def test_workers_that_left_get_another_room_when_it_is_there():
     lab = Lab()
-    lab.moving.follow(needs_room=True)
-    lab.moving.follow(needs_room=True)
+    lab.moving.follow(Update(attempt=0, needs_room=True))
+    lab.moving.follow(Update(attempt=0, needs_room=True))
     assert lab.given_up == ["old"]
     lab.look_for(30)
     assert lab.rooms == []
@@ -127,6 +128,6 @@ def test_a_room_that_is_borrowed_is_kept():
     lab.drained = [OURS]
     lab.look_for(5)
     assert lab.commands == []
-    lab.moving.follow(needs_room=True)
+    lab.moving.follow(Update(attempt=0, needs_room=True))
     assert lab.given_up == []
     assert lab.rooms == ["old"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from raytrainer.driver.worker_group import WorkerGroup
@@ -233,3 +234,12 @@ def test_new_group_ends_idle_ones_and_a_lost_trainer_ends_its_own(make_group, tm
     del trainer
     gc.collect()
     wait_until(lambda: not any(map(is_alive, second_pids)))
+
+
+def test_a_ray_that_nothing_joins_gives_an_elastic_group_what_it_has_room_for_at_once(make_group):
+    half = ray.cluster_resources()["CPU"] // 2
+    with at_most(30.0):
+        group = make_group(num_workers=(1, 3), resources_per_worker={"CPU": half}, elastic_timeout_s=50.0)
+        assert group.call("describe")["world"] == 2
+    notes = [event.text for event in make_group.events if isinstance(event, Note)]
+    assert notes[0].startswith("this Ray is one machine with room for 2 of 3 workers")

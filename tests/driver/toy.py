@@ -37,6 +37,7 @@ def toy_args(output_dir: Path, **changes: Any) -> RayOptions:
         "worker_idle_timeout_s": 300.0,
         "cluster_timeout_s": 5.0,
         "placement_timeout_s": 60.0,
+        "elastic_timeout_s": 5.0,
         "output_dir": str(output_dir),
         "ddp_backend": None,
         "ddp_timeout": 120,
