@@ -1,6 +1,7 @@
 """Whether a bucket can be written to, and what a person is told if not.
 
-This is tested by writing a small object, listing it and deleting it: permissions reveal themselves in no other way.
+This is tested by writing a small object, reading it back, listing and deleting it: permissions reveal themselves in no
+other way.
 """
 
 from __future__ import annotations
@@ -53,8 +54,12 @@ _NO_BUCKET = (
 )
 
 
+_TEXT = "raytrainer checks that it can write here.\n" * 50
+"""Long enough: AWS's client reads an error into the space of the object, and loses one that does not fit."""
+
+
 def check_bucket(uri: str, argument: str = "output_dir", patience: Patience | None = None) -> None:
-    """Check that objects can be written, listed and deleted below a URI.
+    """Check that objects can be written, read, listed and deleted below a URI.
 
     Args:
         uri: Where.
@@ -67,7 +72,8 @@ def check_bucket(uri: str, argument: str = "output_dir", patience: Patience | No
     store = ObjectStore(uri, patience or BEFORE_A_RUN)
     name = f".writable-{secrets.token_hex(4)}"
     try:
-        store.put_text(name, "raytrainer checks that it can write here.\n")
+        store.put_text(name, _TEXT)
+        store.get_text(name)
         store.folders()
         store.delete(name)
     except OSError as error:

@@ -44,6 +44,16 @@ def test_a_bucket_that_may_only_be_read_is_refused(bucket, proxy):
         check_output_dir(bucket.uri)
 
 
+def test_a_bucket_that_may_not_be_read_is_refused(bucket, proxy):
+    proxy.before = lambda request: (
+        Fault(status=403, code="AccessDenied")
+        if request.method == "GET" and ".writable-" in request.path.partition("?")[0]
+        else None
+    )
+    with pytest.raises(ConfigurationError, match="must be allowed to read, write, list and delete"):
+        check_output_dir(bucket.uri)
+
+
 def test_a_bucket_that_keeps_what_should_be_deleted_is_refused(bucket, proxy):
     proxy.before = lambda request: (
         Fault(status=403, code="AccessDenied") if request.method == "DELETE" else None
