@@ -132,7 +132,8 @@ def start_group(
             reservation,
             control,
             view,
-            more=RayView(args, name, make_room),
+            # Ray refuses a second placement group of the same name.
+            more=RayView(args, replace(name, program=f"{name.program}, for more workers"), make_room),
             read_drained=read_drained,
             show=show,
         )
