@@ -53,8 +53,12 @@ class TrainPlan:
         return self.dealing.rounds_after(micro_batches)
 
     def micro_batches_after(self, rounds: int) -> int:
-        """Micro-batches of an epoch on each rank that cover its first rounds."""
-        return rounds if self.dealing is None else self.dealing.turns_after(rounds)
+        """Micro-batches of an epoch on each rank that cover its first rounds; of whole steps, if they are dealt out."""
+        if self.dealing is None:
+            return rounds
+        if self.has_length and rounds >= self.rounds_after(self.micro_batches_per_epoch):
+            return self.micro_batches_per_epoch
+        return rounds // self.dealing.accumulation * self.accumulation
 
     def part_of_epoch(self, micro_batches: int) -> float:
         """How much of an epoch so many micro-batches on each rank are."""

@@ -247,14 +247,18 @@ class SFTTrainer(Trainer):
         )
         tally = self._tally if model.training else self._eval_tally
         logits = cast("Mapping[str, Any]", outputs).get("logits") if isinstance(outputs, Mapping) else None
-        if (
-            tally is not None
-            and labels is not None
-            and logits is not None
-            and not self._process.predicts_stand_in
-        ):
+        if self._computes_stand_in(is_training=model.training):
+            tally = None
+        if tally is not None and labels is not None and logits is not None:
             tally.add(logits, labels, num_tokens_of(inputs))
         return (loss, outputs) if return_outputs else loss
+
+    def _computes_stand_in(self, *, is_training: bool) -> bool:
+        """Whether the micro-batch only makes this rank take part, because it has no sample of its own."""
+        scaling = self._process.loss_scaling
+        if is_training:
+            return scaling is not None and scaling.weight == 0
+        return self._process.predicts_stand_in
 
     def _compute_loss_override(self) -> Any | None:
         override = type(self).compute_loss

@@ -193,3 +193,4 @@ def test_a_step_that_was_left_in_its_middle_is_taken_anew() -> None:
     )
     assert plan.accumulation == 3
     assert [plan.rounds_after(turns) for turns in range(7)] == [0, 0, 0, 2, 2, 2, 4]
+    assert [plan.micro_batches_after(rounds) for rounds in range(5)] == [0, 0, 3, 3, 6]

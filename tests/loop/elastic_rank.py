@@ -25,6 +25,8 @@ import raytrainer
 from raytrainer.loop import sample_ledger
 from tests.data.cutting import classifier, for_classes
 from tests.parity.twins import make_model
+from tests.sft.runs import logged
+from tests.sft.words import make_trainer, texts
 
 MOST = 3
 COUNT = 29
@@ -93,6 +95,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 """Resumed runs begin from a checkpoint of the number of ranks that was tried before."""
 ORDER = (3, 1, 2)
+FINE_TUNED = "fine-tuned"
 LEDGER = "ledger"
 """On each number of ranks it goes on from the same checkpoint, in the same directory."""
 
@@ -175,6 +178,20 @@ def run(name: str, directory: Path) -> dict[str, Any]:
     }
 
 
+def fine_tune(directory: Path) -> list[list[float]]:
+    """Train on texts; return losses, accuracies and numbers of tokens."""
+    trainer = make_trainer(
+        directory / f"fine-tuned on {os.environ['WORLD_SIZE']}",
+        texts(COUNT),
+        num_workers=(1, MOST),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=STEPS,
+    )
+    trainer.train()
+    return logged(trainer)
+
+
 def main() -> None:
     """All runs."""
     torch.set_num_threads(1)
@@ -183,6 +200,7 @@ def main() -> None:
     for name, options in RUNS.items():
         if "resumes" not in options or world_size != ORDER[0]:
             results[name] = run(name, directory)
+    results[FINE_TUNED] = {"rows": fine_tune(directory)}
     if not dist.is_initialized() or dist.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps(results))
     if dist.is_initialized():
