@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from raytrainer.data.batch_split import BatchSplit, Share
-from raytrainer.data.draws import Fetched, Placed
+from raytrainer.data.draws import Fetched, Read
 from raytrainer.errors import DispatchError
 
 Scatter = Callable[[list[Any] | None], Any]
@@ -29,12 +29,13 @@ class Dispatched(NamedTuple):
 class CollateRound:
     """Collates a round into one micro-batch for each rank."""
 
-    def __init__(self, collate: Callable[[list[Placed]], Fetched], split: BatchSplit) -> None:
+    def __init__(self, collate: Callable[[Read], Fetched], split: BatchSplit) -> None:
         self.collate = collate
         self.split = split
 
-    def __call__(self, samples: list[Placed]) -> list[Fetched]:
-        return [self.collate(self.split.part_of(samples, rank)) for rank in range(self.split.world_size)]
+    def __call__(self, read: Read) -> list[Fetched]:
+        part_of, ranks = self.split.part_of, range(self.split.world_size)
+        return [self.collate(Read(*(part_of(each, rank) for each in read))) for rank in ranks]
 
 
 def dispatch_rounds(

@@ -33,10 +33,19 @@ class Place(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A sample on its way to the collator."""
+    """A sample of a stream."""
 
     sample: Any
     place: Place
+
+
+class Read(NamedTuple):
+    """What was read for a micro-batch, or for a round of them, on its way to the collator."""
+
+    samples: Any
+    """A list; where a dataset reads several at once, whatever it returned."""
+    places: list[Place]
+    """Those that were read."""
 
 
 class Fetched(NamedTuple):
@@ -74,37 +83,41 @@ class Draws:
             yield
 
 
-class PlacedSamples(Dataset[Placed]):
+class PlacedSamples(Dataset[Read]):
     """Reads the samples at places of a map-style dataset.
 
     Args:
         dataset: The user's.
         draws: Seed what a sample draws; where the dataset reads several at once, what a micro-batch of them draws.
-        batch_size: Samples of a micro-batch.
+        batch_size: Samples of each micro-batch, if those of several ranks are read together.
     """
 
-    def __init__(self, dataset: Any, draws: Draws, batch_size: int) -> None:
+    def __init__(self, dataset: Any, draws: Draws, batch_size: int | None) -> None:
         self.dataset = dataset
         self.draws = draws
         self.batch_size = batch_size
         self.own = OwnGenerators(dataset=dataset)
 
-    def __getitems__(self, places: list[Place]) -> list[Placed]:
-        with self.draws.apart():
-            return [Placed(*one) for one in zip(self._read(places), places, strict=True)]
-
-    def _read(self, places: list[Place]) -> Iterator[Any]:
+    def __getitems__(self, places: list[Place]) -> Read:
         several = getattr(self.dataset, "__getitems__", None)
-        if not callable(several):
-            for place in places:
-                self.draws.begin("sample", place, self.own)
-                yield self.dataset[place.index]
-            return
-        read = cast("Callable[[list[Any]], list[Any]]", several)
-        for first in range(0, len(places), self.batch_size):
-            part = places[first : first + self.batch_size]
-            self.draws.begin("sample", part[0], self.own)
-            yield from read([place.index for place in part])
+        with self.draws.apart():
+            if not callable(several):
+                return Read([self._one(place) for place in places], places)
+            read = cast("Callable[[list[Any]], Any]", several)
+            if self.batch_size is None:
+                return Read(self._several(read, places), places)
+            parts = [
+                places[first : first + self.batch_size] for first in range(0, len(places), self.batch_size)
+            ]
+            return Read([sample for part in parts for sample in self._several(read, part)], places)
+
+    def _one(self, place: Place) -> Any:
+        self.draws.begin("sample", place, self.own)
+        return self.dataset[place.index]
+
+    def _several(self, read: Callable[[list[Any]], Any], places: list[Place]) -> Any:
+        self.draws.begin("sample", places[0], self.own)
+        return read([place.index for place in places])
 
 
 class HasPlaces(Protocol):
@@ -136,8 +149,8 @@ class PlacedCollate:
         self.draws = draws
         self.own = OwnGenerators(collator=collate)
 
-    def __call__(self, placed: list[Placed]) -> Fetched:
+    def __call__(self, read: Read) -> Fetched:
         with self.draws.apart():
-            self.draws.begin("collate", placed[0].place, self.own)
-            batch = self.collate([one.sample for one in placed])
-        return Fetched(batch, [one.place.index for one in placed])
+            self.draws.begin("collate", read.places[0], self.own)
+            batch = self.collate(read.samples)
+        return Fetched(batch, [place.index for place in read.places])

@@ -290,7 +290,9 @@ class RankDataLoader(DataLoader[Any]):
         inner = copy.copy(self)
         # Past DataLoader.__setattr__: whoever looks at this loader finds the user's own dataset and collator in it.
         vars(inner).update(
-            dataset=PlacedSamples(self.dataset, self._draws, shard.split.batch_size),
+            dataset=PlacedSamples(
+                self.dataset, self._draws, shard.split.batch_size if shard.split.takes_rounds else None
+            ),
             batch_sampler=PlacedBatches(shard),
             collate_fn=CollateRound(collate, shard.split) if shard.split.takes_rounds else collate,
         )

@@ -26,7 +26,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.dataset_kinds import keeps_its_place
 from raytrainer.data.dealing import Turn
-from raytrainer.data.draws import Draws, Fetched, Place, Placed
+from raytrainer.data.draws import Draws, Fetched, Place, Placed, Read
 from raytrainer.data.own_generators import OwnGenerators
 from raytrainer.random_state import HostRandomState, drawing_from
 
@@ -48,7 +48,7 @@ class Item(NamedTuple):
     """A sample on its way to the collator."""
 
     placed: Placed | None
-    """None where a process waits its turn."""
+    """None where a process waits its turn, and where a micro-batch has fewer samples than items."""
     round_end: RoundEnd | None
     """On the last sample of a micro-batch."""
 
@@ -230,6 +230,9 @@ class RankStream(IterableDataset[Item]):
             start = turn.round * size
             one_round = samples[start : start + size]
             *before, last = one_round if self.split.takes_rounds else self.split.part_of(one_round, turn.part)
+            if number < len(turns):
+                # torch's loader counts items: where another micro-batch follows, a short one has as many as a full one.
+                yield from itertools.repeat(Item(None, None), self.split.taken_size - len(before) - 1)
             for placed in before:
                 yield Item(placed, None)
             num_round = max(0, min(size, num_real - start))
@@ -239,7 +242,7 @@ class RankStream(IterableDataset[Item]):
 class CollateItems:
     """Collates the items of one micro-batch, or of one round."""
 
-    def __init__(self, collate: Callable[[list[Placed]], Fetched | list[Fetched]]) -> None:
+    def __init__(self, collate: Callable[[Read], Fetched | list[Fetched]]) -> None:
         self.collate = collate
 
     def __call__(self, items: list[Item]) -> Collated:
@@ -248,4 +251,5 @@ class CollateItems:
         if round_end is None:
             return Collated(None, process, None)
         placed = [item.placed for item in items if item.placed is not None]
-        return Collated(self.collate(placed), process, round_end)
+        read = Read([one.sample for one in placed], [one.place for one in placed])
+        return Collated(self.collate(read), process, round_end)

@@ -7,6 +7,7 @@ each epoch rank 0 reads what all ranks and all attempts of the run wrote, and co
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,12 @@ def record_step(run: TrainRun, num_micro_batches: int) -> None:
     append_line(run.ledger, line, rank=run.runtime.rank, world_size=run.runtime.world_size)
 
 
-def check_ledger_of_epoch(run: TrainRun) -> None:
-    """All ranks, when the data of an epoch are used up: see whether each sample was used once, and say so.
+def check_ledger_of_epoch(run: TrainRun, *, is_whole: bool) -> None:
+    """All ranks, when an epoch ends: see whether each sample was used once, and say so.
+
+    Args:
+        run: The run.
+        is_whole: The data of the epoch are used up. If not, no sample may have been used twice.
 
     Raises:
         EngagementError: On all ranks, with the indices, if not.
@@ -71,7 +76,7 @@ def check_ledger_of_epoch(run: TrainRun) -> None:
     run.runtime.barrier()  # All lines are written.
     verdict = ("", "")
     if run.runtime.rank == 0:
-        verdict = verdict_on(run, run.ledger.parent.parent)
+        verdict = verdict_on(run, run.ledger.parent.parent, is_whole=is_whole)
     failure, text = run.runtime.broadcast(verdict)
     if failure:
         raise EngagementError(failure)
@@ -79,31 +84,37 @@ def check_ledger_of_epoch(run: TrainRun) -> None:
         tell(run.runtime, text, level="info")
 
 
-def verdict_on(run: TrainRun, directory: Path) -> tuple[str, str]:
+def verdict_on(run: TrainRun, directory: Path, *, is_whole: bool) -> tuple[str, str]:
     """Rank 0: what is wrong with the epoch in progress, and otherwise what is right; both may be empty.
 
     Args:
-        run: At the end of the data.
+        run: The run.
         directory: Of the run.
+        is_whole: The data of the epoch are used up.
     """
     epoch, last = run.cursor.epoch, run.trainer.state.global_step
     rule = rule_of(run.loader)
     if rule.unknown:
         return "", ""
     uses = read_epoch(directory, epoch)
-    first = last - math.ceil(run.cursor.micro_batches / run.plan.accumulation) + 1
+    steps = run.cursor.micro_batches / run.plan.accumulation
+    first = last - (math.ceil(steps) if is_whole else math.floor(steps)) + 1
     missing = [step for step in range(first, last + 1) if step not in uses or not uses[step].is_whole]
     if missing:
         return "", (
             f"sample ledger: epoch {epoch} is not checked, because nothing was written for {_listed(missing, 'step')}: "
             "an earlier part of the run had no ledger."
         )
+    if not uses:
+        return "", ""
     faults = faults_of(
         (one for use in uses.values() for line in use.lines.values() for one in line.samples), rule
     )
+    if not is_whole:
+        faults = replace(faults, unused=[], num_unused=0, num_left_out=0)
     if faults:
         return describe_faults(epoch, faults, uses, directory / NAME), ""
-    return "", describe_epoch(epoch, uses, faults)
+    return "", describe_epoch(epoch, uses, faults, is_whole=is_whole)
 
 
 def describe_faults(epoch: int, faults: Faults, uses: dict[int, StepUse], where: Path) -> str:
@@ -129,24 +140,27 @@ def describe_faults(epoch: int, faults: Faults, uses: dict[int, StepUse], where:
     )
 
 
-def describe_epoch(epoch: int, uses: dict[int, StepUse], faults: Faults) -> str:
+def describe_epoch(epoch: int, uses: dict[int, StepUse], faults: Faults, *, is_whole: bool) -> str:
     """What a person reads when all is well.
 
     Args:
         epoch: Index of the epoch.
         uses: Its steps.
         faults: Nothing is wrong.
+        is_whole: The data of the epoch are used up.
     """
     lines = [line for use in uses.values() for line in use.lines.values()]
     count, fill_ups = sum(len(line.samples) for line in lines), sum(len(line.fill_ups) for line in lines)
     sizes = sorted({use.world_size for use in uses.values()})
     more = f", {fill_ups} more filled up the last round" if fill_ups else ""
     less = f", {faults.num_left_out} left out (dataloader_drop_last)" if faults.num_left_out else ""
-    on = " and ".join(map(str, sizes))
-    return (
-        f"sample ledger: epoch {epoch}: each of {count} samples was used once{more}{less} ({len(uses)} steps on {on} "
-        f"worker{'s' if sizes != [1] else ''})."
-    )
+    plural = "s" if sizes != [1] else ""
+    on = f"({len(uses)} step{'s' if len(uses) > 1 else ''} on {' and '.join(map(str, sizes))} worker{plural})"
+    if not is_whole:
+        return (
+            f"sample ledger: epoch {epoch} was not finished; none of its {count} samples was used twice {on}."
+        )
+    return f"sample ledger: epoch {epoch}: each of {count} samples was used once{more}{less} {on}."
 
 
 def _with_steps(indices: list[Any], uses: dict[int, StepUse]) -> str:

@@ -82,11 +82,10 @@ def run_epoch(run: TrainRun, epoch: int) -> None:
     else:
         run.stream_position = None
         restore_rng(run)
+    is_complete = run.plan.has_length and run.cursor.micro_batches >= run.plan.micro_batches_per_epoch
+    check_ledger_of_epoch(run, is_whole=is_exhausted or is_complete)
     if run.interrupted:
         return
-    is_complete = run.plan.has_length and run.cursor.micro_batches >= run.plan.micro_batches_per_epoch
-    if is_exhausted or is_complete:
-        check_ledger_of_epoch(run)
     if run.cursor.micro_batches == 0 and not trainer.control.should_training_stop:
         logger.warning(
             "The training data gave no batch, so training ends at step %d of %d. An iterable dataset has fewer "

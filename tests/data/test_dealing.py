@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from raytrainer.data.batch_split import BatchSplit
 from raytrainer.data.dealing import Dealing
+from raytrainer.data.draws import Draws, PlacedCollate
 from raytrainer.data.samplers import RankBatchSampler, SeededRandomSampler
-from raytrainer.data.streams import RankStream
+from raytrainer.data.streams import CollateItems, RankStream
 from raytrainer.loop.plan import make_plan
-from tests.data.test_streams import Numbers, sample_of
+from tests.data.test_streams import Numbers
 
 PARTS = st.integers(1, 6)
 ROUNDS = st.integers(1, 4)
@@ -94,14 +96,12 @@ def of_stream(
         split = split_of(one, batch_size, **options)
         mine = RankStream(Numbers(count), split)
         mine.skip_next(skip)
-        current, micro_batches = list[int](), list[tuple[list[int], float]]()
-        for item in mine:
-            current.append(sample_of(item))
-            if item.round_end is not None:
-                share = split.share_of_turn(item.round_end.num_round, item.round_end.turn)
-                micro_batches.append((current, split.weight_of(share)))
-                current = []
-        assert not current
+        collate = CollateItems(PlacedCollate(list, Draws()))
+        micro_batches: list[tuple[list[int], float]] = []
+        for collated in DataLoader(mine, batch_size=split.taken_size, collate_fn=collate):
+            end = collated.round_end
+            share = split.share_of_turn(end.num_round, end.turn)
+            micro_batches.append((collated.batch.batch, split.weight_of(share)))
         found.append(micro_batches)
     return steps_of(ranks, found)
 

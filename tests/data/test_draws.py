@@ -312,3 +312,21 @@ def test_masks_of_a_seeded_collator_of_transformers_go_on(processes: int, tmp_pa
     resumed = trainer_of(tmp_path, rows, collator=seeded(), dataloader_num_workers=processes)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert losses(resumed) == losses(whole)
+
+
+class Whole(Map):
+    """Gives a micro-batch as it is."""
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return collate([row(index) for index in indices])
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
+
+
+@pytest.mark.parametrize("processes", PROCESSES)
+def test_a_dataset_that_makes_whole_batches_goes_on(processes: int, tmp_path: Path) -> None:
+    check_goes_on(
+        tmp_path, Whole, collator=as_it_is, dataloader_num_workers=processes, remove_unused_columns=False
+    )

@@ -88,6 +88,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "loading processes": {"dataloader_num_workers": 1},
     "classes": {"classifies": True, "accelerator_config": {"even_batches": False}},
     "stream": {"dataset": Stream, "save_strategy": "steps"},
+    "stream that is not filled up": {"dataset": Stream, "accelerator_config": {"even_batches": False}},
     "ddp resumed": {"resumes": "ddp"},
     "fsdp resumed": {**FSDP, "resumes": "fsdp"},
     "fsdp resumed from ddp": {**FSDP, "resumes": "ddp"},

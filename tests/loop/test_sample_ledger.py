@@ -165,7 +165,40 @@ def test_of_a_stream_what_was_read_is_checked_and_the_rest_is_said(tmp_path: Pat
         "sample ledger: it is checked that what was read of the stream was used; not whether the stream gave all of "
         "its data.",
         "sample ledger: epoch 0: each of 11 samples was used once (6 steps on 1 worker).",
+        "sample ledger: epoch 1 was not finished; none of its 4 samples was used twice (2 steps on 1 worker).",
     ]
+
+
+class StopEpoch(transformers.TrainerCallback):
+    """Ends the first epoch between two micro-batches of its second step."""
+
+    epochs = 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epochs += 1
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_epoch_stop = self.epochs == 1 and state.global_step == 1
+
+
+def test_an_epoch_that_a_callback_ends_is_checked_for_what_was_used(tmp_path: Path) -> None:
+    said = train(tmp_path, None, StopEpoch(), gradient_accumulation_steps=2, num_train_epochs=1, max_steps=4)
+    assert said == [
+        "sample ledger: epoch 0 was not finished; none of its 4 samples was used twice (1 step on 1 worker).",
+        "sample ledger: epoch 1: each of 11 samples was used once (3 steps on 1 worker).",
+    ]
+
+
+class Crops(Rows):
+    """Makes two samples of each."""
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        return [self[index] for index in indices for _ in range(2)]
+
+
+def test_samples_that_a_dataset_makes_beside_those_that_it_has_are_not_counted(tmp_path: Path) -> None:
+    said = train(tmp_path, Crops(), num_train_epochs=1)
+    assert said == ["sample ledger: epoch 0: each of 11 samples was used once (6 steps on 1 worker)."]
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "group_by_length", "batch_rebalance"])
