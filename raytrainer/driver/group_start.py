@@ -132,8 +132,7 @@ def start_group(
             reservation,
             control,
             view,
-            # Ray refuses a second placement group of the same name.
-            more=RayView(args, replace(name, program=f"{name.program}, for more workers"), make_room),
+            more=RayView(args, name.for_more_workers, make_room),
             read_drained=read_drained,
             show=show,
         )

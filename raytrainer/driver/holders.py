@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raytrainer.driver.capacity import listed
 from raytrainer.driver.ray_tables import ActorRow, GroupRow, Tables
@@ -43,6 +43,11 @@ class TrainerName:
     def is_here(self) -> bool:
         """It is a trainer of this process."""
         return self.pid == os.getpid() and self.host == socket.gethostname()
+
+    @property
+    def for_more_workers(self) -> TrainerName:
+        """The name of a second placement group of the trainer: Ray refuses two of the same name."""
+        return replace(self, program=f"{self.program}, for more workers")
 
     def __str__(self) -> str:
         return f"{self.control}: {self.program} (pid {self.pid} on {self.host})"

@@ -59,4 +59,8 @@ def test_name_of_a_placement_group_says_whose_it_is(monkeypatch):
     assert read_name(str(name)) == name
     assert (name.program, name.pid, name.host) == ("a notebook", os.getpid(), socket.gethostname())
     assert name.is_here
+    more = read_name(str(name.for_more_workers))
+    assert more is not None
+    assert (more.control, more.is_here) == (name.control, True)
+    assert str(more) != str(name)
     assert read_name("a group of somebody else") is None
