@@ -122,6 +122,11 @@ def reserved_by_this_process() -> dict[str, float]:
     return _read(_reserved_here, {})
 
 
+def runs_in_actor_or_task() -> bool:
+    """Whether this process is not a driver. What it reserves outlives it, until its driver ends."""
+    return _read(_is_worker, False)
+
+
 def _read(table: Callable[[], T], absent: T) -> T:
     try:
         return table()
@@ -234,9 +239,14 @@ def _cluster_status() -> Any:
     return get_cluster_status(context.gcs_address, timeout=2)
 
 
+def _is_worker() -> bool:
+    context: Any = ray.get_runtime_context()
+    return context.worker.mode == ray.WORKER_MODE
+
+
 def _reserved_here() -> dict[str, float]:
     context: Any = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE:
+    if not _is_worker():
         return {}
     return _plain(cast("Mapping[str, float]", context.get_assigned_resources()))
 

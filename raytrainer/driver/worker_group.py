@@ -19,6 +19,8 @@ from raytrainer.driver import open_groups
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.failure_message import Failure, training_failed
 from raytrainer.driver.group_start import StartedGroup, absolute_output_dir, start_group
+from raytrainer.driver.ray_tables import runs_in_actor_or_task
+from raytrainer.driver.reservation import FREED_S
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.updates import Updates
 from raytrainer.errors import GroupClosedError, RayTrainerError, TrainingFailed
@@ -87,6 +89,7 @@ class WorkerGroup:
         self._has_called = False
         self.got_sigterm = False
         """This process was told to end during the last task."""
+        self._is_given_back = threading.Event()
         self._final_weights: Shipped | None = None
         """What the workers left, once their control actor has ended."""
         self._next_trainer: NextTrainer | None = None
@@ -175,6 +178,9 @@ class WorkerGroup:
             started.control.final_weights(END_TIMEOUT_S)
         # Nothing else is worth waiting for; Ray Train's own end takes seconds.
         self.kill()
+        if wait and runs_in_actor_or_task():
+            # It may be the last thing that happens in this process, whose end does not free the room.
+            self._is_given_back.wait(FREED_S)
 
     def kill(self) -> None:
         """End the workers now. What they hold is lost; what they left stays with this object."""
@@ -182,12 +188,12 @@ class WorkerGroup:
         if started is not None and not self._is_ended and ray.is_initialized():
             self._final_weights = started.control.final_weights(0.0)
             if started.fit.is_over:
-                started.end()
+                self._give_back()
             else:
                 started.control.send_abandon("ended by the driver")
                 started.reservation.will_be_released()
                 # The actor ends after the workers, which still call it.
-                started.fit.end_now(then=started.end)
+                started.fit.end_now(then=self._give_back)
         self._is_ended = True
         self._finalizer.detach()
         self._forget()
@@ -211,12 +217,20 @@ class WorkerGroup:
             self._final_weights = started.control.final_weights(0.0 if started.fit.is_over else timeout_s)
         return receive(self._final_weights) if self._final_weights is not None else None
 
-    def _forget(self) -> None:
+    def _give_back(self) -> None:
+        assert self._started is not None
+        self._started.end()
+        self._is_given_back.set()
         open_groups.remove(self)
-        if self._started is not None:
-            self._started.fit.remove_storage()
-            if self._started.fit.is_over:
-                self._started.reservation.release()
+
+    def _forget(self) -> None:
+        started = self._started
+        if started is not None:
+            started.fit.remove_storage()
+            if started.fit.is_over:
+                started.reservation.release()
+        if started is None or started.fit.is_over:
+            open_groups.remove(self)
 
     # ---- calls --------------------------------------------------------------------------------------------------
 

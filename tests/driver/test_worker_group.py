@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.util import placement_group_table
 
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError, TrainingFailed
@@ -243,3 +244,39 @@ def test_a_ray_that_nothing_joins_gives_an_elastic_group_what_it_has_room_for_at
         assert group.call("describe")["world"] == 2
     notes = [event.text for event in make_group.events if isinstance(event, Note)]
     assert notes[0].startswith("this Ray is one machine with room for 2 of 3 workers")
+
+
+def states_of_reservations():
+    return {group["state"] for group in placement_group_table().values()}
+
+
+@ray.remote(num_cpus=0)
+class Caller:
+    """Calls a group from an actor, whose end does not free what it reserved."""
+
+    def call(self, directory):
+        self.trainer = ToyTrainer(directory=str(directory))
+        self.group = WorkerGroup(self.trainer, toy_args(directory), print, open_session=TOY)
+        self.group.start()
+        self.group.call("describe")
+
+    def end(self):
+        self.group.end()
+        return states_of_reservations()
+
+    def lose(self):
+        self.trainer = None
+        ray.actor.exit_actor()
+
+
+def test_in_an_actor_the_room_is_given_back_when_a_group_has_ended_and_when_the_actor_has(tmp_path):
+    caller = Caller.remote()
+    ray.get(caller.call.remote(tmp_path), timeout=60)
+    assert "CREATED" in states_of_reservations()
+    assert ray.get(caller.end.remote(), timeout=60) == {"REMOVED"}
+
+    ray.get(caller.call.remote(tmp_path), timeout=60)
+    assert "CREATED" in states_of_reservations()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(caller.lose.remote(), timeout=60)
+    wait_until(lambda: states_of_reservations() == {"REMOVED"})
