@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -158,8 +159,28 @@ def drawn_by_processes(directory: Path, dataset: Any, **options: Any) -> list[fl
 PROCESSES = [0, 1, pytest.param(2, marks=pytest.mark.slow)]
 
 
+def transformed(one: dict[str, Any]) -> dict[str, Any]:
+    tokens = [(token + drawn()) % 20 for token in one["input_ids"]]
+    return {"input_ids": tokens, "labels": tokens}
+
+
+def shards() -> Any:
+    rows = [{"input_ids": [(index * 3 + place) % 20 for place in range(8)]} for index in range(COUNT)]
+    return datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
+
+
+def mapped() -> Any:
+    """A stream of ``datasets`` with a random transform."""
+    return shards().map(transformed)
+
+
+def buffered() -> Any:
+    """The same behind a shuffle buffer, which keeps no place."""
+    return shards().shuffle(seed=3, buffer_size=5).map(transformed)
+
+
 @pytest.mark.parametrize("processes", PROCESSES)
-@pytest.mark.parametrize("make", [Map, Batched, Stream, Stateful, Shuffled])
+@pytest.mark.parametrize("make", [Map, Batched, Stream, Stateful, Shuffled, mapped, buffered])
 def test_a_dataset_that_draws_goes_on(make: Callable[[], Any], processes: int, tmp_path: Path) -> None:
     check_goes_on(tmp_path, make, dataloader_num_workers=processes)
 
