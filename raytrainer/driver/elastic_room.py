@@ -136,8 +136,9 @@ class ElasticRoom(Moving):
             self._want(self._view.tables())
 
     def _take_room(self) -> None:
-        if self._wanted.num_workers < min(self._num_workers, self._most.num_workers):
-            self._show(Note(text=fewer_text(self._args, self._wanted), level="warning"))
+        if self._wanted.num_workers < self._num_workers:
+            text = fewer_text(self._args, self._num_workers, self._wanted)
+            self._show(Note(text=text, level="warning"))
         self._reservation.allocation = self._wanted
         self._is_waiting = False
         self._control.set_room(self._reservation.room)

@@ -99,7 +99,7 @@ def smaller_text(args: TrainingArguments, whole: Allocation, got: Allocation, ow
         own: What the actor or task in which the trainer runs reserved.
     """
     if got.num_workers != whole.num_workers and args.is_elastic:
-        return fewer_text(args, got)
+        return fewer_text(args, whole.num_workers, got)
     if got.num_workers != whole.num_workers:
         return (
             f"others hold GPUs of this cluster: training on the {got.num_workers} of {whole.num_workers} that are "
@@ -116,15 +116,16 @@ def smaller_text(args: TrainingArguments, whole: Allocation, got: Allocation, ow
     )
 
 
-def fewer_text(args: TrainingArguments, got: Allocation) -> str:
-    """The note about an elastic run with fewer workers than it may have.
+def fewer_text(args: TrainingArguments, asked: int, got: Allocation) -> str:
+    """The note about an elastic run with fewer workers than were waited for.
 
     Args:
-        args: How many workers were asked for.
+        args: How long.
+        asked: How many were waited for.
         got: What it has.
     """
     return (
-        f"no room for {args.max_workers} workers with {got.each} each came within {args.elastic_timeout_s:g} s "
+        f"no room for {asked} workers with {got.each} each came within {args.elastic_timeout_s:g} s "
         f"(elastic_timeout_s): training on {got.num_workers}, in batches of the same size, until there is more"
     )
 

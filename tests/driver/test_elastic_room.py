@@ -239,6 +239,15 @@ def test_node_that_is_lost_is_waited_for_and_then_gone_without():
     assert lab.notes[-1] == "resized 2 -> 1 workers at step 29"
 
 
+def test_what_is_waited_for_is_as_many_as_before():
+    lab = Lab("a", "b", "c", workers=(1, 4))
+    lab.run_until(30)
+    lab.kill("c")
+    lab.run_until(60)
+    assert lab.size == 2
+    assert lab.notes[-2].startswith("no room for 3 workers")
+
+
 def test_replacement_that_comes_in_time_keeps_the_number():
     lab = Lab("a", "b")
     lab.run_until(30)
