@@ -35,6 +35,8 @@ class Trial(ray.tune.Trainable):
     def setup(self, config: dict[str, Any], sweep: Sweep | None = None) -> None:
         """Tune calls this once for each process."""
         assert sweep is not None
+        # It would tell users, in each process, to hand processes on to later trials, which they do.
+        logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.WARNING)
         self._sweep = sweep
         self._workers = workers_for(lambda: self._run, current_room())
         self._begin(config)

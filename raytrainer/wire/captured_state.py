@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import sysconfig
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -36,7 +37,12 @@ _CHANGING_CALLS = frozenset(
     }
 )
 _CONTAINERS = (list, dict, set, bytearray, deque)
-_PACKAGES = ("/site-packages/", "/dist-packages/", f"{Path(__file__).parents[1]}/")
+_PACKAGES = (
+    "/site-packages/",
+    "/dist-packages/",
+    f"{Path(__file__).parents[1]}/",
+    f"{sysconfig.get_path('stdlib')}/",  # decorates what dataclasses make
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import logging
 import os
 
 import torch
+import transformers
 from torch import nn
 
 from raytrainer.arguments.log_levels import apply_log_level
@@ -40,6 +41,8 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     args: TrainingArguments = trainer.args
     args.resolve(placement_of(args, runtime))
     apply_log_level(args)
+    if trainer._trial is not None and args.num_workers != 0:
+        say_only_in_log_files()
     forget_earlier_backend(args)
     trainer._process.runtime = runtime
     memory = trainer._process.memory_tracker = MemoryTracker(args.skip_memory_metrics)
@@ -68,6 +71,12 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
     handler.model = model
     trainer.control = handler.open_trackers(args, state, trainer.control)
     memory.stop_and_update_metrics()
+
+
+def say_only_in_log_files() -> None:
+    """In a worker of a trial: transformers writes into log files, and not between the lines of the sweep's table."""
+    transformers.utils.logging.disable_default_handler()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def placement_of(args: TrainingArguments, runtime: Runtime) -> Placement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -85,6 +86,14 @@ def test_a_method_of_a_library_is_left_alone():
     from sklearn.linear_model import LinearRegression
 
     assert changes(LinearRegression()) == []
+
+
+def test_what_the_standard_library_adds_to_a_class_is_left_alone():
+    @dataclass
+    class Collator:
+        pad: int = 0
+
+    assert captured_changes([Collator()]) == []
 
 
 def test_the_warning_names_function_variable_and_what_to_do():
