@@ -76,6 +76,8 @@ def set_up(trainer: TrainerProtocol, runtime: Runtime) -> None:
 def say_only_in_log_files() -> None:
     """In a worker of a trial: transformers writes into log files, and not between the lines of the sweep's table."""
     transformers.utils.logging.disable_default_handler()
+    # A logger without any handler writes its warnings to stderr.
+    transformers.utils.logging.add_handler(logging.NullHandler())
     transformers.utils.logging.disable_progress_bar()
 
 
