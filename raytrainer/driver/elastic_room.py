@@ -28,7 +28,7 @@ from raytrainer.driver.patience import Patience
 from raytrainer.driver.placement_words import Wait, fewer_text
 from raytrainer.driver.ray_tables import DrainedNode, GroupRow, Tables
 from raytrainer.driver.reservation import Reservation, View
-from raytrainer.driver.room import Room
+from raytrainer.driver.room import Room, group_id
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import Note, TrainStarted
 
@@ -165,7 +165,7 @@ class ElasticRoom(Moving):
             self._control.set_room(None)
             self._begin_wait(self._num_workers)
         elif self._goal is not None:
-            self._grow()
+            self._grow(tables)
         elif self._num_workers < self._most.num_workers and self._pace.allows:
             self._look_for_more(tables, row)
 
@@ -180,17 +180,22 @@ class ElasticRoom(Moving):
         if not self._args.placement_strategy.startswith("STRICT"):
             self._reservation.more = self._more.begin(replace(self._most, num_workers=missing))
 
-    def _grow(self) -> None:
+    def _grow(self, tables: Tables) -> None:
         """Ask the ranks to leave when what is missing is reserved; a strict placement cannot be reserved in parts."""
         if self._is_asked:
             self._control.send_command(Command.MOVE)  # Again: it may have come before the task could hear it.
-        elif not self._pace.allows or (self._reservation.more is not None and not self._more.is_there(0.0)):
+        elif not self._pace.allows or not self._has_more(tables):
             self._give_up_growing()
         else:
             self._is_asked = True
             self._control.send_command(Command.MOVE)
             text = f"there is room for {self._goal} workers: training saves after its current step"
             self._show(Note(text=f"{text}, and goes on with them"))
+
+    def _has_more(self, tables: Tables) -> bool:
+        """Whether the room for more workers is there, by Ray's tables: a task that says so takes seconds to start."""
+        more = self._reservation.more
+        return more is None or any(group.is_placed and group.id == group_id(more) for group in tables.groups)
 
     def _give_up_growing(self) -> None:
         group, self._reservation.more = self._reservation.more, None

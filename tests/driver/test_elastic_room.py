@@ -25,6 +25,7 @@ class Group:
     def __init__(self, name: str, bundles: list[dict[str, float]]) -> None:
         self.name, self.bundles = name, bundles
         self.nodes: list[str] = []
+        self.was_asked = False
 
     @property
     def id(self) -> Any:
@@ -101,6 +102,9 @@ class FakeView:
         self.cluster.place()
         if not self.group.nodes:
             self.lab.now_s += timeout_s
+        if not self.group.was_asked and timeout_s == 0.0:
+            self.group.was_asked = True
+            return False  # Ray answers by a task, which takes a moment to start.
         return bool(self.group.nodes)
 
     def cancel(self, group: Any) -> None:
