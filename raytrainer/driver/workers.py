@@ -15,6 +15,7 @@ from typing import Any
 from raytrainer.callbacks.defaults import shown_by
 from raytrainer.driver.changes_sent import ChangesSent
 from raytrainer.driver.entry_points import new_run_id
+from raytrainer.driver.metrics import RunMetrics
 from raytrainer.driver.taking_back import Taken, take_back
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.worker_group import WorkerGroup
@@ -55,6 +56,7 @@ class Workers:
         self._sent: ChangesSent | None = None
         """What the workers of this group have of the trainer."""
         self._renderer: Renderer | None = None
+        self._metrics: RunMetrics | None = None
         self._trained: TaskContext | None = None
         """The last run that the workers of this group completed."""
         self._told: set[str] = set()
@@ -79,10 +81,11 @@ class Workers:
             KeyboardInterrupt: If the user interrupted twice.
             SystemExit: If this process got a SIGTERM; what the workers did until then was taken back.
         """
-        renderer = self._open_renderer(trainer)
-        self._renderer = renderer
+        renderer, metrics = self._open_renderer(trainer), RunMetrics(trainer.args)
+        self._renderer, self._metrics = renderer, metrics
         try:
-            return self._call(trainer, method, args, kwargs)
+            with metrics:
+                return self._call(trainer, method, args, kwargs)
         finally:
             renderer.close()
 
@@ -196,6 +199,8 @@ class Workers:
     def _show(self, event: object) -> None:
         if self._renderer is not None:
             self._renderer.handle(event)
+        if self._metrics is not None:
+            self._metrics.handle(event)
         if self._decide is not None and isinstance(event, Evaluated) and self._group is not None:
             self._group.decide(event.step, self._decide(event))
 

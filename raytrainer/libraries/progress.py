@@ -64,6 +64,7 @@ class RunProgress(TrainerCallback):
                     EngagedRow(what="workers", requested=str(self._runtime.world_size), engaged=workers),
                     EngagedRow(what="loop", requested="its own", engaged=self._loop),
                 ],
+                num_workers=self._runtime.world_size,
                 resumed_from=self.resumed_from,
             )
         )

@@ -29,6 +29,7 @@ class TrainStarted:
     num_epochs: int
     attempt: int
     rows: list[EngagedRow]
+    num_workers: int = 1
     resumed_from: str | None = None
 
 

@@ -271,6 +271,7 @@ def announce(run: TrainRun, origin: Origin) -> None:
                 num_epochs=run.plan.num_epochs,
                 attempt=run.runtime.attempt,
                 rows=rows,
+                num_workers=run.runtime.world_size,
                 resumed_from=origin.location,
             )
         )
