@@ -46,7 +46,7 @@ def pods(path: Path) -> list[dict[str, Any]]:
 
 
 def test_there_are_files_of_each_kind() -> None:
-    assert len(KUBERNETES) == 3
+    assert len(KUBERNETES) == 4
     assert len(LAUNCHER) == 3
     assert len(SHELL) == 2
 
@@ -108,6 +108,22 @@ def test_the_queued_job_differs_from_the_other_in_what_kueue_needs() -> None:
     for name in ("backoffLimit", "ttlSecondsAfterFinished"):
         plain["spec"].pop(name)
     assert queued == plain
+
+
+def test_the_elastic_job_has_the_pods_that_its_command_allows() -> None:
+    from transformers import HfArgumentParser
+
+    from raytrainer import TrainingArguments
+
+    given = read(CLUSTER / "kuberay/rayjob_elastic.yaml")
+    (group,) = given["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    _, script, *flags = given["spec"]["entrypoint"].split()
+    (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses([*flags, "--use_cpu"])  # type: ignore[arg-type]
+    assert script == "train.py"
+    assert args.num_workers == (group["minReplicas"], group["maxReplicas"])
+    assert group["replicas"] == group["maxReplicas"], "KubeRay replaces what is taken away"
+    assert "spot" in str(group["template"]["spec"]["nodeSelector"])
+    assert "spot" not in str(given["spec"]["rayClusterSpec"]["headGroupSpec"]), "the driver stays"
 
 
 @pytest.mark.parametrize("path", LAUNCHER, ids=name_of)
