@@ -103,6 +103,7 @@ class CpuTimes(threading.Thread):
 
 def measure(num_workers: int, steps: int) -> dict[str, Any]:
     """Train on so many workers, and return what was used from the first measured step to the last."""
+    share = min(1.0, round(0.9 * (os.cpu_count() or 1) / num_workers, 3))
     directory = Path(tempfile.mkdtemp(prefix="rtb-", dir="/tmp"))
     cpu = CpuTimes()
     try:
@@ -110,7 +111,7 @@ def measure(num_workers: int, steps: int) -> dict[str, Any]:
             model=make_model(),
             args=TrainingArguments(
                 num_workers=num_workers,
-                resources_per_worker={"CPU": round(0.9 * (os.cpu_count() or 1) / num_workers, 3)},
+                resources_per_worker={"CPU": share},
                 **(
                     arguments(directory, FIRST + steps + 2)
                     | {"per_device_train_batch_size": 1, "save_strategy": "no"}

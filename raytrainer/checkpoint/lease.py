@@ -3,7 +3,8 @@
 Two runs that share an ``output_dir`` by accident would take each other's checkpoints for their own, and delete what the
 other is writing. So rank 0 keeps a small file in it as long as it trains. It names the process, and is touched every
 few seconds. On the same machine another run sees whether that process lives, and gives it some time to end: it may be
-saving before it does. On another machine a run waits for the next touch, and takes the directory over if none comes.
+saving before it does. A run on another machine gives it that time too, if it sees a touch, and takes the directory over
+if none comes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ STALE_S = 60.0
 
 
 PATIENCE_S = 20.0
-"""How long to wait for a run on this machine to end: what was stopped a moment ago may still be saving."""
+"""How long to wait for a run to end: what was stopped a moment ago may still be saving."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +164,18 @@ def _wait_for_end(directory: Path, holder: Holder, *, report: Callable[[str], No
 def _wait_for_silence(
     path: Path, holder: Holder | None, touched: float, *, report: Callable[[str], None]
 ) -> None:
-    """Wait until a run on another machine has given no sign of life for as long as a dead one would."""
+    """Wait until a run on another machine has released the directory, or has been silent for as long as a dead one."""
     who = "by an unknown process" if holder is None else str(holder)
     report(
         f"{path.parent} may be in use by another run ({who}). Waiting up to {STALE_S:.0f} s for a sign of life ..."
     )
-    ends = time.monotonic() + STALE_S
-    while time.monotonic() < ends:
+    began = time.monotonic()
+    while time.monotonic() - began < STALE_S:
         time.sleep(min(1.0, STALE_S / 10))
         now = _read(path)
         if now[1] is None:
             return
-        if now != (holder, touched):
+        if now != (holder, touched) and time.monotonic() - began >= min(PATIENCE_S, STALE_S):
             raise _in_use(path.parent, now[0])
     report(f"{path.parent} is taken over: the run that used it ({who}) gave no sign of life.")
 

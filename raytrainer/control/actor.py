@@ -3,19 +3,31 @@
 Other trainers of the cluster find it by its name, to see whether its workers are idle while they wait for room.
 
 A thin shell around ``ControlState`` that lets callers wait for an answer, a limited time at once, so that the call of a
-process that died does not stay forever. It reserves no CPU, runs on the driver's node, and ends with the driver. What
-workers leave here outlives them.
+process that died does not stay forever. It reserves no CPU, and runs on the driver's node. What workers leave here
+outlives them.
+
+On a Ray that lives only for its driver it ends with the driver. On a cluster it outlives a driver that was killed, and
+so do the workers, until a training run has saved: Ray kills the driver of a stopped job after three seconds, in which a
+step need not end. What a driver owns, Ray ends with it; so actor, controller and room are not the driver's there
+(``driver/group_start.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from raytrainer.control.state import ControlState, Update
+import ray
+import ray.exceptions
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from raytrainer.control.state import DRIVER_ENDED, ControlState, Update
+from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
+from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
 from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
 
@@ -23,6 +35,13 @@ if TYPE_CHECKING:
     from raytrainer.wire.pickling import Shipped
 
 T = TypeVar("T")
+
+NAMESPACE = "raytrainer"
+"""Ray's namespace of control actors, in which every process of a cluster finds them."""
+LAST_SAVE_S = 300.0
+"""How long workers may take to save after their driver has ended."""
+LEAVE_S = 6.0
+"""How long they may take to leave after that; those that are stuck end themselves before."""
 
 
 class Bell:
@@ -59,6 +78,8 @@ class ControlActor:
         )
         self._driver_bell = Bell()
         self._worker_bell = Bell()
+        self._groups: list[PlacementGroup] = []
+        self._outliving: asyncio.Task[None] | None = None
 
     # ---- the driver ---------------------------------------------------------------------------------------------
 
@@ -177,6 +198,49 @@ class ControlActor:
         is_closed = self._state.close_if_idle_for(at_least_s)
         self._ring_both()
         return is_closed
+
+    # ---- after the driver's end ---------------------------------------------------------------------------------
+
+    async def hold(self) -> None:
+        """Never answers. The driver owns the answer, so whoever waits for it learns of the driver's end."""
+        await asyncio.Event().wait()
+
+    async def outlive_driver(self, held: Sequence[Ref[None]], name: str, controller: str) -> None:
+        """From now on: when the driver has ended, let workers save, then end them, the controller and this actor.
+
+        Args:
+            held: The one answer that the driver waits for from ``hold``.
+            name: Of this actor.
+            controller: Name of Ray Train's controller, which owns the workers.
+        """
+        self._outliving = asyncio.create_task(self._outlive(held[0], name, controller))
+
+    async def make_room(self, bundles: list[dict[str, float]], options: dict[str, Any]) -> PlacementGroup:
+        """Ask Ray for a placement group that lasts until the driver and this actor have ended."""
+        group = await asyncio.to_thread(placement_group, bundles, **options)
+        self._groups.append(group)
+        return group
+
+    async def _outlive(self, held: Ref[None], name: str, controller: str) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # That its owner has died.
+            await cast("Awaitable[None]", held)
+        self._state.lose_driver()
+        self._ring_both()
+        deadline = time.monotonic() + LAST_SAVE_S
+        while self._state.is_open() and time.monotonic() < deadline:
+            await self._driver_bell.wait(deadline - time.monotonic())
+        self._state.abandon(DRIVER_ENDED)
+        self._ring_both()
+        await asyncio.sleep(LEAVE_S)
+        await asyncio.to_thread(self._end_all, name, controller)
+
+    def _end_all(self, *names: str) -> None:
+        for group in self._groups:
+            with contextlib.suppress(Exception):
+                remove_placement_group(group)
+        for name in reversed(names):  # this actor last
+            with contextlib.suppress(ValueError):  # it has ended
+                ray_calls.kill(cast("object", ray.get_actor(name, namespace=NAMESPACE)))
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 import ray.exceptions
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raytrainer.control.actor import ControlActor
+from raytrainer.control.actor import NAMESPACE, ControlActor
 from raytrainer.control.state import Update
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NAMESPACE = "raytrainer"
-"""Ray's namespace of control actors, in which every process of a cluster finds them."""
 ANSWER_S = 30.0
 """How long the actor may take for an answer that needs no waiting; it starts in one or two seconds."""
 
@@ -35,9 +34,19 @@ class ControlClient:
         max_failures: Restarts of the workers that each call may use; -1 for no limit.
         idle_timeout_s: How long workers wait for a task before they leave [s].
         name: Of the actor.
+        controller: Name of Ray Train's controller, if workers outlive this process until they have saved; None if
+            they end with it.
     """
 
-    def __init__(self, *, num_workers: int, max_failures: int, idle_timeout_s: float, name: str) -> None:
+    def __init__(
+        self,
+        *,
+        num_workers: int,
+        max_failures: int,
+        idle_timeout_s: float,
+        name: str,
+        controller: str | None = None,
+    ) -> None:
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor_class: Any = ray.remote(ControlActor)
         # Each rank waits in at most three calls at a time, the driver in two, Ray Train's controller in one.
@@ -47,8 +56,17 @@ class ControlClient:
             scheduling_strategy=here,
             name=name,
             namespace=NAMESPACE,
+            lifetime=None if controller is None else "detached",
         )
         self.actor: Any = options.remote(max_failures=max_failures, idle_timeout_s=idle_timeout_s)
+        self._held: Ref[None] | None = None
+        if controller is not None:
+            self._held = self.actor.hold.remote()
+            self.actor.outlive_driver.remote([self._held], name, controller)
+
+    def make_room(self, bundles: list[dict[str, float]], options: dict[str, Any]) -> PlacementGroup:
+        """Ask Ray for a placement group that outlives this process as the actor does."""
+        return _answer(self.actor.make_room.remote(bundles, options))
 
     def submit(self, task: Task) -> bool:
         """Give the workers a task; False when they have left."""

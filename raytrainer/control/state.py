@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KEPT_TASKS = 4
 """Tasks whose arguments are kept for ranks that are behind."""
+DRIVER_ENDED = "the driver has ended"
 
 
 class Phase(enum.Enum):
@@ -97,6 +98,7 @@ class ControlState:
         self._last_commit: CheckpointCommitted | None = None
         self._final_weights: Shipped | None = None
         self._has_left = False
+        self._has_driver = True
         # Where workers run; only the driver and Ray Train's controller know what it is.
         self._room: object | None = None
         self._needs_room = False
@@ -180,6 +182,18 @@ class ControlState:
         if self._phase is Phase.OPEN:
             self._end(reason)
 
+    def lose_driver(self) -> None:
+        """The driver has ended. A training run saves and stops; nobody would use what else runs here."""
+        self._has_driver = False
+        if self._is_idle() or self._will_restart or self._tasks[-1].method != "train":
+            self.abandon(DRIVER_ENDED)
+        else:
+            self.set_command(Command.STOP_AFTER_SAVE)
+
+    def is_open(self) -> bool:
+        """Whether workers have, or may get, something to do."""
+        return self._phase is Phase.OPEN
+
     def final_weights(self) -> Shipped | None:
         """The weights that the workers left here, if they did."""
         return self._final_weights
@@ -234,6 +248,8 @@ class ControlState:
         self._idle_since = self._clock()
         self._command = Command.NONE
         self._begin_history()
+        if not self._has_driver:
+            self.abandon(DRIVER_ENDED)
 
     def push(self, attempt: int, events: Sequence[object]) -> None:
         """Events of a rank, in order."""
@@ -275,6 +291,9 @@ class ControlState:
             step: Optimizer steps that are done.
         """
         if attempt != self._attempt or self._phase is not Phase.OPEN or self._will_restart:
+            return
+        if not self._has_driver:
+            self._end(DRIVER_ENDED)  # They have saved, and nobody would find another room for them.
             return
         self._history.add_move()
         self._will_restart = True
@@ -351,6 +370,8 @@ class ControlState:
         self._history.add_failure(record)
         if decision.action is Action.END:
             self._end(decision.reason)
+        elif not self._has_driver:
+            self._end(DRIVER_ENDED)  # What workers need to start is gone with it.
         elif decision.action is Action.RESTART and not self._will_restart:
             self._will_restart = True
             self._needs_room |= self._command is Command.MOVE

@@ -82,23 +82,33 @@ def start_group(
 
     coordinator = start_coordinator()
     name = new_name()
-    view = RayView(args, name, make_room)
     if room is None and is_trial_function():
         claim_output_dir(str(args.output_dir))
         room = current_room()
-    reservation = (
-        _reserve(args, view, may_grow=not cluster.is_private, show=show)
-        if room is None
-        else borrow(args, room)
+    borrowed = borrow(args, room) if room is not None else None
+    whole = (
+        borrowed.allocation
+        if borrowed is not None
+        else _whole(args, may_grow=not cluster.is_private, show=show)
     )
+    # A trial's workers end with it, as Ray Tune wants it, and those on a Ray of this process with that.
+    outlives = borrowed is None and not cluster.is_private
+    control = ControlClient(
+        num_workers=args.max_workers or whole.num_workers,
+        max_failures=args.max_failures,
+        idle_timeout_s=args.worker_idle_timeout_s,
+        name=name.control,
+        controller=name.controller if outlives else None,
+    )
+    make_group = control.make_room if outlives else None
+    try:
+        view = RayView(args, name, make_room, make_group)
+        reservation = borrowed or reserve(args, whole, view, this_place(), show=show)
+    except BaseException:
+        control.end()
+        raise
     try:
         allocation = reservation.allocation
-        control = ControlClient(
-            num_workers=args.max_workers or allocation.num_workers,
-            max_failures=args.max_failures,
-            idle_timeout_s=args.worker_idle_timeout_s,
-            name=name.control,
-        )
         control.set_room(reservation.room)
         trainer = ray_calls.put(shipped if cluster.is_private else with_sources(shipped))
         config = WorkerConfig(
@@ -115,12 +125,18 @@ def start_group(
         )
         fit = FitThread(
             lambda storage: make_fit(
-                args, reservation, storage, config, is_private_cluster=cluster.is_private
+                args,
+                reservation,
+                storage,
+                config,
+                is_private_cluster=cluster.is_private,
+                name=name.controller if outlives else None,
             ),
             on_end,
         )
     except BaseException:
         reservation.release()
+        control.end()
         raise
     return StartedGroup(
         control=control,
@@ -132,7 +148,7 @@ def start_group(
             reservation,
             control,
             view,
-            more=RayView(args, name.for_more_workers, make_room),
+            more=RayView(args, name.for_more_workers, make_room, make_group),
             read_drained=read_drained,
             show=show,
         )
@@ -155,14 +171,8 @@ def _lost_room(
     )
 
 
-def _reserve(
-    args: TrainingArguments,
-    view: RayView,
-    *,
-    may_grow: bool,
-    show: Callable[[object], None],
-) -> Reservation:
-    """Room for the workers, when there is some."""
+def _whole(args: TrainingArguments, *, may_grow: bool, show: Callable[[object], None]) -> Allocation:
+    """The workers, as if nothing else ran in the cluster, once it has that much."""
     whole = plan_workers(args, usable_nodes())
     check_capacity(
         args,
@@ -176,7 +186,7 @@ def _reserve(
         whole = replace(whole, num_workers=num_fitting(args, whole, usable_nodes()))
         if whole.num_workers != args.max_workers:
             show(Note(text=_no_more_text(args, whole), level="warning"))
-    return reserve(args, whole, view, this_place(), show=show)
+    return whole
 
 
 def _no_more_text(args: TrainingArguments, allocation: Allocation) -> str:

@@ -40,6 +40,11 @@ class TrainerName:
     host: str
 
     @property
+    def controller(self) -> str:
+        """Name of Ray Train's controller, where that has one."""
+        return f"{self.control}-controller"
+
+    @property
     def is_here(self) -> bool:
         """It is a trainer of this process."""
         return self.pid == os.getpid() and self.host == socket.gethostname()

@@ -27,6 +27,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.control.actor import NAMESPACE
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.rendezvous import Rendezvous
 from raytrainer.driver.reservation import Reservation
@@ -51,13 +52,22 @@ class Fit(TorchTrainer):
         is_private_cluster: The cluster lives only for this process.
         control: Handle of the control actor.
         reservation: Where workers run.
+        name: Of the controller, if it outlives this process until the control actor ends it; None if it ends with this
+            process.
         arguments: Those of ``TorchTrainer``.
     """
 
     def __init__(
-        self, *, is_private_cluster: bool, control: Any, reservation: Reservation, **arguments: Any
+        self,
+        *,
+        is_private_cluster: bool,
+        control: Any,
+        reservation: Reservation,
+        name: str | None,
+        **arguments: Any,
     ) -> None:
         self._control = control
+        self._name = name
         self._reservation = reservation
         self._unused: frozenset[str] = _UNUSED | (
             _UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster or not reservation.is_own else frozenset[str]()
@@ -96,14 +106,17 @@ class Fit(TorchTrainer):
         except ImportError:
             self._reservation.release()
             return super()._initialize_and_run_controller(**arguments)
-        # On the driver's node, because the driver's end is its end.
+        # On the driver's node, because that node's end is the end of both.
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
         controller_class = cast("Any", ray.remote(cast("Any", controller_for(self._control))))
+        outlives = {} if self._name is None else {"name": self._name, "namespace": NAMESPACE}
         options: Any = controller_class.options(
             num_cpus=0,
             scheduling_strategy=here,
             runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
+            lifetime="detached" if outlives else None,
+            **outlives,
         )
         arguments["failure_policy"] = AskControl(self._control)
         self._controller = options.remote(**arguments)
@@ -149,6 +162,7 @@ def make_fit(
     config: WorkerConfig,
     *,
     is_private_cluster: bool,
+    name: str | None,
 ) -> Fit:
     """Create the run that keeps a group of workers, without starting it.
 
@@ -158,12 +172,14 @@ def make_fit(
         storage_path: A directory for Ray Train; nothing is stored there.
         config: What each worker reads first.
         is_private_cluster: The cluster lives only for this process.
+        name: Of the controller, if it outlives this process.
     """
     allocation = reservation.allocation
     environment = worker_environment(args, allocation, os.environ)
     rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
         is_private_cluster=is_private_cluster,
+        name=name,
         control=config.control,
         reservation=reservation,
         train_loop_per_worker=work,

@@ -18,7 +18,7 @@ import ray.util
 from ray.util.placement_group import PlacementGroup, placement_group
 
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.control.client import NAMESPACE
+from raytrainer.control.actor import NAMESPACE
 from raytrainer.driver.capacity import Allocation, needed_by
 from raytrainer.driver.holders import TrainerName, holders, read_name
 from raytrainer.driver.ray_tables import Tables, read_tables, reserved_by_this_process
@@ -36,6 +36,9 @@ IDLE_S = 10.0
 ``train()`` to ``evaluate()`` keeps them."""
 
 
+MakeGroup = Callable[[list[dict[str, float]], dict[str, Any]], PlacementGroup]
+
+
 class RayView:
     """Waits for one placement group after the other, each for all workers of a trainer.
 
@@ -43,9 +46,17 @@ class RayView:
         args: Where workers may be placed.
         name: Of the trainer.
         end_idle: Ends idle workers of this process.
+        make_group: Asks Ray for a placement group: ``(bundles, options)``; the group ends with this process by default.
     """
 
-    def __init__(self, args: TrainingArguments, name: TrainerName, end_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        args: TrainingArguments,
+        name: TrainerName,
+        end_idle: Callable[[], None],
+        make_group: MakeGroup | None = None,
+    ) -> None:
+        self._make_group = make_group or _make_group
         self._args = args
         self._name = str(name)
         self._end_idle = end_idle
@@ -56,9 +67,8 @@ class RayView:
         bundle, labels = needed_by(self._args, allocation)
         number = allocation.num_workers
         where: dict[str, Any] = {"bundle_label_selector": [labels] * number} if labels else {}
-        self._group = placement_group(
-            [bundle] * number, strategy=self._args.placement_strategy, name=self._name, **where
-        )
+        options = {"strategy": self._args.placement_strategy, "name": self._name, **where}
+        self._group = self._make_group([bundle] * number, options)
         return self._group
 
     def is_there(self, timeout_s: float) -> bool:
@@ -92,6 +102,10 @@ class RayView:
 
     def holders(self, tables: Tables, waiting: PlacementGroup) -> list[str]:
         return holders(tables, waiting=group_id(waiting), idle_s=lambda name: _ask(name, "idle_for_s"))
+
+
+def _make_group(bundles: list[dict[str, float]], options: dict[str, Any]) -> PlacementGroup:
+    return placement_group(bundles, **options)
 
 
 def this_place() -> Place:

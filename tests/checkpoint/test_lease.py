@@ -146,6 +146,30 @@ def test_a_run_on_another_machine_that_is_touched_is_alive(
             take(tmp_path)
 
 
+def test_a_run_on_another_machine_that_is_about_to_end_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.01)
+    monkeypatch.setattr(lease, "PATIENCE_S", 30)
+    monkeypatch.setattr(lease, "STALE_S", 5)
+    seen: set[float] = set()
+    read = lease._read
+
+    def read_and_release(path: Path) -> tuple[lease.Holder | None, float | None]:
+        found = read(path)
+        if found[0] is not None and found[0].run_id == "other":
+            seen.add(found[1] or 0.0)
+            if len(seen) == 3:
+                path.unlink()
+        return found
+
+    with lease.held(tmp_path, "other", report=pytest.fail):
+        put_elsewhere(tmp_path)
+        monkeypatch.setattr(lease, "_read", read_and_release)
+        assert len(take(tmp_path)) == 1
+    assert len(seen) == 3, "it lived while it was waited for"
+
+
 def test_a_run_on_another_machine_that_is_silent_is_waited_for_and_then_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -454,3 +454,44 @@ def test_workers_wait_where_the_driver_has_no_room_for_them_yet(state):
     assert not state.snapshot().needs_room, "they have not left it by themselves"
     state.set_room("new")
     assert state.room() == "new"
+
+
+def test_without_a_driver_a_training_run_is_asked_to_save_and_then_it_is_over(state):
+    state.join()
+    state.submit(task("one"))
+    state.next_task(0, 0)
+    state.lose_driver()
+    assert state.command(Command.NONE) is Command.STOP_AFTER_SAVE
+    assert state.is_open()
+    state.finish(TaskResult(task_id="one", payload=None))
+    assert state.next_task(0, 0) is Answer.STOP
+    assert state.is_over(0)
+
+
+def test_without_a_driver_what_does_not_train_ends_at_once(state):
+    state.join()
+    state.submit(replace(task("one"), method="evaluate"))
+    state.lose_driver()
+    assert state.next_task(0, 0) is Answer.STOP
+
+
+def test_without_a_driver_idle_workers_leave_at_once(state):
+    state.join()
+    state.lose_driver()
+    assert state.next_task(0, 0) is Answer.STOP
+
+
+def test_without_a_driver_failed_workers_are_not_started_again(state):
+    state.join()
+    state.submit(task("one"))
+    state.lose_driver()
+    assert state.fail(record(state)) is Answer.STOP
+    assert state.snapshot().reason == "the driver has ended"
+
+
+def test_workers_that_were_to_start_again_do_not_when_the_driver_has_ended(state):
+    state.join()
+    state.submit(task("one"))
+    assert state.fail(record(state)) is Answer.RETRY
+    state.lose_driver()
+    assert state.join().is_over
