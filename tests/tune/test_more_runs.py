@@ -157,7 +157,7 @@ def test_reporters_show_one_run_for_each_trial_in_one_place(tmp_path):
 def test_time_budget_ends_a_sweep_whose_trials_have_saved(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=100_000, eval_steps=20, save_steps=20)
     best = trainer.hyperparameter_search(
-        {"learning_rate": tune.grid_search([1e-3])}, n_trials=1, time_budget_s=40
+        {"learning_rate": tune.grid_search([1e-3])}, n_trials=1, time_budget_s=90
     )
     (trial,) = best.run_summary.trials
     assert trial.state == "stopped"
