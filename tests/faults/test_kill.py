@@ -11,15 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.faults.victims import (
-    Augmented,
-    CountShards,
-    KillAtStep,
-    KillInSave,
-    collate_with_dropped_labels,
-    make_trainer,
-    outcome,
-)
+from raytrainer.data.ledger_files import read_epoch
+from tests.faults.victims import CountShards, KillAtStep, KillInSave, augmented, make_trainer, outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -32,6 +25,7 @@ _KILLS = [
 ][:NUM_KILLS]
 KILLS = [_KILLS[first : first + 2] for first in range(0, NUM_KILLS, 2)]
 """Step and rank of the deaths in one run."""
+LOADING: dict[str, Any] = {"dataloader_num_workers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +85,16 @@ def test_a_worker_killed_beside_loading_processes_that_draw_changes_nothing(
     marker = tmp_path / "died"
     for killers in ([], [KillAtStep(5, 1, str(marker))]):
         directory = tmp_path / f"run-{len(results)}"
-        trainer = make_trainer(directory, *killers, dataloader_num_workers=1)
-        trainer.train_dataset = Augmented()
-        trainer.data_collator = collate_with_dropped_labels
+        trainer = augmented(make_trainer(directory, *killers, **LOADING, debug="sample_ledger"))
         trainer.train()
         results.append(outcome(trainer))
         trainer.end()
+        for epoch in (0, 1):
+            used = [line for use in read_epoch(directory, epoch).values() for line in use.lines.values()]
+            assert sorted(one for line in used for one in line.samples) == list(range(44))
     assert marker.exists()
+    attempts = sorted(path.name for path in (directory / "sample_ledger").iterdir())
+    assert attempts == ["0001-from-step-0", "0002-from-step-4"]
     for (_, drawn), (_, plain) in zip(results[0][1], unkilled[1], strict=True):
         assert drawn != pytest.approx(plain), "the draws change the losses"
     assert_same(results[1], results[0])
@@ -122,7 +119,7 @@ def unkilled_in_shards(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactor
     results = {}
     for backend, options in SHARDING.items():
         shards = CountShards()
-        trainer = make_trainer(tmp_path_factory.mktemp("shards"), shards, **options)
+        trainer = augmented(make_trainer(tmp_path_factory.mktemp("shards"), shards, **LOADING, **options))
         trainer.train()
         assert shards.num_shards == len(list(trainer.model.parameters()))
         results[backend] = outcome(trainer)
@@ -140,7 +137,7 @@ def test_a_worker_killed_while_parameters_are_sharded_changes_nothing(
         _, step, _, rank = kill.split("_")
         killer = KillAtStep(int(step), int(rank), str(marker))
     shards = CountShards()
-    trainer = make_trainer(tmp_path / "run", killer, shards, **SHARDING[backend])
+    trainer = augmented(make_trainer(tmp_path / "run", killer, shards, **LOADING, **SHARDING[backend]))
     trainer.train()
     assert marker.exists()
     assert shards.num_shards == len(list(trainer.model.parameters()))

@@ -122,6 +122,13 @@ def collate_with_dropped_labels(samples: list[dict[str, torch.Tensor]]) -> dict[
     return batch
 
 
+def augmented(trainer: Trainer) -> Trainer:
+    """The trainer, with samples and micro-batches that draw at random."""
+    trainer.train_dataset = Augmented()
+    trainer.data_collator = collate_with_dropped_labels
+    return trainer
+
+
 def make_model() -> LlamaForCausalLM:
     torch.manual_seed(3)
     config = LlamaConfig(
