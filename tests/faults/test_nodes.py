@@ -86,7 +86,7 @@ def test_a_drained_node_is_left_with_a_checkpoint_and_no_step_is_done_twice(
     assert_same(outcome(driver), quiet)
 
 
-def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_goes_on_from_the_checkpoint(
+def test_a_driver_that_is_killed_costs_no_step_because_its_workers_save_before_they_leave(
     nodes: Raylets, quiet: Outcome
 ) -> None:
     killed = nodes.drive("driver", "step-7", "slow")
@@ -95,8 +95,8 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_one_goes_o
     killed.process.wait()
     killed.go_on("step-7")
     resubmitted = nodes.drive("driver", "slow")
-    assert "from checkpoint-4" in resubmitted.finish()
-    assert steps_of(resubmitted) == [*range(1, 7), *range(5, STEPS + 1)]
+    assert "from checkpoint-" in resubmitted.finish()
+    assert steps_of(resubmitted) == list(range(1, STEPS + 1)), "no step was done twice"
     assert_same(outcome(resubmitted), quiet)
 
 
