@@ -27,7 +27,7 @@ os.environ.setdefault(
 )  # the models of the tests are tiny, and two tests share two cores
 
 if importlib.util.find_spec("tests.ray_cluster") is not None:
-    pytest_plugins = ["tests.ray_cluster", "tests.buckets"]
+    pytest_plugins = ["tests.ray_cluster", "tests.buckets", "tests.own_modules"]
 
 # No deadline: the time of an example means nothing while other tests run on the machine. CI draws the same examples
 # on every run, so a red run can be repeated.

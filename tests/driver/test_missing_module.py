@@ -11,14 +11,7 @@ import transformers
 from raytrainer.driver.missing_module import missing_module_hint
 from raytrainer.wire import module_sources
 
-
-@pytest.fixture(autouse=True)
-def own_modules(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("own_modules")
 
 
 @pytest.fixture

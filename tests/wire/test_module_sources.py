@@ -12,14 +12,7 @@ from raytrainer.wire import module_sources
 from raytrainer.wire.module_sources import Sources, loaded_sources, place_sources, why_not_sent
 from raytrainer.wire.spec import ship, with_sources
 
-
-@pytest.fixture(autouse=True)
-def own_modules(monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("own_modules")
 
 
 @pytest.fixture
