@@ -6,6 +6,9 @@ node, where it exports its own. ``cluster/monitoring`` has a dashboard of them.
 
 A name never holds a step, a rank or a metric of the user: what varies is a label, and there are few values of each.
 
+Off unless the environment of the driver has ``RAYTRAINER_METRICS=1``: of some tens of drivers that exported numbers,
+two ended with a segmentation fault, and why is not known yet.
+
 Ray exports the value of a gauge once, and its node forgets it 20 s later. So values are set again while a call lasts:
 the time of the newest checkpoint, of which nothing is heard for an hour, is what a person looks for.
 """
@@ -16,6 +19,7 @@ import contextlib
 import functools
 import logging
 import numbers
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -58,6 +62,8 @@ _LOGGED = {
     "learning_rate": "raytrainer_learning_rate",
 }
 _TOKENS = "num_input_tokens_seen"
+SWITCH = "RAYTRAINER_METRICS"
+"""The environment variable that has numbers exported if it is 1."""
 REPEAT_S = 5.0
 """How often gauges are set again; Ray exports them every 10 s."""
 
@@ -96,9 +102,23 @@ class RaySink:
         return self._made[name]
 
 
+class NoSink:
+    """Where numbers go that nobody asked for."""
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Nothing."""
+
+    def add(self, name: str, value: float, **labels: str) -> None:
+        """Nothing."""
+
+
 @functools.cache
 def _ray_sink() -> RaySink:
     return RaySink()
+
+
+def _default_sink() -> Sink:
+    return _ray_sink() if os.environ.get(SWITCH) == "1" else NoSink()
 
 
 class RunMetrics:
@@ -114,7 +134,7 @@ class RunMetrics:
         self, args: TrainingArguments, sink: Sink | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._run = str(args.run_name or args.output_dir)
-        self._sink = sink or _ray_sink()
+        self._sink = sink or _default_sink()
         self._clock = clock
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         """Name and labels of each gauge, and what it was set to."""

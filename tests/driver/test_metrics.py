@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 import urllib.request
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from raytrainer.driver.metrics import RunMetrics
+from raytrainer.driver.metrics import SWITCH, NoSink, RaySink, RunMetrics
 from raytrainer.telemetry.events import (
     CheckpointCommitted,
     Logged,
@@ -169,10 +170,23 @@ def numbers_of(run: str, text: str) -> dict[str, float]:
     return found
 
 
+def test_nothing_is_exported_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = cast("Any", SimpleNamespace(run_name=None, output_dir="runs/one"))
+    monkeypatch.delenv(SWITCH, raising=False)
+    assert isinstance(RunMetrics(args)._sink, NoSink)
+    monkeypatch.setenv(SWITCH, "1")
+    assert isinstance(RunMetrics(args)._sink, RaySink)
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(120)
+@pytest.mark.skipif(
+    not os.environ.get("RAYTRAINER_TWO_NODES"),
+    reason="a driver that exports may crash; `make cluster` runs it",
+)
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_exports_the_numbers_of_a_run(tmp_path: Path) -> None:
+def test_ray_exports_the_numbers_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
     import ray
 
     import raytrainer
