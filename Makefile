@@ -88,7 +88,7 @@ clients: $(HAS_DEV)
 # Makes network namespaces, which needs root, and fixed addresses in 10.77.0.0/24.
 cluster: export RAYTRAINER_TWO_NODES := 1
 cluster: $(HAS_DEV)
-	@$(BIN)/python -m pytest -q -n 1 tests/cluster tests/driver/test_metrics.py $(ARGS)
+	@$(BIN)/python -m pytest -q -n 1 tests/cluster tests/faults/test_nodes.py tests/driver/test_metrics.py $(ARGS)
 
 sweeps: export RAYTRAINER_SWEEPS := 1
 sweeps: $(HAS_DEV)

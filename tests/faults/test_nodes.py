@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from safetensors.torch import load_file
 from tests.faults.node_run import STEPS
 from tests.faults.raylets import HAS_REDIS, Driver, Raylets, raylets
 
-pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.ray,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        not os.environ.get("RAYTRAINER_TWO_NODES"), reason="takes five minutes; `make cluster` runs it"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
