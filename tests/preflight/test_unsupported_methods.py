@@ -15,6 +15,7 @@ import transformers
 
 import raytrainer
 from raytrainer.errors import ConfigurationError
+from raytrainer.loop import queries
 from raytrainer.preflight.unsupported_methods import (
     CALLED_BY_THEIR_AUTHOR,
     NEVER_CALLED,
@@ -205,7 +206,7 @@ def test_the_class_of_an_optimizer_builds_it_with_its_keywords_changed(tmp_path:
 
 
 def test_a_package_that_is_missing_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.trainer_optimizer.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr(queries.theirs, "is_bitsandbytes_available", lambda: False)
     args = raytrainer.TrainingArguments(optim="adamw_bnb_8bit")
     with pytest.raises(ImportError, match=r"pip install.*bitsandbytes"):
         raytrainer.Trainer.get_optimizer_cls_and_kwargs(args)
