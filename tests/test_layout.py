@@ -138,8 +138,10 @@ def test_no_tracked_file_holds_a_path_of_one_machine():
 
 
 def test_no_tracked_file_names_a_package_index():
-    option_or_page = re.compile(r"--(?:extra-)?index-url[ =]https?:|https?://\S+/simple\b")
-    assert lines_that_match(option_or_page) == []
+    options, pages = ("index", "extra-index"), ("simple",)
+    option = rf"--(?:{'|'.join(options)})-url[ =]https?:"
+    page = rf"https?://\S+/(?:{'|'.join(pages)})\b"
+    assert lines_that_match(re.compile(f"{option}|{page}")) == []
 
 
 def test_no_test_is_named_by_a_memory_address(request):
