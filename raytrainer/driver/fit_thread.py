@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from raytrainer.driver import ray_threads
+
 if TYPE_CHECKING:
     from raytrainer.driver.ray_train import Fit
 
@@ -36,7 +38,7 @@ class FitThread:
         except BaseException:
             self.remove_storage()
             raise
-        threading.Thread(target=self._run, name="raytrainer-fit", daemon=True).start()
+        ray_threads.start(self._run, "raytrainer-fit")
 
     @property
     def is_over(self) -> bool:
@@ -50,6 +52,10 @@ class FitThread:
     def end_now(self, then: Callable[[], None]) -> None:
         """End the workers; returns at once, and calls ``then`` in another thread when they have ended."""
         self._fit.end_now(then)
+
+    def kill(self) -> None:
+        """End the workers now, with whatever else is under way."""
+        self._fit.kill()
 
     def remove_storage(self) -> None:
         """Remove Ray Train's storage directory."""

@@ -26,6 +26,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, Self
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.driver import ray_threads
 from raytrainer.telemetry.events import CheckpointCommitted, Logged, StepDone, TrainEnded, TrainStarted
 from raytrainer.telemetry.summary import is_evaluation
 
@@ -148,7 +149,7 @@ class RunMetrics:
             self._take(event)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._keep, name="raytrainer-metrics", daemon=True).start()
+        ray_threads.start(self._keep, "raytrainer-metrics")
         return self
 
     def __exit__(self, *_: object) -> None:

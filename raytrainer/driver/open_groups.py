@@ -14,9 +14,13 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from raytrainer.driver import ray_threads
 from raytrainer.driver.cluster import at_exit
 
 logger = logging.getLogger(__name__)
+
+ENDED_S = 20.0
+"""How long what still ends at the end of the process may take."""
 
 
 class Group(Protocol):
@@ -66,6 +70,7 @@ def end_all() -> None:
             group.kill_at_exit()
         except Exception:  # The process ends anyway, and the others must be ended too.
             logger.debug("Could not end a worker group.", exc_info=True)
+    ray_threads.wait_for_all(ENDED_S)
 
 
 def end_with(owner: object, end: Callable[[], None]) -> weakref.finalize[[], object]:

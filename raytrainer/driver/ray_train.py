@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -28,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.actor import NAMESPACE
+from raytrainer.driver import ray_threads
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.rendezvous import Rendezvous
 from raytrainer.driver.reservation import Reservation
@@ -84,7 +84,11 @@ class Fit(TorchTrainer):
         """
         self._after_end = then
         if self._controller is not None:
-            threading.Thread(target=self._abort, args=(then,), name="raytrainer-abort", daemon=True).start()
+            ray_threads.start(lambda: self._abort(then), "raytrainer-abort")
+
+    def kill(self) -> None:
+        """End the controller, and with it the workers that it owns."""
+        ray_calls.kill(self._controller)
 
     def _abort(self, then: Callable[[], None]) -> None:
         try:

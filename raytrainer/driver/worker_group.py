@@ -15,7 +15,7 @@ import ray.exceptions
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.state import Phase, Update
-from raytrainer.driver import open_groups
+from raytrainer.driver import open_groups, ray_threads
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.failure_message import Failure, training_failed
 from raytrainer.driver.group_start import StartedGroup, absolute_output_dir, start_group
@@ -205,6 +205,8 @@ class WorkerGroup:
         """
         self.kill()
         if self._started is not None:
+            if self._started.is_one_machine:
+                self._started.fit.kill()  # Its Ray ends with it, so nothing has to end in order.
             self._started.reservation.release()
 
     def final_weights(self, timeout_s: float = END_TIMEOUT_S) -> Any:
@@ -401,4 +403,4 @@ def _waiting_text(allocation: Allocation) -> str:
 
 def _kill_in_thread(group: WorkerGroup) -> None:
     """End a group whose trainer is gone. Does not wait: it runs wherever garbage happens to be collected."""
-    threading.Thread(target=group.kill, name="raytrainer-end", daemon=True).start()
+    ray_threads.start(group.kill, "raytrainer-end")

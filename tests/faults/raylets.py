@@ -51,8 +51,13 @@ class Driver:
     def finish(self, code: int = 0) -> str:
         """Wait for the end, which must come with an exit code, and return what was printed."""
         found = self.process.wait(LIMIT_S)
-        assert found == code, f"exit code {found}\n{self.output[-4000:]}"
+        assert found == code, f"exit code {found}\n{self.output[-4000:]}\n{self._log_of_ray()}"
         return self.output
+
+    def _log_of_ray(self) -> str:
+        """The end of what Ray's part of the process logged."""
+        logs = self.directory.parent.glob(f"ray/session_*/logs/python-core-driver-*_{self.process.pid}.log")
+        return "\n".join(log.read_text()[-4000:] for log in logs)
 
     def halted(self, moment: str) -> str:
         """Wait until a worker halts at a moment, and return its node's id."""
