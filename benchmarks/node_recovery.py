@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -105,7 +106,11 @@ def running(side: str, *flags: str) -> Iterator[tuple[Cluster, Script]]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": True, "temp_dir": str(directory / "r")},
+        head_node_args={
+            "num_cpus": 0,
+            "include_dashboard": importlib.util.find_spec("aiohttp_cors") is not None,
+            "temp_dir": str(directory / "r"),
+        },
     )
     script = None
     try:
