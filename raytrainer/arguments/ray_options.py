@@ -98,7 +98,7 @@ class RayOptions:
     )
 
     elastic_timeout_s: float = field(
-        default=60.0,
+        default=15.0,
         metadata={
             "help": "With a pair as `num_workers`: how long to wait for the largest number of workers, in seconds, at "
             "the start and after a node was lost, before fewer are taken. Time in which nodes are being started does "
