@@ -12,25 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
-from torch import nn
 
 from raytrainer import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from tests.dropout_net import make_net, make_samples
 
 STEPS = 10
 SECOND_NODE = "10.77.0.2"
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(4, 8)
-        self.dropout = nn.Dropout(0.1)
-        self.head = nn.Linear(8, 1)
-
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        predicted = self.head(self.dropout(torch.tanh(self.hidden(x)))).squeeze(-1)
-        return {"loss": nn.functional.mse_loss(predicted, labels), "logits": predicted}
 
 
 class Mark(TrainerCallback):
@@ -53,9 +40,6 @@ class Mark(TrainerCallback):
 
 
 def main(output_dir: str, step: int = 0) -> None:
-    drawn = torch.Generator().manual_seed(0)
-    rows = torch.randn(64, 4, generator=drawn)
-    torch.manual_seed(0)
     args = TrainingArguments(
         output_dir=output_dir,
         num_workers=2,
@@ -68,7 +52,7 @@ def main(output_dir: str, step: int = 0) -> None:
         save_steps=3,
         report_to=[],
     )
-    trainer = Trainer(Net(), args, train_dataset=[{"x": row, "labels": row.sum()} for row in rows])
+    trainer = Trainer(make_net(), args, train_dataset=make_samples())
     if step:
         trainer.add_callback(Mark(step))
     trainer.train()

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from transformers import TrainerCallback
 
 from raytrainer import Trainer, TrainingArguments
 from raytrainer.checkpoint import commit
-from tests.cluster.train import Net
+from tests.dropout_net import make_net, make_samples
 
 STEPS = 12
 
@@ -77,10 +76,7 @@ class Halt(TrainerCallback):
 
 
 def main(output_dir: str, *moments: str) -> None:
-    drawn = torch.Generator().manual_seed(0)
-    rows = torch.randn(64, 4, generator=drawn)
-    samples = [{"x": row, "labels": row.sum()} for row in rows]
-    torch.manual_seed(0)
+    samples = make_samples()
     args = TrainingArguments(
         output_dir=output_dir,
         num_workers=2,
@@ -97,7 +93,7 @@ def main(output_dir: str, *moments: str) -> None:
         enable_jit_checkpoint="jit" in moments,
         report_to=[],
     )
-    trainer = Trainer(Net(), args, train_dataset=samples, eval_dataset=samples[:8])
+    trainer = Trainer(make_net(), args, train_dataset=samples, eval_dataset=samples[:8])
     trainer.add_callback(Halt(list(moments)))
     trainer.train(resume_from_checkpoint="auto")
     trainer.save_model()

@@ -12,24 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from raytrainer import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from tests.dropout_net import make_net, make_samples
 
 STEPS = 8
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(4, 8)
-        self.dropout = nn.Dropout(0.1)
-        self.head = nn.Linear(8, 1)
-
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        predicted = self.head(self.dropout(torch.tanh(self.hidden(x)))).squeeze(-1)
-        return {"loss": nn.functional.mse_loss(predicted, labels), "logits": predicted}
 
 
 class Hold(TrainerCallback):
@@ -50,9 +36,6 @@ class Hold(TrainerCallback):
 
 def main(output_dir: str, step: int = 0) -> None:
     Path(f"{output_dir}.pid").write_text(str(os.getpid()))
-    drawn = torch.Generator().manual_seed(0)
-    rows = torch.randn(64, 4, generator=drawn)
-    torch.manual_seed(0)
     args = TrainingArguments(
         output_dir=output_dir,
         num_workers=2,
@@ -64,7 +47,7 @@ def main(output_dir: str, step: int = 0) -> None:
         save_strategy="no",
         report_to=[],
     )
-    trainer = Trainer(Net(), args, train_dataset=[{"x": row, "labels": row.sum()} for row in rows])
+    trainer = Trainer(make_net(), args, train_dataset=make_samples())
     if step:
         trainer.add_callback(Hold(step))
     trainer.train(resume_from_checkpoint="auto")
