@@ -129,7 +129,6 @@ def start_group(
                 reservation,
                 storage,
                 config,
-                is_private_cluster=cluster.is_private,
                 name=name.controller if outlives else None,
             ),
             on_end,

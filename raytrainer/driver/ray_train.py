@@ -2,9 +2,9 @@
 
 Each of them is optional: on a Ray that no longer has it, the public behavior remains, and a run starts or ends later.
 
-* Ray Train starts helper processes that a run without Ray datasets never uses, and one that cleans up after a
-  controller that outlives its driver, which cannot happen on a Ray that lives only for this script. On two cores a
-  process costs a second or two.
+* Ray Train starts helper processes that a run without Ray datasets never uses, and one that gives back the placement
+  group of a controller that died; ours ends with who reserved it. That process complains each second where the cluster
+  has no dashboard, and on two cores a process costs a second or two.
 * The control actor decides about restarts. Without that, Ray Train counts ``max_failures`` over the life of a group.
 * The controller waits until the autoscaling coordinator, another process, is up. Both can start at the same time.
 * The controller's handle is the only way to end a run at once.
@@ -14,6 +14,7 @@ Each of them is optional: on a Ray that no longer has it, the public behavior re
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import uuid
@@ -37,7 +38,7 @@ from raytrainer.worker.main import WorkerConfig, work
 logger = logging.getLogger(__name__)
 
 _UNUSED = frozenset({"DatasetsCallback"})
-_UNUSED_ON_PRIVATE_CLUSTER = _UNUSED | {"PlacementGroupCleanerCallback"}
+_UNUSED_WITH_OWN_ROOM = _UNUSED | {"PlacementGroupCleanerCallback"}
 # Ray Train sets it for its controller, which blocks in its event loop on purpose.
 _CONTROLLER_ENVIRONMENT = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
 
@@ -49,7 +50,6 @@ class Fit(TorchTrainer):
     """A ``TorchTrainer`` that starts fewer processes and can be ended.
 
     Args:
-        is_private_cluster: The cluster lives only for this process.
         control: Handle of the control actor.
         reservation: Where workers run.
         name: Of the controller, if it outlives this process until the control actor ends it; None if it ends with this
@@ -60,7 +60,6 @@ class Fit(TorchTrainer):
     def __init__(
         self,
         *,
-        is_private_cluster: bool,
         control: Any,
         reservation: Reservation,
         name: str | None,
@@ -69,9 +68,6 @@ class Fit(TorchTrainer):
         self._control = control
         self._name = name
         self._reservation = reservation
-        self._unused: frozenset[str] = _UNUSED | (
-            _UNUSED_ON_PRIVATE_CLUSTER if is_private_cluster or not reservation.is_own else frozenset[str]()
-        )
         self._controller: Any = None
         self._after_end: Callable[[], None] | None = None
         super().__init__(**arguments)
@@ -102,7 +98,8 @@ class Fit(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ not in self._unused]
+        unused = _UNUSED_WITH_OWN_ROOM if _has_own_controller() else _UNUSED
+        return [callback for callback in callbacks if type(callback).__name__ not in unused]
 
     def _initialize_and_run_controller(self, **arguments: object) -> Any:
         try:
@@ -128,6 +125,15 @@ class Fit(TorchTrainer):
             self.end_now(self._after_end)
         ray.get(self._controller.run.remote())
         return ray.get(self._controller.get_result.remote())
+
+
+def _has_own_controller() -> bool:
+    """Whether this Ray has what our controller is made of; otherwise Ray Train reserves room of its own."""
+    try:
+        importlib.import_module("raytrainer.driver.ray_controller")
+    except ImportError:
+        return False
+    return True
 
 
 _DETERMINISTIC = {
@@ -165,7 +171,6 @@ def make_fit(
     storage_path: str,
     config: WorkerConfig,
     *,
-    is_private_cluster: bool,
     name: str | None,
 ) -> Fit:
     """Create the run that keeps a group of workers, without starting it.
@@ -175,14 +180,12 @@ def make_fit(
         reservation: Where workers run: how many, and what each one gets.
         storage_path: A directory for Ray Train; nothing is stored there.
         config: What each worker reads first.
-        is_private_cluster: The cluster lives only for this process.
         name: Of the controller, if it outlives this process.
     """
     allocation = reservation.allocation
     environment = worker_environment(args, allocation, os.environ)
     rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
-        is_private_cluster=is_private_cluster,
         name=name,
         control=config.control,
         reservation=reservation,
