@@ -3,8 +3,9 @@
 All ranks write their files into one directory whose name is not that of a checkpoint. Then, in this order: every rank
 hashes and syncs its files; rank 0 syncs the directories, writes the manifest with all hashes, syncs it, and renames
 the directory to ``checkpoint-{step}``; the rename is synced. Before the rename there is no new checkpoint, after it
-there is a complete one. An older checkpoint of the same step is moved aside first and deleted after; a kill between the
-two renames leaves it under a dot-name, from which ``scan.sweep_leftovers`` brings it back.
+there is a complete one. An older checkpoint of the same step is moved aside first, and after it deleted, or kept if
+another run wrote it (``replaced``); a kill between the two renames leaves it under a dot-name, from which
+``scan.sweep_leftovers`` brings it back.
 
 Ranks exchange how each phase ended before the next begins (``rank_agreement``). So a rank that fails never leaves the
 others waiting, and files are complete before they are hashed. Nothing here knows what is in the files.
@@ -22,7 +23,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 from raytrainer.checkpoint.durable_writes import (
-    discard,
     free_space,
     is_storage_error,
     sync_directory,
@@ -33,6 +33,7 @@ from raytrainer.checkpoint.durable_writes import (
 from raytrainer.checkpoint.manifest import CheckpointFacts, FileRecord, Manifest, current_versions
 from raytrainer.checkpoint.names import MANIFEST_NAME, checkpoint_name, replaced_name, writing_name
 from raytrainer.checkpoint.rank_agreement import Agreement
+from raytrainer.checkpoint.replaced import settle_replaced
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
 
@@ -152,9 +153,17 @@ def _share_out(target: Path, claims: list[list[list[str]] | None]) -> list[list[
 
 
 def record_files(target: Path, names: Iterable[str]) -> dict[str, FileRecord]:
-    """Hash and sync files; their data are still in the page cache, so this reads no disk."""
+    """Hash and sync files; their data are still in the page cache, so this reads no disk.
+
+    All get the permissions that the umask gives to new files, which their directory shows; safetensors and other
+    libraries write files that nobody else may read.
+    """
     records: dict[str, FileRecord] = {}
+    mode = target.stat().st_mode & 0o666
     for name in names:
+        if (target / name).stat().st_mode & 0o777 != mode:
+            with contextlib.suppress(OSError):  # some file systems have no permissions
+                (target / name).chmod(mode)
         with (target / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
@@ -186,6 +195,7 @@ def make_manifest(
         versions=current_versions() | dict(facts.versions),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(),
         model_signature=facts.model_signature,
+        continues=facts.continues,
     )
 
 
@@ -206,7 +216,7 @@ def _publish(target: Path, final: Path, *, step: int, manifest: Manifest) -> Non
         raise
     sync_directory(final.parent)
     if aside is not None:
-        discard(aside, step)
+        settle_replaced(aside, step, manifest.owners)
 
 
 @contextlib.contextmanager

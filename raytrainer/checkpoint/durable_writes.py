@@ -77,7 +77,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def discard(path: Path, step: int) -> None:
-    """Delete a directory; its name is gone at once, so no process sees half of it.
+    """Delete a directory; its name is gone at once, so no process sees half of it. Of a link only the link goes.
 
     What cannot be deleted stays under a dot-name for the next sweep, with a warning: a superfluous checkpoint
     is no reason to stop training.
@@ -86,7 +86,10 @@ def discard(path: Path, step: int) -> None:
     try:
         if doomed != path:
             path.rename(doomed)
-        shutil.rmtree(doomed)
+        if doomed.is_symlink() or not doomed.is_dir():
+            doomed.unlink()
+        else:
+            shutil.rmtree(doomed)
     except FileNotFoundError:
         return
     except OSError as error:

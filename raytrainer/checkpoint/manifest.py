@@ -8,11 +8,14 @@ none. This file never looks at the files that a manifest lists.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,9 +23,12 @@ from typing import Any, cast
 
 from raytrainer._version import __version__
 from raytrainer.checkpoint.names import MANIFEST_NAME
+from raytrainer.checkpoint.regular_files import read_regular
 from raytrainer.errors import CheckpointError
 
 FORMAT = 1
+_LONGEST_NAME = 4000
+"""Of paths on Linux, about [bytes]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +51,8 @@ class CheckpointFacts:
     """Samples of one optimizer step over all ranks."""
     model_signature: str
     """See ``model_match.model_signature``."""
+    continues: tuple[str, ...] = ()
+    """The runs that the run goes on with; see ``ownership``."""
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     """Versions beyond those of Python, torch, transformers and raytrainer."""
 
@@ -67,11 +75,23 @@ class Manifest:
     created_at: str
     """UTC, ISO 8601."""
     model_signature: str
+    continues: tuple[str, ...] = ()
+    """The runs that the run goes on with; see ``ownership``."""
+
+    @property
+    def saved_at(self) -> float:
+        """When it was saved [s since the epoch]."""
+        return datetime.datetime.fromisoformat(self.created_at).timestamp()
+
+    @property
+    def owners(self) -> frozenset[str]:
+        """The run that wrote it and those that it goes on with."""
+        return frozenset((self.run_id, *self.continues))
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
         body = {"format": FORMAT, **dataclasses.asdict(self)}
-        return json.dumps({**body, "digest": _digest(body)}, indent=2, sort_keys=True) + "\n"
+        return json.dumps({**body, "digest": digest_of(body)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -80,20 +100,21 @@ class Manifest:
         Raises:
             ValueError: If it is not the text that ``to_json`` gave; says what is wrong.
         """
-        found: Any = json.loads(text)
+        try:
+            found: Any = json.loads(text)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__} where an object was expected")  # noqa: TRY004
         body = cast("dict[str, Any]", found)
         digest = body.pop("digest", None)
-        if digest != _digest(body):
+        if digest != digest_of(body):
             raise ValueError("its content does not match its own hash")
         if body.pop("format", None) != FORMAT:
             raise ValueError(f"its format is not {FORMAT}, the only one that this version reads")
-        try:
-            files = {_checked(name): FileRecord(**record) for name, record in body.pop("files").items()}
-            return cls(files=files, **body)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"it does not have the fields of a manifest ({error})") from error
+        _check_fields(body)
+        files = {_checked(name): FileRecord(**record) for name, record in body.pop("files").items()}
+        return cls(files=files, continues=tuple(body.pop("continues", ())), **body)
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
@@ -103,7 +124,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
         CheckpointError: If there is none, or it is damaged.
     """
     path = checkpoint / MANIFEST_NAME
-    return manifest_from(lambda: path.read_text(encoding="utf-8"), checkpoint)
+    return manifest_from(lambda: read_regular(path), checkpoint)
 
 
 def manifest_from(read: Callable[[], str], checkpoint: object) -> Manifest:
@@ -142,12 +163,94 @@ def _installed(package: str) -> str:
         return "0"
 
 
-def _digest(body: dict[str, Any]) -> str:
+def digest_of(body: dict[str, Any]) -> str:
+    """The hash of a manifest's content."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _check_fields(body: Mapping[str, Any]) -> None:
+    """Check names and types of what was read; its hash says only that it is as it was written, not by whom."""
+    unknown = sorted(body.keys() - _FIELDS.keys())
+    missing = sorted(_FIELDS.keys() - body.keys() - {"continues"})
+    if unknown or missing:
+        said = [f"unknown {name}" for name in unknown] + [f"no {name}" for name in missing]
+        raise ValueError(f"it does not have the fields of a manifest ({', '.join(said)})")
+    for name, value in body.items():
+        expected, is_valid = _FIELDS[name]
+        if not is_valid(value):
+            raise ValueError(f"its {name} is {_shortened(value)}, expected {expected}")
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.datetime.fromisoformat(value).timestamp() > 0
+    except (ValueError, OverflowError):
+        return False
+
+
+def _are_versions(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, cast("dict[str, object]", value).values()))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, cast("list[object]", value)))
+
+
+def _are_files(value: object) -> bool:
+    return isinstance(value, dict) and value != {} and all(map(_is_record, cast("Any", value).values()))
+
+
+def _is_record(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    record = cast("dict[str, object]", value)
+    digest = record.get("sha256")
+    return (
+        record.keys() == {"size", "sha256"}
+        and _is_count(record["size"])
+        and isinstance(digest, str)
+        and re.fullmatch(r"[0-9a-f]{64}", digest) is not None
+    )
+
+
+_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "step": ("a whole number", _is_count),
+    "epoch": ("a number", _is_number),
+    "world_size": ("a whole number", _is_count),
+    "samples_consumed": ("a whole number", _is_count),
+    "global_batch_size": ("a whole number", _is_count),
+    "run_id": ("a text", _is_text),
+    "attempt": ("a whole number", _is_count),
+    "files": ("files, each with its size and the hexadecimal digits of its SHA-256", _are_files),
+    "versions": ("versions by name", _are_versions),
+    "created_at": ("a time in ISO 8601", _is_time),
+    "model_signature": ("a text", _is_text),
+    "continues": ("a list of texts", _are_texts),
+}
+"""Name -> what is expected, for messages, and the check."""
 
 
 def _checked(name: str) -> str:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"it lists {name!r}, which is outside the checkpoint")
+    if "\0" in name or len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
+        raise ValueError(f"it lists {_shortened(name)}, which no file can be called")
     return name

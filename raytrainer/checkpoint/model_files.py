@@ -20,6 +20,7 @@ from torch import nn
 from raytrainer.checkpoint.model_classes import is_peft_model, is_transformers_model
 from raytrainer.checkpoint.model_match import Layout, match_layout
 from raytrainer.checkpoint.names import WEIGHTS_NAME
+from raytrainer.checkpoint.pickles import cause_of
 from raytrainer.checkpoint.sharded_weights import (
     copy_full_state,
     gather_state_dict,
@@ -133,7 +134,7 @@ def _load_torch_files(model: nn.Module, directory: Path, weights: WeightFiles) -
             tensors |= torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise CheckpointError(
-                f"{path} cannot be read as weights that torch.save wrote: {error}"
+                f"{path} cannot be read as weights that torch.save wrote: {cause_of(error)}"
             ) from error
     layout = match_layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, model, directory)
     if layout is Layout.CONVERTED:

@@ -9,6 +9,8 @@ transformers (which looks for ``checkpoint-*``) mistakes it for one:
     .checkpoint-{step}.deleting-{token}  being deleted
     .checkpoint-{step}.uploading-{token} what an upload reads; links to the files of a checkpoint
 
+One that another run wrote, and whose name a run needs, is moved to ``earlier-runs`` (see ``ownership``).
+
 A bucket has no renames: there an incomplete checkpoint has its own name and a marker in it (``remote.contents``).
 
 This file only names and lists; it never opens or changes anything.
@@ -26,6 +28,8 @@ from raytrainer.errors import CheckpointError
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "trainer_state.json"
 ARGUMENTS_NAME = "training_args.json"
+LOOP_STATE_NAME = "loop_state.json"
+"""Written by this package alone."""
 OPTIMIZER_NAME = "optimizer.pt"
 SCHEDULER_NAME = "scheduler.pt"
 SCALER_NAME = "scaler.pt"
@@ -46,7 +50,8 @@ LAST_CHECKPOINT_NAME = "last-checkpoint"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _LEFTOVER = re.compile(r"\.checkpoint-(\d+)\.(writing|replaced|deleting|uploading)-.+")
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+"""What is replaced where the id of a run becomes a part of a name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +77,7 @@ def writing_name(step: int, run_id: str, attempt: int) -> str:
         run_id: The run.
         attempt: Number of the attempt.
     """
-    return f".checkpoint-{step}.writing-{_NOT_IN_NAMES.sub('_', run_id)}-{attempt}"
+    return f".checkpoint-{step}.writing-{NOT_IN_NAMES.sub('_', run_id)}-{attempt}"
 
 
 def replaced_name(step: int) -> str:

@@ -2,27 +2,33 @@
 
 The rule is that of transformers: the oldest go first, the newest and those to keep (the best) stay even if that is one
 more than the limit. "Oldest" is by when they were saved and not by step: a run that was resumed from an early step
-must not delete what it has just saved because an earlier run got further. What is deleted loses its name first.
+must not delete what it has just saved because an earlier run got further. Only a run's own checkpoints count, and those
+of the runs that it goes on with (``ownership``). What is deleted loses its name first.
 """
 
 from __future__ import annotations
 
-import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from raytrainer.checkpoint.durable_writes import discard
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.names import MANIFEST_NAME, STATE_NAME, list_checkpoints, step_of
+from raytrainer.checkpoint.replaced import run_of
 from raytrainer.errors import CheckpointError
 
 T = TypeVar("T")
 
 
 def prune(
-    run_dir: Path, *, limit: int | None, keep: Iterable[Path | str], keep_newest: bool = True
+    run_dir: Path,
+    *,
+    limit: int | None,
+    keep: Iterable[Path | str],
+    keep_newest: bool = True,
+    owners: Collection[str] | None = None,
 ) -> list[Path]:
     """Delete the oldest checkpoints beyond a limit.
 
@@ -32,13 +38,14 @@ def prune(
         keep: Those that stay in any case; paths elsewhere do not matter.
         keep_newest: Keep the newest committed one too. False has an effect only if one of ``keep`` is here: the last
             checkpoint of a run directory is never deleted.
+        owners: The runs whose checkpoints count; None for all.
 
     Returns:
         What was deleted, oldest first.
     """
     if limit is None or limit <= 0:
         return []
-    checkpoints = by_age(run_dir)
+    checkpoints = [path for path in by_age(run_dir) if owners is None or run_of(path) in owners]
     wanted = {os.path.realpath(path) for path in keep}
     doomed = surplus(
         checkpoints,
@@ -89,8 +96,8 @@ def by_age(run_dir: Path) -> list[Path]:
 
 def _saved_at(path: Path) -> float:
     try:
-        return datetime.datetime.fromisoformat(read_manifest(path).created_at).timestamp()
-    except (CheckpointError, ValueError):
+        return read_manifest(path).saved_at
+    except CheckpointError:
         return path.stat().st_mtime
 
 

@@ -18,7 +18,9 @@ from typing import Any, cast
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
+from raytrainer.checkpoint.listed import listed_in
 from raytrainer.checkpoint.names import rng_name
+from raytrainer.checkpoint.pickles import cause_of
 from raytrainer.errors import CheckpointError
 from raytrainer.random_state import Generators, HostRandomState
 
@@ -86,7 +88,7 @@ def load_rng(
         CheckpointError: If the file is damaged.
     """
     path = Path(directory) / rng_name(rank, world_size)
-    if not path.is_file():
+    if not path.is_file() or not listed_in(path.parent)(path.name):
         return False
     with _damage_of(path):
         states = _read(path)
@@ -113,7 +115,7 @@ def read_pass_start(directory: Path | str, *, rank: int, world_size: int) -> Hos
         CheckpointError: If the file is damaged.
     """
     path = Path(directory) / rng_name(rank, world_size)
-    if not path.is_file():
+    if not path.is_file() or not listed_in(path.parent)(path.name):
         return None
     with _damage_of(path):
         states = _read(path)
@@ -139,7 +141,7 @@ def _damage_of(path: Path) -> Generator[None]:
         EOFError,
         pickle.UnpicklingError,
     ) as error:
-        raise CheckpointError(f"{path} cannot be read as a random state: {error}") from error
+        raise CheckpointError(f"{path} cannot be read as a random state: {cause_of(error)}") from error
 
 
 def _restore_cuda(saved: object, path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +16,14 @@ from typing import Protocol
 from raytrainer.checkpoint.commit import CheckpointFacts, WritePart, commit_checkpoint
 from raytrainer.checkpoint.locate import forget_copies
 from raytrainer.checkpoint.names import checkpoint_name
+from raytrainer.checkpoint.replaced import run_of
 from raytrainer.checkpoint.retention import prune
-from raytrainer.checkpoint.scan import newest_checkpoint, requested_checkpoint, sweep_leftovers
+from raytrainer.checkpoint.scan import (
+    checkpoints_of_others,
+    newest_checkpoint,
+    requested_checkpoint,
+    sweep_leftovers,
+)
 from raytrainer.checkpoint.shared_directory import check_shared
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
@@ -46,8 +52,12 @@ class RunStorage(Protocol):
         """Where the checkpoint of a step is, or would be."""
         ...
 
-    def has_checkpoint(self, step: int) -> bool:
-        """Whether there is a checkpoint of a step."""
+    def has_checkpoint(self, step: int, owners: Collection[str]) -> bool:
+        """Whether there is a checkpoint of a step that one of some runs saved."""
+        ...
+
+    def of_others(self, owners: Collection[str]) -> list[str]:
+        """Rank 0: the names of the checkpoints that none of some runs saved, the oldest first."""
         ...
 
     def below(self, name: str) -> str:
@@ -77,8 +87,15 @@ class RunStorage(Protocol):
         """
         ...
 
-    def prune(self, *, limit: int | None, keep: Iterable[str], keep_newest: bool = True) -> None:
-        """Rank 0: delete the oldest checkpoints beyond a limit; see ``retention.prune``."""
+    def prune(
+        self,
+        *,
+        limit: int | None,
+        keep: Iterable[str],
+        owners: Collection[str],
+        keep_newest: bool = True,
+    ) -> None:
+        """Rank 0: delete the oldest checkpoints of some runs beyond a limit; see ``retention.prune``."""
         ...
 
     def sweep(self) -> None:
@@ -132,9 +149,14 @@ class DiskStorage:
         """Where the checkpoint of a step is, or would be."""
         return str(self.directory / checkpoint_name(step))
 
-    def has_checkpoint(self, step: int) -> bool:
-        """Whether there is a directory of this step."""
-        return (self.directory / checkpoint_name(step)).is_dir()
+    def has_checkpoint(self, step: int, owners: Collection[str]) -> bool:
+        """Whether there is a directory of this step that one of some runs saved."""
+        path = self.directory / checkpoint_name(step)
+        return path.is_dir() and run_of(path) in owners
+
+    def of_others(self, owners: Collection[str]) -> list[str]:
+        """Rank 0: see ``checkpoints_of_others``."""
+        return checkpoints_of_others(self.directory, owners)
 
     def below(self, name: str) -> str:
         """A path in the directory."""
@@ -157,9 +179,16 @@ class DiskStorage:
             num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return Committed(location=str(path), num_bytes=num_bytes)
 
-    def prune(self, *, limit: int | None, keep: Iterable[str], keep_newest: bool = True) -> None:
+    def prune(
+        self,
+        *,
+        limit: int | None,
+        keep: Iterable[str],
+        owners: Collection[str],
+        keep_newest: bool = True,
+    ) -> None:
         """Rank 0: see ``retention.prune``."""
-        prune(self.directory, limit=limit, keep=keep, keep_newest=keep_newest)
+        prune(self.directory, limit=limit, keep=keep, owners=owners, keep_newest=keep_newest)
 
     def sweep(self) -> None:
         """Rank 0: see ``sweep_leftovers``."""

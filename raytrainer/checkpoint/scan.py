@@ -1,15 +1,15 @@
 """Which checkpoint a run resumes from.
 
-Storage decides: the newest checkpoint is the one with the highest step that verifies, found by looking and never
-remembered. A damaged one is skipped with a message and the one before it is tried, so files are hashed from the newest
-checkpoint down until one is intact. Nothing here loads anything.
+Storage decides: the newest checkpoint is the newest of the newest run (``ownership``) that verifies, found by looking
+and never remembered. A damaged one is skipped with a message and the one before it is tried, so files are hashed from
+the newest checkpoint down until one is intact. Nothing here loads anything.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from raytrainer.checkpoint.converted import converted_weights
@@ -18,6 +18,7 @@ from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.model_match import check_matches_model
 from raytrainer.checkpoint.names import (
     LAST_CHECKPOINT_NAME,
+    LOOP_STATE_NAME,
     MANIFEST_NAME,
     STATE_NAME,
     Leftover,
@@ -26,12 +27,17 @@ from raytrainer.checkpoint.names import (
     list_leftovers,
     step_of,
 )
-from raytrainer.checkpoint.verify import check_complete, check_files, is_ours, verify_checkpoint
+from raytrainer.checkpoint.ownership import Found, listing, of_newest_run, report_of_others
+from raytrainer.checkpoint.pickles import check_pickles
+from raytrainer.checkpoint.regular_files import read_regular
+from raytrainer.checkpoint.replaced import run_of, settle_replaced
+from raytrainer.checkpoint.verify import check_complete, check_files, is_ours, mtime_of, verify_checkpoint
 from raytrainer.errors import CheckpointError
 
 __all__ = [
     "check_matches_model",
     "check_resumable",
+    "checkpoints_of_others",
     "named_checkpoint",
     "newest_checkpoint",
     "sweep_leftovers",
@@ -54,26 +60,78 @@ def newest_checkpoint(
             is used although nothing proves that it is intact.
         has_weights: Whether one without a model's weights is incomplete.
     """
-    found = list_checkpoints(run_dir) if run_id is not None else with_fetched(run_dir)
-    for path in reversed(found):
+    if run_id is not None:
+        return _newest_of(run_dir, run_id, report)
+    found, damaged = _look_at(with_fetched(run_dir))
+    for one in (candidates := of_newest_run(found)):
+        while damaged and damaged[-1][0] > one.step:
+            report(damaged.pop()[1])
+        path = run_dir / one.name
         try:
             if is_ours(path):
-                if run_id is not None and read_manifest(path).run_id != run_id:
-                    continue
                 verify_checkpoint(path)
-                return path
-            if run_id is not None:
-                raise CheckpointError(f"it has no {MANIFEST_NAME}, so this run did not commit it.")
-            check_complete(path, needs_optimizer=True, has_weights=has_weights)
+                check_pickles(path)
+            else:
+                check_complete(path, needs_optimizer=True, has_weights=has_weights)
+                report(
+                    f"{path.name} has no {MANIFEST_NAME}, as raytrainer writes it; its files look complete, but their "
+                    "content is unverified."
+                )
         except CheckpointError as error:
             report(f"{path.name} is skipped: {error}")
             continue
-        report(
-            f"{path.name} has no {MANIFEST_NAME}, as raytrainer writes it; its files look complete, but their content "
-            "is unverified."
-        )
+        report_of_others(found, candidates, one, report)
+        return path
+    for _, text in reversed(damaged):
+        report(text)
+    return None
+
+
+def _newest_of(run_dir: Path, run_id: str, report: Callable[[str], None]) -> Path | None:
+    for path in reversed(list_checkpoints(run_dir)):
+        try:
+            if not is_ours(path):
+                raise CheckpointError(f"it has no {MANIFEST_NAME}, so this run did not commit it.")
+            if read_manifest(path).run_id != run_id:
+                continue
+            verify_checkpoint(path)
+            check_pickles(path)
+        except CheckpointError as error:
+            report(f"{path.name} is skipped: {error}")
+            continue
         return path
     return None
+
+
+def _look_at(paths: Sequence[Path]) -> tuple[list[Found], list[tuple[int, str]]]:
+    """What is known about checkpoints without reading their files; and those of which nothing is, by ascending step.
+
+    Returns:
+        Those that name their run or that transformers wrote; steps of others, with what is to be said about them.
+    """
+    found: list[Found] = []
+    damaged: list[tuple[int, str]] = []
+    for path in paths:
+        try:
+            if is_ours(path):
+                found.append(Found.of(path.name, read_manifest(path)))
+            else:
+                step = step_of(path)
+                found.append(
+                    Found(
+                        name=path.name,
+                        step=_state_step(path) if step is None else step,
+                        saved_at=mtime_of(path),
+                    )
+                )
+        except CheckpointError as error:
+            damaged.append((step_of(path) or 0, f"{path.name} is skipped: {error}"))
+    return found, damaged
+
+
+def checkpoints_of_others(run_dir: Path, owners: Collection[str]) -> list[str]:
+    """The names of the checkpoints in a run directory that were not saved by some runs, the oldest first."""
+    return [path.name for path in list_checkpoints(run_dir) if run_of(path) not in owners]
 
 
 def with_fetched(run_dir: Path) -> list[Path]:
@@ -82,12 +140,17 @@ def with_fetched(run_dir: Path) -> list[Path]:
     fetched = run_dir / LAST_CHECKPOINT_NAME
     if not fetched.is_dir():
         return found
-    try:
-        step = int(json.loads((fetched / STATE_NAME).read_text(encoding="utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        step = -1  # damaged: it is tried last, and skipped with a reason
+    step = _state_step(fetched)
     older = [path for path in found if (step_of(path) or 0) < step]
     return [*older, fetched, *found[len(older) :]]
+
+
+def _state_step(path: Path) -> int:
+    """The step in a checkpoint's state; -1 if it is damaged, so that it is tried last, and skipped with a reason."""
+    try:
+        return int(json.loads(read_regular(path / STATE_NAME))["global_step"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return -1
 
 
 AUTO = "auto"
@@ -123,32 +186,42 @@ def requested_checkpoint(
         return checkpoint
     newest = newest_checkpoint(run_dir, report=report, has_weights=has_weights)
     if newest is None:
-        check_may_begin(run_dir, requested, [path.name for path in with_fetched(run_dir)])
+        paths = with_fetched(run_dir)
+        check_may_begin(run_dir, requested, [path.name for path in paths], known=_look_at(paths)[0])
     return newest
 
 
-def check_may_begin(run_dir: object, requested: str | bool, damaged: Sequence[str]) -> None:
+def check_may_begin(
+    run_dir: object, requested: str | bool, names: Sequence[str], *, known: Sequence[Found]
+) -> None:
     """Check that a run that found no valid checkpoint may start from the beginning.
 
     Args:
         run_dir: Where it looked.
         requested: True or "auto".
-        damaged: The names of the checkpoints that are there.
+        names: The checkpoints that are there.
+        known: What is known about those of them whose manifests can be read.
 
     Raises:
         CheckpointError: If True asked for one, or if there are checkpoints that cannot be used.
     """
+    tried = {one.name for one in of_newest_run(known)}
+    others = [one.name for one in known if one.name not in tried]
+    hint = (
+        f" {listing(others)} of earlier runs can be named, if you want to go on with those." if others else ""
+    )
     if requested is True:
         raise CheckpointError(
             f"No valid checkpoint found in output directory ({run_dir}), as resume_from_checkpoint=True asks for. "
             'Call train() without it to start from the beginning, with "auto" to do so only where there is no '
-            "checkpoint, or pass the path of a checkpoint."
+            f"checkpoint, or pass the path of a checkpoint.{hint}"
         )
-    if damaged:
+    if names:
+        damaged = [name for name in names if name not in others]
         raise CheckpointError(
             f'resume_from_checkpoint="auto" found no valid checkpoint in {run_dir}, but damaged ones: '
-            f"{', '.join(damaged)}. The warnings above say what each lacks. Repair or remove "
-            "them, or call train() without the argument to start from the beginning."
+            f"{', '.join(damaged)}. The warnings above say what each lacks. Repair or remove them, or call train() "
+            f"without the argument to start from the beginning.{hint}"
         )
 
 
@@ -195,15 +268,15 @@ def check_resumable(path: Path, *, has_weights: bool = True) -> None:
             f"{STATE_NAME}. {_checkpoints_in(path if inside else path.parent)}"
         )
     try:
-        if MANIFEST_NAME in names:
+        if is_ours(path):
             check_named(path)
         else:
             check_complete(path, needs_optimizer=False, has_weights=has_weights)
     except CheckpointError as error:
         changed = (
-            f"If you changed its files on purpose, delete its {MANIFEST_NAME}: then it is read as one of transformers, "
-            "whose content nobody can check. "
-            if MANIFEST_NAME in names
+            f"If you changed its files on purpose, delete {MANIFEST_NAME} and {LOOP_STATE_NAME} in it: then it is read "
+            "as one of transformers, whose content nobody can check. "
+            if is_ours(path)
             else ""
         )
         raise CheckpointError(
@@ -222,6 +295,7 @@ def check_named(path: Path) -> None:
     converted = converted_weights(path, manifest)
     if converted is None:
         check_files(path, manifest.files)
+        check_pickles(path)
         return
     gone, files = converted
     check_files(path, {name: record for name, record in manifest.files.items() if name not in gone})
@@ -261,8 +335,17 @@ def _settle_replaced(run_dir: Path, leftover: Leftover) -> None:
         leftover.path.rename(final)
         sync_directory(run_dir)
         logger.warning("%s was restored, because the save that should have replaced it was killed.", final)
+    elif final.is_dir():
+        settle_replaced(leftover.path, leftover.step, _owners_of(final))
     else:
         discard(leftover.path, leftover.step)
+
+
+def _owners_of(path: Path) -> Collection[str]:
+    try:
+        return read_manifest(path).owners
+    except CheckpointError:
+        return ()
 
 
 def _is_whole(path: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from raytrainer.checkpoint.listed import listed_in
 from raytrainer.checkpoint.safetensors_header import Shape, read_header
 from raytrainer.checkpoint.tensor_files import TORCH_METADATA
 from raytrainer.layout.shards import LocalShard
@@ -52,8 +53,10 @@ class StoredShard:
 
 
 def shard_paths(directory: Path) -> list[Path]:
-    """The files of shards in a directory."""
-    return sorted(directory.glob("*.safetensors"))
+    """The files of shards in a directory of a checkpoint."""
+    is_listed = listed_in(directory.parent)
+    found = sorted(directory.glob("*.safetensors"))
+    return [path for path in found if is_listed(f"{directory.name}/{path.name}")]
 
 
 def slice_metadata(shards: dict[str, LocalShard]) -> dict[str, str]:

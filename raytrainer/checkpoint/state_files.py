@@ -20,6 +20,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
+from raytrainer.checkpoint.listed import listed_in
 from raytrainer.checkpoint.names import (
     OPTIMIZER_NAME,
     SCALER_NAME,
@@ -27,6 +28,7 @@ from raytrainer.checkpoint.names import (
     SHARDED_OPTIMIZER_NAME,
     STATE_NAME,
 )
+from raytrainer.checkpoint.pickles import cause_of
 from raytrainer.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,7 @@ def save_state(path: Path, part: Stateful) -> Path:
         CheckpointError: If it holds objects that could not be read back safely.
     """
     torch.save(part.state_dict(), path)
-    with safe_globals(), torch.serialization.safe_globals(_NUMPY_GLOBALS):
-        unsafe = get_unsafe_globals_in_checkpoint(path)
+    unsafe = refused_objects(path)
     if unsafe:
         raise CheckpointError(
             f"The state of {type(part).__name__} holds {', '.join(sorted(unsafe)[:3])}, which torch.load refuses with "
@@ -62,6 +63,16 @@ def save_state(path: Path, part: Stateful) -> Path:
             "state_dict()."
         )
     return path
+
+
+def refused_objects(path: Path) -> list[str]:
+    """The objects in a file of ``torch.save`` that ``load_state`` would refuse; nothing is loaded.
+
+    Raises:
+        Exception: Of many kinds, if it is no such file.
+    """
+    with safe_globals(), torch.serialization.safe_globals(_NUMPY_GLOBALS):
+        return get_unsafe_globals_in_checkpoint(path)
 
 
 def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: bool = False) -> None:
@@ -82,7 +93,7 @@ def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: b
                 path, map_location="cpu", weights_only=True, mmap=mapped or None
             )
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {cause_of(error)}") from error
     try:
         part.load_state_dict(state)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
@@ -116,7 +127,7 @@ def load_scaler(directory: Path, scaler: Stateful) -> None:
     Raises:
         CheckpointError: If its state is damaged or does not fit.
     """
-    if (directory / SCALER_NAME).is_file():
+    if (directory / SCALER_NAME).is_file() and listed_in(directory)(SCALER_NAME):
         load_state(directory / SCALER_NAME, scaler)
     else:
         logger.warning("%s has no %s; loss scaling starts fresh.", directory, SCALER_NAME)
@@ -142,7 +153,10 @@ def load_optimizer_and_schedule(
         CheckpointError: If one is damaged, does not fit, or is there without the other.
     """
     optimizer_name = saved_optimizer_name(directory)
-    present = {name for name in (optimizer_name, SCHEDULER_NAME) if (directory / name).exists()}
+    is_listed = listed_in(directory)
+    present = {
+        name for name in (optimizer_name, SCHEDULER_NAME) if (directory / name).exists() and is_listed(name)
+    }
     if not present:
         logger.warning(
             "%s has no optimizer and schedule (save_only_model=True leaves them out); both start fresh, so the losses "
@@ -161,7 +175,10 @@ def load_optimizer_and_schedule(
 
 def saved_optimizer_name(directory: Path) -> str:
     """The name under which a checkpoint has its optimizer, in shards or in one file."""
-    return SHARDED_OPTIMIZER_NAME if (directory / SHARDED_OPTIMIZER_NAME).is_dir() else OPTIMIZER_NAME
+    is_sharded = (directory / SHARDED_OPTIMIZER_NAME).is_dir() and listed_in(directory)(
+        SHARDED_OPTIMIZER_NAME
+    )
+    return SHARDED_OPTIMIZER_NAME if is_sharded else OPTIMIZER_NAME
 
 
 def save_trainer_state(directory: Path, state: TrainerState) -> Path:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,18 +18,32 @@ from pathlib import Path
 from raytrainer.checkpoint.manifest import FileRecord, Manifest, read_manifest
 from raytrainer.checkpoint.names import (
     INCOMPLETE_NAME,
+    LOOP_STATE_NAME,
     MANIFEST_NAME,
     OPTIMIZER_NAME,
     SCHEDULER_NAME,
     STATE_NAME,
 )
+from raytrainer.checkpoint.regular_files import open_regular, read_regular
 from raytrainer.checkpoint.weight_files import find_adapter, find_weights, read_shapes
 from raytrainer.errors import CheckpointError
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a directory has a manifest, intact or not."""
-    return (path / MANIFEST_NAME).is_file()
+    """Whether a directory has a manifest, intact or not; or a file that nobody but this package writes."""
+    return any(os.path.lexists(path / name) for name in (MANIFEST_NAME, LOOP_STATE_NAME))
+
+
+def mtime_of(path: Path) -> float:
+    """When a directory was changed [s since the epoch].
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        return path.stat().st_mtime
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def verify_checkpoint(path: Path) -> Manifest:
@@ -71,10 +87,10 @@ def check_complete(path: Path, *, needs_optimizer: bool, has_weights: bool = Tru
     if (path / INCOMPLETE_NAME).exists():
         raise CheckpointError(f"{path} holds {INCOMPLETE_NAME}: its save was interrupted.")
     try:
-        state = json.loads((path / STATE_NAME).read_text(encoding="utf-8"))
+        state = json.loads(read_regular(path / STATE_NAME))
         if not isinstance(state, dict) or "global_step" not in state:
             raise ValueError("it has no global_step")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path / STATE_NAME} cannot be read: {error}") from error
     if has_weights:
         _check_weights(path)
@@ -89,9 +105,12 @@ def check_complete(path: Path, *, needs_optimizer: bool, has_weights: bool = Tru
 
 def _check_size(path: Path, record: FileRecord) -> None:
     try:
-        size = path.stat().st_size
-    except OSError as error:
+        found = path.stat()
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is missing or cannot be read: {error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError(f"{path} is not a regular file.")
+    size = found.st_size
     if size != record.size:
         word = "truncated" if size < record.size else "too long"
         raise CheckpointError(f"{path} is {word}: it has {size:,} bytes, its manifest says {record.size:,}.")
@@ -99,7 +118,7 @@ def _check_size(path: Path, record: FileRecord) -> None:
 
 def _check_hash(path: Path, record: FileRecord) -> None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -7,9 +7,12 @@ are known without reading a tensor. Neither torch nor safetensors is imported he
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from raytrainer.checkpoint.listed import listed_in
 from raytrainer.checkpoint.names import (
     ADAPTER_WEIGHTS_NAME,
     TORCH_ADAPTER_WEIGHTS_NAME,
@@ -18,8 +21,11 @@ from raytrainer.checkpoint.names import (
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
+from raytrainer.checkpoint.regular_files import open_regular, read_regular
 from raytrainer.checkpoint.safetensors_header import Shape, read_header
 from raytrainer.errors import CheckpointError
+
+_WEIGHTS = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, TORCH_WEIGHTS_NAME, TORCH_WEIGHTS_INDEX_NAME)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,25 +39,36 @@ class WeightFiles:
 def find_weights(directory: Path) -> WeightFiles | None:
     """Find the weights of a full model, as one file or in shards; safetensors first.
 
+    In a checkpoint these are files that its manifest lists, unless all of those are gone (``converted``).
+
     Raises:
         CheckpointError: If an index cannot be read or names a file that does not exist.
     """
+    counts = _counting_in(directory)
     for name, index_name, is_safe in (
         (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, True),
         (TORCH_WEIGHTS_NAME, TORCH_WEIGHTS_INDEX_NAME, False),
     ):
-        if (directory / name).is_file():
+        if counts(name):
             return WeightFiles(paths=[directory / name], are_safetensors=is_safe)
-        if (directory / index_name).is_file():
+        if counts(index_name):
             return WeightFiles(paths=_shards(directory / index_name), are_safetensors=is_safe)
     return None
 
 
+def _counting_in(directory: Path) -> Callable[[str], bool]:
+    is_listed = listed_in(directory)
+    there = [name for name in _WEIGHTS if (directory / name).is_file()]
+    listed = [name for name in there if is_listed(name)]
+    return lambda name: name in (listed or there)
+
+
 def find_adapter(directory: Path) -> Path | None:
     """Find the weights of an adapter (PEFT), in the directory or in one of its folders."""
+    is_listed = listed_in(directory)
     for name in (ADAPTER_WEIGHTS_NAME, TORCH_ADAPTER_WEIGHTS_NAME):
         for path in (directory / name, *sorted(directory.glob(f"*/{name}"))):
-            if path.is_file():
+            if path.is_file() and is_listed(path.relative_to(directory).as_posix()):
                 return path
     return None
 
@@ -70,9 +87,9 @@ def read_shapes(files: WeightFiles) -> dict[str, Shape]:
 
 def _shapes_in(path: Path) -> dict[str, Shape]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = read_header(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     found = path.stat().st_size
     if found != header.file_size:
@@ -82,9 +99,11 @@ def _shapes_in(path: Path) -> dict[str, Shape]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names: list[Any] = sorted(set(json.loads(read_regular(index))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} cannot be read as an index of weight files: {error}") from error
+    if any(not isinstance(name, str) or Path(name).name != name or "\0" in name for name in names):
+        raise CheckpointError(f"{index} names files outside its directory.")
     paths = [index.parent / name for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:

@@ -14,16 +14,25 @@ from transformers.trainer_utils import HubStrategy
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.checkpoint.names import ARGUMENTS_NAME, LAST_CHECKPOINT_NAME
+from raytrainer.checkpoint.ownership import EARLIER_RUNS
 from raytrainer.checkpoint.snapshot import files_below
 from raytrainer.hub.card import CARD_NAME
 
 TENSORBOARD_DIRECTORY = "runs"
 """TensorBoard's directory in the output directory."""
 
-_EXCLUDED = ("_*", "checkpoint-*", f"{LAST_CHECKPOINT_NAME}/*", "logs/*", "training_args.bin", ARGUMENTS_NAME)
+_EXCLUDED = (
+    "_*",
+    "checkpoint-*",
+    f"{LAST_CHECKPOINT_NAME}/*",
+    "logs/*",
+    f"{EARLIER_RUNS}/*",
+    "training_args.bin",
+    ARGUMENTS_NAME,
+)
 """What ``push_to_hub`` leaves out of an output directory: the two patterns of transformers, a checkpoint that was
-downloaded, the log files of this package, and arguments: the pickle in which transformers stores them with the token,
-and the JSON file with the paths of this machine."""
+downloaded, the log files of this package, checkpoints of earlier runs, and arguments: the pickle in which transformers
+stores them with the token, and the JSON file with the paths of this machine."""
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 
 

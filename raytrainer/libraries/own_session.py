@@ -15,7 +15,10 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.checkpoint.manifest import read_manifest
+from raytrainer.checkpoint.ownership import fresh_start
+from raytrainer.checkpoint.replaced import predecessors
 from raytrainer.checkpoint.scan import (
+    checkpoints_of_others,
     newest_checkpoint,
     requested_checkpoint,
     sweep_leftovers,
@@ -52,7 +55,7 @@ class OwnLoopSession:
         trainer.remove_callback(PrinterCallback)
         self._progress = RunProgress(runtime, home_of_loop(trainer), trainer.args.device)
         trainer.add_callback(self._progress)
-        CommittedSaves(trainer, runtime)
+        self._saves = CommittedSaves(trainer, runtime)
 
     @property
     def step(self) -> int:
@@ -159,9 +162,17 @@ class OwnLoopSession:
         if is_restart:
             own = newest_checkpoint(directory, run_id=self._runtime.run_id, report=self._report)
             if own is not None:
+                self._saves.continues = predecessors(own, of_restart=True)
                 return str(own)
         checkpoint = requested_checkpoint(directory, requested, report=self._report)
-        return None if checkpoint is None else str(checkpoint)
+        if checkpoint is not None:
+            self._saves.continues = predecessors(checkpoint, of_restart=False)
+            return str(checkpoint)
+        self._saves.continues = ()
+        others = checkpoints_of_others(directory, {self._runtime.run_id})
+        if others and not is_restart and self._trainer.args.save_strategy != SaveStrategy.NO:
+            self._report(fresh_start(directory, others))
+        return None
 
     def _restore_trained_weights(self, context: CallContext) -> None:
         """All ranks: give workers that were restarted the weights that a completed run ended with.

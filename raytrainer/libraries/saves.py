@@ -42,6 +42,8 @@ class CommittedSaves:
     def __init__(self, trainer: Any, runtime: Runtime) -> None:
         self._trainer = trainer
         self._runtime = runtime
+        self.continues: tuple[str, ...] = ()
+        """The runs that the run goes on with."""
         self._save: Callable[..., None] = trainer._save_checkpoint
         trainer._save_checkpoint = self.save_checkpoint
 
@@ -84,7 +86,8 @@ class CommittedSaves:
                 CheckpointCommitted(step=step, path=str(final), num_bytes=size, seconds=seconds)
             )
             best = trainer.state.best_model_checkpoint
-            prune(run_dir, limit=limit, keep=[best] if best is not None else [])
+            owners = {self._runtime.run_id, *self.continues}
+            prune(run_dir, limit=limit, keep=[best] if best is not None else [], owners=owners)
         if trainer.args.push_to_hub:
             push(str(final))
 
@@ -119,6 +122,7 @@ class CommittedSaves:
             samples_consumed=batch * trainer.state.global_step,
             global_batch_size=batch,
             model_signature=model_signature(trainer.model),
+            continues=self.continues,
         )
 
 

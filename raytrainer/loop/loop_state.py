@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from raytrainer.checkpoint.listed import listed_in
+from raytrainer.checkpoint.names import LOOP_STATE_NAME
 from raytrainer.errors import CheckpointError
 from raytrainer.loop.plan import Cursor
 
-NAME = "loop_state.json"
+NAME = LOOP_STATE_NAME
 FORMAT = 2
 """Of the file. Files without a number are the oldest."""
 _ADDED_IN_2 = frozenset(
@@ -73,11 +75,11 @@ def read_loop_state(checkpoint: Path) -> LoopState | None:
         CheckpointError: If it is damaged, or another version of raytrainer wrote what this one cannot read.
     """
     path = checkpoint / NAME
-    if not path.is_file():
+    if not path.is_file() or not listed_in(checkpoint)(NAME):
         return None
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}. {_WHAT_TO_DO}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, expected an object. {_WHAT_TO_DO}")

@@ -61,6 +61,8 @@ class TrainRun:
     """The driver asked to stop without saving."""
     moves: bool = False
     """The driver, or SIGTERM to a worker, asked to save and go on in other workers."""
+    continues: tuple[str, ...] = ()
+    """The runs that this one goes on with; their checkpoints are its own (``checkpoint.ownership``)."""
     last_checkpoint: str | None = None
     """The newest checkpoint that this run committed or began from."""
     started_at: float = field(default_factory=time.time)
@@ -105,3 +107,8 @@ class TrainRun:
     """Where this attempt writes which samples it uses, if ``debug`` asks for it."""
     requested_sizes: MicroBatchSizes | None = None
     """What the arguments asked for, where ``auto_find_batch_size`` may take smaller ones."""
+
+    @property
+    def owners(self) -> frozenset[str]:
+        """The runs whose checkpoints are this run's own."""
+        return frozenset((self.runtime.run_id, *self.continues))

@@ -63,6 +63,7 @@ def save_checkpoint(run: TrainRun) -> str:
         samples_consumed=run.cursor.samples_consumed(run.plan),
         global_batch_size=run.plan.global_batch_size,
         model_signature=trainer._model_signature(),
+        continues=run.continues,
     )
     uploads = runtime.rank == 0 and uploads_checkpoints(args)
     saved = storage.commit(step, runtime=runtime, write_parts=parts, facts=facts, keep_files=uploads)
@@ -78,7 +79,7 @@ def save_checkpoint(run: TrainRun) -> str:
         trainer._push_from_checkpoint(str(readable(saved.location) if uploads else saved.location))
     if runtime.rank == 0:
         best = trainer.state.best_model_checkpoint
-        storage.prune(limit=args.save_total_limit, keep={best} if best else set())
+        storage.prune(limit=args.save_total_limit, keep={best} if best else set(), owners=run.owners)
     storage.share()
     return saved.location
 
@@ -89,7 +90,9 @@ def record_best_checkpoint(run: TrainRun, storage: RunStorage) -> None:
     if not state.best_global_step:
         return
     best = storage.checkpoint(state.best_global_step)
-    if state.best_global_step == state.global_step or storage.has_checkpoint(state.best_global_step):
+    if state.best_global_step == state.global_step or storage.has_checkpoint(
+        state.best_global_step, run.owners
+    ):
         state.best_model_checkpoint = best
 
 

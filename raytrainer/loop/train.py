@@ -243,7 +243,8 @@ def tidy_up(run: TrainRun) -> None:
     if run.interrupted or state.global_step < state.max_steps or state.best_model_checkpoint is None:
         return
     if args.should_save and args.save_total_limit == 1:
-        checkpoint_storage(run.trainer).prune(limit=1, keep={state.best_model_checkpoint}, keep_newest=False)
+        keep = {state.best_model_checkpoint}
+        checkpoint_storage(run.trainer).prune(limit=1, keep=keep, owners=run.owners, keep_newest=False)
 
 
 def output_paths(run: TrainRun) -> dict[str, str]:
@@ -251,7 +252,7 @@ def output_paths(run: TrainRun) -> dict[str, str]:
     storage = checkpoint_storage(run.trainer)
     found: dict[str, str] = {"run": storage.location}
     newest = storage.checkpoint(run.trainer.state.global_step)
-    if storage.has_checkpoint(run.trainer.state.global_step):
+    if storage.has_checkpoint(run.trainer.state.global_step, run.owners):
         found["last checkpoint"] = newest
     if run.trainer.state.best_model_checkpoint is not None:
         found["best checkpoint"] = run.trainer.state.best_model_checkpoint

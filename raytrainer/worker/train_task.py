@@ -23,7 +23,9 @@ from transformers.trainer_utils import (
 from raytrainer.callbacks.tracker_runs import RunRecord, give_record
 from raytrainer.checkpoint.locate import is_inside, readable, readable_on_all
 from raytrainer.checkpoint.model_match import check_matches_model
+from raytrainer.checkpoint.ownership import fresh_start
 from raytrainer.checkpoint.rank_agreement import of_rank_0
+from raytrainer.checkpoint.replaced import predecessors
 from raytrainer.checkpoint.run_storage import storage_of
 from raytrainer.hub.checkpoint_uploads import begin_uploads
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
@@ -57,6 +59,8 @@ class Origin:
     """Where it is: a path, or the URI that it was fetched from."""
     is_restart: bool
     """The checkpoint was saved by an earlier attempt of this same ``train()`` call."""
+    continues: tuple[str, ...] = ()
+    """The runs that the run goes on with."""
 
 
 def train_on_rank(
@@ -96,12 +100,11 @@ def train_on_rank(
 
     storage = checkpoint_storage(trainer)
     in_bucket = is_uri(storage.location)
-    saves = trainer.args.save_strategy != SaveStrategy.NO
     try:
-        if saves or in_bucket:
+        if saves(trainer) or in_bucket:
             storage.check_from_all(runtime)
         # Nothing in a bucket can be locked.
-        with held_by_run(storage.directory, runtime, saves=saves and not in_bucket):
+        with held_by_run(storage.directory, runtime, saves=saves(trainer) and not in_bucket):
             prepare_model(trainer)
             if trainer.args.auto_find_batch_size:
                 return search_batch_size(trainer, runtime, attempt)
@@ -143,6 +146,7 @@ def train_from(
             ignore_keys_for_eval=ignore_keys_for_eval,
             compute_loss_override=compute_loss_override,
         )
+        run.continues = origin.continues
         if requested is not None:
             run.requested_sizes = requested
             trainer.state.train_batch_size = trainer.args.per_device_train_batch_size
@@ -233,11 +237,27 @@ def find_origin(
     if is_restart:
         own = storage.newest(run_id=runtime.run_id, report=report)
         if own is not None:
-            return Origin(checkpoint=None, location=own, is_restart=True)
+            return Origin(
+                checkpoint=None,
+                location=own,
+                is_restart=True,
+                continues=predecessors(readable(own), of_restart=True),
+            )
     location = storage.requested(requested, report=report, has_weights=has_weights)
     if location is not None and has_weights:
         check_matches_model(readable(location), trainer.model)
-    return Origin(checkpoint=None, location=location, is_restart=False)
+    if location is None:
+        others = storage.of_others({runtime.run_id}) if saves(trainer) and not is_restart else []
+        if others:
+            report(fresh_start(storage.location, others))
+        return Origin(checkpoint=None, location=None, is_restart=False)
+    continues = predecessors(readable(location), of_restart=False)
+    return Origin(checkpoint=None, location=location, is_restart=False, continues=continues)
+
+
+def saves(trainer: TrainerProtocol) -> bool:
+    """Whether training saves checkpoints."""
+    return trainer.args.save_strategy != SaveStrategy.NO
 
 
 def record_of(run: TrainRun, origin: Origin, *, is_restart: bool) -> RunRecord:

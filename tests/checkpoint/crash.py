@@ -1,6 +1,6 @@
 """A process that saves checkpoints and is killed by SIGKILL at chosen operations on the disk.
 
-    python crash.py RUN_DIR WORLD_SIZE REPLACES
+    python crash.py RUN_DIR WORLD_SIZE REPLACES [RUN_ID]
 
 Copies the directory RUN_DIR/origin for each operation that a save makes, kills a child process at exactly that
 operation (before it happens) while it saves into the copy, and prints one JSON line per kill: the copy and the
@@ -59,13 +59,14 @@ def watch(kill_at: int, run_dir: Path) -> list[str]:
 
 def main() -> None:
     root, world_size, replaces = Path(sys.argv[1]), int(sys.argv[2]), bool(int(sys.argv[3]))
+    run_id = sys.argv[4] if len(sys.argv) > 4 else "run"
     for kill_at in range(1000):
         run_dir = root / f"killed-{kill_at}"
         shutil.copytree(root / "origin", run_dir)
         child = os.fork()
         if child == 0:
             watch(kill_at, run_dir)
-            save_small(run_dir, 20 if replaces else 30, world_size=world_size, attempt=1)
+            save_small(run_dir, 20 if replaces else 30, world_size=world_size, run_id=run_id, attempt=1)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         died_at = Path(f"{run_dir}.died-at")

@@ -302,3 +302,21 @@ def test_a_write_that_storage_cuts_off_is_told_as_a_storage_error(tmp_path, writ
     assert done.stdout.startswith("CheckpointError"), done.stdout + done.stderr
     assert "could not be written" in done.stdout
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_all_files_have_the_permissions_that_the_umask_gives_to_new_files(tmp_path, mask):
+    def write(target):
+        (target / "mine.bin").write_bytes(b"x")
+        (target / "closed.bin").write_bytes(b"x")
+        (target / "closed.bin").chmod(0o600)
+        return [Path("mine.bin"), Path("closed.bin")]
+
+    former = os.umask(mask)
+    try:
+        path = FakeWorld(1).run(
+            lambda runtime: commit_checkpoint(tmp_path, 1, runtime=runtime, write_parts=[write], facts=FACTS)
+        )[0]
+    finally:
+        os.umask(former)
+    assert {file.stat().st_mode & 0o777 for file in path.rglob("*")} == {0o666 & ~mask}

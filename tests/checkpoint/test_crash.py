@@ -19,11 +19,11 @@ from tests.checkpoint.saving import save_small, tree
 ROOT = Path(__file__).parents[2]
 
 
-def kill_everywhere(directory, *, world_size, replaces):
+def kill_everywhere(directory, *, world_size, replaces, run_id="run"):
     save_small(directory / "origin", 10, world_size=world_size)
     save_small(directory / "origin", 20, world_size=world_size)
     done = subprocess.run(
-        [sys.executable, crash.__file__, str(directory), str(world_size), str(int(replaces))],
+        [sys.executable, crash.__file__, str(directory), str(world_size), str(int(replaces)), run_id],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -69,6 +69,23 @@ def test_after_a_kill_anywhere_while_a_checkpoint_is_replaced_its_step_is_still_
     assert len(renames) >= 2
     # killed before the second rename: the old one is back; from then on: the new one
     assert attempts == [0] * (renames[1] + 1) + [1] * (len(kills) - renames[1] - 1)
+
+
+def test_after_a_kill_anywhere_while_another_runs_checkpoint_is_replaced_both_are_whole_or_the_old_one_is(
+    tmp_path,
+):
+    kills = kill_everywhere(tmp_path, world_size=1, replaces=True, run_id="new")
+    old = tree(tmp_path / "origin/checkpoint-20")
+    is_new = []
+    for run_dir, _ in kills:
+        sweep_leftovers(run_dir)
+        assert list_leftovers(run_dir) == []
+        is_new.append(verify_checkpoint(run_dir / "checkpoint-20").run_id == "new")
+        kept = run_dir / "earlier-runs/run/checkpoint-20"
+        assert tree(kept if is_new[-1] else run_dir / "checkpoint-20") == old
+        verify_checkpoint(run_dir / "checkpoint-10")
+    assert is_new == sorted(is_new)
+    assert {False, True} == set(is_new)
 
 
 def test_a_restart_that_is_killed_while_it_sweeps_loses_nothing(tmp_path, monkeypatch):

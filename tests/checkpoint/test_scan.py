@@ -345,16 +345,21 @@ def test_a_conversion_that_lost_a_shard_is_refused(tmp_path):
         check_resumable(tmp_path / "checkpoint-2")
 
 
-def test_changed_weights_are_resumed_from_once_the_manifest_is_deleted(tmp_path):
+def test_changed_weights_are_resumed_from_once_what_marks_them_as_ours_is_deleted(tmp_path):
     run_with_weights(tmp_path, max_steps=4)
     checkpoint = tmp_path / "checkpoint-2"
     weights = safetensors.torch.load_file(checkpoint / "model.safetensors")
     safetensors.torch.save_file(
         {name: 2 * value for name, value in weights.items()}, checkpoint / "model.safetensors"
     )
-    with pytest.raises(CheckpointError, match=r"changed its files on purpose, delete its manifest\.json"):
+    with pytest.raises(
+        CheckpointError, match=r"changed its files on purpose, delete manifest\.json and loop"
+    ):
         check_resumable(checkpoint)
     (checkpoint / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no manifest\.json"):
+        check_resumable(checkpoint)
+    (checkpoint / "loop_state.json").unlink()
     resumed = make_trainer(raytrainer, tmp_path, max_steps=4)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert [row[0] for row in rows(resumed)] == [1, 2, 3, 4]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from raytrainer.checkpoint.commit import CheckpointFacts, WritePart
 from raytrainer.checkpoint.names import checkpoint_name
 from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.checkpoint.remote.commit import commit_to_bucket
-from raytrainer.checkpoint.remote.contents import contents_of, is_complete
+from raytrainer.checkpoint.remote.contents import contents_of, is_complete, run_of
 from raytrainer.checkpoint.remote.fetch import release_copies
 from raytrainer.checkpoint.remote.retention import prune_bucket
 from raytrainer.checkpoint.remote.scan import (
+    checkpoints_of_others,
     fetch_resumable,
     newest_in_bucket,
     requested_in_bucket,
@@ -58,9 +59,15 @@ class BucketStorage:
         """Where the checkpoint of a step is, or would be."""
         return self._store.location(checkpoint_name(step))
 
-    def has_checkpoint(self, step: int) -> bool:
-        """Whether the bucket has the complete checkpoint of a step."""
-        return is_complete(contents_of(self._store, checkpoint_name(step)))
+    def has_checkpoint(self, step: int, owners: Collection[str]) -> bool:
+        """Whether the bucket has the complete checkpoint of a step that one of some runs saved."""
+        name = checkpoint_name(step)
+        contents = contents_of(self._store, name)
+        return is_complete(contents) and run_of(self._store, name, contents) in owners
+
+    def of_others(self, owners: Collection[str]) -> list[str]:
+        """Rank 0: see ``checkpoints_of_others``."""
+        return checkpoints_of_others(self._store, owners)
 
     def below(self, name: str) -> str:
         """Where others find what this process wrote under a name in its stage."""
@@ -88,10 +95,17 @@ class BucketStorage:
         release_copies(keep=self.directory / checkpoint_name(step) if keep_files else None)
         return committed
 
-    def prune(self, *, limit: int | None, keep: Iterable[str], keep_newest: bool = True) -> None:
+    def prune(
+        self,
+        *,
+        limit: int | None,
+        keep: Iterable[str],
+        owners: Collection[str],
+        keep_newest: bool = True,
+    ) -> None:
         """Rank 0: see ``prune_bucket``; a store that fails leaves one too many, with a warning."""
         try:
-            prune_bucket(self._store, limit=limit, keep=keep, keep_newest=keep_newest)
+            prune_bucket(self._store, limit=limit, keep=keep, owners=owners, keep_newest=keep_newest)
         except OSError as error:
             logger.warning("Old checkpoints in %s could not be looked for: %s", self.location, error)
 

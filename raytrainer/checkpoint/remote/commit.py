@@ -14,7 +14,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from raytrainer.checkpoint.commit import (
@@ -34,8 +34,18 @@ from raytrainer.checkpoint.names import (
     replaced_name,
     writing_name,
 )
+from raytrainer.checkpoint.ownership import place_of_earlier
 from raytrainer.checkpoint.rank_agreement import Agreement
-from raytrainer.checkpoint.remote.contents import check_sizes, contents_of, discard, mark, remove, unmark
+from raytrainer.checkpoint.remote.contents import (
+    check_sizes,
+    contents_of,
+    discard,
+    mark,
+    read_manifest_of,
+    remove,
+    run_of,
+    unmark,
+)
 from raytrainer.checkpoint.remote.fetch import keep_as_copy
 from raytrainer.checkpoint.run_storage import Committed
 from raytrainer.errors import CheckpointError
@@ -112,7 +122,7 @@ def commit_to_bucket(
             records = ranks.on_all(upload)
             ranks.on_rank_0(publish)
         if runtime.rank == 0:
-            discard(store, aside)
+            settle_replaced(store, aside, name, {runtime.run_id, *facts.continues})
         if keep_files:
             _keep(target, stage / name)
     size = sum(record.size for part in records or [] for record in part.values())
@@ -215,8 +225,60 @@ def settle_aside(store: ObjectStore, aside: str, name: str) -> bool:
     if is_whole and not was_taken:
         restore(store, aside, name, listed)
         return True
-    store.delete_folder(aside)
+    if was_taken and is_whole:
+        settle_replaced(store, aside, name, _owners_of(store, name))
+    else:
+        store.delete_folder(aside)
     return False
+
+
+def _owners_of(store: ObjectStore, name: str) -> Collection[str]:
+    try:
+        return read_manifest_of(store, name).owners
+    except CheckpointError:
+        return ()
+
+
+def settle_replaced(store: ObjectStore, aside: str, name: str, owners: Collection[str]) -> None:
+    """Delete a checkpoint that was copied aside if its owners replaced it; otherwise keep it in ``earlier-runs``.
+
+    Args:
+        store: Has both.
+        aside: The folder that it was copied to.
+        name: The folder that it was in.
+        owners: The run that took its name, and those that this one goes on with.
+    """
+    try:
+        contents = contents_of(store, aside)
+        # With the mark it is being deleted, and was kept before if it was to be.
+        if LIST_NAME in contents.files and INCOMPLETE_NAME not in contents.files:
+            run_id = run_of(store, aside, contents)
+            if run_id not in owners:
+                files = {file: size for file, size in contents.files.items() if file != LIST_NAME}
+                _keep_earlier(store, aside, name, run_id, files)
+    except OSError as error:  # the next sweep tries again
+        logger.warning(
+            "%s of an earlier run could not be kept elsewhere yet: %s", store.location(aside), error
+        )
+        return
+    discard(store, aside)
+
+
+def _keep_earlier(
+    store: ObjectStore, aside: str, name: str, run_id: str | None, files: Mapping[str, int]
+) -> None:
+    def is_taken(place: str) -> bool:
+        there = contents_of(store, place).files
+        if MANIFEST_NAME in there and MANIFEST_NAME in files:
+            return store.get_text(f"{place}/{MANIFEST_NAME}") != store.get_text(f"{aside}/{MANIFEST_NAME}")
+        # A part of the same files is what a kill left of this copy; it is overwritten.
+        return bool(there) and not there.items() < files.items()
+
+    kept = place_of_earlier(run_id, name, is_taken)
+    copy_files(store, aside, kept, files)
+    logger.warning(
+        "%s of an earlier run is in %s now; this run saved one of that name.", name, store.location(kept)
+    )
 
 
 def _keep(target: Path, kept: Path) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raytrainer.checkpoint.manifest import Manifest, manifest_from
-from raytrainer.checkpoint.names import INCOMPLETE_NAME, MANIFEST_NAME, STATE_NAME, step_of
+from raytrainer.checkpoint.names import INCOMPLETE_NAME, LOOP_STATE_NAME, MANIFEST_NAME, STATE_NAME, step_of
+from raytrainer.checkpoint.ownership import UNNAMED
 from raytrainer.errors import CheckpointError
 from raytrainer.storage.store import ObjectStore
 
@@ -31,13 +32,13 @@ class Contents:
 
     @property
     def is_ours(self) -> bool:
-        """Whether there is a manifest, intact or not."""
-        return MANIFEST_NAME in self.files
+        """Whether there is a manifest, intact or not; or a file that nobody but this package writes."""
+        return bool({MANIFEST_NAME, LOOP_STATE_NAME} & self.files.keys())
 
     @property
     def is_partial(self) -> bool:
         """Whether it is being written or deleted, or was when a process was killed."""
-        return INCOMPLETE_NAME in self.files and not self.is_ours
+        return INCOMPLETE_NAME in self.files and MANIFEST_NAME not in self.files
 
 
 def is_complete(contents: Contents) -> bool:
@@ -63,6 +64,16 @@ def read_manifest_of(store: ObjectStore, name: str) -> Manifest:
         CheckpointError: If there is none, or it is damaged.
     """
     return manifest_from(lambda: store.get_text(f"{name}/{MANIFEST_NAME}"), store.location(name))
+
+
+def run_of(store: ObjectStore, name: str, contents: Contents) -> str | None:
+    """The run that wrote a checkpoint; None if it was ours and its manifest cannot be read."""
+    if not contents.is_ours:
+        return UNNAMED
+    try:
+        return read_manifest_of(store, name).run_id
+    except CheckpointError:
+        return None
 
 
 def check_sizes(store: ObjectStore, name: str, manifest: Manifest, contents: Contents) -> None:
@@ -110,7 +121,7 @@ def remove(store: ObjectStore, name: str) -> None:
         return
     if contents.files.keys() - {INCOMPLETE_NAME}:
         mark(store, name)
-    if contents.is_ours:
+    if MANIFEST_NAME in contents.files:
         store.delete(f"{name}/{MANIFEST_NAME}")
     store.delete_all(
         f"{name}/{file}" for file in contents.files if file not in (MANIFEST_NAME, INCOMPLETE_NAME)

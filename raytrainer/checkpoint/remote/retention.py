@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from raytrainer.checkpoint.names import STATE_NAME
-from raytrainer.checkpoint.remote.contents import checkpoint_names, contents_of, discard, read_manifest_of
+from raytrainer.checkpoint.remote.contents import (
+    checkpoint_names,
+    contents_of,
+    discard,
+    read_manifest_of,
+    run_of,
+)
 from raytrainer.checkpoint.retention import surplus
 from raytrainer.errors import CheckpointError
 from raytrainer.storage.locations import without_options
@@ -14,7 +19,12 @@ from raytrainer.storage.store import ObjectStore
 
 
 def prune_bucket(
-    store: ObjectStore, *, limit: int | None, keep: Iterable[str], keep_newest: bool = True
+    store: ObjectStore,
+    *,
+    limit: int | None,
+    keep: Iterable[str],
+    keep_newest: bool = True,
+    owners: Collection[str] | None = None,
 ) -> list[str]:
     """Delete the oldest checkpoints beyond a limit, as ``retention.prune`` does.
 
@@ -23,6 +33,7 @@ def prune_bucket(
         limit: How many stay; None or 0 for all.
         keep: The URIs of those that stay in any case; others do not matter.
         keep_newest: As in ``prune``.
+        owners: As there.
 
     Returns:
         The names of what was deleted, oldest first.
@@ -32,6 +43,8 @@ def prune_bucket(
     names = checkpoint_names(store)
     found = {name: contents_of(store, name) for name in names}
     names = [name for name in names if not found[name].is_partial]  # the sweep of the next start takes those
+    if owners is not None:
+        names = [name for name in names if run_of(store, name, found[name]) in owners]
     if len(names) <= limit:
         return []
     ages = {name: _saved_at(store, name) if found[name].is_ours else None for name in names}
@@ -53,6 +66,6 @@ def prune_bucket(
 
 def _saved_at(store: ObjectStore, name: str) -> float | None:
     try:
-        return datetime.datetime.fromisoformat(read_manifest_of(store, name).created_at).timestamp()
-    except (CheckpointError, ValueError):
+        return read_manifest_of(store, name).saved_at
+    except CheckpointError:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from raytrainer.checkpoint.names import (
@@ -20,13 +20,17 @@ from raytrainer.checkpoint.names import (
     leftover_of,
     step_of,
 )
+from raytrainer.checkpoint.ownership import Found, of_newest_run, report_of_others
+from raytrainer.checkpoint.pickles import check_pickles
 from raytrainer.checkpoint.remote.commit import settle_aside
 from raytrainer.checkpoint.remote.contents import (
     check_sizes,
     checkpoint_names,
     contents_of,
+    is_complete,
     read_manifest_of,
     remove,
+    run_of,
     unmark,
 )
 from raytrainer.checkpoint.remote.fetch import (
@@ -67,48 +71,97 @@ def newest_in_bucket(
         Its URI. ``fetch`` has it on this machine, if it was downloaded.
     """
     with fetching_explained(store.location()):
-        names = checkpoint_names(store) if run_id is not None else _with_fetched(store)
-        for name in reversed(names):
+        if run_id is not None:
+            return _newest_of(store, run_id, report, download=download)
+        found, damaged = _look_at(store, _with_fetched(store))
+        for one in (candidates := of_newest_run(found)):
+            while damaged and damaged[-1][0] > one.step:
+                report(damaged.pop()[1])
             try:
-                text = _try(store, name, run_id, has_weights=has_weights, download=download)
+                text = _try(store, one.name, has_weights=has_weights, download=download)
             except CheckpointError as error:
-                report(f"{name} is skipped: {error}")
+                report(f"{one.name} is skipped: {error}")
                 continue
-            if text is not None:
-                if text:
-                    report(text)
-                return store.location(name)
+            if text:
+                report(text)
+            report_of_others(found, candidates, one, report)
+            return store.location(one.name)
+        for _, text in reversed(damaged):
+            report(text)
     return None
 
 
-def _try(
-    store: ObjectStore, name: str, run_id: str | None, *, has_weights: bool, download: bool
+def _newest_of(
+    store: ObjectStore, run_id: str, report: Callable[[str], None], *, download: bool
 ) -> str | None:
+    for name in reversed(checkpoint_names(store)):
+        try:
+            contents = contents_of(store, name)
+            if not contents.files:  # an empty folder, as some stores keep them
+                continue
+            check_is_there(store, name, contents)
+            if not contents.is_ours:
+                raise CheckpointError(f"it has no {MANIFEST_NAME}, so this run did not commit it.")
+            if read_manifest_of(store, name).run_id != run_id:
+                continue
+            _try(store, name, has_weights=True, download=download)
+        except CheckpointError as error:
+            report(f"{name} is skipped: {error}")
+            continue
+        return store.location(name)
+    return None
+
+
+def _look_at(store: ObjectStore, names: Sequence[str]) -> tuple[list[Found], list[tuple[int, str]]]:
+    """What is known about checkpoints without their files; and those of which nothing is, by ascending step."""
+    found: list[Found] = []
+    damaged: list[tuple[int, str]] = []
+    for name in names:
+        contents = contents_of(store, name)
+        step = step_of(Path(name))
+        try:
+            if not contents.files:  # an empty folder, as some stores keep them
+                continue
+            check_is_there(store, name, contents)
+            if contents.is_ours:
+                found.append(Found.of(name, read_manifest_of(store, name)))
+            else:
+                found.append(Found(name=name, step=_state_step(store, name) if step is None else step))
+        except CheckpointError as error:
+            damaged.append((step or 0, f"{name} is skipped: {error}"))
+    return found, damaged
+
+
+def checkpoints_of_others(store: ObjectStore, owners: Collection[str]) -> list[str]:
+    """The names of the checkpoints in a bucket that were not saved by some runs, the oldest first."""
+    found = {name: contents_of(store, name) for name in checkpoint_names(store)}
+    return [
+        name
+        for name, contents in found.items()
+        if is_complete(contents) and run_of(store, name, contents) not in owners
+    ]
+
+
+def _try(store: ObjectStore, name: str, *, has_weights: bool, download: bool) -> str:
     """Check a checkpoint.
 
     Returns:
-        What is to be said about it, if it is intact; None if it is another run's, or nothing.
+        What is to be said about it, if it is intact; "" for nothing.
 
     Raises:
         CheckpointError: If it is damaged.
     """
     contents = contents_of(store, name)
     location = store.location(name)
-    if not contents.files:  # an empty folder, as some stores keep them
-        return None
-    check_is_there(store, name, contents)
     if contents.is_ours:
         manifest = read_manifest_of(store, name)
-        if run_id is not None and manifest.run_id != run_id:
-            return None
         check_sizes(store, name, manifest, contents)
         if download:
             path = fetch(location)
             with told_by_uri(path, location):
                 verify_checkpoint(path)
+                check_pickles(path)
         return ""
-    if run_id is not None:
-        raise CheckpointError(f"it has no {MANIFEST_NAME}, so this run did not commit it.")
     if download:
         path = fetch(location)
         with told_by_uri(path, location):
@@ -124,12 +177,17 @@ def _with_fetched(store: ObjectStore) -> list[str]:
     names = checkpoint_names(store)
     if not store.exists(f"{LAST_CHECKPOINT_NAME}/{STATE_NAME}"):
         return names
-    try:
-        step = int(json.loads(store.get_text(f"{LAST_CHECKPOINT_NAME}/{STATE_NAME}"))["global_step"])
-    except (ValueError, KeyError, TypeError):
-        step = -1  # damaged: it is tried last, and skipped with a reason
+    step = _state_step(store, LAST_CHECKPOINT_NAME)
     older = [name for name in names if (step_of(Path(name)) or 0) < step]
     return [*older, LAST_CHECKPOINT_NAME, *names[len(older) :]]
+
+
+def _state_step(store: ObjectStore, name: str) -> int:
+    """The step in a checkpoint's state; -1 if it is damaged, so that it is tried last, and skipped with a reason."""
+    try:
+        return int(json.loads(store.get_text(f"{name}/{STATE_NAME}"))["global_step"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return -1
 
 
 def check_resumable_in_bucket(uri: str) -> None:
@@ -187,7 +245,8 @@ def requested_in_bucket(
         if newest is None:
             with fetching_explained(store.location()):
                 names = [name for name in _with_fetched(store) if contents_of(store, name).files]
-            check_may_begin(store.location(), requested, names)
+                known, _ = _look_at(store, names)
+            check_may_begin(store.location(), requested, names, known=known)
         return newest
     if requested == LAST_CHECKPOINT_NAME and not Path(requested).exists():
         requested = store.location(requested)
