@@ -90,7 +90,7 @@ def held(directory: Path, run_id: str, *, report: Callable[[str], None]) -> Gene
     )
     _take(path, mine, report=report)
     is_over = threading.Event()
-    beats = threading.Thread(target=_beat, args=(path, is_over), name="lease", daemon=True)
+    beats = threading.Thread(target=_beat, args=(path, mine, is_over), name="lease", daemon=True)
     beats.start()
     try:
         yield
@@ -194,12 +194,20 @@ def _read(path: Path) -> tuple[Holder | None, float | None]:
         return None, touched
 
 
-def _beat(path: Path, is_over: threading.Event) -> None:
+def _beat(path: Path, mine: Holder, is_over: threading.Event) -> None:
+    directory = path.parent.stat()
     while not is_over.wait(BEAT_S):
         try:
             os.utime(path)
-        except FileNotFoundError:  # the user removed the directory
-            return
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                now = path.parent.stat()
+                if os.path.samestat(now, directory):  # somebody took the lease away, as its refusal advises
+                    return
+                # Somebody removed the directory, and a save made it anew: it is still this run's.
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(mine)))
+                directory = now
         except OSError as error:
             logger.debug("The lease of %s could not be touched: %s", path.parent, error)
 

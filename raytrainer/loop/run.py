@@ -65,6 +65,8 @@ class TrainRun:
     """The runs that this one goes on with; their checkpoints are its own (``checkpoint.ownership``)."""
     last_checkpoint: str | None = None
     """The newest checkpoint that this run committed or began from."""
+    removed: dict[str, int] = field(default_factory=dict[str, int])
+    """What was saved and is gone, and the step after which rank 0 saw that."""
     started_at: float = field(default_factory=time.time)
     """Wall time at which this attempt of the call began [s]."""
     called_at: float = field(default_factory=time.time)

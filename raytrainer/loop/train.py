@@ -24,6 +24,7 @@ from raytrainer.loop.boundary import (
 )
 from raytrainer.loop.elastic_draws import epoch_state, seed_between_steps
 from raytrainer.loop.failed_step import told_late_cause, told_step
+from raytrainer.loop.lost_output import look_for_saved, tell_what_is_gone
 from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
@@ -166,6 +167,7 @@ def finish_step(run: TrainRun) -> None:
         check_ranks_agree(run)
     agree_on_control(run)
     emit_progress(run)
+    look_for_saved(run, checkpoint_storage(run.trainer))
     at_boundary(run)
 
 
@@ -218,6 +220,7 @@ def close(run: TrainRun) -> TrainOutput:
         trainer._load_best_model()
     trainer.control = trainer.callback_handler.on_train_end(args, state, trainer.control)
     finish_uploads(run)
+    tell_what_is_gone(run, checkpoint_storage(trainer))
     tidy_up(run)
     if run.runtime.rank == 0:
         run.runtime.emit(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,22 @@ def test_a_run_leaves_no_lease_behind(tmp_path: Path) -> None:
     make_trainer(raytrainer, tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
     assert (tmp_path / "checkpoint-1").is_dir()
     assert not (tmp_path / lease.NAME).exists()
+
+
+def test_a_directory_that_was_removed_and_made_anew_is_still_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.02)
+    run_dir = tmp_path / "run"
+    with lease.held(run_dir, "other", report=pytest.fail):
+        run_dir.rename(tmp_path / "removed")
+        run_dir.mkdir()
+        deadline = time.monotonic() + 20
+        while not (run_dir / lease.NAME).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(ConfigurationError, match="is in use by another run"):
+            take(run_dir)
+    assert not (run_dir / lease.NAME).exists()
 
 
 def test_a_run_that_fails_leaves_no_lease_behind(tmp_path: Path) -> None:
