@@ -14,14 +14,26 @@ PACKAGE = ROOT / "raytrainer"
 FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = ROOT / "tests"
-SUITES = {"cluster", "clients", "docs", "examples", "faults", "gpu", "jobs", "parity", "refusals", "sharding"}
+SUITES = {
+    "cluster",
+    "clients",
+    "docs",
+    "examples",
+    "faults",
+    "gpu",
+    "jobs",
+    "parity",
+    "refusals",
+    "sharding",
+    "soak",
+}
 """Folders of tests that follow a promise through the whole package instead of a room of it."""
 CLAIMS = {
     "arguments": {"every_argument", "fields_are_read", "setters"},
     "checkpoint": {"crash", "with_transformers"},
     "checkpoint/remote": {"kill", "on_ray"},
     "data": {"resume", "two_ranks"},
-    "driver": {"interrupt", "ray_internals", "standing_workers"},
+    "driver": {"end_of_process", "interrupt", "ray_internals", "standing_workers"},
     "evaluation": {"memory", "numbers", "two_ranks"},
     "hooks": {"differences", "underscore_overrides"},
     "hub": {"failures", "on_ray", "resume", "strategies"},
