@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,13 +24,30 @@ logger = logging.getLogger(__name__)
 
 def write_arguments(path: Path, args: TrainingArguments) -> None:
     """Write arguments as they were asked for, before they were bound to a process."""
+
+    def left_out(name: str, error: Exception) -> None:
+        logger.warning("%s leaves out %s, which JSON cannot hold: %s", path.name, name, error)
+
+    kept = plain_arguments(args, left_out)
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def plain_arguments(
+    args: TrainingArguments, left_out: Callable[[str, Exception], None] = lambda name, error: None
+) -> dict[str, Any]:
+    """Return arguments as they were asked for, as values of JSON.
+
+    Args:
+        args: The arguments.
+        left_out: Called with the name of each that JSON cannot hold, and why.
+    """
     kept: dict[str, Any] = {}
     for name, value in copy.copy(args).to_dict().items():
         try:
             kept[name] = json.loads(json.dumps(value))
         except (TypeError, ValueError) as error:
-            logger.warning("%s leaves out %s, which JSON cannot hold: %s", path.name, name, error)
-    path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            left_out(name, error)
+    return kept
 
 
 def read_values(path: Path) -> dict[str, Any]:

@@ -180,6 +180,7 @@ SUPPORTED: tuple[str, ...] = (
     "accelerate_config",
     "accelerator_config",
     "rank_check_steps",
+    "report_page",
 )
 """Fields that take effect whatever their value; invalid values are refused in ``values``."""
 

@@ -118,6 +118,13 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             "differ. 0: never."
         },
     )
+    report_page: bool = field(
+        default=True,
+        metadata={
+            "help": "Write report.html, the page of the run, into output_dir when train() ends, if raytrainer[report] "
+            "is installed. `raytrainer report` writes it at any time."
+        },
+    )
     accelerate_config: str | None = field(
         default=None,
         metadata={

@@ -116,6 +116,16 @@ def check_free(directory: Path, *, report: Callable[[str], None]) -> None:
         _wait_for_end(directory, holder, report=report)
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a run that lives holds a directory, as far as this machine can see. Changes nothing."""
+    holder, touched = _read(directory / NAME)
+    if touched is None:
+        return False
+    if holder is not None and holder.is_here():
+        return holder.is_alive()
+    return time.time() - touched < STALE_S
+
+
 def _take(path: Path, mine: Holder, *, report: Callable[[str], None]) -> None:
     silent: tuple[Holder | None, float | None] | None = None
     while True:

@@ -1,1 +1,1 @@
-"""The command ``raytrainer``: starts a script, or exports a checkpoint."""
+"""The command ``raytrainer``: starts a script, exports and checks checkpoints, shows runs."""

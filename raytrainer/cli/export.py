@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -10,14 +9,16 @@ from raytrainer.errors import ConfigurationError
 from raytrainer.storage.locations import is_uri
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def export(arguments: list[str]) -> int:
+def export(checkpoint: str, target: str, *, dtype: str | None = None, max_shard_size: str = "5GB") -> int:
     """Export a checkpoint and print what was written.
 
     Args:
-        arguments: Checkpoint, directory and options, as on the command line.
+        checkpoint: A ``checkpoint-N`` directory or its URI, written by any backend.
+        target: Where to write the model; a directory that is new or empty, or a URI.
+        dtype: Of the weights: ``float32``, ``bfloat16`` or ``float16``; as saved by default.
+        max_shard_size: Largest size of a weight file, such as ``5GB``.
 
     Returns:
         The exit code, 0.
@@ -26,20 +27,7 @@ def export(arguments: list[str]) -> int:
         ConfigurationError: If the size cannot be read.
         CheckpointError: If the checkpoint has no weights or is damaged, or the directory is not empty.
     """
-    parser = argparse.ArgumentParser(
-        prog="raytrainer export",
-        description="Write the model of a checkpoint to a directory for from_pretrained.",
-    )
-    parser.add_argument("checkpoint", help="a checkpoint-N directory or its URI, written by any backend")
-    parser.add_argument(
-        "directory", help="where to write the model; a directory that is new or empty, or a URI"
-    )
-    parser.add_argument("--dtype", choices=_DTYPES, help="dtype of the weights (default: as saved)")
-    parser.add_argument(
-        "--max_shard_size", default="5GB", help="largest size of a weight file (default: 5GB)"
-    )
-    given = parser.parse_args(arguments)
-    size = num_bytes(given.max_shard_size)
+    size = num_bytes(max_shard_size)
 
     import torch
 
@@ -47,15 +35,15 @@ def export(arguments: list[str]) -> int:
     from raytrainer.checkpoint.locate import readable
     from raytrainer.checkpoint.published import written_to
 
-    dtype = getattr(torch, given.dtype) if given.dtype else None
-    if is_uri(given.directory):
-        check_is_new(given.directory)
-    source = readable(given.checkpoint)
-    with written_to(given.directory) as directory:
-        exported = export_checkpoint(source, Path(directory), dtype=dtype, max_shard_bytes=size)
+    torch_dtype = getattr(torch, dtype) if dtype else None
+    if is_uri(target):
+        check_is_new(target)
+    source = readable(checkpoint)
+    with written_to(target) as directory:
+        exported = export_checkpoint(source, Path(directory), dtype=torch_dtype, max_shard_bytes=size)
     count = len(exported.files)
     files = exported.files[0] if count == 1 else f"{count} files"
-    print(f"{given.directory}: {exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB, in {files}")
+    print(f"{target}: {exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB, in {files}")
     return 0
 
 

@@ -1,22 +1,142 @@
-"""The entry point of the command ``raytrainer``, which runs one of its subcommands."""
+"""The command ``raytrainer``: which commands there are, with which options. What each does is in a module of its name.
+
+Built with click, which Ray brings along. Nothing else is imported until a command runs, so ``--help`` and
+completion in a shell answer at once.
+
+Exit codes: 0, done, and what was looked at is well; 1, what was looked at is damaged, or failed; 2, a
+command line or settings that cannot be used. ``launch`` ends with the exit code of its script.
+"""
 
 from __future__ import annotations
 
-import importlib
 import sys
+from collections.abc import Callable
+
+import click
 
 from raytrainer.errors import RayTrainerError
+from raytrainer.suggestions import did_you_mean
 
-USAGE = """usage: raytrainer COMMAND ...
+_EPILOG = (
+    "Exit codes: 0 done; 1 what was looked at is damaged, or failed; 2 a command line or settings that cannot be "
+    "used.\n\n"
+    "\b\nCompletion in a shell:\n"
+    '  eval "$(_RAYTRAINER_COMPLETE=bash_source raytrainer)"     or zsh_source; in fish\n'
+    "  _RAYTRAINER_COMPLETE=fish_source raytrainer | source"
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 
-commands:
-  launch   run a script whose Trainer trains on Ray, with the flags of `accelerate launch`:
-           raytrainer launch [flags of accelerate launch] script.py [arguments of the script]
-  export   write the model of a checkpoint, from any backend, to a directory for from_pretrained:
-           raytrainer export CHECKPOINT DIRECTORY [--dtype bfloat16] [--max_shard_size 5GB]
-"""
-COMMANDS = ("launch", "export")
-"""Each is a function in the module of the same name."""
+
+class Commands(click.Group):
+    """A group that asks what a mistyped command was meant to be."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first word names."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            meant = did_you_mean(args[0], self.commands)
+            ctx.fail(f"{args[0]!r} is not a command.{meant}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Commands,
+    name="raytrainer",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
+def commands() -> None:
+    """Train with Ray, and look at what was trained."""
+
+
+@commands.command(
+    short_help="Run a script that trains on Ray.",
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+    },
+    options_metavar="[flags of accelerate launch]",
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="script.py [arguments of the script]")
+def launch(words: tuple[str, ...]) -> int:
+    """Run a script whose Trainer trains on Ray, with the flags of `accelerate launch`."""
+    from raytrainer.cli import launch as module
+
+    return module.launch(list(words))
+
+
+@commands.command(short_help="Write the model of a checkpoint for from_pretrained.")
+@click.argument("checkpoint")
+@click.argument("directory")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of the weights; as saved by default.",
+)
+@click.option("--max_shard_size", default="5GB", show_default=True, help="Largest size of a weight file.")
+def export(checkpoint: str, directory: str, dtype: str | None, max_shard_size: str) -> int:
+    """Write the model of a CHECKPOINT, from any backend, to a DIRECTORY for from_pretrained.
+
+    Each is a path or a URI; the directory is new or empty.
+    """
+    from raytrainer.cli import export as module
+
+    return module.export(checkpoint, directory, dtype=dtype, max_shard_size=max_shard_size)
+
+
+@commands.command(short_help="Write the page of a run, or of several.")
+@click.argument("run_dirs", nargs=-1, required=True, metavar="RUN_DIR...")
+@click.option("--output", "-o", help="Where the page goes; report.html in the first directory by default.")
+@click.option("--png", is_flag=True, help="Write a PNG of each curve too, into a folder beside the page.")
+@click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
+@_JSON
+def report(run_dirs: tuple[str, ...], output: str | None, png: bool, opens: bool, as_json: bool) -> int:
+    """Write the page of a run, a sweep, or several runs side by side: one HTML file, which loads nothing.
+
+    RUN_DIR is the output_dir of a run, also of one that runs, was killed, or was copied here; or its URI.
+    """
+    from raytrainer.cli import report as module
+
+    return module.report(list(run_dirs), output=output, png=png, opens=opens, as_json=as_json)
+
+
+@commands.command(short_help="List the runs below a directory.")
+@click.argument("directory", default=".")
+@_JSON
+def runs(directory: str, as_json: bool) -> int:
+    """List the runs below a DIRECTORY: state, step, loss, newest checkpoint, and whether they live."""
+    from raytrainer.cli import runs as module
+
+    return module.runs(directory, as_json=as_json)
+
+
+@commands.command(short_help="Check that checkpoints are complete and intact.")
+@click.argument("checkpoint")
+@_JSON
+def verify(checkpoint: str, as_json: bool) -> int:
+    """Check a CHECKPOINT: that its files are there and intact, and what it can be resumed with.
+
+    A checkpoint-N, the output_dir of a run, whose checkpoints are all checked, or the URI of one checkpoint. The exit
+    code is 1 if one is damaged.
+    """
+    from raytrainer.cli import verify as module
+
+    return module.verify(checkpoint, as_json=as_json)
+
+
+@commands.command(short_help="Show a run from another terminal.")
+@click.argument("run_dir")
+@click.option("--once", is_flag=True, help="Show what there is, and end.")
+def watch(run_dir: str, once: bool) -> int:
+    """Show a run as its driver shows it, from another terminal; ends with the run.
+
+    RUN_DIR is the output_dir of the run; it may be on a file system that this machine shares with it.
+    """
+    from raytrainer.cli import watch as module
+
+    return module.watch(run_dir, once=once)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,19 +146,18 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line without the program's name; that of this process by default.
 
     Returns:
-        The exit code: 2 for a command line or settings that cannot be used.
+        The exit code.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if words else 2
-    name = words[0]
-    if name not in COMMANDS:
-        print(f"raytrainer: {name!r} is not a command.\n\n{USAGE}", file=sys.stderr)
-        return 2
-    command = getattr(importlib.import_module(f"raytrainer.cli.{name}"), name)
+    run: Callable[..., object] = commands.main
     try:
-        return command(words[1:])
+        code = run(args=words, prog_name="raytrainer", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
     except RayTrainerError as error:
-        print(f"raytrainer {name}: {error}", file=sys.stderr)
+        print(f"raytrainer {words[0]}: {error}", file=sys.stderr)
         return 2
+    return code if isinstance(code, int) else 0

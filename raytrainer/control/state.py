@@ -300,7 +300,7 @@ class ControlState:
         self._needs_room = True
         done = "Nothing to save yet" if not step else f"Saved step {step}"
         text = f"{done}: the workers leave, and others go on from there (not counted as a failure)."
-        self._events.append(Note(text=text, level="warning"))
+        self._events.append(Note(text=text, level="warning", kind="move"))
 
     # ---- failures -----------------------------------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class ControlState:
         elif decision.action is Action.RESTART and not self._will_restart:
             self._will_restart = True
             self._needs_room |= self._command is Command.MOVE
-            self._events.append(Note(text=self._restart_note(record), level="warning"))
+            self._events.append(Note(text=self._restart_note(record), level="warning", kind="restart"))
 
     def _end(self, reason: str | None) -> None:
         self._phase, self._reason = Phase.FATAL, reason

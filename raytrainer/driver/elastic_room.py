@@ -110,7 +110,7 @@ class ElasticRoom(Moving):
         """Say once that there are other workers than before."""
         if self._num_workers != self._num_told:
             text = f"resized {self._num_told} -> {self._num_workers} workers at step {step}"
-            self._show(Note(text=text, level="warning"))
+            self._show(Note(text=text, level="warning", kind="resize"))
             self._num_told = self._num_workers
 
     # ---- another room -------------------------------------------------------------------------------------------

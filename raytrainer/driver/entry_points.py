@@ -91,6 +91,7 @@ def runs_in_this_process(args: TrainingArguments) -> bool:
 def open_local_session(trainer: TrainerProtocol) -> Session:
     """Set a trainer up in this process, alone or as a rank of a launcher's group."""
     from raytrainer.callbacks.defaults import shown_by
+    from raytrainer.driver.run_records import recorder_here
     from raytrainer.runtimes.in_process import LocalRuntime
     from raytrainer.runtimes.process_group import ProcessGroupRuntime
     from raytrainer.telemetry.console import Renderer
@@ -98,10 +99,14 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
 
     renderer = Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))
     runtime: Runtime
-    if is_launched_rank(os.environ):
-        runtime = ProcessGroupRuntime(renderer.handle, trainer.args)
-    else:
-        runtime = LocalRuntime(renderer.handle)
+    record = recorder_here(lambda: trainer.args, lambda: runtime)
+
+    def on_event(event: object) -> None:
+        renderer.handle(event)
+        record(event)
+
+    is_rank = is_launched_rank(os.environ)
+    runtime = ProcessGroupRuntime(on_event, trainer.args) if is_rank else LocalRuntime(on_event)
     trainer._process.renderer = renderer
     return Session(trainer, runtime)
 

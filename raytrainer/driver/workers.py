@@ -16,6 +16,7 @@ from raytrainer.callbacks.defaults import shown_by
 from raytrainer.driver.changes_sent import ChangesSent
 from raytrainer.driver.entry_points import new_run_id
 from raytrainer.driver.metrics import RunMetrics
+from raytrainer.driver.run_records import DriverRecords
 from raytrainer.driver.taking_back import Taken, take_back
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.worker_group import WorkerGroup
@@ -57,6 +58,9 @@ class Workers:
         """What the workers of this group have of the trainer."""
         self._renderer: Renderer | None = None
         self._metrics: RunMetrics | None = None
+        self._records: DriverRecords | None = None
+        self._run_id = ""
+        """Names the call."""
         self._trained: TaskContext | None = None
         """The last run that the workers of this group completed."""
         self._told: set[str] = set()
@@ -82,12 +86,17 @@ class Workers:
             SystemExit: If this process got a SIGTERM; what the workers did until then was taken back.
         """
         renderer, metrics = self._open_renderer(trainer), RunMetrics(trainer.args)
-        self._renderer, self._metrics = renderer, metrics
+        records = DriverRecords(trainer.args, lambda: self._run_id)
+        self._renderer, self._metrics, self._records = renderer, metrics, records
         try:
             with metrics:
                 return self._call(trainer, method, args, kwargs)
+        except BaseException as error:
+            records.failed(error)
+            raise
         finally:
             renderer.close()
+            records.close(has_trained=method == "train" and self._decide is None)
 
     def _call(
         self, trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -95,7 +104,8 @@ class Workers:
         for _ in range(2):
             group, sent = self._open_group(trainer, method)
             self._tell_of_captured(trainer)
-            context = self._context(new_run_id())
+            self._run_id = new_run_id()
+            context = self._context(self._run_id)
             try:
                 returned: Returned = group.call(
                     method,
@@ -201,6 +211,8 @@ class Workers:
             self._renderer.handle(event)
         if self._metrics is not None:
             self._metrics.handle(event)
+        if self._records is not None:
+            self._records.handle(event)
         if self._decide is not None and isinstance(event, Evaluated) and self._group is not None:
             self._group.decide(event.step, self._decide(event))
 

@@ -7,6 +7,7 @@ waits for it: a thread sends events, and the command of the driver is read from 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -17,6 +18,7 @@ from raytrainer.runtimes.event_sender import EventSender
 from raytrainer.runtimes.process_group import CollectiveRuntime
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.telemetry.events import Note
+from raytrainer.telemetry.run_files import RunFiles
 from raytrainer.wire.pickling import pack
 
 COMMAND_INTERVAL_S = 0.05
@@ -43,6 +45,7 @@ class RayRuntime(CollectiveRuntime):
         self.run_id = ""
         self._control = control
         self._events: EventSender | None = None
+        self._files: RunFiles | None = None
         self._command = Command.NONE
         self._command_call: Ref[int | None] | None = None
         self._is_decided_by_driver = False
@@ -101,7 +104,17 @@ class RayRuntime(CollectiveRuntime):
                 self._command = Command(changed)
         return self._command
 
+    def record_in(self, directory: Path) -> None:
+        """Rank 0: from now on, write what happens to files in a directory. What people are told, the driver writes."""
+        if self._files is not None:
+            self._files.close()
+        self._files = RunFiles(
+            directory, rank=self.rank, run=lambda: (self.run_id, self.attempt), tells=False
+        )
+
     def emit(self, event: object) -> None:
+        if self._files is not None:
+            self._files.handle(event)
         if self._events is not None:
             self._events.emit(event)
 

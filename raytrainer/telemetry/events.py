@@ -31,6 +31,8 @@ class TrainStarted:
     rows: list[EngagedRow]
     num_workers: int = 1
     resumed_from: str | None = None
+    arguments: dict[str, object] = field(default_factory=dict[str, object])
+    """As they were asked for; tokens are masked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +101,8 @@ class Note:
     text: str
     level: str = "info"
     """"info" or "warning"."""
+    kind: str = ""
+    """What happened, where a record names it: "restart", "move" or "resize"; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,3 +114,13 @@ class TrainEnded:
     places: dict[str, str] = field(default_factory=dict[str, str])
     """Label -> path (checkpoints, best model, logs)."""
     interrupted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainFailed:
+    """An exception ended the training task on rank 0."""
+
+    type_name: str
+    text: str
+    interrupted: bool = False
+    """Somebody asked the process to end."""

@@ -15,6 +15,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.search import BasicVariantGenerator
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.driver.run_records import write_page
 from raytrainer.errors import ConfigurationError
 from raytrainer.tune.interruption import Interruption
 from raytrainer.tune.objective import Objective
@@ -107,6 +108,8 @@ def run_sweep(
             result.end(is_interrupted=interruption.is_asked)
             result.write()
             draw(result)
+            if args.report_page:
+                write_page(str(directory))
             table.close(result)
     if stopper.message is not None:
         raise ConfigurationError(stopper.message)

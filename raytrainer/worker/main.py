@@ -29,6 +29,7 @@ from raytrainer.runtimes.base import WorkersMove
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.storage.locations import below, is_uri
 from raytrainer.storage.stage import discard_stage, working_directory
+from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult
 from raytrainer.wire.preparations import Preparations, call_all
@@ -234,15 +235,19 @@ class _Worker:
             from raytrainer.telemetry.logfile import attach_rank_log
 
             self._bring_log(output_dir)
-            directory = working_directory(output_dir) / "logs"
-            self._log_file = attach_rank_log(directory, self._rank, attempt=self._attempt)
+            directory = working_directory(output_dir)
+            self._log_file = attach_rank_log(directory / "logs", self._rank, attempt=self._attempt)
+            if self._rank == 0 and self._runtime is not None:
+                self._runtime.record_in(directory)
 
     def _bring_log(self, output_dir: str) -> None:
         """If logs are in a bucket, go on in the one that an earlier process of this rank wrote."""
         if is_uri(output_dir):
             from raytrainer.checkpoint.run_storage import storage_of
 
-            storage_of(output_dir).bring(_log_name(self._rank))
+            records = (METRICS_NAME, EVENTS_NAME) if self._rank == 0 else ()
+            for name in (_log_name(self._rank), *records):
+                storage_of(output_dir).bring(name)
 
     def _share_log(self) -> None:
         """If logs are in a bucket, upload this rank's, as far as that is possible."""

@@ -20,6 +20,7 @@ from transformers.trainer_utils import (
     align_special_tokens,  # pyright: ignore[reportUnknownVariableType]
 )
 
+from raytrainer.arguments.json_file import plain_arguments
 from raytrainer.callbacks.tracker_runs import RunRecord, give_record
 from raytrainer.checkpoint.locate import is_inside, readable, readable_on_all
 from raytrainer.checkpoint.model_match import check_matches_model
@@ -38,7 +39,7 @@ from raytrainer.loop.train import train
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
 from raytrainer.telemetry import run_lines
-from raytrainer.telemetry.events import Note, TrainStarted
+from raytrainer.telemetry.events import Note, TrainFailed, TrainStarted
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
 from raytrainer.worker.batch_size_search import apply_saved_sizes, search_batch_size
@@ -109,6 +110,11 @@ def train_on_rank(
             if trainer.args.auto_find_batch_size:
                 return search_batch_size(trainer, runtime, attempt)
             return attempt()
+    except BaseException as error:
+        if runtime.rank == 0:
+            ends = isinstance(error, KeyboardInterrupt | SystemExit)
+            runtime.emit(TrainFailed(type_name=type(error).__name__, text=str(error), interrupted=ends))
+        raise
     finally:
         trainer.is_in_train = False
 
@@ -293,6 +299,7 @@ def announce(run: TrainRun, origin: Origin) -> None:
                 rows=rows,
                 num_workers=run.runtime.world_size,
                 resumed_from=origin.location,
+                arguments=plain_arguments(run.args),
             )
         )
     check_engaged(rows)

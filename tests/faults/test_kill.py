@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raytrainer.data.ledger_files import read_epoch
+from raytrainer.report.record import read_record
 from tests.faults.victims import CountShards, KillAtStep, KillInSave, augmented, make_trainer, outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
@@ -75,7 +76,25 @@ def test_workers_killed_at_each_moment_of_a_save_change_nothing(unkilled: Any, t
     trainer.end()
     assert_same(found, unkilled)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {*(f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)), "logs"}
+    records = {"events.jsonl", "metrics.jsonl", "report.html", "logs"}
+    assert names == {*(f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)), *records}
+    assert_recorded(tmp_path / "run", found)
+
+
+def assert_recorded(directory: Path, found: Any) -> None:
+    """The files of the run tell of each attempt and death, and no line of them is torn."""
+    for name in ("metrics.jsonl", "events.jsonl"):
+        text = (directory / name).read_text()
+        assert text.endswith("\n")
+        assert all(json.loads(line)["v"] == 1 for line in text.splitlines())
+    record = read_record(directory)
+    assert [attempt.number for attempt in record.attempts] == [0, 1, 2, 3]
+    assert [attempt.ending for attempt in record.attempts] == ["restart", "restart", "restart", "end"]
+    assert all("died without an exception" in attempt.cause for attempt in record.restarts)
+    assert [one.kind for one in record.happenings if one.kind != "warning"] == ["restart"] * 3
+    losses = [(one.step, one.value) for one in record.series["loss"] if not one.is_lost]
+    assert losses == found[1]
+    assert record.state == "finished"
 
 
 def test_a_worker_killed_beside_loading_processes_that_draw_changes_nothing(

@@ -63,8 +63,10 @@ def test_ctrl_c_does_not_end_the_script(tmp_path: Path):
     assert trainer.train().global_step == 3
 
 
-def test_the_output_directory_holds_checkpoints_and_nothing_else(tmp_path: Path):
-    trainer = make_trainer(raytrainer, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+def test_the_output_directory_holds_checkpoints_and_the_record_of_the_run(tmp_path: Path):
+    trainer = make_trainer(
+        raytrainer, tmp_path, max_steps=2, save_strategy="steps", save_steps=1, report_page=False
+    )
     trainer.train()
     trainer.evaluate()
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint-1", "checkpoint-2"]
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-1", "checkpoint-2", "events.jsonl", "metrics.jsonl"]

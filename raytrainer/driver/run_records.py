@@ -1,0 +1,120 @@
+"""Where a run is recorded by the process that shows it to people, and when its page is written.
+
+A driver writes what it tells people beside what rank 0 writes (``telemetry.run_files``). A process that trains itself
+writes both. The page of a run (``report``) is written when ``train()`` ends, also by a failure, unless
+``report_page=False`` or what draws it is not installed. A trial of a sweep has none: the sweep has one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raytrainer.storage.locations import is_uri
+from raytrainer.storage.stage import working_directory
+from raytrainer.telemetry.events import TrainEnded, TrainFailed
+from raytrainer.telemetry.run_files import DRIVER_EVENTS_NAME, EVENTS_NAME, RunFiles
+
+if TYPE_CHECKING:
+    from raytrainer.arguments.training_arguments import TrainingArguments
+    from raytrainer.runtimes.base import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+class DriverRecords:
+    """What a driver records of one call.
+
+    Args:
+        args: Say where.
+        run: Names the call.
+    """
+
+    def __init__(self, args: TrainingArguments, run: Callable[[], str]) -> None:
+        self._location = str(args.output_dir)
+        self._wants_page = args.report_page
+        self._files = RunFiles(
+            Path(working_directory(self._location)),
+            rank=None,
+            run=lambda: (run(), 0),
+            events_name=DRIVER_EVENTS_NAME if is_uri(self._location) else EVENTS_NAME,
+        )
+
+    def handle(self, event: object) -> None:
+        """Take over an event; that an attempt failed is told by what follows from it."""
+        if not isinstance(event, TrainFailed):
+            self._files.handle(event)
+
+    def failed(self, error: BaseException) -> None:
+        """The call ended with an exception."""
+        self._files.handle(failure(error))
+
+    def close(self, *, has_trained: bool) -> None:
+        """The call is over.
+
+        Args:
+            has_trained: It was one of ``train()`` that no sweep made.
+        """
+        self._files.close()
+        if is_uri(self._location):
+            _share(self._location)
+        if has_trained and self._wants_page:
+            write_page(self._location)
+
+
+def recorder_here(
+    args: Callable[[], TrainingArguments], runtime: Callable[[], Runtime]
+) -> Callable[[object], None]:
+    """What records the events of a process that trains itself.
+
+    Args:
+        args: The arguments of the trainer, whose ``output_dir`` may change between calls.
+        runtime: Names the run.
+    """
+    files: dict[str, RunFiles] = {}
+
+    def record(event: object) -> None:
+        location = str(args().output_dir)
+        if location not in files:
+            files[location] = RunFiles(
+                Path(working_directory(location)),
+                rank=0,
+                run=lambda: (runtime().run_id, runtime().attempt),
+            )
+        files[location].handle(event)
+        if isinstance(event, TrainEnded | TrainFailed):
+            files.pop(location).close()
+            if is_uri(location):
+                _share(location)
+            if args().report_page:
+                write_page(location)
+
+    return record
+
+
+def failure(error: BaseException) -> TrainFailed:
+    """The event that says how a call ended."""
+    ends = isinstance(error, KeyboardInterrupt | SystemExit)
+    return TrainFailed(type_name=type(error).__name__, text=str(error), interrupted=ends)
+
+
+def write_page(location: str) -> None:
+    """Write the page of a run into its directory, if what draws it is installed. Never raises."""
+    from raytrainer.report.page import PAGE_NAME, can_draw, write_report
+
+    try:
+        if can_draw():
+            write_report([location], f"{location.rstrip('/')}/{PAGE_NAME}")
+    except Exception as error:  # noqa: BLE001  a page is never worth a run
+        logger.warning("The page of the run in %s could not be written: %s", location, error)
+
+
+def _share(location: str) -> None:
+    from raytrainer.checkpoint.run_storage import storage_of
+
+    try:
+        storage_of(location).share()
+    except Exception as error:  # noqa: BLE001  a record is never worth a run
+        logger.warning("The record of the run could not be brought to %s: %s", location, error)

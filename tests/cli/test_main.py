@@ -1,0 +1,68 @@
+"""The command line as a whole: help that imports nothing, typos, exit codes, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from raytrainer.cli.main import commands, main
+
+HELP = """
+import sys
+from raytrainer.cli.main import main
+code = main(["--help"])
+heavy = {"torch", "transformers", "ray", "numpy", "accelerate", "rich", "vl_convert"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+def test_help_imports_nothing_heavy_and_names_every_command():
+    done = subprocess.run(
+        [sys.executable, "-c", HELP], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("launch", "export", "report", "runs", "verify", "watch"):
+        assert f"  {name} " in done.stdout
+    assert "Exit codes" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 86
+
+
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_each_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str]):
+    if name == "launch":
+        pytest.skip("accelerate's parser writes its help")
+    assert main([name, "--help"]) == 0
+    assert "Usage: raytrainer " + name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["verfy", "x"], "'verfy' is not a command. Did you mean 'verify'?"),
+        (["report", "--pgn", "x"], "'--png'?"),
+        (["report"], "Missing argument 'RUN_DIR...'"),
+    ],
+)
+def test_a_mistyped_line_ends_with_2_and_says_what_was_meant(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(words) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_shell_completes_the_names_of_commands():
+    env = {
+        **os.environ,
+        "_RAYTRAINER_COMPLETE": "bash_complete",
+        "COMP_WORDS": "raytrainer re",
+        "COMP_CWORD": "1",
+    }
+    code = "import sys; from raytrainer.cli.main import main; sys.exit(main([]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=env
+    )
+    assert done.stdout.strip() == "plain,report"

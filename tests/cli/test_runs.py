@@ -1,0 +1,46 @@
+"""``raytrainer runs`` lists what is below a directory: finished, killed and running runs, at 80 columns."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from raytrainer.checkpoint.lease import held
+from raytrainer.cli.main import main
+from tests.report.runs import WrittenRun, two_deaths
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    two_deaths(tmp_path / "finished", 100)
+    run = WrittenRun(tmp_path / "deep" / "killed", 50, began=time.time() - 100)
+    run.start(0)
+    run.steps(0, 20)
+    return tmp_path
+
+
+def test_the_run_that_was_heard_of_last_comes_first(directory: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["runs", str(directory)]) == 0
+    head, killed, finished = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "state", "step", "loss", "best", "saved", "last", "heard"]
+    assert killed.split()[:4] == ["deep/killed", "killed", "20/50", "0.05"] or "0.05" in killed
+    assert finished.split()[:3] == ["finished", "finished", "100/100"]
+    assert max(map(len, (head, killed, finished))) <= 100
+
+
+def test_a_run_that_lives_is_running(directory: Path, capsys: pytest.CaptureFixture[str]):
+    with held(directory / "deep" / "killed", "one", report=print):
+        assert main(["runs", str(directory), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["state"], first["alive"], first["step"]) == ("running", True, 20)
+    assert (second["state"], second["alive"], second["restarts"]) == ("finished", False, 2)
+    assert second["last_checkpoint"] == 50
+
+
+def test_a_directory_without_runs_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["runs", str(tmp_path)]) == 1
+    assert "no run below" in capsys.readouterr().out
+    assert main(["runs", str(tmp_path / "none")]) == 2

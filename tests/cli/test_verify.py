@@ -1,0 +1,56 @@
+"""``raytrainer verify`` says whether checkpoints are intact, and ends with 1 if one is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import raytrainer
+from raytrainer.cli.main import main
+from tests.parity.twins import make_trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    make_trainer(
+        raytrainer, directory, max_steps=2, save_strategy="steps", save_steps=1, report_page=False
+    ).train()
+    return directory
+
+
+def test_an_intact_checkpoint_says_what_it_holds(trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["verify", str(trained / "checkpoint-2")]) == 0
+    text = capsys.readouterr().out
+    assert "checkpoint-2: intact" in text
+    assert "any number of workers" in text
+    assert "weights, optimizer, schedule, random state, trainer state" in text
+
+
+def test_all_checkpoints_of_a_run_are_checked(trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["verify", str(trained), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["step"], one["intact"]) for one in found] == [(1, True), (2, True)]
+    assert found[0]["other_versions_here"] == {}
+    assert found[0]["workers"] == 1
+
+
+def test_a_damaged_checkpoint_is_named_and_ends_with_1(trained: Path, capsys: pytest.CaptureFixture[str]):
+    weights = trained / "checkpoint-1" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        assert main(["verify", str(trained)]) == 1
+    finally:
+        weights.write_bytes(content)
+    text = capsys.readouterr().out
+    assert "checkpoint-1: DAMAGED" in text
+    assert "model.safetensors" in text
+    assert "checkpoint-2: intact" in text
+
+
+def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "Name a checkpoint-N" in capsys.readouterr().err

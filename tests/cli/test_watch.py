@@ -1,0 +1,38 @@
+"""``raytrainer watch`` shows of a run's files what the driver shows of its events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raytrainer.cli.main import main
+from raytrainer.cli.watch import Follower
+from tests.report.runs import WrittenRun, two_deaths
+
+
+def test_a_run_that_has_ended_is_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    two_deaths(tmp_path, 10)
+    assert main(["watch", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "10/10  loss=0.1" in shown.out
+    assert "restarted (attempt 3)" in shown.out
+    assert "checkpoint-5 committed" in shown.out
+    assert "finished" in shown.out
+    assert "A node was lost." in shown.err
+
+
+def test_a_follower_gets_each_line_once_as_they_come(tmp_path: Path):
+    run = WrittenRun(tmp_path, 10)
+    run.start(0)
+    follower = Follower(str(tmp_path))
+    assert [line["kind"] for line in follower.news()] == ["start"]
+    run.steps(0, 2)
+    assert [(line["kind"], line["step"]) for line in follower.news() if line["kind"] == "log"] == [
+        ("log", 1),
+        ("log", 2),
+    ]
+    assert not follower.is_over
+    run.end()
+    assert [line["kind"] for line in follower.news()] == ["end"]
+    assert follower.is_over
