@@ -106,6 +106,22 @@ class RayOptions:
         },
     )
 
+    hang_warning_s: float = field(
+        default=60.0,
+        metadata={
+            "help": "After how long without a step you are told which ranks wait for which, in seconds; but not sooner "
+            "than after 20 times the median step. A first step, a save and what comes next to one get ten times as "
+            "long. 0: never."
+        },
+    )
+    hang_timeout_s: float | None = field(
+        default=None,
+        metadata={
+            "help": "After how long without a step the workers are ended and started again, in seconds, measured as "
+            "`hang_warning_s` is. It counts as one of `max_failures`. Default: never."
+        },
+    )
+
     @property
     def is_elastic(self) -> bool:
         """The number of workers may change during a run: ``num_workers`` is a pair.
@@ -153,6 +169,7 @@ class RayOptions:
             "cluster_timeout_s",
             "placement_timeout_s",
             "elastic_timeout_s",
+            "hang_warning_s",
         ):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
@@ -160,6 +177,7 @@ class RayOptions:
                     f"{name}={value!r} is not a number of seconds. Give a number of 0 or more, for instance "
                     f"{name}=60."
                 )
+        _check_hang_timeout(self.hang_timeout_s)
 
 
 def _checked_strategy(value: object) -> str:
@@ -176,6 +194,14 @@ def _check_count(name: str, value: object, *, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ConfigurationError(
             f"{name}={value!r} is not a whole number of {minimum} or more. Give one, for instance {name}=2."
+        )
+
+
+def _check_hang_timeout(value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise ConfigurationError(
+            f"hang_timeout_s={value!r} is not a number of seconds. Give one, for instance hang_timeout_s=600, or None "
+            "to end no worker because it stands still."
         )
 
 

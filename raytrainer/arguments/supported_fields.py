@@ -177,6 +177,8 @@ SUPPORTED: tuple[str, ...] = (
     "placement_timeout_s",
     "sigterm_exit_code",
     "elastic_timeout_s",
+    "hang_warning_s",
+    "hang_timeout_s",
     "accelerate_config",
     "accelerator_config",
     "rank_check_steps",

@@ -29,7 +29,7 @@ from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
-from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
+from raytrainer.wire.messages import Answer, Joined, Place, RankProcess, Ranks, Task, TaskResult, Watch
 
 if TYPE_CHECKING:
     from raytrainer.wire.pickling import Shipped
@@ -102,6 +102,17 @@ class ControlActor:
         self._state.decide(step, Command(command))
         self._worker_bell.ring()
 
+    async def ask_places(self) -> None:
+        self._state.ask_places()
+        self._worker_bell.ring()
+
+    async def places(self) -> Ranks:
+        return self._state.places()
+
+    async def end_hung(self, attempt: int, how: str) -> None:
+        self._state.end_hung(attempt, how)
+        self._ring_both()
+
     async def set_room(self, room: object) -> None:
         self._state.set_room(room)
         self._worker_bell.ring()
@@ -165,8 +176,19 @@ class ControlActor:
     async def decision(self, step: int, wait_s: float) -> int | None:
         return await _wait(lambda: self._state.decision(step), self._worker_bell, wait_s)
 
-    async def is_over(self, attempt: int, wait_s: float) -> bool | None:
-        return await _wait(lambda: self._state.is_over(attempt), self._worker_bell, wait_s)
+    async def watch(self, process: RankProcess, attempt: int, known: int, wait_s: float) -> Watch | None:
+        """Wait for what is asked of a rank beside its task.
+
+        Args:
+            process: The rank's.
+            attempt: Its attempt.
+            known: Number of the last request to say where it is that it answered.
+            wait_s: How long to wait at most [seconds].
+        """
+        return await _wait(lambda: self._state.watch(process, attempt, known), self._worker_bell, wait_s)
+
+    async def tell_place(self, attempt: int, request: int, place: Place) -> None:
+        self._state.tell_place(attempt, request, place)
 
     async def move(self, attempt: int, step: int | None) -> None:
         self._state.move(attempt, step)

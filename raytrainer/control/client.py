@@ -15,7 +15,7 @@ from raytrainer.control.state import Update
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.ray_calls import Ref
-from raytrainer.wire.messages import Task
+from raytrainer.wire.messages import Ranks, Task
 
 if TYPE_CHECKING:
     from raytrainer.wire.pickling import Shipped
@@ -91,6 +91,23 @@ class ControlClient:
     def decide(self, step: int, command: Command) -> None:
         """Let the running task go on from the evaluation at a step, or ask something of it; does not wait."""
         self.actor.decide.remote(step, int(command))
+
+    def ask_places(self) -> None:
+        """Ask all ranks where they are; does not wait."""
+        self.actor.ask_places.remote()
+
+    def places(self) -> Ranks:
+        """What the ranks have answered until now."""
+        return _answer(self.actor.places.remote())
+
+    def end_hung(self, attempt: int, how: str) -> None:
+        """End ranks that stand still; does not wait.
+
+        Args:
+            attempt: Start of the workers.
+            how: How they stand still.
+        """
+        self.actor.end_hung.remote(attempt, how)
 
     def set_room(self, room: object) -> None:
         """Say where workers run when they are started next; does not wait.

@@ -51,11 +51,12 @@ class History:
 
     Args:
         max_failures: Restarts that the call may use; -1 for no limit.
+        num_restarts: Those that it used in an earlier group of workers.
     """
 
-    def __init__(self, *, max_failures: int) -> None:
+    def __init__(self, *, max_failures: int, num_restarts: int = 0) -> None:
         self.max_failures = max_failures
-        self.num_restarts = 0
+        self.num_restarts = num_restarts
         """Restarts that the call has used. Those after a preemption or a move do not count."""
         self.num_attempts = 0
         """Starts of the workers that the call has seen, preempted ones included."""

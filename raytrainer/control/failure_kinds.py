@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 
 from raytrainer import errors
 from raytrainer.wire.failure_record import FailureRecord
@@ -69,6 +70,22 @@ _DETERMINISTIC_TEXT = re.compile(
     r"result type .* can't be cast|boolean value of tensor|a leaf variable that requires grad",
     re.IGNORECASE,
 )
+
+
+_TIMEOUT_TEXT = re.compile(r"timed out waiting|watchdog.*(timeout|timed out)|wait timeout", re.IGNORECASE)
+
+
+def timed_out(records: Sequence[FailureRecord]) -> str | None:
+    """The sentence for an attempt in which ranks waited for others longer than a collective may take; None if none did.
+
+    Args:
+        records: Its exceptions. Ranks whose peer has died lose their connection, and do not wait that long.
+    """
+    ranks = [str(one.rank) for one in records if _TIMEOUT_TEXT.search(one.message)]
+    if not ranks:
+        return None
+    who = f"Rank{'s' if len(ranks) > 1 else ''} {', '.join(ranks)}"
+    return f"{who} waited for the others in a collective for longer than ddp_timeout"
 
 
 def kind_of(record: FailureRecord) -> FailureKind:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from raytrainer.control.event_log import EventLog
 from raytrainer.control.failure_history import History
+from raytrainer.control.failure_kinds import timed_out
 from raytrainer.control.failure_policy import Action, decide
+from raytrainer.control.rank_places import RankPlaces
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import CheckpointCommitted, Note, TrainStarted
 from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
-from raytrainer.wire.messages import Answer, Joined, Task, TaskResult
+from raytrainer.wire.messages import Answer, Joined, Place, RankProcess, Ranks, Task, TaskResult, Watch
 
 if TYPE_CHECKING:
     from raytrainer.wire.pickling import Shipped
@@ -59,6 +61,10 @@ class Update:
     """The last start of the workers, 0 for the first; -1 before it."""
     num_attempts: int = 0
     """Starts of the workers that the current call has seen."""
+    num_restarts: int = 0
+    """Those that the current call has used of ``max_failures``."""
+    is_running: bool = False
+    """The workers are there, and have not failed."""
     needs_room: bool = False
     """The workers have left their room because they were asked to move, and wait for another one."""
 
@@ -99,6 +105,8 @@ class ControlState:
         self._final_weights: Shipped | None = None
         self._has_left = False
         self._has_driver = True
+        self._places = RankPlaces()
+        self._hung_attempt: int | None = None
         # Where workers run; only the driver and Ray Train's controller know what it is.
         self._room: object | None = None
         self._needs_room = False
@@ -118,7 +126,7 @@ class ControlState:
         self._result = None
         self._idle_since = None
         self._task_began_in = None
-        self._begin_history()
+        self._begin_history(task.num_failures)
         return True
 
     def update(self, next_event: int) -> Update | None:
@@ -141,6 +149,8 @@ class ControlState:
             last_commit=self._last_commit,
             attempt=self._attempt,
             num_attempts=self._history.num_attempts,
+            num_restarts=self._history.num_restarts,
+            is_running=self._phase is Phase.OPEN and self._attempt >= 0 and not self._will_restart,
             needs_room=self._needs_room,
         )
 
@@ -182,6 +192,29 @@ class ControlState:
         if self._phase is Phase.OPEN:
             self._end(reason)
 
+    def ask_places(self) -> None:
+        """Ask all ranks where they are."""
+        self._places.ask()
+
+    def places(self) -> Ranks:
+        """What they have answered until now."""
+        return self._places.found()
+
+    def end_hung(self, attempt: int, how: str) -> None:
+        """The ranks of an attempt stand still: end them, and start others in their place if that is allowed.
+
+        Args:
+            attempt: Start of the workers.
+            how: How they stand still.
+        """
+        if attempt != self._attempt or self._phase is not Phase.OPEN or self._will_restart:
+            return
+        deaths = WorkerDeaths(causes={}, hang=how)
+        self._settle(deaths)
+        self._hung_attempt = attempt
+        if not self.is_open():
+            self._deaths = deaths
+
     def lose_driver(self) -> None:
         """The driver has ended. A training run saves and stops; nobody would use what else runs here."""
         self._has_driver = False
@@ -221,7 +254,8 @@ class ControlState:
             self._next_of_rank[rank] = index + 1
             if self._task_began_in is None:
                 self._task_began_in = attempt
-            return replace(self._tasks[index], restarts=attempt - self._task_began_in)
+            task = self._tasks[index]
+            return replace(task, restarts=task.restarts + attempt - self._task_began_in)
         # Decided once and for all: after this, every rank is told to leave and the driver's next task is refused.
         if self.idle_left_s() == 0:
             self._phase = Phase.CLOSED
@@ -273,7 +307,32 @@ class ControlState:
 
     def is_over(self, attempt: int) -> bool | None:
         """True when the ranks of an attempt must end, even those that are stuck."""
-        return True if self._phase is Phase.FATAL or attempt != self._attempt else None
+        is_over = self._phase is Phase.FATAL or attempt == self._hung_attempt or attempt != self._attempt
+        return True if is_over else None
+
+    def watch(self, process: RankProcess, attempt: int, known: int) -> Watch | None:
+        """What is asked of a rank beside its task, if it does not know it yet.
+
+        Args:
+            process: The rank's.
+            attempt: Its attempt.
+            known: Number of the last request to say where it is that it answered.
+        """
+        if self.is_over(attempt):
+            return Watch(is_over=True)
+        self._places.add(process)
+        return Watch(request=self._places.request) if self._places.request != known else None
+
+    def tell_place(self, attempt: int, request: int, place: Place) -> None:
+        """A rank: where it is.
+
+        Args:
+            attempt: Its attempt.
+            request: What it answers.
+            place: The answer.
+        """
+        if attempt == self._attempt:
+            self._places.tell(request, place)
 
     def store_final_weights(self, weights: Shipped) -> None:
         """Rank 0: leave weights for the driver."""
@@ -341,9 +400,9 @@ class ControlState:
     def _is_idle(self) -> bool:
         return not self._tasks or self._result is not None
 
-    def _begin_history(self) -> None:
+    def _begin_history(self, num_restarts: int = 0) -> None:
         """Each call may use all of its restarts, and each wait between two calls too."""
-        self._history = History(max_failures=self._max_failures)
+        self._history = History(max_failures=self._max_failures, num_restarts=num_restarts)
         if self._attempt >= 0 and not self._will_restart:
             self._history.begin_attempt()
 
@@ -351,6 +410,7 @@ class ControlState:
         self._attempt += 1
         self._first_task_of_attempt = len(self._tasks) if self._is_idle() else len(self._tasks) - 1
         self._next_of_rank.clear()
+        self._places.begin_attempt()
         self._failures = []
         self._deaths = None
         self._will_restart = False
@@ -387,11 +447,15 @@ class ControlState:
         if isinstance(record, FailureRecord):
             step = f" after step {record.step}" if record.step is not None else ""
             what = f"Rank {record.rank} failed{step} ({record.type_name}: {record.first_line[:160]})"
+        elif record.hang is not None:
+            what = record.hang.rstrip(".")
         elif record.was_preempted:
             what, number = "A node was preempted", "not counted as a failure"
         elif record.causes:
             rank, cause = min(record.causes.items())
             what = f"The worker of rank {rank} died without an exception ({cause[:160].rstrip('.')})"
+        elif waited_in_vain := timed_out(self._failures):
+            what = waited_in_vain
         else:
             what = "A worker died without an exception"
         return f"{what}. Starting the workers again ({number})."

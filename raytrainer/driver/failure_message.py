@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from raytrainer.control.failure_kinds import timed_out
 from raytrainer.control.failure_policy import root_cause
 from raytrainer.driver.failure_class import failed_by
 from raytrainer.driver.missing_module import missing_module_hint
@@ -31,11 +32,17 @@ _MAX_MESSAGE = 8
 _MAX_NOTE = 3
 """Of one of its notes [lines]."""
 
+_MEMORY = (
+    "if memory ran out, lower per_device_train_batch_size (raise gradient_accumulation_steps by the same factor) or "
+    "give workers more memory"
+)
+"""Also where a worker died without a word: the kernel, which kills for lack of memory, leaves none."""
+
 HINTS: tuple[tuple[str, str], ...] = (
     (
-        r"out of memory|oom|exit code 137|sigkill|memory usage threshold|cannot allocate memory",
-        "if memory ran out, lower per_device_train_batch_size (raise gradient_accumulation_steps by the same factor) "
-        "or give workers more memory",
+        r"out of memory|outofmemory|\boom\b|exit code 137|\bsigkill\b|memory usage threshold|low on memory|"
+        r"cannot allocate memory",
+        _MEMORY,
     ),
     (
         r"nccl.*(timeout|timed out)|watchdog.*(timeout|timed out)|timed out waiting \d+ms",
@@ -69,6 +76,8 @@ class Failure:
     """Exceptions of the ranks in the last attempt."""
     deaths: dict[int, str] = field(default_factory=dict[int, str])
     """Rank -> how its process ended, in Ray's words."""
+    event: str | None = None
+    """What ended the run, if it was neither an exception nor the death of a worker."""
     method: str = "train"
     reason: str | None = None
     """Why the workers were not started again."""
@@ -109,6 +118,8 @@ def describe(failure: Failure, root: FailureRecord | None) -> str:
 
 
 def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
+    if failure.event is not None:
+        return [failure.event]
     if root is not None:
         lines = _shortened(f"{root.type_name}: {root.message}".rstrip().splitlines())
         for note in root.notes:
@@ -117,6 +128,8 @@ def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
     if failure.deaths:
         rank, text = min(failure.deaths.items())
         return [f"The worker of rank {rank} died without an exception: {text}"]
+    if waited_in_vain := timed_out(failure.records):
+        return [f"{waited_in_vain}, and none of their processes ended."]
     if failure.records:
         record = min(failure.records, key=lambda record: record.time)
         return [
@@ -180,10 +193,10 @@ def _hint(failure: Failure, root: FailureRecord | None) -> str | None:
     if root is not None:
         text = " ".join([f"{root.type_name}: {root.message}", *root.notes])
     else:
-        text = " ".join([*failure.deaths.values(), str(failure.fit_error or "")])
+        text = " ".join([*failure.deaths.values(), str(failure.fit_error or ""), failure.event or ""])
     if (hint := missing_module_hint(text, root.node if root is not None else None)) is not None:
         return hint
     for pattern, hint in HINTS:
         if re.search(pattern, text, re.IGNORECASE):
             return hint
-    return None
+    return _MEMORY if root is None and failure.deaths else None

@@ -22,6 +22,7 @@ from raytrainer.driver.ray_view import RayView, this_place
 from raytrainer.driver.reservation import Reservation, reserve
 from raytrainer.driver.trial_room import TrialRoom, borrow, claim_output_dir, current_room, is_trial_function
 from raytrainer.runtimes import ray_calls
+from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.spec import Shipped, with_sources
@@ -40,8 +41,10 @@ class StartedGroup:
     moving: Moving
     is_one_machine: bool
     """Workers find the files of the driver."""
-    kept: tuple[object, ...]
-    """Handles that keep what the workers need alive: the shipped trainer, Ray's coordinator."""
+    trainer: Ref[Shipped]
+    """The trainer in transport form, which lives as long as this reference."""
+    coordinator: object | None
+    """Handle that keeps Ray's coordinator alive."""
 
     def end(self) -> None:
         """Give back what stays when the workers have ended; does not wait."""
@@ -51,7 +54,7 @@ class StartedGroup:
 
 def start_group(
     args: TrainingArguments,
-    shipped: Shipped,
+    trainer: Shipped | StartedGroup,
     *,
     open_session: str,
     preparations: Preparations,
@@ -64,7 +67,7 @@ def start_group(
 
     Args:
         args: How many workers with what, and how they are restarted.
-        shipped: The trainer in transport form.
+        trainer: The trainer in transport form; or the group that had it and has ended, whose place this one takes.
         open_session: ``module:function`` that sets the trainer up on a worker.
         preparations: What a worker calls before it unpacks the trainer, and when it has set it up.
         make_room: Ends idle workers of this process.
@@ -89,7 +92,7 @@ def start_group(
     whole = (
         borrowed.allocation
         if borrowed is not None
-        else _whole(args, may_grow=not cluster.is_private, show=show)
+        else _whole(args, trainer, may_grow=not cluster.is_private, show=show)
     )
     # A trial's workers end with it, as Ray Tune wants it, and those on a Ray of this process with that.
     outlives = borrowed is None and not cluster.is_private
@@ -110,10 +113,10 @@ def start_group(
     try:
         allocation = reservation.allocation
         control.set_room(reservation.room)
-        trainer = ray_calls.put(shipped if cluster.is_private else with_sources(shipped))
+        stored = _stored(trainer, is_private=cluster.is_private)
         config = WorkerConfig(
             control=control.actor,
-            trainer=[trainer],
+            trainer=[stored],
             open_session=open_session,
             output_dir=absolute_output_dir(args.output_dir),
             num_threads=allocation.num_threads,
@@ -154,8 +157,16 @@ def start_group(
         if args.is_elastic
         else Moving(reservation, control, view, read_drained=read_drained, show=show),
         is_one_machine=cluster.is_private,
-        kept=(trainer, coordinator),
+        trainer=stored,
+        coordinator=coordinator,
     )
+
+
+def _stored(trainer: Shipped | StartedGroup, *, is_private: bool) -> Ref[Shipped]:
+    """The trainer where workers find it; on a cluster with what they import from the driver's machine."""
+    if isinstance(trainer, StartedGroup):
+        return trainer.trainer
+    return ray_calls.put(trainer if is_private else with_sources(trainer))
 
 
 def _lost_room(
@@ -170,8 +181,16 @@ def _lost_room(
     )
 
 
-def _whole(args: TrainingArguments, *, may_grow: bool, show: Callable[[object], None]) -> Allocation:
-    """The workers, as if nothing else ran in the cluster, once it has that much."""
+def _whole(
+    args: TrainingArguments,
+    trainer: Shipped | StartedGroup,
+    *,
+    may_grow: bool,
+    show: Callable[[object], None],
+) -> Allocation:
+    """The workers, as if nothing else ran in the cluster, once it has that much; or what they had before."""
+    if isinstance(trainer, StartedGroup) and not args.is_elastic:
+        return trainer.reservation.allocation
     whole = plan_workers(args, usable_nodes())
     check_capacity(
         args,

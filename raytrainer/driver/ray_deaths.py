@@ -8,6 +8,8 @@ from raytrainer.wire.failure_record import WorkerDeaths
 
 MAX_WIDTH = 240
 """Longest text about one death [characters]."""
+_NAMES = ("Actor", "Died", "Crash", "HealthCheck", "OutOfMemory")
+"""Parts of names of Ray's errors for a process that ended; the last one is for what Ray's memory monitor killed."""
 
 
 def deaths_in(error: BaseException | None) -> WorkerDeaths:
@@ -17,18 +19,19 @@ def deaths_in(error: BaseException | None) -> WorkerDeaths:
     was_preempted = False
     for rank, failure in failures.items():
         death: object = getattr(failure, "health_check_failure", failure)
-        if any(part in type(death).__name__ for part in ("Actor", "Died", "Crash", "HealthCheck")):
-            causes[rank] = _cause_in(str(death))
+        if any(part in type(death).__name__ for part in _NAMES):
+            causes[rank] = cause_in(str(death))
             was_preempted |= bool(getattr(death, "preempted", False))
     return WorkerDeaths(causes=causes, was_preempted=was_preempted)
 
 
-def _cause_in(text: str) -> str:
-    """The sentence in Ray's report that says how the process ended."""
+def cause_in(text: str) -> str:
+    """The sentence in Ray's report that says how a process ended, without Ray's guesses about why."""
+    text = text.split(" Some common causes include")[0]
     for pattern in (
         r"[Ww]orker exit detail: (.+)",
         r"(The node (?:was|has) .+)",
-        r"(Task was killed due to the node running low on memory.*)",
+        r"((?:Task was|\d+ worker\(s\) were) killed due to the node running low on memory.*)",
         r"(.*exit code.*)",
     ):
         found = re.search(pattern, text)

@@ -70,6 +70,7 @@ class Fit(TorchTrainer):
         self._reservation = reservation
         self._controller: Any = None
         self._after_end: Callable[[], None] | None = None
+        self._is_killed = False
         super().__init__(**arguments)
 
     def end_now(self, then: Callable[[], None]) -> None:
@@ -83,7 +84,8 @@ class Fit(TorchTrainer):
             ray_threads.start(lambda: self._abort(then), "raytrainer-abort")
 
     def kill(self) -> None:
-        """End the controller, and with it the workers that it owns."""
+        """End the controller, and with it the workers that it owns; if it has not begun, as soon as it has."""
+        self._is_killed = True
         ray_calls.kill(self._controller)
 
     def _abort(self, then: Callable[[], None]) -> None:
@@ -121,7 +123,9 @@ class Fit(TorchTrainer):
         )
         arguments["failure_policy"] = AskControl(self._control)
         self._controller = options.remote(**arguments)
-        if self._after_end is not None:
+        if self._is_killed:
+            self.kill()
+        elif self._after_end is not None:
             self.end_now(self._after_end)
         ray.get(self._controller.run.remote())
         return ray.get(self._controller.get_result.remote())

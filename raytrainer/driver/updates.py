@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
+import ray.exceptions
+
 from raytrainer.control.state import Update
 from raytrainer.driver.group_start import StartedGroup
 from raytrainer.runtimes import ray_calls
@@ -36,16 +38,25 @@ class Updates:
         self._next_event = 0
 
     def follow(self, timeout_s: float | None) -> Iterator[Update | None]:
-        """What is new, and None at least every ``SLICE_S``; ends after ``timeout_s``."""
+        """What is new, and None at least every ``SLICE_S``; ends after ``timeout_s``.
+
+        Raises:
+            ray.exceptions.ActorDiedError: If the control actor has died.
+        """
         began_s = time.monotonic()
         call: Ref[Update | None] | None = None
         while timeout_s is None or time.monotonic() - began_s <= timeout_s:
             if call is None:
                 call = self._started.control.begin_update(self._next_event, LONG_POLL_S)
-            if ray_calls.is_ready(call, SLICE_S):
-                update, call = self._started.control.finish_update(call), None
-            else:
-                update = self._started.control.snapshot() if self._started.fit.is_over else None
+            is_ready = ray_calls.is_ready(call, SLICE_S)
+            try:
+                if is_ready:
+                    update, call = self._started.control.finish_update(call), None
+                else:
+                    update = self._started.control.snapshot() if self._started.fit.is_over else None
+            except ray.exceptions.ActorUnavailableError:
+                update = call = None  # Its connection broke; the next call says whether it has died.
+                time.sleep(SLICE_S)
             if update is not None:
                 self._next_event = update.next_event
                 for event in update.events:

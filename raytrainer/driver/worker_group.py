@@ -1,4 +1,8 @@
-"""A standing worker group: started once, given one task after the other, ended when nobody needs it."""
+"""A standing worker group: started once, given one task after the other, ended when nobody needs it.
+
+When one of its helper processes dies, the group is made anew within the call that notices
+(``driver/helper_deaths.py``).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -19,6 +23,14 @@ from raytrainer.driver import open_groups, ray_threads
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.failure_message import Failure, training_failed
 from raytrainer.driver.group_start import StartedGroup, absolute_output_dir, start_group
+from raytrainer.driver.hangs import Hangs
+from raytrainer.driver.helper_deaths import (
+    HelperDiedError,
+    Restarts,
+    check_controller,
+    control_died,
+    lost_helper,
+)
 from raytrainer.driver.ray_tables import runs_in_actor_or_task
 from raytrainer.driver.reservation import FREED_S
 from raytrainer.driver.trial_room import TrialRoom
@@ -35,8 +47,10 @@ from raytrainer.wire.preparations import preparations as named_preparations
 from raytrainer.wire.spec import Shipped, receive, ship, with_sources
 
 DEFAULT_SESSION = "raytrainer.worker.session:open_session"
-MORE_RECORDS_S = 1.0
-"""After a failure ended the run: how long other ranks may report failures that came before it."""
+MORE_RECORDS_S = 2.0
+"""After a failure ended the run: how long other ranks may report failures that came before it, or because of it."""
+LOOK_S = 0.1
+"""How often it is looked whether they have."""
 END_TIMEOUT_S = 30.0
 """How long workers may take to leave."""
 START_NOTE_S = 45.0
@@ -82,6 +96,7 @@ class WorkerGroup:
         self._decides = decides
         self._shipped: Shipped | None = ship(trainer)
         self._started: StartedGroup | None = None
+        self._num_starts = 0
         self._updates: Updates | None = None
         self._lock = threading.Lock()
         self._is_busy = False
@@ -97,8 +112,11 @@ class WorkerGroup:
 
     @property
     def is_open(self) -> bool:
-        """The workers have started, or are starting, and take tasks."""
-        return self._started is not None and not self._is_ended and not self._started.fit.is_over
+        """The workers have started, or are starting, and take tasks; or would be made anew for one."""
+        started = self._started
+        if started is None or self._is_ended:
+            return False
+        return not started.fit.is_over or self._lost_helper(started) is not None
 
     @property
     def is_busy(self) -> bool:
@@ -123,17 +141,29 @@ class WorkerGroup:
         assert self._shipped is not None, "A group is started once."
         open_groups.add(self)
         shipped, self._shipped = self._shipped, None
+        self._start(shipped)
+
+    def _start(self, trainer: Shipped | StartedGroup) -> None:
+        self._num_starts += 1
         self._started = start_group(
             self._args,
-            shipped,
+            trainer,
             open_session=self._open_session,
             preparations=self._preparations,
             make_room=lambda: open_groups.end_idle(self),
             show=self._on_event,
             room=self._room,
-            on_end=self._forget,
+            on_end=functools.partial(self._note_end, self._num_starts),
         )
         self._updates = Updates(self._started, self._on_event)
+
+    def _note_end(self, number: int) -> None:
+        """Ray Train's run has ended, of the group as it was started the ``number``-th time."""
+        if number == self._num_starts:
+            self._forget()
+
+    def _lost_helper(self, started: StartedGroup) -> HelperDiedError | None:
+        return lost_helper(started.fit, started.control) if ray.is_initialized() else None
 
     def end_if_idle(self) -> None:
         """Let workers leave that have had a task and have none now. Another thread may be about to give them one."""
@@ -286,8 +316,7 @@ class WorkerGroup:
                     is_decided_by_driver=self._decides,
                     trainer=self._next_trainer,
                 )
-                self._submit(started, task)
-                return self._wait_for_result(started, method, timeout_s)
+                return self._run(task, timeout_s)
             except BaseException as error:
                 # Nobody waits for the task any more, so the workers must not go on with it.
                 if not isinstance(error, GroupClosedError | TrainingFailed) or self._is_ended:
@@ -313,65 +342,174 @@ class WorkerGroup:
         return shipped if is_here else with_sources(shipped)
 
     def _submit(self, started: StartedGroup, task: Task) -> None:
+        if started.fit.is_over and (death := self._lost_helper(started)) is not None:
+            raise death
         try:
             is_taken = started.control.submit(task)
+        except ray.exceptions.ActorDiedError:
+            raise
         except ray.exceptions.RayError as error:
-            raise GroupClosedError("The control actor has ended.") from error
+            raise GroupClosedError("The control actor does not answer.") from error
         if not is_taken:
             raise GroupClosedError("The workers have left.")
 
-    def _wait_for_result(self, started: StartedGroup, method: str, timeout_s: float | None) -> Any:
+    def _run(self, task: Task, timeout_s: float | None) -> Any:
+        """Give the workers a task until it has a result; after the death of a helper it is given to other workers."""
+        restarts = Restarts(self._args.max_failures)
+        wants_stop = threading.Event()
+        with interrupts(wants_stop.set, sigterm_only_asks=self._args.enable_jit_checkpoint) as heard:
+            while True:
+                started = self._started
+                assert started is not None
+                try:
+                    self._submit(started, task)
+                    for update in self._follow(started, task.method, restarts, wants_stop, timeout_s):
+                        self.got_sigterm = heard.sigterm
+                        if update is not None and update.result is not None:
+                            return receive(update.result.payload)
+                    break
+                except HelperDiedError as error:
+                    death = error
+                except ray.exceptions.ActorDiedError as error:
+                    death = control_died(error)
+                task = self._make_anew(started, task, death, restarts)
+        self.kill()
+        raise TrainingFailed(
+            f"{task.method}() gave no result within {timeout_s:g} s, so its workers were ended."
+        )
+
+    def _follow(
+        self,
+        started: StartedGroup,
+        method: str,
+        restarts: Restarts,
+        wants_stop: threading.Event,
+        timeout_s: float | None,
+    ) -> Iterator[Update | None]:
+        """What is new of a task, while the workers are looked after."""
         updates = self._updates
         assert updates is not None
-        wants_stop = threading.Event()
+        has_asked = False
+        hangs = Hangs(
+            self._args.hang_warning_s,
+            self._args.hang_timeout_s,
+            started.control,
+            log_dir=self._log_dir,
+            show=updates.show,
+        )
+        if self._has_called:
+            hangs.begin(started.control.snapshot())
         note_at_s: float | None = time.monotonic() + START_NOTE_S
-        with interrupts(wants_stop.set, sigterm_only_asks=self._args.enable_jit_checkpoint) as heard:
-            for update in updates.follow(timeout_s):
-                self.got_sigterm = heard.sigterm
-                if update is not None and update.result is not None:
-                    return receive(update.result.payload)
-                if update is not None and (update.phase is not Phase.OPEN or started.fit.is_over):
-                    raise self._failure(started, method, update)
-                if wants_stop.is_set():
-                    wants_stop.clear()
-                    started.control.send_command(Command.STOP_AFTER_SAVE)
-                    updates.show(Note(text=STOP_NOTE, level="warning"))
-                if update is not None:
-                    started.moving.follow(update)
-                started.moving.look()
-                if started.lost_room is not None:
-                    started.lost_room.look()
-                if note_at_s is not None and time.monotonic() > note_at_s:
-                    note_at_s = None
-                    if started.control.snapshot().attempt < 0:
-                        updates.show(
-                            Note(text=_waiting_text(started.reservation.allocation), level="warning")
-                        )
-        self.kill()
-        raise TrainingFailed(f"{method}() gave no result within {timeout_s:g} s, so its workers were ended.")
+        for update in updates.follow(timeout_s):
+            yield update
+            if update is not None:
+                restarts.follow(update)
+                hangs.follow(update)
+                if update.phase is not Phase.OPEN or started.fit.is_over:
+                    check_controller(started.fit, update)
+                    raise self._failure(started, method, update, restarts)
+                started.moving.follow(update)
+            if wants_stop.is_set() and not has_asked:
+                has_asked = True
+                started.control.send_command(Command.STOP_AFTER_SAVE)
+                updates.show(Note(text=STOP_NOTE, level="warning"))
+            hangs.look()
+            started.moving.look()
+            if started.lost_room is not None:
+                started.lost_room.look()
+            if note_at_s is not None and time.monotonic() > note_at_s:
+                note_at_s = None
+                if started.control.snapshot().attempt < 0:
+                    updates.show(Note(text=_waiting_text(started.reservation.allocation), level="warning"))
 
-    def _failure(self, started: StartedGroup, method: str, update: Update) -> RayTrainerError:
+    def _make_anew(
+        self, before: StartedGroup, task: Task, death: HelperDiedError, restarts: Restarts
+    ) -> Task:
+        """Start all processes of the group again, after one that is no worker has died.
+
+        Args:
+            before: The group; what is left of it is ended.
+            task: What it was doing.
+            death: What died.
+            restarts: Whether that is allowed.
+
+        Returns:
+            The task, which goes on from the newest checkpoint.
+
+        Raises:
+            TrainingFailed: If it is not allowed, or there is no room.
+        """
+        reason = restarts.why_not()
+        if reason is None:
+            task = restarts.restarted(task)
+            assert self._updates is not None
+            self._updates.show(Note(text=restarts.announcement(death), level="warning"))
+            self._end_remains(before)
+            try:
+                self._start(before)
+            except (RayTrainerError, ray.exceptions.RayError) as error:
+                reason = f"the workers could not be started again: {error}"
+            else:
+                return task
+        failure = Failure(
+            records=[],
+            event=f"{death}.",
+            method=task.method,
+            reason=reason,
+            last_checkpoint=restarts.progress.last_commit,
+            log_dir=self._log_dir,
+            num_attempts=max(1, restarts.progress.num_attempts),
+        )
+        self.kill()
+        raise training_failed(failure)
+
+    def _end_remains(self, started: StartedGroup) -> None:
+        """End the controller, with it the workers, the control actor and the room, before others take their place."""
+        started.fit.kill()
+        started.fit.wait(END_TIMEOUT_S)
+        started.fit.remove_storage()
+        started.end()
+
+    @property
+    def _log_dir(self) -> str | None:
+        output_dir = self._args.output_dir
+        return below(output_dir, "logs") if output_dir else None
+
+    def _failure(
+        self, started: StartedGroup, method: str, update: Update, restarts: Restarts
+    ) -> RayTrainerError:
         """The exception for a task whose group has ended; ends what is left of the group."""
         if update.phase is Phase.FATAL:
-            # Ranks fail within moments of each other, and the first to report need not be the first to fail.
-            time.sleep(MORE_RECORDS_S if started.reservation.allocation.num_workers > 1 else 0.1)
+            update = _with_all_records(started, update)
         else:
             started.fit.wait(END_TIMEOUT_S)
-        with contextlib.suppress(ray.exceptions.RayError):
-            update = started.control.snapshot()
-        output_dir = self._args.output_dir
+            with contextlib.suppress(ray.exceptions.RayError):
+                update = started.control.snapshot()
+        restarts.follow(update)
         failure = Failure(
             records=update.failures,
             deaths=update.deaths.causes if update.deaths is not None else {},
+            event=update.deaths.hang if update.deaths is not None else None,
             method=method,
             reason=update.reason,
             fit_error=started.fit.error,
-            last_checkpoint=update.last_commit.path if update.last_commit is not None else None,
-            log_dir=below(output_dir, "logs") if output_dir else None,
-            num_attempts=max(1, update.num_attempts),
+            last_checkpoint=restarts.progress.last_commit,
+            log_dir=self._log_dir,
+            num_attempts=max(1, restarts.progress.num_attempts),
         )
         self.kill()
         return training_failed(failure)
+
+
+def _with_all_records(started: StartedGroup, update: Update) -> Update:
+    """Wait for what the other ranks report: they fail within moments, and the first to report need not be the cause."""
+    ends_s = time.monotonic() + MORE_RECORDS_S
+    num_workers = started.reservation.allocation.num_workers
+    with contextlib.suppress(ray.exceptions.RayError):
+        while time.monotonic() < ends_s and len({one.rank for one in update.failures}) < num_workers:
+            time.sleep(LOOK_S)
+            update = started.control.snapshot()
+    return update
 
 
 def _kind_of_workers(args: TrainingArguments) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ from raytrainer.evaluation.rows import batch_size_of, gather_rows, truncate_batc
 from raytrainer.evaluation.spill import PADDING
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry import run_lines
-from raytrainer.telemetry.events import PredictionDone, PredictionStep
+from raytrainer.telemetry.events import Busy, PredictionDone, PredictionStep
 from raytrainer.trainer_protocol import TrainerProtocol
 
 logger = logging.getLogger(__name__)
@@ -150,6 +150,8 @@ class PredictionLoop:
             facts: dict[str, object] = {"Num examples": num_examples, "Batch size": args.eval_batch_size}
             run_lines.say(f"Running {self.description}", facts)
         total = len(self.loader) if is_sized else None
+        if self.runtime.rank == 0:
+            self.runtime.emit(Busy(what=self.description.lower()))
         for step, ((batch, num_real), is_last) in enumerate(flag_last(self.batches())):
             with self.told_place(), told_batch(trainer, self.loader, step, batch):
                 self.predict_batch(model, batch, num_real, is_last=is_last)

@@ -24,7 +24,7 @@ from raytrainer.loop.boundary import window_over_ranks
 from raytrainer.loop.loop_state import LoopState
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
-from raytrainer.telemetry.events import CheckpointCommitted
+from raytrainer.telemetry.events import Busy, CheckpointCommitted
 from raytrainer.trainer_protocol import TrainerProtocol
 
 
@@ -41,6 +41,8 @@ def save_checkpoint(run: TrainRun) -> str:
     """
     trainer, args, runtime = run.trainer, run.args, run.runtime
     began = time.monotonic()
+    if runtime.rank == 0:
+        runtime.emit(Busy(what="a save"))
     storage = checkpoint_storage(trainer)
     step = trainer.state.global_step
     trainer.store_flos()

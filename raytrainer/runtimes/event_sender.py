@@ -1,8 +1,9 @@
 """Sends a rank's events to the control actor, without ever making the loop wait.
 
-Events are collected for a tenth of a second, then a separate thread sends them in one call. Of several ``StepDone`` in
-a row only the last one is sent. Order is kept, and ``flush`` returns when everything has arrived, so that no event of a
-task comes after its result.
+Events are collected for a tenth of a second, then a separate thread sends them in one call; a committed checkpoint is
+sent at once, so that the driver can name it whatever dies next. Of several ``StepDone`` in a row only the last one is
+sent. Order is kept, and ``flush`` returns when everything has arrived, so that no event of a task comes after its
+result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.ray_calls import Ref
-from raytrainer.telemetry.events import PredictionStep, StepDone
+from raytrainer.telemetry.events import CheckpointCommitted, PredictionStep, StepDone
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class EventSender:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="raytrainer-events", daemon=True)
                 self._thread.start()
+        if isinstance(event, CheckpointCommitted):
+            self._try_to_send()
         self._has_work.set()
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -74,11 +77,14 @@ class EventSender:
         while not self._closed.is_set():
             self._has_work.wait()
             self._has_work.clear()
-            try:
-                self._send()
-            except Exception:  # Events must never harm training.
-                logger.debug("Could not send events.", exc_info=True)
+            self._try_to_send()
             self._closed.wait(INTERVAL_S)
+
+    def _try_to_send(self) -> None:
+        try:
+            self._send()
+        except Exception:  # Events must never harm training.
+            logger.debug("Could not send events.", exc_info=True)
 
     def _send(self) -> None:
         # One lock around both, or a later batch could be sent before an earlier one.

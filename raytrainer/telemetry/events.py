@@ -36,6 +36,13 @@ class TrainStarted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Busy:
+    """Rank 0 begins what may take longer than a step: its set-up, an evaluation, a prediction or a save."""
+
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepDone:
     """An optimizer step is done (emitted at most a few times a second)."""
 

@@ -60,6 +60,8 @@ class WorkerDeaths:
     """Rank -> how its process ended, in Ray's words; empty when Ray did not say which."""
     was_preempted: bool = False
     """A node was taken away; nothing failed."""
+    hang: str | None = None
+    """How the ranks stood still, if they were ended because of that."""
 
 
 def record_failure(

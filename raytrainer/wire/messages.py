@@ -25,6 +25,51 @@ class Answer(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RankProcess:
+    """The process of a rank."""
+
+    rank: int
+    pid: int
+    started: float
+    """When it began [s since the epoch]: its number may be given to another one later."""
+    host: str
+    node_id: str
+    """Ray's id of its node."""
+    log_file: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where the training thread of a rank is."""
+
+    rank: int
+    collective: str | None
+    """What it waits for the other ranks in; None if it does something else."""
+    at: str
+    """File, line and function."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """What the ranks answered when they were asked where they are."""
+
+    places: list[Place]
+    """Of those that answered, in order of ranks."""
+    silent: list[RankProcess]
+    """The others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watch:
+    """What is asked of a rank beside its task."""
+
+    is_over: bool = False
+    """It must end, even if it is stuck."""
+    request: int = 0
+    """Number of the last request to say where it is; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Joined:
     """The answer to a rank 0 that begins an attempt."""
 
@@ -67,6 +112,8 @@ class Task:
     None when no rank can need it any more."""
     restarts: int = 0
     """How often the workers were started again since the task began."""
+    num_failures: int = 0
+    """How many restarts it had used of ``max_failures`` when this group was given it."""
     version: int = 0
     """Of the trainer that the task is for; when it is done, it has made the next one."""
     changes: list[Change] = field(default_factory=list[Change])

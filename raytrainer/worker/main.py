@@ -22,6 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import ray
 import ray.exceptions
 
 from raytrainer.runtimes import ray_calls
@@ -29,10 +30,12 @@ from raytrainer.runtimes.base import WorkersMove
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.storage.locations import below, is_uri
 from raytrainer.storage.stage import discard_stage, working_directory
+from raytrainer.telemetry.events import Busy
 from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 from raytrainer.wire.failure_record import record_failure
-from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult
+from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult, Watch
 from raytrainer.wire.preparations import Preparations, call_all
+from raytrainer.worker.stacks import StackWriter, place_of, this_process
 
 if TYPE_CHECKING:
     from raytrainer.runtimes.ray_worker import RayRuntime
@@ -147,6 +150,8 @@ class _Worker:
         self._version = 0
         """Of the trainer in this process; 0 as it was sent at first."""
         self._is_done = threading.Event()
+        self._thread = threading.get_ident()
+        self._stacks: StackWriter | None = None
 
     def work(self) -> None:
         try:
@@ -226,6 +231,8 @@ class _Worker:
         self._runtime.start_attempt(joined.attempt)
         if joined.is_over:
             return False
+        if self._rank == 0:
+            self._runtime.emit(Busy(what="the set-up of the workers"))
         self._write_log(self._config.output_dir)
         return True
 
@@ -239,6 +246,9 @@ class _Worker:
             self._log_file = attach_rank_log(directory / "logs", self._rank, attempt=self._attempt)
             if self._rank == 0 and self._runtime is not None:
                 self._runtime.record_in(directory)
+        if self._stacks is not None:
+            self._stacks.close()
+        self._stacks = StackWriter(self._log_file)
 
     def _bring_log(self, output_dir: str) -> None:
         """If logs are in a bucket, go on in the one that an earlier process of this rank wrote."""
@@ -417,15 +427,34 @@ class _Worker:
             thread.start()
             thread.join(STUCK_S)
 
+    def _tell_place(self, request: int) -> None:
+        self._control.tell_place.remote(self._attempt, request, place_of(self._thread, self._rank))
+        if self._stacks is not None:
+            with contextlib.suppress(OSError, ValueError):  # The log is full, or was exchanged just now.
+                self._stacks.write()
+            self._share_log()
+
     def _watch(self) -> None:
-        """End a rank that is stuck after the end of its run, for instance in a collective with a dead peer."""
-        is_over: bool | None = None
-        while not is_over and not self._is_done.is_set():
+        """Say where this rank is when the driver asks.
+
+        At last end a rank that is stuck after the end of its run, for instance in a collective with a dead peer.
+        """
+        node_id: str = ray.get_runtime_context().get_node_id()
+        known = 0
+        while not self._is_done.is_set():
+            process = this_process(self._rank, node_id, self._log_file)
             try:
-                call: Ref[bool | None] = self._control.is_over.remote(self._attempt, LONG_POLL_S)
-                is_over = ray_calls.get(call)
+                call: Ref[Watch | None] = self._control.watch.remote(
+                    process, self._attempt, known, LONG_POLL_S
+                )
+                watch = ray_calls.get(call)
+                if watch is not None and watch.is_over:
+                    break
+                if watch is not None:
+                    known = watch.request
+                    self._tell_place(known)
             except ray.exceptions.RayError:
-                is_over = True
+                break
         if not self._is_done.wait(STUCK_S):
             time.sleep(0.1)  # for text that is being written to stderr
             os._exit(1)

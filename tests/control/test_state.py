@@ -8,7 +8,7 @@ from raytrainer.control.state import ControlState, Phase
 from raytrainer.runtimes.base import Command
 from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone, TrainStarted
 from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
-from raytrainer.wire.messages import Answer, Task, TaskResult
+from raytrainer.wire.messages import Answer, Place, RankProcess, Ranks, Task, TaskResult, Watch
 
 
 class Clock:
@@ -91,6 +91,18 @@ def test_restart_runs_the_unfinished_task_again_and_says_so(state):
     state.join()
     assert state.next_task(0, 1).restarts == 1
     assert state.next_task(1, 1).restarts == 1
+
+
+def test_task_that_an_earlier_group_began_is_a_restarted_one_and_has_used_restarts(clock):
+    state = ControlState(max_failures=2, idle_timeout_s=10.0, clock=clock)
+    state.submit(replace(task("a"), restarts=3, num_failures=2))
+    state.join()
+    taken = state.next_task(0, 0)
+    assert isinstance(taken, Task)
+    assert taken.restarts == 3
+    assert state.snapshot().num_restarts == 2
+    state.fail(record(state))
+    assert state.snapshot().reason == "max_failures=2 allows no further restart"
 
 
 def test_restart_never_runs_a_finished_task_again(state):
@@ -350,6 +362,34 @@ def test_death_that_ray_reports_ends_a_run_without_restarts_at_once(clock):
     assert update.deaths.causes == {1: "killed"}
 
 
+def test_every_restart_is_announced_whichever_rank_dies_and_whoever_reports_first(clock):
+    state = ControlState(max_failures=-1, idle_timeout_s=10.0, clock=clock)
+    state.submit(task("a"))
+    told, next_event = [], 0
+    for number in range(6):
+        state.join()
+        state.push(number, [started(number), commit(number + 1)])
+        echo = replace(
+            record(state, "RuntimeError", rank=1 - number % 2),
+            base_names=("RuntimeError",),
+            message="Connection closed by peer",
+        )
+        deaths = WorkerDeaths(causes={number % 2: "killed"})
+        if number < 3:
+            state.fail(echo)
+        assert state.report_deaths(deaths)
+        if number >= 3:
+            state.fail(echo)
+        update = state.update(next_event)
+        next_event = update.next_event
+        told += [event.text for event in update.events if isinstance(event, Note)]
+    assert told == [
+        f"The worker of rank {number % 2} died without an exception (killed). Starting the workers again "
+        f"(restart {number + 1})."
+        for number in range(6)
+    ]
+
+
 def test_death_is_told_with_rays_words(state):
     state.join()
     state.submit(task("one"))
@@ -359,6 +399,69 @@ def test_death_is_told_with_rays_words(state):
         "The worker of rank 1 died without an exception (exit code 137). Starting the workers again (restart 1 of at "
         "most 3)."
     )
+
+
+def test_ranks_that_waited_in_vain_are_told_and_no_death(state):
+    state.submit(task("a"))
+    state.join()
+    in_vain = replace(
+        record(state, "RuntimeError"),
+        base_names=("RuntimeError",),
+        message="Timed out waiting 5000ms for recv",
+    )
+    assert state.fail(in_vain) is Answer.RETRY
+    assert state.report_deaths(WorkerDeaths(causes={}))
+    [note] = state.update(0).events
+    assert note.text == (
+        "Rank 1 waited for the others in a collective for longer than ddp_timeout. Starting the workers again "
+        "(restart 1 of at most 3)."
+    )
+
+
+def test_ranks_that_stand_still_are_ended_and_started_again_as_one_failure(state):
+    state.submit(task("a"))
+    state.join()
+    state.end_hung(0, "No progress for 9 s.")
+    assert state.is_over(0)
+    assert state.report_deaths(WorkerDeaths(causes={0: "exit code 1", 1: "killed"})), "it is one failure"
+    [note] = state.update(0).events
+    assert note.text == "No progress for 9 s. Starting the workers again (restart 1 of at most 3)."
+    assert state.join().attempt == 1
+    assert state.is_over(1) is None
+    assert state.snapshot().num_restarts == 1
+    state.end_hung(0, "It has been ended.")
+    assert state.snapshot().is_running
+
+
+def test_ranks_that_stand_still_without_restarts_end_the_run(clock):
+    state = ControlState(max_failures=0, idle_timeout_s=10.0, clock=clock)
+    state.submit(task("a"))
+    state.join()
+    state.end_hung(0, "No progress for 9 s.")
+    update = state.snapshot()
+    assert update.phase is Phase.FATAL
+    assert update.reason == "max_failures=0 allows no restart"
+    assert update.deaths is not None
+    assert update.deaths.hang == "No progress for 9 s."
+
+
+def test_ranks_are_asked_where_they_are_and_those_that_do_not_answer_are_known(state):
+    state.submit(task("a"))
+    state.join()
+    processes = [
+        RankProcess(rank=rank, pid=rank, started=1.0, host="h", node_id="n", log_file=None) for rank in (0, 1)
+    ]
+    assert [state.watch(one, 0, 0) for one in processes] == [None, None]
+    state.ask_places()
+    asked = state.watch(processes[0], 0, 0)
+    assert asked == Watch(request=1)
+    place = Place(rank=0, collective="all_reduce", at="x.py:1 in f")
+    state.tell_place(0, 1, place)
+    assert state.watch(processes[0], 0, 1) is None
+    assert state.places() == Ranks(places=[place], silent=[processes[1]])
+    state.ask_places()
+    state.tell_place(0, 1, place)
+    assert state.places().places == [], "an answer to an earlier request says nothing about now"
 
 
 def test_preemption_is_not_a_failure(clock):

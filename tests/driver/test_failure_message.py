@@ -122,6 +122,27 @@ def test_hint_for_what_is_known(error, hint):
     assert hint in str(training_failed(Failure(records=[make_record(error)])))
 
 
+@pytest.mark.parametrize("text", ["boom", "no room left in the zoom", "the head of the loom"])
+def test_words_that_contain_oom_are_no_hint_at_memory(text):
+    assert "hint" not in str(training_failed(Failure(records=[make_record(RuntimeError(text))])))
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory.", "killed: OOM", "Node is low on memory"])
+def test_lack_of_memory_is_hinted_at(text):
+    assert "hint: if memory ran out" in str(
+        training_failed(Failure(records=[make_record(RuntimeError(text))]))
+    )
+
+
+def test_ranks_that_waited_in_vain_are_not_told_as_a_death():
+    record = make_record(RuntimeError("Timed out waiting 1800000ms for recv operation to complete"), rank=0)
+    text = str(training_failed(Failure(records=[record])))
+    assert text.startswith(
+        "Rank 0 waited for the others in a collective for longer than ddp_timeout, and none"
+    )
+    assert "died" not in text
+
+
 def test_notes_and_the_end_of_a_long_message_are_shown():
     error = raised(users_own_loss)
     error.args = (

@@ -6,11 +6,13 @@ import gc
 import os
 import signal
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -18,8 +20,9 @@ from ray.util import placement_group_table
 
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError, TrainingFailed
-from raytrainer.telemetry.events import Note, StepDone
+from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone
 from tests.driver.toy import TOY, StrangeError, ToyTrainer, toy_args
+from tests.faults.victims import helper_pid
 from tests.leftovers import members
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
@@ -211,6 +214,47 @@ def test_death_without_restarts_says_how_the_worker_ended(make_group):
     assert text.startswith("The worker of rank 1 died without an exception: ")
     assert "last committed checkpoint: checkpoint-5" in text
     assert "hint: if memory ran out" in text
+
+
+def test_death_of_a_helper_without_restarts_is_told_with_the_last_checkpoint(make_group):
+    group = make_group(max_failures=0)
+
+    def kill():
+        wait_until(lambda: any(isinstance(event, CheckpointCommitted) for event in make_group.events), 60.0)
+        raylet = next(one for one in psutil.Process().children(True) if one.name().startswith("raylet"))
+        os.kill(helper_pid("ControlActor", raylet), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pytest.raises(TrainingFailed) as caught:
+        group.call("train", (2000,), {"fail": "slow", "every": 5})
+    killer.join()
+    text = str(caught.value)
+    assert text.startswith("The process of the control actor, which workers and driver talk through, died (")
+    assert "why it ended: max_failures=0 allows no restart" in text
+    committed = [event.path for event in make_group.events if isinstance(event, CheckpointCommitted)]
+    assert f"last committed checkpoint: {committed[-1]}" in text
+    assert "hint:" not in text, "nothing says that memory ran out"
+
+
+def test_a_stopped_rank_is_named_with_those_that_wait_for_it_and_replaced_after_the_timeout(
+    make_group, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("raytrainer.driver.hangs.ANSWER_S", 1.0)
+    group = make_group(hang_warning_s=2.0, hang_timeout_s=8.0)
+    pids = pids_of(group)
+    result = group.call("train", (9,), {"fail": "stop", "at": 5, "every": 3})
+    assert result == {"step": 9, "first": 3, "attempt": 1, "stopped": False}
+    notes = [event.text for event in make_group.events if isinstance(event, Note)]
+    warning = next(text for text in notes if text.startswith("No progress for "))
+    assert "step 5 was done" in warning
+    assert "Rank 0 waits for the others in all_reduce (driver/toy.py:" in warning
+    assert f"rank 1 did not come: process {pids[1]} on " in warning
+    assert "is stopped, by SIGSTOP or a debugger" in warning
+    restart = next(text for text in notes if "Starting the workers again" in text)
+    assert "rank 1 did not come" in restart
+    assert restart.endswith("(restart 1 of at most 3).")
+    assert "in all_reduce" in (tmp_path / "logs" / "rank-0.log").read_text()
 
 
 def test_idle_workers_leave_and_what_they_held_stays(make_group):

@@ -38,6 +38,8 @@ def toy_args(output_dir: Path, **changes: Any) -> RayOptions:
         "cluster_timeout_s": 5.0,
         "placement_timeout_s": 60.0,
         "elastic_timeout_s": 5.0,
+        "hang_warning_s": 60.0,
+        "hang_timeout_s": None,
         "output_dir": str(output_dir),
         "ddp_backend": None,
         "ddp_timeout": 120,
@@ -167,6 +169,9 @@ class ToySession:
         if how.startswith("kill"):
             self.runtime.flush()
             os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "stop":
+            self.runtime.flush()
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif how == "terminate":
             os.kill(os.getpid(), signal.SIGTERM)
         elif how.startswith("value"):

@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from raytrainer.data.ledger_files import read_epoch
 from raytrainer.report.record import read_record
-from tests.faults.victims import CountShards, KillAtStep, KillInSave, augmented, make_trainer, outcome
+from tests.faults.victims import (
+    CountShards,
+    KillAtStep,
+    KillHelper,
+    KillInSave,
+    augmented,
+    helper_pid,
+    make_trainer,
+    outcome,
+)
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -47,6 +58,27 @@ def assert_same(found: Any, expected: Any) -> None:
     assert len(evaluations) == 2
     for name, value in expected[0].items():
         assert torch.equal(weights[name], value), name
+
+
+def test_helper_processes_killed_in_training_and_after_it_change_nothing(
+    unkilled: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    actor = KillHelper(3, "ControlActor", str(tmp_path / "died-actor"))
+    controller = KillHelper(9, "ControllerInRoom", str(tmp_path / "died-controller"))
+    trainer = make_trainer(tmp_path / "run", actor, controller)
+    trainer.train()
+    assert {one.name for one in tmp_path.glob("died-*")} == {"died-actor", "died-controller"}
+    shown = " ".join(" ".join(capfd.readouterr()).split())
+    assert "The process of the control actor, which workers and driver talk through, died (" in shown
+    assert "The process of Ray Train's controller, which starts the workers, died (" in shown
+    assert "(restart 2 of at most 3)." in shown
+    assert "restarted (attempt 3) from checkpoint-" in shown
+
+    raylet = next(one for one in psutil.Process().children(recursive=True) if one.name().startswith("raylet"))
+    os.kill(helper_pid("ControlActor", raylet), signal.SIGKILL)
+    found = outcome(trainer)  # the weights were with the workers, and end with them
+    trainer.end()
+    assert_same(found, unkilled)
 
 
 @pytest.mark.parametrize("kills", KILLS, ids=str)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import safetensors.torch
 import torch
 from torch.distributed.tensor import DTensor
@@ -37,6 +38,36 @@ class KillAtStep(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step and args.process_index == self.rank:
             die_once(Path(self.marker))
+
+
+def helper_pid(name: str, raylet: psutil.Process) -> int:
+    """The process of an actor that is no worker, by the beginning of its class's name."""
+    for process in raylet.children():
+        title = process.cmdline()
+        if title and title[0].startswith(f"ray::{name}"):
+            return process.pid
+    raise AssertionError(f"no process of {name}")
+
+
+class KillHelper(TrainerCallback):
+    """Kills a helper process of the group at the end of one step, once, and waits for its end.
+
+    Args:
+        step: The step.
+        name: Of the helper's class, from its beginning.
+        marker: Names the death.
+    """
+
+    def __init__(self, step: int, name: str, marker: str) -> None:
+        self.step, self.name, self.marker = step, name, marker
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step != self.step or args.process_index != 0 or os.path.exists(self.marker):
+            return
+        raylet = psutil.Process().parent()
+        assert raylet is not None
+        Path(self.marker).touch()
+        os.kill(helper_pid(self.name, raylet), signal.SIGKILL)
 
 
 class CountShards(TrainerCallback):
