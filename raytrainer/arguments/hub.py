@@ -35,11 +35,6 @@ def check_hub(args: TrainingArguments) -> None:
         ConfigurationError: For an invalid repository, revision or token. The message never contains a token.
     """
     _check_token(args.hub_token)
-    if args.hub_private_repo not in (None, True, False):
-        raise ConfigurationError(
-            f"hub_private_repo={args.hub_private_repo!r} is neither True nor False. Leave it out for the default of "
-            "the namespace."
-        )
     _check_revision(args.hub_revision)
     if args.hub_model_id:
         _check_name(args.hub_model_id, f"hub_model_id={args.hub_model_id!r}", "Correct it")

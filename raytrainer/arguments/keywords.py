@@ -12,6 +12,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, cast
 
 from raytrainer.arguments.aliases import ALIASES, warn_once
+from raytrainer.arguments.field_types import read_switch
 from raytrainer.errors import ConfigurationError, UnknownArgumentError
 from raytrainer.suggestions import did_you_mean
 
@@ -38,7 +39,8 @@ def translate_keywords(cls: type, keywords: Mapping[str, Any]) -> tuple[dict[str
         if name in parameters:
             current[name] = value
         elif name in ALIASES:
-            legacy[name] = value
+            is_word = ALIASES[name].kind is bool and isinstance(value, str)
+            legacy[name] = read_switch(name, value) if is_word else value
         elif takes_any:
             current[name] = value
         else:

@@ -28,6 +28,7 @@ from raytrainer.arguments.combinations import (
 from raytrainer.arguments.compilation import check_kernels, normalize_compilation
 from raytrainer.arguments.debugging import check_ledger, normalize_debug
 from raytrainer.arguments.elastic import check_elastic
+from raytrainer.arguments.field_types import coerce_types
 from raytrainer.arguments.hub import check_hub
 from raytrainer.arguments.json_file import read_values
 from raytrainer.arguments.keywords import translate_keywords
@@ -37,7 +38,7 @@ from raytrainer.arguments.process import BoundToProcess
 from raytrainer.arguments.ray_options import RayOptions
 from raytrainer.arguments.supported_fields import check_supported
 from raytrainer.arguments.trackers import check_trackio
-from raytrainer.arguments.values import check_values, coerce_text
+from raytrainer.arguments.values import check_values
 from raytrainer.dialects.accelerate import fields_from_environment, fields_from_file, merge
 from raytrainer.dialects.deepspeed import DeepSpeedOptions, read_deepspeed
 from raytrainer.dialects.deepspeed_auto import check_against
@@ -142,13 +143,9 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
     )
 
     def __post_init__(self) -> None:
-        if self.hub_token in ("<HUB_TOKEN>", ""):  # what to_dict() writes in place of any token, also of none
-            self.hub_token = None
         if self.logging_dir is not None:
             warn_once("logging_dir", "set the environment variable TENSORBOARD_LOGGING_DIR instead")
         check_environment()
-        if isinstance(self.output_dir, str):
-            self.output_dir = as_path(self.output_dir)
         self._check_fields()
         self.normalize_sharding()
         normalize_debug(self)
@@ -173,8 +170,13 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         self._check_normalized()
 
     def _check_fields(self) -> None:
-        """Turn text into numbers, and check what can be checked before transformers has filled in values."""
-        coerce_text(self)
+        """Turn values into those of their types, and check what transformers need not have filled in for that."""
+        # "<HUB_TOKEN>" is what to_dict() writes in place of any token, also of none; True means that of the machine.
+        if self.hub_token in ("<HUB_TOKEN>", "", True):
+            self.hub_token = None
+        coerce_types(self)
+        if self.output_dir is not None:
+            self.output_dir = as_path(self.output_dir)
         self.normalize_ray_options()
         check_values(self)
         check_supported(self)

@@ -1,14 +1,10 @@
-"""Whether the value of one argument is valid by itself: its type, its range, its choices.
+"""Whether the value of one argument is valid by itself: its range, its choices.
 
-Strings from YAML files and command lines become numbers here (PyYAML reads ``5e-5`` as text and ``no`` as False).
-What depends on another argument is in ``combinations``.
+Its type was checked before (``field_types``). What depends on another argument is in ``combinations``.
 """
 
 from __future__ import annotations
 
-import functools
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
@@ -63,55 +59,6 @@ _AT_LEAST: dict[str, float] = {
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
 
 
-def coerce_text(args: TrainingArguments) -> None:
-    """Convert text to numbers in fields that hold numbers, YAML's False to ``no``, and None to no reporter."""
-    for field in fields(args):
-        value = getattr(args, field.name)
-        if field.name.endswith("_strategy") and value is False:
-            setattr(args, field.name, "no")
-        elif field.name == "eval_delay" and value is None:
-            setattr(args, field.name, 0)  # what set_evaluate() of transformers 5.23 leaves behind
-        elif field.name == "report_to" and value in (None, [None]):
-            setattr(args, field.name, [])  # scripts mean "to nobody"
-        elif isinstance(value, str) and not isinstance(value, Enum):
-            number = _number_type(field.type)
-            if number is not None:
-                setattr(args, field.name, _to_number(field.name, value, number))
-
-
-@functools.cache
-def _taking_none(cls: type[Any]) -> frozenset[str]:
-    """Names of fields that may be None, by their annotations: a parser narrows their own ``type``."""
-    hints = typing.get_type_hints(cls)
-    return frozenset(name for name, hint in hints.items() if type(None) in typing.get_args(hint))
-
-
-def _number_type(annotation: object) -> type[int] | type[float] | None:
-    members = set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
-    members.discard(type(None))
-    if members == {float}:
-        return float
-    if members == {int}:
-        return int
-    return None
-
-
-def _to_number(name: str, value: str, number: type[int] | type[float]) -> int | float:
-    try:
-        parsed = float(value)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{name}={value!r} is text, but a number was expected. Give a number, for instance {name}=1."
-        ) from error
-    if number is int or (parsed.is_integer() and "." not in value and "e" not in value.lower()):
-        if not parsed.is_integer():
-            raise ConfigurationError(
-                f"{name}={value!r} is not a whole number, but one was expected. Round it."
-            )
-        return int(parsed)
-    return parsed
-
-
 def check_values(args: TrainingArguments) -> None:
     """Check every argument by itself.
 
@@ -123,11 +70,6 @@ def check_values(args: TrainingArguments) -> None:
             _check_choice(name, getattr(args, name), [member.value for member in kind])
     for field in fields(args):
         value = getattr(args, field.name)
-        wants_number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
-        if value is None and wants_number and field.name not in _taking_none(type(args)):
-            raise ConfigurationError(
-                f"{field.name}=None, but a number was expected. Leave it out for the default, {field.default}."
-            )
         if "choices" in field.metadata and value is not None:
             _check_choice(field.name, value, list(field.metadata["choices"]))
     for name, minimum in _AT_LEAST.items():

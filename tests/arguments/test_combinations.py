@@ -30,7 +30,7 @@ WRONG_VALUES = [
     ({"adam_beta2": 1.0}, "adam_beta2"),
     ({"torch_empty_cache_steps": 0}, "torch_empty_cache_steps"),
     ({"max_steps": None}, "max_steps=None.*Leave it out for the default, -1"),
-    ({"lr_scheduler_kwargs": "{broken"}, "refuses these values"),
+    ({"lr_scheduler_kwargs": "{broken"}, "is text, but not that of a JSON object"),
 ]
 CONTRADICTIONS = [
     (

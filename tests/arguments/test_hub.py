@@ -13,7 +13,10 @@ from raytrainer.arguments.hub import repository_name
     [
         ({"hub_model_id": "a/b/c"}, "hub_model_id='a/b/c' is not a valid name of a repository"),
         ({"hub_model_id": "my model"}, "hub_model_id='my model' is not a valid name of a repository"),
-        ({"hub_private_repo": "yes"}, "hub_private_repo='yes' is neither True nor False"),
+        (
+            {"hub_private_repo": "maybe"},
+            "hub_private_repo='maybe' is text, but True or False, or None was expected",
+        ),
         ({"hub_revision": " "}, "hub_revision=' ' is not the name of a branch"),
         ({"hub_revision": "0123456789" * 4}, "is a commit, but an upload creates a new one"),
         (
