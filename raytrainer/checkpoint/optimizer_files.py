@@ -12,6 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from raytrainer.checkpoint.names import OPTIMIZER_NAME, SHARDED_OPTIMIZER_NAME
+from raytrainer.checkpoint.optimizer_match import check_same_optimizer
 from raytrainer.checkpoint.optimizer_state import OptimizerState
 from raytrainer.checkpoint.sharded_state import mismatch_explained, read_values, write_sharded_state
 from raytrainer.checkpoint.state_files import Stateful, load_state, save_state, saved_optimizer_name
@@ -53,7 +54,13 @@ def load_saved_optimizer(
             state.restore(source, read_values(source))
     else:
         # On the CPU the state would keep the map, and a file that is deleted or replaced later would pull it away.
-        load_state(directory / OPTIMIZER_NAME, full, name=name, mapped=device.type != "cpu")
+        load_state(
+            directory / OPTIMIZER_NAME,
+            full,
+            name=name,
+            mapped=device.type != "cpu",
+            check=lambda saved: check_same_optimizer(directory, saved, full, name),
+        )
 
 
 class ShardsOfFullState:
@@ -64,25 +71,25 @@ class ShardsOfFullState:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """The state of this rank."""
-        return self._optimizer.state_dict()
+        return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take this rank's shards of a full state; nothing is sent."""
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
         by_number: dict[int, torch.Tensor] = dict(zip(numbers, parameters, strict=False))
         sharded = {
             number: {key: self._shard(value, by_number.get(number)) for key, value in entries.items()}
             for number, entries in state_dict["state"].items()
         }
-        self._optimizer.load_state_dict({**state_dict, "state": sharded})
+        self.optimizer.load_state_dict({**state_dict, "state": sharded})
 
     def _shard(self, value: object, parameter: torch.Tensor | None) -> Any:
-        owner_of = getattr(self._optimizer, "owner_of", None)
+        owner_of = getattr(self.optimizer, "owner_of", None)
         if (
             not isinstance(value, torch.Tensor)
             or isinstance(value, DTensor)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from raytrainer.checkpoint.names import SHARDED_OPTIMIZER_NAME, SHARDED_OPTIMIZER_VALUES
+from raytrainer.checkpoint.optimizer_match import saved_optimizer
 from raytrainer.checkpoint.safetensors_header import Shape
 from raytrainer.checkpoint.shard_files import read_into, shard_paths, slice_metadata, stored_shards
 from raytrainer.checkpoint.tensor_files import write_tensors
@@ -112,8 +113,10 @@ def mismatch_explained(source: Path, optimizer_name: str) -> Generator[None]:
     try:
         yield
     except Exception as error:
+        saved = saved_optimizer(source.parent)
+        with_what = f" (optim={saved!r})" if saved else ""
         raise CheckpointError(
-            f"{source} does not fit the {optimizer_name} of this run: {error}. Use the optimizer and "
+            f"{source} does not fit the {optimizer_name} of this run: {error}. Use the optimizer{with_what} and "
             "trainable parameters that the checkpoint was saved with, or start from its weights alone."
         ) from error
 

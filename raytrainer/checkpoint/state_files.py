@@ -75,7 +75,14 @@ def refused_objects(path: Path) -> list[str]:
         return get_unsafe_globals_in_checkpoint(path)
 
 
-def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: bool = False) -> None:
+def load_state(
+    path: Path,
+    part: Stateful,
+    *,
+    name: str | None = None,
+    mapped: bool = False,
+    check: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
     """Read the state of one object.
 
     Args:
@@ -83,6 +90,7 @@ def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: b
         part: Takes the state.
         name: Its name in errors; its class by default.
         mapped: Map the file instead of reading it into memory.
+        check: Raises if the state is not of the object's kind.
 
     Raises:
         CheckpointError: If the file is damaged, or holds the state of something else.
@@ -94,6 +102,8 @@ def load_state(path: Path, part: Stateful, *, name: str | None = None, mapped: b
             )
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be read: {cause_of(error)}") from error
+    if check is not None:
+        check(state)
     try:
         part.load_state_dict(state)
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
