@@ -19,6 +19,7 @@ from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.targets import learn_kind_of_loss, report_missing, targets_of, without_gradients
 from raytrainer.loop.trainable import follow
+from raytrainer.loop.untrained import tell_untouched
 from raytrainer.optim.schedules import waits_for_metric
 from raytrainer.user_types import Batch
 
@@ -38,6 +39,7 @@ def take_step(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | N
     """
     if not accumulate_gradients(run, group, num_items):
         return False
+    tell_untouched(run)
     if not run.args.auto_find_batch_size:
         update_weights(run)
     else:
@@ -162,7 +164,7 @@ def update_weights(run: TrainRun) -> None:
             run.model, args.max_grad_norm if args.max_grad_norm > 0 else None
         )
     trainer.control = handler.on_pre_optimizer_step(args, trainer.state, trainer.control)
-    trainer.optimizer.step()
+    step_optimizer(run)
     run.grad_norm = run.backend.norm_of_step(run.grad_norm)
     trainer.control = handler.on_optimizer_step(args, trainer.state, trainer.control)
     # The rate that is logged is the one that this update used, so it is read before the schedule moves on.
@@ -174,6 +176,20 @@ def update_weights(run: TrainRun) -> None:
     trainer.state.epoch = run.cursor.epoch + run.plan.part_of_epoch(run.cursor.micro_batches)
     seed_between_steps(run)
     trainer.control = handler.on_step_end(args, trainer.state, trainer.control)
+
+
+def step_optimizer(run: TrainRun) -> None:
+    """Step; the first step after a checkpoint says what a state of another optimizer would look like."""
+    try:
+        run.trainer.optimizer.step()
+    except KeyError as error:
+        if run.last_checkpoint is not None and run.trainer.state.global_step == run.resumed_step:
+            error.add_note(
+                f"It is the first step with the optimizer's state of {run.last_checkpoint}, which has no {error}: was "
+                "it saved with another optimizer? Use that one, or start from the weights alone, without "
+                "resume_from_checkpoint."
+            )
+        raise
 
 
 def track_work(run: TrainRun, inputs: Batch, *, counts: bool) -> None:
