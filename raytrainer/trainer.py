@@ -72,6 +72,7 @@ from raytrainer.optim.traits import Traits
 from raytrainer.preflight.calls import check_call
 from raytrainer.preflight.construction import check_construction
 from raytrainer.preflight.facts import overrides_of
+from raytrainer.preflight.given_objects import listed_callbacks, optimizer_pair
 from raytrainer.preflight.unsupported_methods import (
     UnsupportedMethods,
     check_overrides,
@@ -168,10 +169,10 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self.compute_loss_func = compute_loss_func
         self.compute_metrics = compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
-        self.optimizer, self.lr_scheduler = optimizers
+        self.optimizer, self.lr_scheduler = optimizer_pair(optimizers)
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         self.callback_handler = CallbackHandler(
-            [*default_callbacks(self.args), *(callbacks or []), terminal_callback(self.args)],
+            [*default_callbacks(self.args), *listed_callbacks(callbacks), terminal_callback(self.args)],
             model if isinstance(model, nn.Module) else None,
             processing_class,
             self.optimizer,
@@ -438,9 +439,12 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         assert self.model_init is not None
         takes_trial = number_of_arguments(self.model_init) > 0
         of_trial = self._trial if trial is None else trial
-        model = cast("nn.Module | None", self.model_init(of_trial) if takes_trial else self.model_init())
-        if model is None:
-            raise ModelError("model_init returned None. Return the model from it.")
+        model: Any = self.model_init(of_trial) if takes_trial else self.model_init()
+        if not isinstance(model, nn.Module):
+            what = "None" if model is None else f"a {type(model).__name__}"
+            raise ModelError(
+                f"model_init returned {what}, but a torch.nn.Module was expected. Return the model from it."
+            )
         return model
 
     log_metrics = cast("Callable[..., Any]", log_metrics)

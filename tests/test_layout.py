@@ -39,6 +39,7 @@ CLAIMS = {
     "hub": {"failures", "on_ray", "resume", "strategies"},
     "loop": {"adapters", "events", "extras"},
     "optim": {"convex"},
+    "preflight": {"bad_inputs"},
     "runtimes": {"same_losses"},
     "seq2seq": {"generation", "two_ranks"},
     "sft": {"adapters", "against_trl", "two_ranks"},

@@ -159,6 +159,11 @@ DIFFERENCES: dict[str, Difference] = {
         "May also be a Hub id or a path, which the workers load.",
         "tests/sharding/test_parity.py::test_a_model_loaded_in_shards_trains_as_one_loaded_whole",
     ),
+    "Trainer(optimizers)": Difference(
+        "An optimizer without any parameter of the model, and a schedule of another optimizer, are refused; "
+        "`transformers` trains nothing, or at a constant rate. Trainable parameters that it does not have are counted.",
+        "tests/preflight/test_bad_inputs.py::test_it_gives_its_message_before_any_worker_starts",
+    ),
     "Trainer(callbacks)": Difference(
         'A callback may return a dict of control flags, such as `{"should_training_stop": True}`.',
         "tests/callbacks/test_handler.py::test_the_guides_callback_stops_at_its_step",

@@ -17,6 +17,7 @@ This file never decides when to log, evaluate or save, and knows nothing of rank
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -33,7 +34,7 @@ from transformers.trainer_callback import (
     TrainerControl,
 )
 
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import ConfigurationError, WrongTypeError
 from raytrainer.user_types import ProcessingClass
 
 if TYPE_CHECKING:
@@ -136,7 +137,12 @@ class CallbackHandler(trainer_callback.CallbackHandler):
             )
 
     def add_callback(self, callback: type | object) -> None:
-        """Append a callback; a class is instantiated. A second one of the same class is allowed, with a warning."""
+        """Append a callback; a class is instantiated. A second one of the same class is allowed, with a warning.
+
+        Raises:
+            WrongTypeError: If it listens to no event, or is a class that cannot be instantiated without arguments.
+        """
+        _check_listens(callback)
         instance = callback() if isinstance(callback, type) else callback
         if type(instance) in [type(present) for present in self.callbacks]:
             logger.warning(
@@ -248,6 +254,31 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         self._forget_listeners()  # Methods may have been replaced on an instance since they were last looked up.
         base: Any = super()
         return base.on_train_begin(args, state, control, **kwargs)
+
+
+def _check_listens(callback: object) -> None:
+    is_class = isinstance(callback, type)
+    name = callback.__name__ if is_class else type(callback).__name__
+    if not any(callable(getattr(callback, event, None)) for event in EVENTS):
+        raise WrongTypeError(
+            f"The callback {callback!r} is {'the class' if is_class else 'a'} {name}, which listens to no event. "
+            "Derive it from transformers.TrainerCallback, or give it a method such as on_log or on_step_end."
+        )
+    if is_class and not _takes_nothing(callback):
+        raise WrongTypeError(
+            f"The callback {name} is a class that takes arguments ({inspect.signature(callback)}). Pass an instance, "
+            f"callbacks=[{name}(...)]."
+        )
+
+
+def _takes_nothing(cls: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(cls).bind()
+    except TypeError:
+        return False
+    except ValueError:  # a class of C without a signature
+        return True
+    return True
 
 
 SHOWN_BY_CONSOLE = (ProgressCallback, PrinterCallback)

@@ -53,12 +53,16 @@ def rebind_arguments(trainer: TrainerProtocol) -> None:
     """Follow what the user changed in the arguments of a trainer that is set up in this process.
 
     Raises:
-        ConfigurationError: If they ask for another number of processes, or for what would have no effect any more.
+        ConfigurationError: If they are not valid, ask for another number of processes, or for what would have no
+            effect any more.
     """
     from raytrainer.worker.changed_settings import follow_changes
     from raytrainer.worker.setup import placement_of
 
     args, num_ranks = trainer.args, trainer._runtime.world_size
+    # Those of Ray workers were checked on the driver.
+    if trainer._process.run is None and trainer._process.renderer is not None:
+        args.check()
     if args.num_workers != 0 and not args.allows_workers(num_ranks):
         raise ConfigurationError(
             f"num_workers={args.num_workers}, but this trainer was set up before that for {num_ranks} process"

@@ -6,22 +6,30 @@ the driver and reads names, headers and lengths only, so a mistake costs a secon
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, has_length
 
+from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.checkpoint.lease import check_free
-from raytrainer.errors import ConfigurationError
+from raytrainer.data.dataset_kinds import as_dataset
+from raytrainer.driver.entry_points import runs_in_this_process
+from raytrainer.errors import ConfigurationError, UnknownArgumentError, WrongTypeError
 from raytrainer.loop.neftune import check_noise
 from raytrainer.preflight.best_metric import best_metric_can_exist, best_metric_names_a_dataset
+from raytrainer.preflight.construction import check_again
 from raytrainer.preflight.datasets import check_fits_model, check_not_empty, named_datasets
 from raytrainer.preflight.facts import TrainerFacts, facts_of
+from raytrainer.preflight.first_batch import check_first_batches
+from raytrainer.preflight.given_objects import check_eval_datasets, model_can_be_trained
 from raytrainer.preflight.optimizer_choice import check_optimizer
-from raytrainer.preflight.resume import check_resume
+from raytrainer.preflight.output_dir import check_output_dir
+from raytrainer.preflight.resume import check_names_a_checkpoint, check_resume
 from raytrainer.preflight.sharding import check_sharding
 from raytrainer.preflight.unsupported_methods import check_trial
 from raytrainer.storage.locations import is_uri
@@ -46,26 +54,83 @@ def check_call(
         ConfigurationError: If the call cannot work.
         CheckpointError: If it resumes from a checkpoint that is missing, damaged, or belongs to another model.
     """
+    if method not in ("train", "evaluate", "predict"):
+        return
+    _check_keywords(trainer, method, args, kwargs)
+    _check_arguments_again(trainer)
     facts = facts_of(trainer)
+    check_again(facts)
     if method == "train":
+        model_can_be_trained(facts)
         check_training(facts)
         trial = check_trial(_argument(args, kwargs, 1, "trial"))
         check_optimizer(facts)
         check_sharding(facts)
         check_noise(trainer.neftune_noise_alpha, facts.model)
         check_recomputation(facts.args, facts.model)
+        check_names_a_checkpoint(_argument(args, kwargs, 0, "resume_from_checkpoint"))
+        _check_names("ignore_keys_for_eval", _argument(args, kwargs, 2, "ignore_keys_for_eval"))
+        if not runs_in_this_process(facts.args):
+            check_first_batches(facts, "train_dataset", facts.train_dataset)
+            if evaluates_in_training(facts):
+                check_first_batches(facts, "eval_dataset", facts.eval_dataset)
         directory = trainer._get_output_dir(trial)
         if facts.args.save_strategy != SaveStrategy.NO and not is_uri(directory):
             check_free(Path(directory), report=logger.warning)
         check_resume(facts, _argument(args, kwargs, 0, "resume_from_checkpoint"), directory)
-    elif method == "evaluate":
-        check_evaluation(facts, _argument(args, kwargs, 0, "eval_dataset"))
-    elif method == "predict":
-        check_evaluation(facts, _argument(args, kwargs, 0, "test_dataset"), keyword="test_dataset")
+        return
+    keyword = "eval_dataset" if method == "evaluate" else "test_dataset"
+    given = _argument(args, kwargs, 0, keyword)
+    check_evaluation(facts, given, keyword=keyword)
+    _check_names("ignore_keys", _argument(args, kwargs, 1, "ignore_keys"))
+    if not runs_in_this_process(facts.args):
+        data = facts.eval_dataset if given is None or isinstance(given, str) else given
+        check_first_batches(facts, keyword, data)
 
 
 def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
     return args[position] if len(args) > position else kwargs.get(name)
+
+
+def _check_keywords(
+    trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    signature = inspect.signature(getattr(trainer, method))
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise UnknownArgumentError(
+            f"{method}() cannot be called like this: {error}. It takes {list(signature.parameters)}. Correct the call."
+        ) from error
+
+
+def _check_arguments_again(trainer: TrainerProtocol) -> None:
+    """They may have been changed since the trainer was constructed."""
+    args = cast("object", trainer.args)
+    if not isinstance(args, TrainingArguments):
+        raise WrongTypeError(
+            f"trainer.args was set to a {type(args).__name__}, but a raytrainer.TrainingArguments was expected. Set "
+            "one, or make a new Trainer."
+        )
+    args.check()
+    if not is_uri(str(args.output_dir)):  # a bucket was tried by the constructor, which takes seconds
+        check_output_dir(str(args.output_dir))
+
+
+def _check_names(keyword: str, given: object) -> None:
+    if given is None:
+        return
+    is_list = isinstance(given, list | tuple | set)
+    if not is_list or not all(isinstance(one, str) for one in cast("Iterable[object]", given)):
+        raise WrongTypeError(
+            f"{keyword}={given!r}, but a list of names of the model's outputs was expected. Pass for instance "
+            "['hidden_states'], or leave it out."
+        )
+
+
+def evaluates_in_training(facts: TrainerFacts) -> bool:
+    """Whether ``train()`` evaluates."""
+    return facts.args.eval_strategy != IntervalStrategy.NO or bool(facts.args.eval_on_start)
 
 
 def check_training(facts: TrainerFacts) -> None:
@@ -105,6 +170,7 @@ def check_evaluation(facts: TrainerFacts, dataset: Any = None, *, keyword: str =
             f"There is nothing to evaluate: neither this call nor the Trainer was given an {keyword}. "
             f"Pass {keyword}=."
         )
+    check_eval_datasets(keyword, data)
     for name, one in named_datasets(data, keyword):
         check_not_empty(name, one)
         check_fits_model(facts, name, one)
@@ -166,13 +232,13 @@ def sampling_has_lengths(facts: TrainerFacts) -> None:
 
 def train_columns_fit(facts: TrainerFacts) -> None:
     """The model takes a column of the training data."""
-    for name, dataset in named_datasets(facts.train_dataset, "train_dataset"):
-        check_fits_model(facts, name, dataset)
+    if facts.train_dataset is not None:
+        check_fits_model(facts, "train_dataset", as_dataset(facts.train_dataset))
 
 
 def eval_columns_fit(facts: TrainerFacts) -> None:
     """The model takes a column of the data that is evaluated during training."""
-    if facts.args.eval_strategy == IntervalStrategy.NO and not facts.args.eval_on_start:
+    if not evaluates_in_training(facts):
         return
     for name, dataset in named_datasets(facts.eval_dataset, "eval_dataset"):
         check_fits_model(facts, name, dataset)

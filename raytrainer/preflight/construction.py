@@ -7,6 +7,8 @@ a second instead of the start of a cluster. What only matters to one call, such 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch.utils.data import IterableDataset
@@ -14,10 +16,16 @@ from transformers.trainer_utils import IntervalStrategy
 
 from raytrainer.arguments.accelerator_config import check_configured_state
 from raytrainer.data.dataset_kinds import as_dataset
-from raytrainer.errors import ConfigurationError, ModelError, WrongTypeError
+from raytrainer.errors import ConfigurationError, ModelError
 from raytrainer.preflight.best_metric import best_metric_names_a_dataset
 from raytrainer.preflight.datasets import check_not_empty, named_datasets
 from raytrainer.preflight.facts import TrainerFacts, facts_of
+from raytrainer.preflight.given_objects import (
+    datasets_can_be_read,
+    functions_can_be_called,
+    optimizers_can_step,
+    processing_class_can_be_saved,
+)
 from raytrainer.preflight.output_dir import check_output_dir
 from raytrainer.trainer_protocol import TrainerProtocol
 
@@ -39,23 +47,24 @@ def check_trainer(facts: TrainerFacts) -> None:
     Raises:
         ConfigurationError: If a rule is broken.
     """
-    for rule in (
-        has_one_model,
-        model_has_a_usable_type,
-        optimizer_is_given_once,
-        evaluation_has_data,
-        best_model_has_a_metric,
-        best_metric_names_a_dataset,
-        batch_metrics_know_the_last_batch,
-        collator_is_callable,
-        loss_function_can_be_called,
-        datasets_are_not_empty,
-        elastic_streams_have_one_reader,
-        seq2seq_fields_are_implemented,
-    ):
+    for rule in (has_one_model, model_has_a_usable_type, optimizer_is_given_once, *_RULES):
         rule(facts)
     check_configured_state(facts.args)
     check_output_dir(str(facts.args.output_dir))
+
+
+def check_again(facts: TrainerFacts) -> None:
+    """Check a trainer whose attributes may have been changed since it was constructed.
+
+    By now it may have the model that ``model_init`` made, and the optimizer of a call before.
+
+    Raises:
+        ConfigurationError: If a rule is broken.
+    """
+    if facts.model is not None:
+        model_has_a_usable_type(facts)
+    for rule in _RULES:
+        rule(facts)
 
 
 def has_one_model(facts: TrainerFacts) -> None:
@@ -71,10 +80,13 @@ def has_one_model(facts: TrainerFacts) -> None:
 
 def model_has_a_usable_type(facts: TrainerFacts) -> None:
     """A model is a module, a hub id or a path; ``model_init`` is a function."""
-    if facts.model is None and not callable(facts.model_init):
+    make: object = facts.model_init
+    is_other_class = isinstance(make, type) and not issubclass(cast("type[object]", make), torch.nn.Module)
+    if facts.model is None and (not callable(make) or is_other_class):
+        given = f"the class {make!r}" if isinstance(make, type) else f"a {type(make).__name__}"
         raise ConfigurationError(
-            f"model_init= is a {type(facts.model_init).__name__}; a function that returns a model "
-            "was expected. Pass a function, or the model as model=."
+            f"model_init= is {given}; a function that returns a model was expected. Pass a function, or the model as "
+            "model=."
         )
     is_usable = isinstance(facts.model, torch.nn.Module | str) or hasattr(facts.model, "__fspath__")
     if facts.model is not None and not is_usable:
@@ -158,21 +170,11 @@ def loss_function_can_be_called(facts: TrainerFacts) -> None:
         ) from error
 
 
-def collator_is_callable(facts: TrainerFacts) -> None:
-    """A collator is called with a list of samples."""
-    if facts.data_collator is not None and not callable(facts.data_collator):
-        raise WrongTypeError(
-            f"data_collator= is a {type(facts.data_collator).__name__}, which cannot be called. Pass a "
-            "function, or an object with __call__, that makes a batch out of a list of samples."
-        )
-
-
 def datasets_are_not_empty(facts: TrainerFacts) -> None:
     """A dataset of known length has at least one sample."""
-    for name, dataset in (
-        *named_datasets(facts.train_dataset, "train_dataset"),
-        *named_datasets(facts.eval_dataset, "eval_dataset"),
-    ):
+    if facts.train_dataset is not None:
+        check_not_empty("train_dataset", as_dataset(facts.train_dataset))
+    for name, dataset in named_datasets(facts.eval_dataset, "eval_dataset"):
         check_not_empty(name, dataset)
 
 
@@ -201,3 +203,20 @@ def seq2seq_fields_are_implemented(facts: TrainerFacts) -> None:
                 f"{name}=True asks for what the Seq2SeqTrainer does, but this is another Trainer, which ignores it. "
                 f"Use raytrainer.Seq2SeqTrainer, override {hook}, or set {name}=False."
             )
+
+
+_RULES: tuple[Callable[[TrainerFacts], None], ...] = (
+    optimizers_can_step,
+    processing_class_can_be_saved,
+    datasets_can_be_read,
+    evaluation_has_data,
+    best_model_has_a_metric,
+    best_metric_names_a_dataset,
+    functions_can_be_called,
+    batch_metrics_know_the_last_batch,
+    loss_function_can_be_called,
+    datasets_are_not_empty,
+    elastic_streams_have_one_reader,
+    seq2seq_fields_are_implemented,
+)
+"""Rules that hold before any call, too."""

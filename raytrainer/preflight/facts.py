@@ -47,9 +47,13 @@ MAKES_METRICS = frozenset(
     }
 )
 """Hooks whose override may add to the metrics of an evaluation, or choose among them."""
+MAKES_OPTIMIZER = frozenset({"create_optimizer", "create_optimizer_and_scheduler"})
+"""Hooks whose override may train other parameters than those that are trainable now."""
 LOADS_WEIGHTS = "_load_from_checkpoint"
 """The hook whose override knows which weights its checkpoints hold."""
-OVERRIDES_OF_INTEREST = MAKES_BATCHES | USES_INPUTS | MAKES_METRICS | {"_get_train_sampler", LOADS_WEIGHTS}
+OVERRIDES_OF_INTEREST = (
+    MAKES_BATCHES | USES_INPUTS | MAKES_METRICS | MAKES_OPTIMIZER | {"_get_train_sampler", LOADS_WEIGHTS}
+)
 """Methods whose override changes what a check may assume."""
 
 
@@ -66,8 +70,12 @@ class TrainerFacts:
     """A dataset, a dict of datasets, or None."""
     data_collator: Any = None
     """As the user passed it; None for the default."""
+    collate: Any = None
+    """What makes batches: the user's collator, or the default."""
     compute_loss_func: Any = None
     compute_metrics: Any = None
+    preprocess_logits_for_metrics: Any = None
+    processing_class: Any = None
     optimizers: tuple[Any, Any] = (None, None)
     """An optimizer and a schedule; either may be None."""
     optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None
@@ -91,11 +99,17 @@ class TrainerFacts:
         return bool(self.overrides & MAKES_METRICS) or any(map(_hears_of_evaluations, self.callbacks))
 
 
+def is_users_own(callback: object) -> bool:
+    """Whether a callback is neither of transformers nor of this package."""
+    return type(callback).__module__.partition(".")[0] not in ("transformers", "raytrainer")
+
+
 def _hears_of_evaluations(callback: object) -> bool:
     """Whether a callback of the user's is given the metrics of an evaluation, which it may change."""
     cls = type(callback)
-    is_own = cls.__module__.partition(".")[0] not in ("transformers", "raytrainer")
-    return is_own and getattr(cls, "on_evaluate", None) is not getattr(TrainerCallback, "on_evaluate", None)
+    return is_users_own(callback) and getattr(cls, "on_evaluate", None) is not getattr(
+        TrainerCallback, "on_evaluate", None
+    )
 
 
 def facts_of(trainer: TrainerProtocol) -> TrainerFacts:
@@ -107,8 +121,11 @@ def facts_of(trainer: TrainerProtocol) -> TrainerFacts:
         train_dataset=trainer.train_dataset,
         eval_dataset=trainer.eval_dataset,
         data_collator=trainer._own_collator,
+        collate=trainer.data_collator,
         compute_loss_func=trainer.compute_loss_func,
         compute_metrics=trainer.compute_metrics,
+        preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
+        processing_class=trainer.processing_class,
         optimizers=(trainer.optimizer, trainer.lr_scheduler),
         optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
         overrides=trainer._overrides(),

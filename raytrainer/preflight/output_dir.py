@@ -30,8 +30,19 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> Path | str:
     if is_uri(output_dir):
         check_bucket(str(output_dir))
         return str(output_dir)
+    if not str(output_dir).strip():
+        raise ConfigurationError(
+            f"output_dir={str(output_dir)!r} is empty, but the name of a directory was expected. Write '.' for this "
+            "directory, or leave it out for 'trainer_output'."
+        )
     path = Path(os.path.abspath(os.path.expanduser(output_dir)))
-    blocking = _blocking_file(path)
+    try:
+        blocking = _blocking_file(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"output_dir={_start_of(output_dir)!r} cannot be the name of a directory: {error.strerror}. "
+            "Choose another output_dir."
+        ) from error
     if blocking is not None:
         raise ConfigurationError(
             f"output_dir={str(output_dir)!r} cannot be a directory: {str(blocking)!r} is a file. Choose "
@@ -47,6 +58,11 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> Path | str:
             f"({_existing_parent(path)}). Choose a directory that you can write to, or change its permissions."
         ) from error
     return path
+
+
+def _start_of(name: str | os.PathLike[str]) -> str:
+    text = str(name)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _blocking_file(path: Path) -> Path | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from raytrainer import ConfigurationError, Seq2SeqTrainingArguments
 from raytrainer.preflight.construction import check_trainer
 from raytrainer.preflight.facts import TrainerFacts
+from raytrainer.preflight.given_objects import model_can_be_trained
 from tests.preflight.given import GOOD, Model, Rows, facts
 
 
@@ -84,3 +86,14 @@ def test_a_stream_of_an_elastic_run_has_one_reader():
         ConfigurationError, match=r"dataloader_num_workers=2 .*is a stream.*dataloader_num_workers=1"
     ):
         check_trainer(facts({"num_workers": (1, 3), "dataloader_num_workers": 2}, **given))
+
+
+class Unfreezes(TrainerCallback):
+    """A callback of the user's."""
+
+
+def test_a_frozen_model_is_left_to_a_callback_that_may_unfreeze_it():
+    frozen = Model().requires_grad_(False)
+    with pytest.raises(ConfigurationError, match="All 2 parameters of Model are frozen"):
+        model_can_be_trained(facts(model=frozen))
+    model_can_be_trained(facts(model=frozen, callbacks=(Unfreezes(),)))
