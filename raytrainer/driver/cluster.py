@@ -39,6 +39,7 @@ notice about it. For torch: hide DDP's warning on every rank that its search for
 turns on by default, found none."""
 
 
+AUTH_MODE = "RAY_AUTH_MODE"
 KNOCK_S = 5.0
 """How long the head of a cluster may take to accept a connection."""
 
@@ -72,6 +73,7 @@ def _connect(ray_address: str | None) -> Cluster:
     import ray
 
     _set_environment(ENVIRONMENT)
+    warn_of_empty_mode()
     if ray.is_initialized():
         return Cluster(is_private=_is_private())
     address = ray_address or os.environ.get("RAY_ADDRESS")
@@ -107,6 +109,16 @@ def _start(options: dict[str, Any]) -> None:
     import ray
 
     ray.init(address="local", include_dashboard=False, **options)
+
+
+def warn_of_empty_mode() -> None:
+    """Say that an empty RAY_AUTH_MODE, which looks like none, switches Ray's tokens off."""
+    if os.environ.get(AUTH_MODE) == "":
+        logger.warning(
+            "%s is set and empty. Ray takes that for a choice, and switches authentication off: whoever reaches its "
+            "ports can run code here. Unset it, or set it to token; disabled says that you want this.",
+            AUTH_MODE,
+        )
 
 
 def _is_private() -> bool:
