@@ -90,7 +90,9 @@ def held(directory: Path, run_id: str, *, report: Callable[[str], None]) -> Gene
     )
     _take(path, mine, report=report)
     is_over = threading.Event()
-    beats = threading.Thread(target=_beat, args=(path, mine, is_over), name="lease", daemon=True)
+    beats = threading.Thread(
+        target=_beat, args=(path, mine, directory.stat(), is_over), name="lease", daemon=True
+    )
     beats.start()
     try:
         yield
@@ -204,8 +206,7 @@ def _read(path: Path) -> tuple[Holder | None, float | None]:
         return None, touched
 
 
-def _beat(path: Path, mine: Holder, is_over: threading.Event) -> None:
-    directory = path.parent.stat()
+def _beat(path: Path, mine: Holder, directory: os.stat_result, is_over: threading.Event) -> None:
     while not is_over.wait(BEAT_S):
         try:
             os.utime(path)
