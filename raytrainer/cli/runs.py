@@ -94,7 +94,7 @@ def _table(found: list[dict[str, Any]], root: Path) -> list[str]:
         heard = facts["last_record"]
         rows.append(
             (
-                cut(os.path.relpath(facts["directory"], root), _WIDEST_NAME),
+                cut(_name(Path(facts["directory"]), root), _WIDEST_NAME),
                 facts["state"],
                 f"{facts['step']}{of}",
                 _number(facts["loss"]),
@@ -107,6 +107,10 @@ def _table(found: list[dict[str, Any]], root: Path) -> list[str]:
     return [
         "  ".join(pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+
+
+def _name(directory: Path, root: Path) -> str:
+    return directory.resolve().name if directory == root else os.path.relpath(directory, root)
 
 
 def _number(value: float | None) -> str:

@@ -172,6 +172,7 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
     mark: dict[str, Any] = {"type": "line", "strokeWidth": 1.5, "clip": True}
     if chart.is_step:
         mark["interpolate"] = "step-after"
+        y["axis"] |= {"tickMinStep": 1}
     most = max(len(curve["s"]) for curve in chart.points)
     if most <= FEW and not chart.is_step:
         mark["point"] = {"size": 22, "filled": True}
