@@ -22,7 +22,7 @@ from raytrainer.telemetry.events import (
     TrainStarted,
 )
 from raytrainer.telemetry.json_lines import LinesSince
-from raytrainer.telemetry.run_files import DRIVER_EVENTS_NAME, EVENTS_NAME, METRICS_NAME
+from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 
 INTERVAL_S = 0.5
 BUCKET_INTERVAL_S = 15.0
@@ -88,7 +88,7 @@ class Follower:
         """What was written since the last call, by time."""
         lines: list[dict[str, Any]] = []
         with run_directory(self._location) as directory:
-            for name in (METRICS_NAME, EVENTS_NAME, DRIVER_EVENTS_NAME):
+            for name in (METRICS_NAME, EVENTS_NAME):
                 read = LinesSince(directory / name, self._seen.get(name, 0))
                 lines += read
                 self._seen[name] = read.end

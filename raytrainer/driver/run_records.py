@@ -3,6 +3,9 @@
 A driver writes what it tells people beside what rank 0 writes (``telemetry.run_files``). A process that trains itself
 writes both. The page of a run (``report``) is written when ``train()`` ends, also by a failure, unless
 ``report_page=False`` or what draws it is not installed. A trial of a sweep has none: the sweep has one.
+
+Nothing can be appended to an object of a bucket, and nothing may stay in the stage of a process. So a run in a bucket
+has what rank 0 of Ray workers writes beside its log, and no page until somebody asks for it.
 """
 
 from __future__ import annotations
@@ -13,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raytrainer.storage.locations import is_uri
-from raytrainer.storage.stage import working_directory
 from raytrainer.telemetry.events import TrainEnded, TrainFailed
-from raytrainer.telemetry.run_files import DRIVER_EVENTS_NAME, EVENTS_NAME, RunFiles
+from raytrainer.telemetry.run_files import RunFiles
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -35,21 +37,19 @@ class DriverRecords:
     def __init__(self, args: TrainingArguments, run: Callable[[], str]) -> None:
         self._location = str(args.output_dir)
         self._wants_page = args.report_page
-        self._files = RunFiles(
-            Path(working_directory(self._location)),
-            rank=None,
-            run=lambda: (run(), 0),
-            events_name=DRIVER_EVENTS_NAME if is_uri(self._location) else EVENTS_NAME,
-        )
+        self._files: RunFiles | None = None
+        if not is_uri(self._location):
+            self._files = RunFiles(Path(self._location), rank=None, run=lambda: (run(), 0))
 
     def handle(self, event: object) -> None:
         """Take over an event; that an attempt failed is told by what follows from it."""
-        if not isinstance(event, TrainFailed):
+        if self._files is not None and not isinstance(event, TrainFailed):
             self._files.handle(event)
 
     def failed(self, error: BaseException) -> None:
         """The call ended with an exception."""
-        self._files.handle(failure(error))
+        if self._files is not None:
+            self._files.handle(failure(error))
 
     def close(self, *, has_trained: bool) -> None:
         """The call is over.
@@ -57,9 +57,9 @@ class DriverRecords:
         Args:
             has_trained: It was one of ``train()`` that no sweep made.
         """
+        if self._files is None:
+            return
         self._files.close()
-        if is_uri(self._location):
-            _share(self._location)
         if has_trained and self._wants_page:
             write_page(self._location)
 
@@ -77,17 +77,17 @@ def recorder_here(
 
     def record(event: object) -> None:
         location = str(args().output_dir)
+        if is_uri(location):
+            return
         if location not in files:
             files[location] = RunFiles(
-                Path(working_directory(location)),
+                Path(location),
                 rank=0,
                 run=lambda: (runtime().run_id, runtime().attempt),
             )
         files[location].handle(event)
         if isinstance(event, TrainEnded | TrainFailed):
             files.pop(location).close()
-            if is_uri(location):
-                _share(location)
             if args().report_page:
                 write_page(location)
 
@@ -109,12 +109,3 @@ def write_page(location: str) -> None:
             write_report([location], f"{location.rstrip('/')}/{PAGE_NAME}")
     except Exception as error:  # noqa: BLE001  a page is never worth a run
         logger.warning("The page of the run in %s could not be written: %s", location, error)
-
-
-def _share(location: str) -> None:
-    from raytrainer.checkpoint.run_storage import storage_of
-
-    try:
-        storage_of(location).share()
-    except Exception as error:  # noqa: BLE001  a record is never worth a run
-        logger.warning("The record of the run could not be brought to %s: %s", location, error)

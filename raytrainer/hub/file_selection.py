@@ -17,6 +17,7 @@ from raytrainer.checkpoint.names import ARGUMENTS_NAME, LAST_CHECKPOINT_NAME
 from raytrainer.checkpoint.ownership import EARLIER_RUNS
 from raytrainer.checkpoint.snapshot import files_below
 from raytrainer.hub.card import CARD_NAME
+from raytrainer.telemetry.run_files import RECORD_NAMES
 
 TENSORBOARD_DIRECTORY = "runs"
 """TensorBoard's directory in the output directory."""
@@ -26,13 +27,14 @@ _EXCLUDED = (
     "checkpoint-*",
     f"{LAST_CHECKPOINT_NAME}/*",
     "logs/*",
+    *RECORD_NAMES,
     f"{EARLIER_RUNS}/*",
     "training_args.bin",
     ARGUMENTS_NAME,
 )
 """What ``push_to_hub`` leaves out of an output directory: the two patterns of transformers, a checkpoint that was
-downloaded, the log files of this package, checkpoints of earlier runs, and arguments: the pickle in which transformers
-stores them with the token, and the JSON file with the paths of this machine."""
+downloaded, the log files and the record of a run, checkpoints of earlier runs, and arguments: the pickle in which
+transformers stores them with the token, and the JSON file with the paths of this machine."""
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 
 

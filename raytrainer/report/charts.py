@@ -145,7 +145,7 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
         "axis": {"tickCount": 6, "labelOverlap": True, "labelExpr": NUMBER},
         "scale": {"nice": False, "padding": 4},
     }
-    y = {
+    y: dict[str, Any] = {
         "field": "y",
         "type": "quantitative",
         "title": None,
@@ -172,7 +172,7 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
     mark: dict[str, Any] = {"type": "line", "strokeWidth": 1.5, "clip": True}
     if chart.is_step:
         mark["interpolate"] = "step-after"
-        y["axis"] |= {"tickMinStep": 1}
+        y["axis"] = {"tickCount": 5, "tickMinStep": 1, "labelExpr": NUMBER}
     most = max(len(curve["s"]) for curve in chart.points)
     if most <= FEW and not chart.is_step:
         mark["point"] = {"size": 22, "filled": True}

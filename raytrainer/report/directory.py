@@ -10,10 +10,10 @@ from pathlib import Path
 from raytrainer.checkpoint.names import STATE_NAME, checkpoint_name, list_checkpoints, step_of
 from raytrainer.errors import ConfigurationError
 from raytrainer.storage.locations import is_uri
-from raytrainer.telemetry.run_files import DRIVER_EVENTS_NAME, EVENTS_NAME, METRICS_NAME
+from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 
 SWEEP_NAME = "sweep.json"
-_RECORDS = (METRICS_NAME, EVENTS_NAME, DRIVER_EVENTS_NAME, SWEEP_NAME)
+_RECORDS = (METRICS_NAME, EVENTS_NAME, SWEEP_NAME)
 
 
 @contextlib.contextmanager

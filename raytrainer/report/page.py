@@ -26,10 +26,10 @@ from raytrainer.report.library import can_draw, javascript, to_png
 from raytrainer.report.record import Record, read_record
 from raytrainer.report.sweep import Sweep, objective_spec, parallel_spec, read_sweep
 from raytrainer.storage.locations import is_uri, split
+from raytrainer.telemetry.run_files import PAGE_NAME
 
 __all__ = ["PAGE_NAME", "can_draw", "write_pictures", "write_report"]
 
-PAGE_NAME = "report.html"
 PICTURES_NAME = "report"
 """Folder of the pictures beside a page."""
 PICTURE_WIDTH = 720

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from raytrainer.checkpoint.names import STATE_NAME, list_checkpoints, step_of
 from raytrainer.telemetry.json_lines import read_lines
-from raytrainer.telemetry.run_files import DRIVER_EVENTS_NAME, EVENTS_NAME, METRICS_NAME
+from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 
 _NO_CURVE = frozenset(
     {"epoch", "num_input_tokens_seen", "total_flos", "step", "train_loss", "train_runtime", "eval_runtime"}
@@ -157,7 +157,7 @@ def read_record(directory: Path, *, location: str | None = None, tail_only: bool
     record = Record(name=Path(location.rstrip("/")).name or location, location=location)
     lines = [
         line
-        for name in (METRICS_NAME, EVENTS_NAME, DRIVER_EVENTS_NAME)
+        for name in (METRICS_NAME, EVENTS_NAME)
         for line in read_lines(
             directory / name, tail_bytes=TAIL_BYTES if tail_only and name == METRICS_NAME else None
         )

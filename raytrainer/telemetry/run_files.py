@@ -2,8 +2,7 @@
 
 Rank 0 writes what training did: logs, evaluations, saves, starts and ends. The driver writes what people were told:
 restarts and their causes, resizes, warnings, and the failure that ended the run. Both append to the same files, line by
-line (``telemetry.json_lines``); a bucket has no appending, so the driver's lines have a file of their own there. In one
-process and under a launcher rank 0 writes all of it.
+line (``telemetry.json_lines``). In one process and under a launcher rank 0 writes all of it.
 
 Every line has ``v`` (the version of the schema), ``kind``, ``time`` [s since the epoch], ``step``, ``attempt`` (0 for
 the first start of the workers), ``rank`` (null: the driver), and ``run``, which names one call of ``train()``. The
@@ -39,8 +38,9 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 METRICS_NAME = "metrics.jsonl"
 EVENTS_NAME = "events.jsonl"
-DRIVER_EVENTS_NAME = "events-driver.jsonl"
-"""What the driver of a run in a bucket writes."""
+PAGE_NAME = "report.html"
+RECORD_NAMES = (METRICS_NAME, EVENTS_NAME, PAGE_NAME)
+"""All that a run writes about itself into its directory; it has paths of its machines."""
 PROGRESS_INTERVAL_S = 5.0
 """How far apart lines of progress are [s] where nothing is logged."""
 MEMORY_INTERVAL_S = 1.0
@@ -57,7 +57,6 @@ class RunFiles:
         rank: Of this process; None on a driver, which writes only what it tells people.
         run: Names the call of ``train()`` that runs now, and its attempt.
         tells: This process tells people about the run: it writes that.
-        events_name: Name of the file of events.
         clock: Seconds since the epoch.
     """
 
@@ -68,11 +67,10 @@ class RunFiles:
         rank: int | None,
         run: Callable[[], tuple[str, int]],
         tells: bool = True,
-        events_name: str = EVENTS_NAME,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._metrics = JsonLines(directory / METRICS_NAME)
-        self._events = JsonLines(directory / events_name)
+        self._events = JsonLines(directory / EVENTS_NAME)
         self._rank = rank
         self._run = run
         self._tells = tells
