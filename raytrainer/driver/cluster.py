@@ -72,8 +72,12 @@ def connect(ray_address: str | None = None) -> Cluster:
 def _connect(ray_address: str | None) -> Cluster:
     import ray
 
+    from raytrainer.driver.own_raylet import is_gone
+
     _set_environment(ENVIRONMENT)
     warn_of_empty_mode()
+    if ray.is_initialized() and is_gone():
+        _leave_dead()
     if ray.is_initialized():
         return Cluster(is_private=_is_private())
     address = ray_address or os.environ.get("RAY_ADDRESS")
@@ -98,6 +102,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
         if port.isdigit() and "/" not in host:
             socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
         ray.init(address=address, **options)
+        _joined_here.add(_session())
     except Exception as error:
         raise ConfigurationError(
             f"No Ray cluster answers at {address!r} ({type(error).__name__}: {str(error)[:200]}). Check "
@@ -109,6 +114,35 @@ def _start(options: dict[str, Any]) -> None:
     import ray
 
     ray.init(address="local", include_dashboard=False, **options)
+    _joined_here.add(_session())
+
+
+_joined_here: set[str] = set()
+"""Sessions of Ray that this file started or joined."""
+
+
+def _session() -> str:
+    import ray
+
+    # Ray has no public way to ask. If this one goes away, a Ray that died is left too where the user joined it.
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    return str(getattr(getattr(worker, "_global_node", None), "session_name", ""))
+
+
+def _leave_dead() -> None:
+    """Ray on this machine has died: leave it, so that another one can be started or joined.
+
+    Raises:
+        ConfigurationError: If the script started or joined it itself.
+    """
+    import ray
+
+    if _session() not in _joined_here:
+        raise ConfigurationError(
+            "The Ray that this process joined has ended on this machine: its raylet was killed or crashed. Call "
+            "ray.shutdown() and ray.init() again, or run the script again."
+        )
+    ray.shutdown()
 
 
 def warn_of_empty_mode() -> None:

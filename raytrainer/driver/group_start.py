@@ -17,6 +17,7 @@ from raytrainer.driver.fit_thread import FitThread
 from raytrainer.driver.holders import new_name
 from raytrainer.driver.lost_room import LostRoom
 from raytrainer.driver.moving import Moving
+from raytrainer.driver.own_raylet import OwnRaylet, own_raylet
 from raytrainer.driver.ray_tables import is_growing, read_drained, usable_nodes
 from raytrainer.driver.ray_view import RayView, this_place
 from raytrainer.driver.reservation import Reservation, reserve
@@ -39,6 +40,7 @@ class StartedGroup:
     lost_room: LostRoom | None
     """None where ``moving`` looks for another room when this one is lost."""
     moving: Moving
+    raylet: OwnRaylet
     is_one_machine: bool
     """Workers find the files of the driver."""
     trainer: Ref[Shipped]
@@ -156,6 +158,7 @@ def start_group(
         )
         if args.is_elastic
         else Moving(reservation, control, view, read_drained=read_drained, show=show),
+        raylet=own_raylet(),
         is_one_machine=cluster.is_private,
         trainer=stored,
         coordinator=coordinator,

@@ -38,7 +38,7 @@ class Updates:
         self._next_event = 0
 
     def follow(self, timeout_s: float | None) -> Iterator[Update | None]:
-        """What is new, and None at least every ``SLICE_S``; ends after ``timeout_s``.
+        """What is new, and None at least every ``SLICE_S``; ends after ``timeout_s``, or when Ray has ended here.
 
         Raises:
             ray.exceptions.ActorDiedError: If the control actor has died.
@@ -46,6 +46,8 @@ class Updates:
         began_s = time.monotonic()
         call: Ref[Update | None] | None = None
         while timeout_s is None or time.monotonic() - began_s <= timeout_s:
+            if self._started.raylet.has_ended:
+                return
             if call is None:
                 call = self._started.control.begin_update(self._next_event, LONG_POLL_S)
             is_ready = ray_calls.is_ready(call, SLICE_S)

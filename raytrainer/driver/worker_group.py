@@ -114,9 +114,14 @@ class WorkerGroup:
     def is_open(self) -> bool:
         """The workers have started, or are starting, and take tasks; or would be made anew for one."""
         started = self._started
-        if started is None or self._is_ended:
+        if started is None or self._is_ended or not self._reaches_ray:
             return False
         return not started.fit.is_over or self._lost_helper(started) is not None
+
+    @property
+    def _reaches_ray(self) -> bool:
+        """Calls of Ray are answered, and do not end this process."""
+        return self._started is not None and ray.is_initialized() and not self._started.raylet.has_ended
 
     @property
     def is_busy(self) -> bool:
@@ -204,7 +209,7 @@ class WorkerGroup:
             self._forget()
             return
         # Workers that never came, or that are busy or stuck, have nothing to leave.
-        if started.control.close() and wait and started.control.snapshot().attempt >= 0:
+        if self._reaches_ray and started.control.close() and wait and started.control.snapshot().attempt >= 0:
             started.control.final_weights(END_TIMEOUT_S)
         # Nothing else is worth waiting for; Ray Train's own end takes seconds.
         self.kill()
@@ -215,7 +220,7 @@ class WorkerGroup:
     def kill(self) -> None:
         """End the workers now. What they hold is lost; what they left stays with this object."""
         started = self._started
-        if started is not None and not self._is_ended and ray.is_initialized():
+        if started is not None and not self._is_ended and self._reaches_ray:
             self._final_weights = started.control.final_weights(0.0)
             if started.fit.is_over:
                 self._give_back()
@@ -245,7 +250,7 @@ class WorkerGroup:
         Waits for workers that are leaving, but not for those that stay.
         """
         started = self._started
-        if started is not None and not self._is_ended:
+        if started is not None and not self._is_ended and self._reaches_ray:
             self._final_weights = started.control.final_weights(0.0 if started.fit.is_over else timeout_s)
         return receive(self._final_weights) if self._final_weights is not None else None
 
@@ -372,8 +377,12 @@ class WorkerGroup:
                     death = error
                 except ray.exceptions.ActorDiedError as error:
                     death = control_died(error)
+                if started.raylet.has_ended:  # They died with it.
+                    break
                 task = self._make_anew(started, task, death, restarts)
         self.kill()
+        if started.raylet.has_ended:
+            raise started.raylet.lost(restarts.progress.last_commit)
         raise TrainingFailed(
             f"{task.method}() gave no result within {timeout_s:g} s, so its workers were ended."
         )

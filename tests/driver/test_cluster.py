@@ -1,10 +1,13 @@
-"""What is said about a Ray before it is joined or started."""
+"""What is said about a Ray before it is joined or started, and what becomes of one that died; a stand-in for Ray."""
 
 from __future__ import annotations
 
 import pytest
+import ray
 
+from raytrainer.driver import cluster, own_raylet
 from raytrainer.driver.cluster import warn_of_empty_mode
+from raytrainer.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,36 @@ def test_an_empty_mode_switches_authentication_off_and_that_is_said(
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
     warn_of_empty_mode()
     assert ("switches authentication off" in caplog.text) == is_told
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of Ray, which this process has joined and which has died."""
+    found: list[str] = []
+
+    def shutdown() -> None:
+        found.append("shutdown")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: "shutdown" not in found)
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    monkeypatch.setattr(ray, "init", lambda **options: found.append(f"init {options['address']}"))
+    monkeypatch.setattr(own_raylet, "is_gone", lambda: True)
+    monkeypatch.setattr(cluster, "_import_ray_train", lambda: None)
+    monkeypatch.setattr(cluster, "_session", lambda: "session_1")
+    monkeypatch.setattr(cluster, "_joined_here", set())
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return found
+
+
+def test_a_dead_ray_that_was_started_here_makes_way_for_another_one(calls: list[str]) -> None:
+    cluster._joined_here.add("session_1")
+    cluster.connect()
+    assert calls == ["shutdown", "init local"]
+
+
+def test_a_dead_ray_that_the_script_started_is_left_to_it(calls: list[str]) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"its raylet was killed or crashed\. Call ray\.shutdown\(\)"
+    ):
+        cluster.connect()
+    assert calls == []

@@ -62,6 +62,10 @@ USED_WITHOUT_IMPORT = [
     ("driver/rendezvous.py", "ray.train.v2._internal.execution.worker_group:WorkerGroup", "execute_single"),
     ("driver/rendezvous.py", "ray.train.v2._internal.execution.worker_group:WorkerGroup", "execute"),
     ("driver/cluster.py", "ray._private.worker", "_global_node"),
+    ("driver/cluster.py", "ray._private.node:Node", "session_name"),
+    ("driver/own_raylet.py", "ray._private.worker", "_global_node"),
+    ("driver/own_raylet.py", "ray._private.node:Node", "raylet_socket_name"),
+    ("driver/ray_tables.py", "ray._private.state:GlobalState", "get_draining_nodes"),
     ("worker/main.py", "ray._private.node:Node", "get_session_dir_path"),
 ]
 PARAMETERS = [
