@@ -44,6 +44,11 @@ def end_group(process: subprocess.Popen[bytes], directory: Path) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    end_rest(directory)
+
+
+def end_rest(directory: Path) -> None:
+    """Wait until the processes of a directory have ended, and end those that remain."""
     if not wait_for_end(directory):
         for pid, _ in _find(directory):
             with contextlib.suppress(ProcessLookupError):

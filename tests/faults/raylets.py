@@ -23,7 +23,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.leftovers import members, wait_for_end
+from tests.leftovers import end_rest, members, wait_for_end
 from tests.ray_cluster import ENVIRONMENT, ROOT
 
 LIMIT_S = 150.0
@@ -90,6 +90,8 @@ class Raylets:
         self.directory = directory
         self.drivers: list[Driver] = []
         self._is_ended = False
+        self.has_store = True
+        """Ray's control store lives; without it, not every process of the cluster ends by itself."""
         self.cluster = Cluster(
             initialize_head=True,
             shutdown_at_exit=False,
@@ -114,11 +116,13 @@ class Raylets:
 
     def kill_gcs(self) -> None:
         """SIGKILL Ray's control store."""
+        self.has_store = False
         self.cluster.head_node.kill_gcs_server(check_alive=False)
 
     def start_gcs(self) -> None:
         """Start it again, as whoever runs the head does; it reads its state from Redis."""
         self.cluster.head_node.start_gcs_server()
+        self.has_store = True
 
     def node(self, node_id: str) -> Any:
         return next(node for node in self.cluster.worker_nodes if node._node_id == node_id)
@@ -157,10 +161,7 @@ HAS_REDIS = shutil.which("redis-server") is not None
 
 @contextlib.contextmanager
 def redis(directory: Path) -> Iterator[dict[str, str]]:
-    """A Redis on the loopback, if there is one on this machine, and what tells Ray of it."""
-    if not HAS_REDIS:
-        yield {}
-        return
+    """A Redis on the loopback, and what tells Ray of it."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -190,20 +191,23 @@ def redis(directory: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def raylets(num_nodes: int, **environment: str) -> Iterator[Raylets]:
+def raylets(num_nodes: int, *, has_redis: bool = HAS_REDIS, **environment: str) -> Iterator[Raylets]:
     """A cluster of a head without CPUs and some nodes with one CPU each; nothing of it stays.
 
     Args:
         num_nodes: Nodes with a CPU.
+        has_redis: It keeps its state there.
         **environment: Variables of its processes.
     """
     # Short: the path of a socket has at most 107 characters.
     directory = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT | environment)
+    if not has_redis:
+        os.environ.pop("RAY_REDIS_ADDRESS", None)  # that of another cluster
     found = None
     try:
-        with redis(directory) as of_redis:
+        with redis(directory) if has_redis else contextlib.nullcontext({}) as of_redis:
             os.environ.update(of_redis)
             found = Raylets(directory, num_nodes)
             yield found
@@ -213,7 +217,10 @@ def raylets(num_nodes: int, **environment: str) -> Iterator[Raylets]:
             found.end()
         os.environ.clear()
         os.environ.update(before)
-        wait_for_end(directory)
+        if found is None or found.has_store:
+            wait_for_end(directory)
+        else:
+            end_rest(directory)
         left = members(directory)
         shutil.rmtree(directory, ignore_errors=True)
         assert left == [], "processes of the cluster are left"

@@ -120,3 +120,18 @@ def test_a_control_store_that_dies_and_comes_back_costs_nothing(nodes: Raylets, 
     assert "restart" not in driver.finish()
     assert steps_of(driver) == list(range(1, STEPS + 1))
     assert_same(outcome(driver), quiet)
+
+
+def test_a_control_store_that_dies_for_good_ends_the_script_and_another_cluster_goes_on(
+    nodes: Raylets, quiet: Outcome, tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    with raylets(2, has_redis=False, RAY_gcs_rpc_server_reconnect_timeout_s="5") as lost:
+        driver = lost.drive(run, "step-7", "slow")
+        driver.halted("step-7")
+        lost.kill_gcs()
+        driver.go_on("step-7")
+        assert "Failed to connect to GCS within 5 seconds" in driver.finish(code=1)
+    resubmitted = nodes.drive(run, "slow")
+    assert "from checkpoint-" in resubmitted.finish()
+    assert_same(outcome(resubmitted), quiet)
