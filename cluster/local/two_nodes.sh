@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # A Ray cluster of two nodes on one Linux machine: two raylets, each in a network namespace with an address of its own,
 # joined by a bridge. Processes of the nodes reach each other only through that bridge, as on two hosts; the file system
-# is the machine's, so every path is shared storage. Needs root, iproute2, and `ray` on the PATH (or RAY=path/to/ray).
+# is the machine's, so every path is shared storage, except TWO_NODES_PRIVATE: if that names a directory, the worker node
+# has an empty disk of its own in its place. Needs root, iproute2, and `ray` on the PATH (or RAY=path/to/ray).
 #
 #   two_nodes.sh up                    start both; RAY_CPUS is what each node offers (default 1)
 #   two_nodes.sh exec COMMAND...       run COMMAND on the head node, with RAY_ADDRESS set: a driver
 #   two_nodes.sh kill worker|head      SIGKILL every process of that node, as if its power was cut
+#   two_nodes.sh take worker           SIGTERM to its `ray start`, as when a spot instance ends: 30 s of notice
 #   two_nodes.sh start worker          start a new node in its place
 #   two_nodes.sh cut | mend            stop all packets between the nodes, and let them pass again
+#   two_nodes.sh alive worker|head     whether the cluster counts that node as alive, as an exit code
 #   two_nodes.sh down                  end both and remove namespaces, bridge and Ray's files
 #
 # Jobs are submitted from outside: ray job submit --address http://10.77.0.1:8265 --working-dir . -- python train.py
@@ -51,8 +54,14 @@ start() { # NODE
         worker) role=(--address "${address[head]}:6379") ;;
         *) fail "there is no node $node; the nodes are head and worker" ;;
     esac
-    # A session of its own, so that the whole node can be ended by its group.
-    within "$node" setsid "$ray" start "${role[@]}" --node-ip-address "${address[$node]}" --num-cpus "$cpus" \
+    local disks=()
+    if [ "$node" = worker ] && [ -n "${TWO_NODES_PRIVATE:-}" ]; then
+        # `ip netns exec` gives its command mounts of its own.
+        # shellcheck disable=SC2016  # sh expands them
+        disks=(sh -c 'mount -t tmpfs tmpfs "$0" && exec "$@"' "$TWO_NODES_PRIVATE")
+    fi
+    # A session of its own, so that the whole node can be ended by its group. No function, so that $! is that process.
+    ip netns exec "rt-$node" "${disks[@]}" setsid "$ray" start "${role[@]}" --node-ip-address "${address[$node]}" --num-cpus "$cpus" \
         --temp-dir "$state/ray" --disable-usage-stats --block >"$state/$node.log" 2>&1 &
     echo $! >"$state/$node.pid"
     wait_until_alive "$node"
@@ -110,7 +119,9 @@ case ${1:-} in
     up) up ;;
     down) down ;;
     start) start "${2:?which node: head or worker}" ;;
+    take) kill -TERM "$(cat "$state/${2:?which node: head or worker}.pid")" ;;
     kill) kill_node "${2:?which node: head or worker}" KILL ;;
+    alive) is_alive "${2:?which node: head or worker}" ;;
     cut) ip link set rt-worker down ;;
     mend) ip link set rt-worker up ;;
     exec)

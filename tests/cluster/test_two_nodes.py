@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,7 @@ class TwoNodes:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.drivers: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -40,14 +41,22 @@ class TwoNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(directory / "token"),
             "TWO_NODES_DIRECTORY": str(directory / "nodes"),
+            "TWO_NODES_PRIVATE": str(directory / "apart"),
         }
+        (directory / "apart").mkdir()
         (directory / "token").write_text("0123456789abcdef0123456789abcdef")
 
     def do(self, *words: str) -> None:
         subprocess.run([SCRIPT, *words], env=self.environment, check=True, timeout=LIMIT_S)
 
+    def is_alive(self, node: str) -> bool:
+        """Whether the cluster counts a node as alive."""
+        done = subprocess.run([SCRIPT, "alive", node], env=self.environment, check=False, timeout=LIMIT_S)
+        return done.returncode == 0
+
     def drive(self, run: str, *words: str) -> subprocess.Popen[bytes]:
-        """Start a driver; its output is in ``run.log``."""
+        """Start a driver, and end that of a test that failed; its output is in ``run.log``."""
+        self.end_drivers()
         command = [
             SCRIPT,
             "exec",
@@ -58,9 +67,19 @@ class TwoNodes:
             *words,
         ]
         with (self.directory / f"{run}.log").open("w") as log:
-            return subprocess.Popen(
-                command, env=self.environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+            self.drivers.append(
+                subprocess.Popen(
+                    command, env=self.environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+                )
             )
+        return self.drivers[-1]
+
+    def end_drivers(self) -> None:
+        """End those that still run."""
+        for driver in self.drivers:
+            if driver.poll() is None:
+                driver.kill()
+                driver.wait()
 
     def finish(self, run: str, driver: subprocess.Popen[bytes]) -> str:
         """Wait for a driver, which must succeed, and return its output."""
@@ -70,12 +89,13 @@ class TwoNodes:
         return output
 
     def wait_for(self, path: Path, driver: subprocess.Popen[bytes]) -> None:
+        self.wait_until(path.exists, driver)
+
+    def wait_until(self, is_so: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + LIMIT_S
-        while not path.exists():
-            assert driver.poll() is None, (
-                f"the driver ended with {driver.returncode} before it made {path.name}"
-            )
-            assert time.monotonic() < deadline, f"no {path.name} after {LIMIT_S} s"
+        while not is_so():
+            assert driver.poll() is None, f"the driver ended with {driver.returncode} before that"
+            assert time.monotonic() < deadline, f"it did not come to that in {LIMIT_S} s"
             time.sleep(0.1)
 
     def weights(self, run: str) -> dict[str, list[float]]:
@@ -92,6 +112,7 @@ def nodes() -> Iterator[TwoNodes]:
             found.do("up")
             yield found
         finally:
+            found.end_drivers()
             found.do("down")
         listed = subprocess.run(["ip", "netns", "list"], capture_output=True, check=True, text=True).stdout
         assert "rt-" not in listed
@@ -123,6 +144,24 @@ def test_a_node_that_dies_in_a_step_and_is_replaced_leaves_the_weights_bitwise(
     assert nodes.weights("killed") == quiet
 
 
+def test_a_node_that_is_taken_with_notice_is_left_in_time_and_no_failure_is_counted(
+    nodes: TwoNodes, quiet: dict[str, list[float]]
+) -> None:
+    driver = nodes.drive("taken", "5")
+    nodes.wait_for(nodes.directory / "taken/marked", driver)
+    nodes.do("take", "worker")
+    log = nodes.directory / "taken.log"
+    nodes.wait_until(lambda: "Node 10.77.0.2, where workers run, is drained until" in log.read_text(), driver)
+    (nodes.directory / "taken/marked").unlink()
+    nodes.wait_until(lambda: "Saved step 5: the workers leave" in log.read_text(), driver)
+    nodes.wait_until(lambda: not nodes.is_alive("worker"), driver)
+    nodes.do("start", "worker")
+    output = nodes.finish("taken", driver)
+    assert "restart 1 of" not in output
+    assert "from checkpoint-5" in output
+    assert nodes.weights("taken") == quiet
+
+
 def test_a_network_that_is_cut_for_five_seconds_costs_time_alone(
     nodes: TwoNodes, quiet: dict[str, list[float]]
 ) -> None:
@@ -134,3 +173,29 @@ def test_a_network_that_is_cut_for_five_seconds_costs_time_alone(
     nodes.do("mend")
     nodes.finish("cut", driver)
     assert nodes.weights("cut") == quiet
+
+
+def test_a_disk_that_the_nodes_do_not_share_is_refused_before_the_first_step(nodes: TwoNodes) -> None:
+    driver = nodes.drive("apart/run")
+    began = time.monotonic()
+    assert driver.wait(LIMIT_S) == 1
+    output = (nodes.directory / "apart/run.log").read_text()
+    assert "is not the same directory on all nodes that have workers" in output
+    assert "(rank 0) writes there is not seen on" in output
+    assert time.monotonic() - began < 60
+    assert not [path for path in (nodes.directory / "apart/run").iterdir() if path.name != "logs"]
+
+
+def test_a_network_that_is_cut_for_thirty_seconds_costs_at_most_a_restart(
+    nodes: TwoNodes, quiet: dict[str, list[float]]
+) -> None:
+    driver = nodes.drive("partition", "5")
+    nodes.wait_for(nodes.directory / "partition/marked", driver)
+    nodes.do("cut")
+    (nodes.directory / "partition/marked").unlink()
+    time.sleep(30)  # the disturbance itself, and no synchronization
+    nodes.do("mend")
+    if not nodes.is_alive("worker"):
+        nodes.do("start", "worker")
+    nodes.finish("partition", driver)
+    assert nodes.weights("partition") == quiet
