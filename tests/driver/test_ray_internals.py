@@ -152,10 +152,10 @@ def test_parameter_that_a_file_uses_exists(file, where, name):
 def test_callbacks_that_are_left_out_exist():
     from ray.train.torch import TorchTrainer
 
-    from raytrainer.driver.ray_train import _UNUSED_ON_PRIVATE_CLUSTER
+    from raytrainer.driver.ray_train import _UNUSED_WITH_OWN_ROOM
 
     found = {type(callback).__name__ for callback in TorchTrainer(lambda: None)._create_default_callbacks()}
-    missing = _UNUSED_ON_PRIVATE_CLUSTER - found
+    missing = _UNUSED_WITH_OWN_ROOM - found
     assert not missing, f"Ray Train no longer has {sorted(missing)}, named in raytrainer/driver/ray_train.py"
 
 
