@@ -43,6 +43,7 @@ _HAVE_READERS = frozenset(
         "fsdp_config",
         "debug",
         "generation_config",
+        "hub_token",
         "max_failures",
         "sigterm_exit_code",
         "include_num_input_tokens_seen",

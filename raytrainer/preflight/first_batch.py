@@ -16,12 +16,12 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel
 
+from raytrainer.checkpoint.model_classes import is_transformers_model
 from raytrainer.data.columns import has_transform, signature_columns
 from raytrainer.data.dataset_kinds import as_dataset
 from raytrainer.data.own_generators import OwnGenerators, unwrapped
@@ -30,6 +30,9 @@ from raytrainer.preflight.columns import forward_columns
 from raytrainer.preflight.datasets import named_datasets
 from raytrainer.preflight.facts import MAKES_BATCHES, USES_INPUTS, TrainerFacts
 from raytrainer.random_state import HostRandomState
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +208,7 @@ def _check_signature(facts: TrainerFacts, name: str, batch: Any) -> None:
 
 def _check_values(model: torch.nn.Module, name: str, batch: Any) -> None:
     """What a model of transformers says about its inputs: the size of its vocabulary, and the shape of its labels."""
-    if not isinstance(model, PreTrainedModel) or batch is _UNKNOWN:
+    if not is_transformers_model(model) or batch is _UNKNOWN:
         return
     tokens, labels = batch.get("input_ids"), batch.get("labels")
     if isinstance(tokens, torch.Tensor) and tokens.numel():
