@@ -13,6 +13,9 @@ The controller imports this module, which must stay free of torch: that import t
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import time
 from typing import Any
 
 import ray.exceptions
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 ANSWER_S = 30.0
 """How long the control actor may take."""
+LINGER_S = 30.0
+"""How long a controller stays that nobody ends any more."""
 ROOM_S = 2.0
 """How long one attempt to start workers waits for a room. Meanwhile the controller answers nobody."""
 
@@ -89,6 +94,24 @@ def _room(control: Any, num_workers: int) -> Room:
     return room
 
 
+def leave_with(control: Any) -> None:
+    """End this process when the control actor has died. Blocks until then.
+
+    A controller that outlives its driver is ended by the control actor. If both have died, nobody is left to do it.
+
+    Args:
+        control: Handle of the control actor.
+    """
+    while True:
+        time.sleep(LINGER_S)
+        try:
+            ray_calls.get(control.snapshot.remote(), ANSWER_S)
+        except ray.exceptions.ActorDiedError:
+            os._exit(0)
+        except ray.exceptions.RayError:
+            logger.debug("The control actor did not answer.", exc_info=True)
+
+
 def controller_for(control: Any) -> type:
     """Make the class of a controller whose workers run in the room that a control actor names.
 
@@ -126,6 +149,12 @@ def controller_for(control: Any) -> type:
 
     class ControllerInRoom(TrainController):
         worker_group_cls = GroupInRoom
+
+        async def run(self) -> None:
+            try:
+                await super().run()
+            finally:
+                threading.Thread(target=leave_with, args=(control,), daemon=True).start()
 
         def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, float]) -> None:
             room = _room(control, num_workers)

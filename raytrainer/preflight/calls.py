@@ -56,20 +56,20 @@ def check_call(
     """
     if method not in ("train", "evaluate", "predict"):
         return
-    _check_keywords(trainer, method, args, kwargs)
+    passed = _by_name(trainer, method, args, kwargs)
     _check_arguments_again(trainer)
     facts = facts_of(trainer)
     check_again(facts)
     if method == "train":
         model_can_be_trained(facts)
         check_training(facts)
-        trial = check_trial(_argument(args, kwargs, 1, "trial"))
+        trial = check_trial(passed.get("trial"))
         check_optimizer(facts)
         check_sharding(facts)
         check_noise(trainer.neftune_noise_alpha, facts.model)
         check_recomputation(facts.args, facts.model)
-        check_names_a_checkpoint(_argument(args, kwargs, 0, "resume_from_checkpoint"))
-        _check_names("ignore_keys_for_eval", _argument(args, kwargs, 2, "ignore_keys_for_eval"))
+        check_names_a_checkpoint(passed.get("resume_from_checkpoint"))
+        _check_names("ignore_keys_for_eval", passed.get("ignore_keys_for_eval"))
         if not runs_in_this_process(facts.args):
             check_first_batches(facts, "train_dataset", facts.train_dataset)
             if evaluates_in_training(facts):
@@ -77,31 +77,46 @@ def check_call(
         directory = trainer._get_output_dir(trial)
         if facts.args.save_strategy != SaveStrategy.NO and not is_uri(directory):
             check_free(Path(directory), report=logger.warning)
-        check_resume(facts, _argument(args, kwargs, 0, "resume_from_checkpoint"), directory)
+        check_resume(facts, passed.get("resume_from_checkpoint"), directory)
         return
     keyword = "eval_dataset" if method == "evaluate" else "test_dataset"
-    given = _argument(args, kwargs, 0, keyword)
+    given = passed.get(keyword, args[0] if args else None)  # an override may call it otherwise
     check_evaluation(facts, given, keyword=keyword)
-    _check_names("ignore_keys", _argument(args, kwargs, 1, "ignore_keys"))
+    _check_names("ignore_keys", passed.get("ignore_keys"))
     if not runs_in_this_process(facts.args):
         data = facts.eval_dataset if given is None or isinstance(given, str) else given
         check_first_batches(facts, keyword, data)
 
 
-def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name)
+_POSITIONS = {
+    "train": ("resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
+    "evaluate": ("eval_dataset", "ignore_keys", "metric_key_prefix"),
+    "predict": ("test_dataset", "ignore_keys", "metric_key_prefix"),
+}
+"""What an override that takes ``*args`` hands on."""
 
 
-def _check_keywords(
+def _by_name(
     trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> None:
+) -> dict[str, Any]:
+    """What a call passes, by the names that the method gives it; an override may have others, in another order."""
     signature = inspect.signature(getattr(trainer, method))
     try:
-        signature.bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UnknownArgumentError(
             f"{method}() cannot be called like this: {error}. It takes {list(signature.parameters)}. Correct the call."
         ) from error
+    passed: dict[str, Any] = {}
+    for position, (name, value) in enumerate(bound.arguments.items()):
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            passed.update(zip(_POSITIONS[method][position:], value, strict=False))
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            passed.update(value)
+        else:
+            passed[name] = value
+    return passed
 
 
 def _check_arguments_again(trainer: TrainerProtocol) -> None:

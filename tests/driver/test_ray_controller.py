@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray.exceptions
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 
+from raytrainer.driver import ray_controller
 from raytrainer.driver.ray_controller import controller_for
 from raytrainer.driver.room import Room
 from raytrainer.runtimes import ray_calls
@@ -46,6 +48,29 @@ def test_as_many_workers_are_started_as_the_room_is_for(monkeypatch, size, numbe
     lab = Lab(monkeypatch, room("a", size))
     lab.start()
     assert lab.started == [number]
+
+
+def test_controller_leaves_when_its_control_actor_has_died(monkeypatch):
+    answers: list[Exception | None] = [
+        None,
+        ray.exceptions.GetTimeoutError(),
+        ray.exceptions.ActorDiedError(),
+    ]
+
+    def get(*_: object) -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(ray_calls, "get", get)
+    monkeypatch.setattr(ray_controller, "LINGER_S", 0.0)
+    monkeypatch.setattr(ray_controller.os, "_exit", leave)
+    control = SimpleNamespace(snapshot=SimpleNamespace(remote=lambda: None))
+    with pytest.raises(SystemExit, match="0"):
+        ray_controller.leave_with(control)
+    assert answers == []
 
 
 def test_without_a_room_ray_train_tries_again(monkeypatch):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from datasets import Dataset
 from datasets.distributed import split_dataset_by_node
 
-from raytrainer import ConfigurationError
-from raytrainer.preflight.calls import check_evaluation, check_training
+from raytrainer import ConfigurationError, Trainer, TrainingArguments
+from raytrainer.errors import WrongTypeError
+from raytrainer.preflight.calls import check_call, check_evaluation, check_training
 from raytrainer.preflight.construction import check_trainer
 from tests.preflight.given import GOOD, ODD, Model, Rows, Stream, facts
 
@@ -72,3 +75,31 @@ def test_evaluation_by_name_needs_that_name():
 def test_data_given_to_a_call_is_checked(dataset, words):
     with pytest.raises(ConfigurationError, match=f"test_dataset {words}"):
         check_evaluation(facts(), dataset, keyword="test_dataset")
+
+
+class WithExamples(Trainer):
+    """As in scripts for question answering."""
+
+    def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, **kwargs):
+        raise AssertionError("this is checked, and not run")
+
+
+class HandsOn(Trainer):
+    def evaluate(self, *args, **kwargs):
+        raise AssertionError("this is checked, and not run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "ignored"),
+    [
+        (WithExamples, (GOOD, {"question": "of another type"}), None),
+        (WithExamples, (GOOD, None, 5), 5),
+        (HandsOn, (GOOD, ["hidden_states"]), None),
+        (HandsOn, (GOOD, 5), 5),
+    ],
+)
+def test_arguments_of_an_override_are_known_by_its_own_names(tmp_path, kind, given, ignored):
+    trainer = kind(Model(), TrainingArguments(output_dir=str(tmp_path)))
+    told = pytest.raises(WrongTypeError, match="ignore_keys=5") if ignored else contextlib.nullcontext()
+    with told:
+        check_call(trainer, "evaluate", given, {})
