@@ -88,6 +88,7 @@ def main(target: Path) -> None:
     dist.all_gather_object(orders, order)
     if trainer.accelerator.is_main_process:
         target.write_text(json.dumps({"before": before, "seen": trainer.seen, "order": orders}))
+    dist.barrier()  # If a rank exits while the other is still working, gloo aborts the other.
 
 
 if __name__ == "__main__":

@@ -37,3 +37,5 @@ if __name__ == "__main__":
     results = {kind: train(kind, target.parent / kind) for kind in KINDS}
     if int(os.environ["RANK"]) == 0:
         target.write_text(json.dumps(results))
+    # If a rank exits while the other is still working, gloo aborts the other.
+    dist.barrier()

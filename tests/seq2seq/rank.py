@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 import raytrainer
 from tests.seq2seq.reversal import LIVELY, Pairs, make_model, make_trainer
@@ -53,6 +54,8 @@ def main() -> None:
         }
     if trainer.is_world_process_zero():
         target.write_text(json.dumps(results))
+    # If a rank exits while the other is still working, gloo aborts the other.
+    dist.barrier()
     trainer.end()
 
 
