@@ -110,6 +110,8 @@ down() {
         done
         kill_node "$node" KILL
         ip netns delete "rt-$node" 2>/dev/null || true
+        # The kernel removes it with the namespace, which lasts as long as a process there is still ending.
+        ip link delete "rt-$node" 2>/dev/null || true
     done
     ip link delete "$bridge" 2>/dev/null || true
     rm -rf "$state"
