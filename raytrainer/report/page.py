@@ -22,9 +22,9 @@ from raytrainer.report.charts import (
 )
 from raytrainer.report.directory import run_directory
 from raytrainer.report.html import attempts_data, page
-from raytrainer.report.library import can_draw, javascript, to_png
 from raytrainer.report.record import Record, read_record
 from raytrainer.report.sweep import Sweep, objective_spec, parallel_spec, read_sweep
+from raytrainer.report.vega_lite import can_draw, javascript, to_png
 from raytrainer.storage.locations import is_uri, split
 from raytrainer.telemetry.run_files import PAGE_NAME
 

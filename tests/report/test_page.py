@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raytrainer.errors import ConfigurationError
-from raytrainer.report import library
+from raytrainer.report import vega_lite
 from raytrainer.report.page import write_report
 from tests.report.runs import SPIKE, WrittenRun, two_deaths
 
@@ -43,7 +43,7 @@ class Loaded(HTMLParser):
 
 
 def without_library(page: Path) -> str:
-    return page.read_text(encoding="utf-8").replace(library.javascript(), "")
+    return page.read_text(encoding="utf-8").replace(vega_lite.javascript(), "")
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_without_the_library_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     two_deaths(tmp_path, 10)
-    monkeypatch.setattr(library, "can_draw", lambda: False)
+    monkeypatch.setattr(vega_lite, "can_draw", lambda: False)
     with pytest.raises(ConfigurationError, match=r"pip install 'raytrainer\[report\]'"):
         write_report([str(tmp_path)], str(tmp_path / "report.html"))
 
