@@ -99,8 +99,7 @@ def held(directory: Path, run_id: str, *, report: Callable[[str], None]) -> Gene
     finally:
         is_over.set()
         beats.join()
-        if _read(path)[0] == mine:
-            path.unlink(missing_ok=True)
+        _release(path, mine)
 
 
 def check_free(directory: Path, *, report: Callable[[str], None]) -> None:
@@ -144,6 +143,16 @@ def _take(path: Path, mine: Holder, *, report: Callable[[str], None]) -> None:
         else:
             _wait_for_silence(path, holder, touched, report=report)
             silent = found
+
+
+def _release(path: Path, mine: Holder) -> None:
+    """Give the directory back; an error of storage must not hide the one that ended the run."""
+    try:
+        if _read(path)[0] == mine:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        # This process will not live: on this machine that frees the directory at once.
+        logger.warning("%s could not be deleted: %s", path, error)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """How the ranks agree that a phase of a save is over, or that it failed.
 
-A failure on one rank is a failure on all: its own rank raises the exception itself, the others an error that names
-the rank and the exception. Every call makes the same collective calls on every rank whatever happens, so no rank hangs.
+A failure on one rank is a failure on all. A CheckpointError, such as that of a full disk, is raised with one text on
+all ranks, which names the first rank that failed. Any other exception, of a user's hook for instance, is raised as it
+is on its own rank, and the others raise an error that names the rank and the exception. Every call makes the same
+collective calls on every rank whatever happens, so no rank hangs.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from raytrainer.runtimes.base import Runtime
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_UNTOUCHED = "Earlier checkpoints are untouched."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,14 +91,16 @@ class Agreement:
     def _describe(self, error: Exception | None) -> _Failure | None:
         if error is None:
             return None
-        return _Failure(rank=self._runtime.rank, error=f"{type(error).__name__}: {error}")
+        how = "" if isinstance(error, CheckpointError) else f" with {type(error).__name__}"
+        return _Failure(rank=self._runtime.rank, error=f"failed{how}: {error}")
 
     def _raise(self, own: Exception | None, first: _Failure | None) -> None:
-        if own is not None:
-            own.add_note(f"{self._consequence}; earlier checkpoints are untouched.")
+        if own is not None and (self._runtime.world_size == 1 or not isinstance(own, CheckpointError)):
+            if _UNTOUCHED not in str(own):
+                own.add_note(f"{self._consequence}. {_UNTOUCHED}")
             raise own
         if first is not None:
-            raise CheckpointError(
-                f"{self._consequence}, because rank {first.rank} failed with {first.error}. Earlier checkpoints are "
-                "untouched."
-            )
+            text = f"{self._consequence}, because rank {first.rank} {first.error}"
+            if _UNTOUCHED not in text:
+                text = f"{text.rstrip('.')}. {_UNTOUCHED}"
+            raise CheckpointError(text) from (own and (own.__cause__ or own))

@@ -217,6 +217,21 @@ def test_a_storage_error_says_where_and_how_much_is_free(tmp_path, number):
     assert os.strerror(number) in str(outcome)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_storage_error_of_one_rank_has_one_text_on_all_which_names_the_rank(tmp_path, rank):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    parts = [write_small_part(20, 0), write_small_part(20, 1)]
+    parts[rank] = raising(error)
+    outcomes = save_with(tmp_path, parts)
+    assert [type(outcome) for outcome in outcomes] == [CheckpointError] * 2
+    text = str(outcomes[0])
+    assert text == str(outcomes[1])
+    assert f"checkpoint-20 was not saved, because rank {rank} failed: {tmp_path}" in text
+    assert "No space left" in text
+    assert text.count("Earlier checkpoints are untouched.") == 1
+    assert outcomes[rank].__cause__ is error
+
+
 def test_an_os_error_that_has_nothing_to_do_with_storage_stays_what_it_is(tmp_path):
     error = ConnectionError("hub is down")
     (outcome,) = save_with(tmp_path, [raising(error)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 import raytrainer
 from raytrainer.checkpoint import lease
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import CheckpointError, ConfigurationError
 from tests.parity.twins import make_trainer
 
 HOLD = """
@@ -116,6 +117,21 @@ def test_a_run_that_fails_leaves_no_lease_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         trainer.train()
     assert not (tmp_path / lease.NAME).exists()
+
+
+def test_a_lease_that_cannot_be_given_back_hides_no_error_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with (
+        pytest.raises(CheckpointError, match="checkpoint-2"),
+        lease.held(tmp_path, "mine", report=pytest.fail),
+    ):
+        raise CheckpointError("checkpoint-2 could not be written")
+    assert "Read-only file system" in caplog.text
 
 
 def test_a_process_that_was_killed_loses_the_directory_at_once(tmp_path: Path) -> None:
