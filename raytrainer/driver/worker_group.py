@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -66,7 +68,8 @@ class WorkerGroup:
         trainer: Shipped to the workers once. It is pickled here, so that a trainer that cannot be shipped is refused
             before Ray starts.
         args: How many workers with what, and how they are restarted.
-        on_event: Gets the workers' events, in the thread that calls.
+        on_event: Gets the workers' events, in the thread that calls. A method does not keep its object alive: that may
+            refer to the trainer, with which the group ends.
         open_session: ``module:function`` that sets the trainer up on a worker: ``(trainer, runtime) -> session``.
         preparations: What a worker calls before it unpacks the trainer, and when it has set it up; by default what was
             named in this process.
@@ -89,7 +92,7 @@ class WorkerGroup:
         decides: bool = False,
     ) -> None:
         self._args = args
-        self._on_event = on_event
+        self._on_event = _not_keeping(on_event)
         self._open_session = open_session
         self._preparations = preparations if preparations is not None else named_preparations()
         self._room = room
@@ -546,6 +549,20 @@ def _waiting_text(allocation: Allocation) -> str:
         f"{allocation.num_workers} workers have room, with {allocation.each} each, and have not begun after "
         f"{START_NOTE_S:.0f} s: their processes are still starting"
     )
+
+
+def _not_keeping(on_event: Callable[[object], None]) -> Callable[[object], None]:
+    """The same function; the same method as long as something else refers to its object."""
+    if not inspect.ismethod(on_event):
+        return on_event
+    method = weakref.WeakMethod(on_event)
+
+    def handle(event: object) -> None:
+        found = method()
+        if found is not None:
+            found(event)
+
+    return handle
 
 
 def _kill_in_thread(group: WorkerGroup) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -135,7 +138,9 @@ def changed_in_all_ways(trainer: Any) -> list[list[Any]]:
     return logged
 
 
-def test_what_is_changed_between_two_calls_counts_as_in_one_process(tmp_path: Path) -> None:
+def test_changes_between_two_calls_count_as_in_one_process_and_workers_end_with_their_trainer(
+    tmp_path: Path,
+) -> None:
     alone = make_trainer(tmp_path / "alone", 0)
     expected = changed_in_all_ways(alone)
     on_ray = make_trainer(tmp_path / "ray", 1)
@@ -144,4 +149,10 @@ def test_what_is_changed_between_two_calls_counts_as_in_one_process(tmp_path: Pa
     assert on_ray.evaluate()["pid"] == pid != os.getpid()
     assert seen == expected
     assert len({str(one) for one in expected}) == len(expected), "each change shows"
-    on_ray.end()
+
+    del on_ray
+    gc.collect()
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline, "workers end with their trainer"
+        time.sleep(0.1)

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +23,7 @@ from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError, TrainingFailed
 from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone
 from tests.driver.toy import TOY, StrangeError, ToyTrainer, toy_args
-from tests.faults.victims import helper_pid
-from tests.leftovers import members
+from tests.faults.victims import helper_pids
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
 
@@ -124,16 +124,27 @@ def test_sigterm_to_one_worker_makes_all_ranks_save_and_others_go_on_which_is_no
     assert group.call("train", (more,)) == {"step": more, "first": saved, "attempt": 0, "stopped": False}
 
 
-def test_nothing_of_an_ended_group_stays(make_group, ray_directory):
+def control_actors():
+    """Processes of the groups of this Ray, some of which other tests may just have ended."""
+    return helper_pids("ControlActor", raylet_here())
+
+
+def raylet_here():
+    return next(one for one in psutil.Process().children(True) if one.name().startswith("raylet"))
+
+
+def test_nothing_of_an_ended_group_stays(make_group):
+    before = control_actors()
     group = make_group()
     pids = pids_of(group)
-    assert any("ControlActor" in command for command in members(ray_directory))
+    mine = control_actors() - before
+    assert mine
     group.end()
     assert group.final_weights()["weights"].tolist() == [0, 1, 2, 3], (
         "what was handed over stays with the driver"
     )
     wait_until(lambda: not any(map(is_alive, pids)))
-    wait_until(lambda: not any("ControlActor" in command for command in members(ray_directory)))
+    wait_until(lambda: not any(map(is_alive, mine)))
     assert not list(Path(tempfile.gettempdir()).glob("raytrainer-*"))
 
 
@@ -217,12 +228,13 @@ def test_death_without_restarts_says_how_the_worker_ended(make_group):
 
 
 def test_death_of_a_helper_without_restarts_is_told_with_the_last_checkpoint(make_group):
+    before = control_actors()
     group = make_group(max_failures=0)
 
     def kill():
         wait_until(lambda: any(isinstance(event, CheckpointCommitted) for event in make_group.events), 60.0)
-        raylet = next(one for one in psutil.Process().children(True) if one.name().startswith("raylet"))
-        os.kill(helper_pid("ControlActor", raylet), signal.SIGKILL)
+        (mine,) = control_actors() - before
+        os.kill(mine, signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
@@ -255,6 +267,20 @@ def test_a_stopped_rank_is_named_with_those_that_wait_for_it_and_replaced_after_
     assert "rank 1 did not come" in restart
     assert restart.endswith("(restart 1 of at most 3).")
     assert "in all_reduce" in (tmp_path / "logs" / "rank-0.log").read_text()
+
+
+def test_a_group_does_not_keep_what_shows_its_events_and_so_not_its_trainer(tmp_path):
+    class Screen:
+        def __init__(self):
+            self.trainer = ToyTrainer(directory=str(tmp_path))
+            self.group = WorkerGroup(self.trainer, toy_args(tmp_path), self.show, open_session=TOY)
+
+        def show(self, event):
+            pass
+
+    lost = weakref.ref(Screen().trainer)
+    gc.collect()
+    assert lost() is None, "otherwise the group never ends"
 
 
 def test_idle_workers_leave_and_what_they_held_stays(make_group):

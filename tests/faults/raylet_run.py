@@ -1,6 +1,7 @@
 """A script whose own Ray loses its raylet: ``python -m tests.faults.raylet_run OUTPUT_DIR STEP``.
 
-The raylet is killed when a step is done; STEP 0 means after ``train()``. Then the script goes on as ``auto`` does.
+The raylet is killed when a step is done; STEP 0 means after ``train()``. Then the script goes on as ``auto`` does, and
+writes the number of its steps into ``OUTPUT_DIR.done``: what it prints is mixed with the last words of that raylet.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main(output_dir: str, step: int) -> None:
         trainer.train()
         kill_raylet()
     trainer.save_model()
-    print(f"DONE {trainer.state.global_step}", flush=True)
+    Path(f"{output_dir}.done").write_text(str(trainer.state.global_step))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -40,13 +41,20 @@ class KillAtStep(TrainerCallback):
             die_once(Path(self.marker))
 
 
-def helper_pid(name: str, raylet: psutil.Process) -> int:
-    """The process of an actor that is no worker, by the beginning of its class's name."""
+def helper_pids(name: str, raylet: psutil.Process) -> set[int]:
+    """The processes of actors that are no workers, by the beginning of their class's name."""
+    found = set()
     for process in raylet.children():
-        title = process.cmdline()
-        if title and title[0].startswith(f"ray::{name}"):
-            return process.pid
-    raise AssertionError(f"no process of {name}")
+        with contextlib.suppress(psutil.Error):  # It has just ended.
+            title = process.cmdline()
+            if title and title[0].startswith(f"ray::{name}"):
+                found.add(process.pid)
+    return found
+
+
+def helper_pid(name: str, raylet: psutil.Process) -> int:
+    """The newest of them; those of groups that have just ended may still be there."""
+    return max(helper_pids(name, raylet), key=lambda pid: psutil.Process(pid).create_time())
 
 
 class KillHelper(TrainerCallback):
