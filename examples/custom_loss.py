@@ -19,12 +19,11 @@ from torch.nn.functional import cross_entropy
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    EvalPrediction,
     ViTConfig,
     ViTForImageClassification,
 )
 
-from raytrainer import Trainer, TrainingArguments
+from raytrainer import EvalPrediction, Trainer, TrainingArguments
 
 RARE, KEPT = 9, 8
 """The rare digit, and how many images of it are kept for training."""

@@ -14,12 +14,11 @@ from datasets import Dataset, load_dataset
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    EvalPrediction,
     ViTConfig,
     ViTForImageClassification,
 )
 
-from raytrainer import EarlyStoppingCallback, Trainer, TrainingArguments
+from raytrainer import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 
 
 def read_digits() -> tuple[Dataset, Dataset]:

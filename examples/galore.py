@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from raytrainer import Trainer, TrainingArguments
+from raytrainer import Trainer, TrainerCallback, TrainingArguments
 
 TEXTS = [
     "A gradient of a matrix is mostly of low rank.",

@@ -14,12 +14,11 @@ from datasets import Dataset, load_dataset
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    EvalPrediction,
     ViTConfig,
     ViTForImageClassification,
 )
 
-from raytrainer import Trainer, TrainingArguments
+from raytrainer import EvalPrediction, Trainer, TrainingArguments
 
 
 def read_digits() -> Dataset:

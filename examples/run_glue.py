@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from raytrainer import HfArgumentParser, Trainer, TrainingArguments
+from raytrainer import EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
 
 SENTENCES = {
     "cola": ("sentence", None),

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, load_dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction
+from datasets import ClassLabel, Dataset, disable_progress_bars, load_dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
-from raytrainer import Trainer, TrainingArguments
+from raytrainer import EvalPrediction, Trainer, TrainingArguments
 
 
 def packaged(package: str, path: str) -> str:
@@ -56,6 +57,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint")
     options = parser.parse_args()
 
+    # Bars of a second, and a report that the new layer for the labels is new.
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
     rows = read_data(options.data)
     held_out = min(400, len(rows) // 5)
     test, train = rows.select(range(held_out)), rows.select(range(held_out, min(4400, len(rows))))
@@ -90,7 +96,11 @@ def main() -> None:
         compute_metrics=accuracy,
     )
     trainer.train(resume_from_checkpoint=options.resume)
-    found, majority = trainer.evaluate()["eval_accuracy"], np.bincount(test["label"]).max() / len(test)
+    # The last step of a run is evaluated; of one that was interrupted it was not.
+    newest = [row for row in trainer.state.log_history if row["step"] == trainer.state.global_step]
+    evaluated = [row for row in newest if "eval_accuracy" in row] or [trainer.evaluate()]
+    found = evaluated[-1]["eval_accuracy"]
+    majority = np.bincount(test["label"]).max() / len(test)
     print(f"accuracy {found:.3f}; predicting the largest class: {majority:.3f}")
     trainer.save_model(f"{options.output_dir}/model")
     trainer.end()

@@ -18,13 +18,12 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
-    EvalPrediction,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from raytrainer import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from raytrainer import EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 
 def read_catalogues(directory: str, language: str) -> dict[str, str]:

@@ -29,7 +29,9 @@ from raytrainer.errors import (
     UnknownArgumentError,
     WrongTypeError,
 )
+from raytrainer.foreign_warnings import send_to_file
 from raytrainer.peft_on_use import import_peft_on_use
+from raytrainer.told import keep_from_last_resort
 
 if TYPE_CHECKING:
     from transformers.trainer_callback import (
@@ -142,6 +144,8 @@ _HOMES = {
 """Public name -> the module that defines it."""
 
 import_peft_on_use()
+send_to_file()
+keep_from_last_resort()
 
 
 def __getattr__(name: str) -> object:

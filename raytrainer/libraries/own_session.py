@@ -28,8 +28,8 @@ from raytrainer.errors import CheckpointError
 from raytrainer.libraries.progress import RunProgress, home_of_loop
 from raytrainer.libraries.remote_trainer import CallContext, CallResult, TrainedModel, TrainerCall
 from raytrainer.libraries.saves import CommittedSaves
+from raytrainer.loop.notes import tell
 from raytrainer.runtimes.base import Runtime
-from raytrainer.telemetry.events import Note
 from raytrainer.wire.pickling import pack
 from raytrainer.worker.run_lease import held_by_run
 
@@ -196,8 +196,7 @@ class OwnLoopSession:
         return Path(self._trainer._get_output_dir(trial=None))
 
     def _report(self, text: str) -> None:
-        logger.warning(text)
-        self._runtime.emit(Note(text=text, level="warning"))
+        tell(self._runtime, text)
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any, cast
 
@@ -10,13 +9,12 @@ import torch
 from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.loop.loss_meter import Window
+from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.trainable import apply_changes, has_changed
 from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import Evaluated, Note, StepDone
 from raytrainer.trainer_protocol import TrainerProtocol
-
-logger = logging.getLogger(__name__)
 
 _EMIT_EVERY_S = 0.2
 _FLAGS = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
@@ -212,10 +210,10 @@ def report_bad_loss(run: TrainRun, first_bad_steps: list[float]) -> None:
         f"The training loss is not finite (first at {where}). It is {logged}. Lower the learning rate, check the data "
         "of that step, or set max_grad_norm."
     )
-    logger.warning(text)
+    tell(run.runtime, text)
     # All ranks: those that are not rank 0 have no way to the driver of their own.
     origins = run.runtime.gather(run.bad_loss_origin)
-    for one in [text, *(origins or [])[1:]]:
+    for one in (origins or [])[1:]:
         if one is not None and run.runtime.rank == 0:
             run.runtime.emit(Note(text=one, level="warning"))
 

@@ -10,7 +10,6 @@ if the loss is finite.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +21,8 @@ from torch.utils.hooks import RemovableHandle
 
 from raytrainer.data.sample_ids import sample_ids
 from raytrainer.layout.tensor_layout import has_distributed_parameters
+from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
-from raytrainer.telemetry.events import Note
-
-logger = logging.getLogger(__name__)
 
 _MAX_IDS = 64
 
@@ -52,10 +49,8 @@ def check_loss(run: TrainRun, loss: torch.Tensor, inputs: Any, num_items: Any) -
         f"The loss of step {run.trainer.state.global_step + 1} on rank {run.runtime.rank} is {loss.item()}. "
         f"{origin(run, inputs, num_items)} {describe_samples(run)}"
     )
-    logger.warning(text)
     run.bad_loss_origin = text
-    if run.runtime.rank == 0:
-        run.runtime.emit(Note(text=text, level="warning"))
+    tell(run.runtime, text)
 
 
 def describe_samples(run: TrainRun) -> str:

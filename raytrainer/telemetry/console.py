@@ -117,6 +117,8 @@ class Renderer:
         self._prediction: PredictionProgress | None = None
         self._rows: list[EngagedRow] = []
         self._eval_metrics: dict[str, object] = {}
+        self._eval_step: int | None = None
+        self._held: list[str] = []
         self._last_loss: object | None = None
         self._drawn_at = -REDRAW_INTERVAL_S
         self._plain_at = clock()
@@ -151,12 +153,14 @@ class Renderer:
             self._train = None
             self._prediction = None
             self._live.hide()
+            self._show_held()
 
     # ---- Events ---------------------------------------------------------------------------------------------
 
     def _train_started(self, event: TrainStarted) -> None:
         came_from = split(event.resumed_from)[1] if event.resumed_from else None
         position = f"step {event.first_step} of {event.max_steps}"
+        self._show_held()
         if event.attempt == 0:
             self._last_loss = None
             self._eval_metrics = {}
@@ -191,7 +195,7 @@ class Renderer:
 
     def _logged(self, event: Logged) -> None:
         if is_evaluation(event.logs):
-            self._eval_metrics = dict(event.logs)
+            self._evaluated(event)
         loss = event.logs.get("loss")
         if loss is not None:
             self._last_loss = loss
@@ -207,8 +211,28 @@ class Renderer:
             return  # The second is shown by the summary, which comes next.
         self._log_lines.width = self._columns(self._out) if _is_terminal(self._out) else None
         line = self._log_lines.format(event.step, event.max_steps, event.logs)
-        if line:
+        if line and self._is_last_evaluation(event):
+            self._held.append(line)
+        elif line:
             self._keep(line)
+
+    def _evaluated(self, event: Logged) -> None:
+        """Several data sets are evaluated at one step."""
+        if self._eval_step != event.step:
+            self._eval_metrics = {}
+        self._eval_step = event.step
+        self._eval_metrics.update(event.logs)
+
+    def _is_last_evaluation(self, event: Logged) -> bool:
+        """Whether the summary, which a terminal shows below, says the same."""
+        is_at_end = self._train is not None and 0 < event.max_steps <= event.step
+        return is_at_end and is_evaluation(event.logs) and _is_terminal(self._out)
+
+    def _show_held(self) -> None:
+        """Show evaluations that were left to a summary, if none came."""
+        for line in self._held:
+            self._keep(line)
+        self._held.clear()
 
     def _prediction_step(self, event: PredictionStep) -> None:
         share = fraction_done(event.done, event.total)
@@ -243,6 +267,7 @@ class Renderer:
         train = self._train
         self._train = None
         self._prediction = None
+        self._held.clear()
         self._live.hide()
         epoch = event.metrics.get("epoch")
         facts = RunFacts(

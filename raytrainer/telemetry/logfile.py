@@ -6,7 +6,8 @@ A run in one process or under ``torchrun`` has none: its records are on the term
 The terminal shows what everyone needs; this file keeps what is needed after something went wrong. Attaching a handler
 to the root logger has two side effects that are undone here: logging's last resort (warnings on stderr when nothing is
 configured) would go silent, and lowering the level of our own loggers would make the user's handlers print our INFO
-records. What appears on the terminal is the same with and without the file.
+records. What appears on the terminal is the same with and without the file, but for what people were told already: a
+Ray worker's terminal is that of the driver, which shows it.
 
 Never writes anything to the terminal, and never changes the level of foreign loggers.
 """
@@ -17,11 +18,17 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raytrainer.foreign_warnings import use_file
+from raytrainer.told import was_not_told
+
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _OURS = "raytrainer"
+
+Filter = logging.Filter | Callable[[logging.LogRecord], bool]
 
 
 @dataclass(slots=True)
@@ -30,8 +37,8 @@ class _Attached:
     attempt: int | None
     handler: logging.FileHandler
     loggers: list[logging.Logger] = field(default_factory=list[logging.Logger])
-    quieted: list[tuple[logging.Handler, logging.Filter]] = field(
-        default_factory=list[tuple[logging.Handler, logging.Filter]]
+    quieted: list[tuple[logging.Handler, Filter]] = field(
+        default_factory=list[tuple[logging.Handler, Filter]]
     )
     last_resort: logging.Handler | None = None
     former_level: int | None = None
@@ -76,6 +83,7 @@ def attach_rank_log(log_dir: Path, rank: int, *, run_id: str = "", attempt: int 
     for target in (logging.root, *_loggers_without_propagation()):
         target.addHandler(handler)
         _attached.loggers.append(target)
+    use_file(handler)
     return path
 
 
@@ -85,6 +93,7 @@ def detach_rank_log() -> None:
     if _attached is None:
         return
     attached, _attached = _attached, None
+    use_file(None)
     for target in attached.loggers:
         target.removeHandler(attached.handler)
     for handler, quiet in attached.quieted:
@@ -113,6 +122,10 @@ def _keep_terminal_unchanged(attached: _Attached) -> None:
     if not root.handlers and logging.lastResort is not None:
         attached.last_resort = logging.lastResort
         root.addHandler(logging.lastResort)
+    for handler in root.handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.addFilter(was_not_told)
+            attached.quieted.append((handler, was_not_told))
     ours = logging.getLogger(_OURS)
     effective = ours.getEffectiveLevel()
     if effective <= logging.INFO:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +21,11 @@ from raytrainer.checkpoint.rng import load_rng, save_rng
 from raytrainer.checkpoint.state_files import load_trainer_state
 from raytrainer.errors import ConfigurationError
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
+from raytrainer.loop.notes import tell
 from raytrainer.loop.out_of_memory import OutOfMemory
 from raytrainer.runtimes.base import Runtime
-from raytrainer.telemetry.events import Note
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.setup import build_model
-
-logger = logging.getLogger(__name__)
 
 
 def search_batch_size(
@@ -84,9 +81,7 @@ def report_smaller(runtime: Runtime, tried: MicroBatchSizes, smaller: MicroBatch
         f"Out of memory in step {step} with {tried.per_device} x {tried.accumulation} samples a step on each worker; "
         f"going on with {smaller.per_device} x {smaller.accumulation}, which is the same global batch."
     )
-    logger.warning(text)
-    if runtime.rank == 0:
-        runtime.emit(Note(text=text, level="warning"))
+    tell(runtime, text)
 
 
 def sizes_of(args: TrainingArguments) -> MicroBatchSizes:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Generator
 from pathlib import Path
 
 from raytrainer.checkpoint.lease import held
+from raytrainer.loop.notes import tell
 from raytrainer.runtimes.base import Runtime
-from raytrainer.telemetry.events import Note
-
-logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -31,8 +28,7 @@ def held_by_run(directory: Path, runtime: Runtime, *, saves: bool) -> Generator[
         return
 
     def report(text: str) -> None:
-        logger.warning(text)
-        runtime.emit(Note(text=text, level="warning"))
+        tell(runtime, text)
 
     with contextlib.ExitStack() as stack:
         refused: Exception | None = None

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from raytrainer.hub.checkpoint_uploads import begin_uploads
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.nonfinite import debugging
+from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.run_setup import open_run
 from raytrainer.loop.saving import checkpoint_storage
@@ -39,15 +39,13 @@ from raytrainer.loop.train import train
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
 from raytrainer.telemetry import run_lines
-from raytrainer.telemetry.events import Note, TrainFailed, TrainStarted
+from raytrainer.telemetry.events import TrainFailed, TrainStarted
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
 from raytrainer.worker.batch_size_search import apply_saved_sizes, search_batch_size
 from raytrainer.worker.recomputation import enable_recomputation
 from raytrainer.worker.run_lease import held_by_run
 from raytrainer.worker.setup import build_model
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,8 +233,7 @@ def find_origin(
     has_weights = "_load_from_checkpoint" not in trainer._overrides()
 
     def report(text: str) -> None:
-        logger.warning(text)
-        runtime.emit(Note(text=text, level="warning"))
+        tell(runtime, text)
 
     trainer._finish_current_push()  # it reads from a directory that looks like a leftover
     storage.sweep()

@@ -195,6 +195,26 @@ def test_the_summary_replaces_the_line(renderer, terminal, clock):
     assert "%|" not in text
 
 
+def test_the_evaluation_of_the_last_step_is_shown_once_by_the_summary(renderer, terminal, clock):
+    first, second = {"eval_a_loss": 0.25, "eval_a_runtime": 1.5}, {"eval_b_loss": 0.75, "eval_b_runtime": 1.5}
+    play(renderer, clock, started(), step(100), logged(100), logged(100, first), logged(100, second))
+    play(renderer, clock, events.TrainEnded(step=100))
+    text = "\n".join(terminal.screen())
+    assert text.count("eval_a_loss") == text.count("0.2500") == 1
+    assert text.count("eval_b_loss") == text.count("0.7500") == 1
+
+
+def test_an_evaluation_of_the_last_step_without_a_summary_is_a_line(renderer, terminal, clock):
+    play(renderer, clock, started(), step(100), logged(100, {"eval_loss": 0.25}))
+    renderer.close()
+    assert terminal.screen()[-1] == "100/100  eval_loss=0.2500"
+
+
+def test_a_file_has_a_line_for_the_last_evaluation(plain, file, clock):
+    play(plain, clock, started(), step(100), logged(100, {"eval_loss": 0.25}), events.TrainEnded(step=100))
+    assert "100/100  eval_loss=0.2500\n" in file.getvalue()
+
+
 def test_a_run_that_ends_before_its_last_step_stopped_early(renderer, terminal, clock):
     play(renderer, clock, started(), step(40), events.TrainEnded(step=40))
     assert "stopped early" in "\n".join(terminal.screen())
