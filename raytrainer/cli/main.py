@@ -102,6 +102,20 @@ def report(run_dirs: tuple[str, ...], output: str | None, png: bool, opens: bool
     return module.report(list(run_dirs), output=output, png=png, opens=opens, as_json=as_json)
 
 
+@commands.command(short_help="Look whether runs can work here, or on a cluster.")
+@click.option("--address", help="A Ray cluster, HOST:PORT; that in RAY_ADDRESS by default.")
+@click.option("--storage", help="A directory or URI for runs, tried from every machine.")
+@_JSON
+def doctor(address: str | None, storage: str | None, as_json: bool) -> int:
+    """Look at versions, devices and optimizers here, at every node of a cluster, and at a storage from each.
+
+    No Ray is started. The exit code is 1 if something keeps runs from working.
+    """
+    from raytrainer.cli import doctor as module
+
+    return module.doctor(address=address, storage=storage, as_json=as_json)
+
+
 @commands.command(short_help="List the runs below a directory.")
 @click.argument("directory", default=".")
 @_JSON

@@ -123,7 +123,8 @@ def _keep_terminal_unchanged(attached: _Attached) -> None:
         attached.last_resort = logging.lastResort
         root.addHandler(logging.lastResort)
     for handler in root.handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+        kind: type[logging.Handler] = type(handler)
+        if issubclass(kind, logging.StreamHandler) and not issubclass(kind, logging.FileHandler):
             handler.addFilter(was_not_told)
             attached.quieted.append((handler, was_not_told))
     ours = logging.getLogger(_OURS)

@@ -25,7 +25,7 @@ def test_help_imports_nothing_heavy_and_names_every_command():
         [sys.executable, "-c", HELP], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
-    for name in ("launch", "export", "report", "runs", "verify", "watch"):
+    for name in ("launch", "export", "report", "runs", "verify", "watch", "doctor"):
         assert f"  {name} " in done.stdout
     assert "Exit codes" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 86
