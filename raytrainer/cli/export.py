@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from raytrainer.storage.locations import is_uri
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def export(checkpoint: str, target: str, *, dtype: str | None = None, max_shard_size: str = "5GB") -> int:
+def export(
+    checkpoint: str,
+    target: str,
+    *,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
+    as_json: bool = False,
+) -> int:
     """Export a checkpoint and print what was written.
 
     Args:
@@ -19,6 +27,7 @@ def export(checkpoint: str, target: str, *, dtype: str | None = None, max_shard_
         target: Where to write the model; a directory that is new or empty, or a URI.
         dtype: Of the weights: ``float32``, ``bfloat16`` or ``float16``; as saved by default.
         max_shard_size: Largest size of a weight file, such as ``5GB``.
+        as_json: Print JSON.
 
     Returns:
         The exit code, 0.
@@ -41,6 +50,10 @@ def export(checkpoint: str, target: str, *, dtype: str | None = None, max_shard_
     source = readable(checkpoint)
     with written_to(target) as directory:
         exported = export_checkpoint(source, Path(directory), dtype=torch_dtype, max_shard_bytes=size)
+    if as_json:
+        facts = {"tensors": exported.num_tensors, "bytes": exported.num_bytes, "files": exported.files}
+        print(json.dumps({"directory": target, **facts}))
+        return 0
     count = len(exported.files)
     files = exported.files[0] if count == 1 else f"{count} files"
     print(f"{target}: {exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB, in {files}")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import click
 
+from raytrainer._version import __version__
 from raytrainer.errors import RayTrainerError
 from raytrainer.suggestions import did_you_mean
 
@@ -24,6 +25,8 @@ _EPILOG = (
     '  eval "$(_RAYTRAINER_COMPLETE=bash_source raytrainer)"     or zsh_source; in fish\n'
     "  _RAYTRAINER_COMPLETE=fish_source raytrainer | source"
 )
+_PLACE = click.Path()
+"""A path, which a shell completes, or a URI."""
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 
 
@@ -46,6 +49,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EPILOG,
 )
+@click.version_option(__version__, "-V", "--version")
 def commands() -> None:
     """Train with Ray, and look at what was trained."""
 
@@ -68,27 +72,30 @@ def launch(words: tuple[str, ...]) -> int:
 
 
 @commands.command(short_help="Write the model of a checkpoint for from_pretrained.")
-@click.argument("checkpoint")
-@click.argument("directory")
+@click.argument("checkpoint", type=_PLACE)
+@click.argument("directory", type=_PLACE)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Of the weights; as saved by default.",
 )
 @click.option("--max_shard_size", default="5GB", show_default=True, help="Largest size of a weight file.")
-def export(checkpoint: str, directory: str, dtype: str | None, max_shard_size: str) -> int:
+@_JSON
+def export(checkpoint: str, directory: str, dtype: str | None, max_shard_size: str, as_json: bool) -> int:
     """Write the model of a CHECKPOINT, from any backend, to a DIRECTORY for from_pretrained.
 
     Each is a path or a URI; the directory is new or empty.
     """
     from raytrainer.cli import export as module
 
-    return module.export(checkpoint, directory, dtype=dtype, max_shard_size=max_shard_size)
+    return module.export(checkpoint, directory, dtype=dtype, max_shard_size=max_shard_size, as_json=as_json)
 
 
 @commands.command(short_help="Write the page of a run, or of several.")
-@click.argument("run_dirs", nargs=-1, required=True, metavar="RUN_DIR...")
-@click.option("--output", "-o", help="Where the page goes; report.html in the first directory by default.")
+@click.argument("run_dirs", nargs=-1, required=True, metavar="RUN_DIR...", type=_PLACE)
+@click.option(
+    "--output", "-o", type=_PLACE, help="Where the page goes; report.html in the first directory by default."
+)
 @click.option("--png", is_flag=True, help="Write a PNG of each curve too, into a folder beside the page.")
 @click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
 @_JSON
@@ -104,7 +111,7 @@ def report(run_dirs: tuple[str, ...], output: str | None, png: bool, opens: bool
 
 @commands.command(short_help="Look whether runs can work here, or on a cluster.")
 @click.option("--address", help="A Ray cluster, HOST:PORT; that in RAY_ADDRESS by default.")
-@click.option("--storage", help="A directory or URI for runs, tried from every machine.")
+@click.option("--storage", type=_PLACE, help="A directory or URI for runs, tried from every machine.")
 @_JSON
 def doctor(address: str | None, storage: str | None, as_json: bool) -> int:
     """Look at versions, devices and optimizers here, at every node of a cluster, and at a storage from each.
@@ -117,7 +124,7 @@ def doctor(address: str | None, storage: str | None, as_json: bool) -> int:
 
 
 @commands.command(short_help="List the runs below a directory.")
-@click.argument("directory", default=".")
+@click.argument("directory", default=".", type=_PLACE)
 @_JSON
 def runs(directory: str, as_json: bool) -> int:
     """List the runs below a DIRECTORY: state, step, loss, newest checkpoint, and whether they live."""
@@ -127,7 +134,7 @@ def runs(directory: str, as_json: bool) -> int:
 
 
 @commands.command(short_help="Check that checkpoints are complete and intact.")
-@click.argument("checkpoint")
+@click.argument("checkpoint", type=_PLACE)
 @_JSON
 def verify(checkpoint: str, as_json: bool) -> int:
     """Check a CHECKPOINT: that its files are there and intact, and what it can be resumed with.
@@ -141,16 +148,17 @@ def verify(checkpoint: str, as_json: bool) -> int:
 
 
 @commands.command(short_help="Show a run from another terminal.")
-@click.argument("run_dir")
+@click.argument("run_dir", type=_PLACE)
 @click.option("--once", is_flag=True, help="Show what there is, and end.")
-def watch(run_dir: str, once: bool) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print the lines of its record as they come.")
+def watch(run_dir: str, once: bool, as_json: bool) -> int:
     """Show a run as its driver shows it, from another terminal; ends with the run.
 
     RUN_DIR is the output_dir of the run; it may be on a file system that this machine shares with it.
     """
     from raytrainer.cli import watch as module
 
-    return module.watch(run_dir, once=once)
+    return module.watch(run_dir, once=once, as_json=as_json)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +31,13 @@ SILENCE_S = 60.0
 """A run that nobody holds and that has been silent for so long is over [s]."""
 
 
-def watch(location: str, *, once: bool) -> int:
+def watch(location: str, *, once: bool, as_json: bool = False) -> int:
     """Show a run until it ends.
 
     Args:
         location: Its directory or URI.
         once: End when all that is there was shown.
+        as_json: Print each line of its record as it is.
 
     Returns:
         The exit code: 1 if the run failed, or was killed.
@@ -48,6 +50,9 @@ def watch(location: str, *, once: bool) -> int:
     try:
         while True:
             for line in follower.news():
+                if as_json:
+                    print(json.dumps(line), flush=True)
+                    continue
                 for event in events_of(line):
                     renderer.handle(event)
             if once or follower.is_over:
@@ -57,7 +62,7 @@ def watch(location: str, *, once: bool) -> int:
         return 0
     finally:
         renderer.close()
-    if follower.ending is None and not once:
+    if follower.ending is None and not once and not as_json:
         print("The run was killed: nothing holds its directory any more, and it has written no end.")
     return 1 if follower.ending == "failed" or (follower.ending is None and not once) else 0
 

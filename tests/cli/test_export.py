@@ -50,12 +50,16 @@ def test_tied_weights_are_exported_once(checkpoint, tmp_path):
     assert "lm_head.weight" not in names
 
 
-def test_a_large_model_is_exported_in_files_of_the_size_with_an_index(checkpoint, tmp_path):
-    assert main(["export", str(checkpoint), str(tmp_path / "model"), "--max_shard_size", "30KB"]) == 0
+def test_a_large_model_is_exported_in_files_of_the_size_with_an_index(checkpoint, tmp_path, capsys):
+    target = str(tmp_path / "model")
+    assert main(["export", str(checkpoint), target, "--max_shard_size", "30KB", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["directory"] == target
+    assert said["bytes"] > 0
     parts = sorted((tmp_path / "model").glob("model-*.safetensors"))
     assert len(parts) > 2
     index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"].values()) == {part.name for part in parts}
+    assert set(index["weight_map"].values()) == {part.name for part in parts} <= set(said["files"])
     assert torch.equal(logits(tmp_path / "model"), logits(checkpoint))
 
 

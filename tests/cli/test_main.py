@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from raytrainer._version import __version__
 from raytrainer.cli.main import commands, main
 
 HELP = """
@@ -54,15 +55,36 @@ def test_a_mistyped_line_ends_with_2_and_says_what_was_meant(
     assert expected in capsys.readouterr().err
 
 
-def test_a_shell_completes_the_names_of_commands():
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("raytrainer re", "plain,report"),
+        ("raytrainer report --pn", "plain,--png"),
+        ("raytrainer watch run", "file,run"),  # the shell completes paths
+    ],
+)
+def test_a_shell_completes_commands_options_and_paths(words: str, expected: str):
     env = {
         **os.environ,
         "_RAYTRAINER_COMPLETE": "bash_complete",
-        "COMP_WORDS": "raytrainer re",
-        "COMP_CWORD": "1",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
     }
     code = "import sys; from raytrainer.cli.main import main; sys.exit(main([]))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=env
     )
-    assert done.stdout.strip() == "plain,report"
+    assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("name", sorted(commands.commands))
+def test_each_command_has_words_for_programs(name: str):
+    if name == "launch":
+        pytest.skip("it ends with what its script prints")
+    options = {option for one in commands.commands[name].params for option in one.opts}
+    assert "--json" in options
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out

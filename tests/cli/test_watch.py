@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ def test_a_run_that_has_ended_is_shown_whole(tmp_path: Path, capsys: pytest.Capt
     assert "checkpoint-5 committed" in shown.out
     assert "finished" in shown.out
     assert "A node was lost." in shown.err
+
+
+def test_a_program_gets_the_lines_of_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    two_deaths(tmp_path, 10)
+    assert main(["watch", str(tmp_path), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    assert {"start", "log", "save", "restart", "end"} <= {line["kind"] for line in lines}
 
 
 def test_a_follower_gets_each_line_once_as_they_come(tmp_path: Path):
