@@ -17,6 +17,8 @@ from ray.train.backend import Backend, BackendConfig
 
 from raytrainer.runtimes.termination import save_on_sigterm
 
+LOOPBACK = "127.0.0.1"
+
 
 class Rendezvous(BackendConfig):
     """Gives all ranks the address of rank 0, in the variables that torch reads.
@@ -63,16 +65,18 @@ def pick_port() -> int:
 def note_address(address: str, port: int, *, is_spread: bool) -> None:
     """On each rank, before it imports torch: note where rank 0 is, and how other nodes reach this one.
 
+    Ranks that are all on one node meet on its loopback, which other machines do not reach.
+
     Args:
         address: Address of rank 0's node.
         port: A free port there.
         is_spread: The ranks are on several nodes.
     """
-    os.environ["MASTER_ADDR"] = address
+    os.environ["MASTER_ADDR"] = address if is_spread else LOOPBACK
     os.environ["MASTER_PORT"] = str(port)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as a local Ray has it; see driver/cluster.py
-    if is_spread and "GLOO_SOCKET_IFNAME" not in os.environ:
-        interface = interface_of(node_address())
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        interface = interface_of(node_address() if is_spread else LOOPBACK)
         if interface is not None:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
 

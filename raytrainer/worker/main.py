@@ -213,11 +213,15 @@ class _Worker:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        from raytrainer.worker.loopback_store import store_of_one_machine
+
+        timeout = timedelta(seconds=self._config.timeout_s)
         dist.init_process_group(
             self._config.backend,
+            store=store_of_one_machine(self._rank, world_size, timeout),
             rank=self._rank,
             world_size=world_size,
-            timeout=timedelta(seconds=self._config.timeout_s),
+            timeout=timeout,
         )
 
     def _join(self) -> bool:

@@ -31,10 +31,10 @@ def test_ranks_on_several_nodes_use_the_interface_that_has_their_nodes_address()
     assert os.environ["GLOO_SOCKET_IFNAME"] == loopback()
 
 
-def test_ranks_on_one_node_leave_the_interface_to_gloo() -> None:
+def test_ranks_on_one_node_meet_on_its_loopback() -> None:
     rendezvous.note_address("10.0.0.1", 29500, is_spread=False)
-    assert "GLOO_SOCKET_IFNAME" not in os.environ
-    assert os.environ["MASTER_ADDR"] == "10.0.0.1"
+    assert os.environ["GLOO_SOCKET_IFNAME"] == loopback()
+    assert os.environ["MASTER_ADDR"] == "127.0.0.1"
 
 
 def test_an_interface_that_the_user_names_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
