@@ -67,6 +67,17 @@ class Holder:
         return f"process {self.pid} on {self.machine.partition('/')[0]}, since {self.since}"
 
 
+def this_process(run_id: str) -> Holder:
+    """This process, for a run that takes a directory now."""
+    return Holder(
+        run_id=run_id,
+        machine=_machine(),
+        pid=os.getpid(),
+        started=psutil.Process().create_time(),
+        since=time.strftime("%Y-%m-%d %H:%M:%S"),
+    )
+
+
 @contextlib.contextmanager
 def held(directory: Path, run_id: str, *, report: Callable[[str], None]) -> Generator[None]:
     """One rank: hold a directory for a run.
@@ -81,13 +92,7 @@ def held(directory: Path, run_id: str, *, report: Callable[[str], None]) -> Gene
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / NAME
-    mine = Holder(
-        run_id=run_id,
-        machine=_machine(),
-        pid=os.getpid(),
-        started=psutil.Process().create_time(),
-        since=time.strftime("%Y-%m-%d %H:%M:%S"),
-    )
+    mine = this_process(run_id)
     _take(path, mine, report=report)
     is_over = threading.Event()
     beats = threading.Thread(
@@ -173,7 +178,7 @@ def _wait_for_end(directory: Path, holder: Holder, *, report: Callable[[str], No
     is_told = False
     while holder.is_alive() and _read(directory / NAME)[0] == holder:
         if time.monotonic() > ends:
-            raise _in_use(directory, holder)
+            raise in_use(directory, holder, directory / NAME)
         if not is_told:
             report(
                 f"{directory} is in use by another run ({holder}). Waiting up to {PATIENCE_S:.0f} s for its end ..."
@@ -197,7 +202,7 @@ def _wait_for_silence(
         if now[1] is None:
             return
         if now != (holder, touched) and time.monotonic() - began >= min(PATIENCE_S, STALE_S):
-            raise _in_use(path.parent, now[0])
+            raise in_use(path.parent, now[0], path)
     report(f"{path.parent} is taken over: the run that used it ({who}) gave no sign of life.")
 
 
@@ -232,12 +237,19 @@ def _beat(path: Path, mine: Holder, directory: os.stat_result, is_over: threadin
             logger.debug("The lease of %s could not be touched: %s", path.parent, error)
 
 
-def _in_use(directory: Path, holder: Holder | None) -> ConfigurationError:
+def in_use(location: object, holder: Holder | None, lease: object) -> ConfigurationError:
+    """The error about a directory, or a bucket, that another run holds.
+
+    Args:
+        location: What is held.
+        holder: By whom, if that is known.
+        lease: Where that is written.
+    """
     who = "another run" if holder is None else f"another run ({holder})"
     return ConfigurationError(
-        f"output_dir={str(directory)!r} is in use by {who}. Two runs in one directory would overwrite and delete each "
+        f"output_dir={str(location)!r} is in use by {who}. Two runs in one directory would overwrite and delete each "
         f"other's checkpoints: give this run another output_dir, or wait until that one has ended. If you know that it "
-        f"is gone, delete {directory / NAME}."
+        f"is gone, delete {lease}."
     )
 
 

@@ -136,7 +136,7 @@ class OwnLoopSession:
         saves = self._trainer.args.save_strategy != SaveStrategy.NO
         if saves:
             check_shared(self._run_directory(), self._runtime)
-        with held_by_run(self._run_directory(), self._runtime, saves=saves):
+        with held_by_run(str(self._run_directory()), self._runtime, saves=saves):
             checkpoint = self._agree_on_origin(requested, is_restart=is_restart)
             self._progress.resumed_from = checkpoint
             value = self._trainer.train(checkpoint, *rest, **kwargs)

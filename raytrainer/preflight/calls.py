@@ -75,8 +75,8 @@ def check_call(
             if evaluates_in_training(facts):
                 check_first_batches(facts, "eval_dataset", facts.eval_dataset)
         directory = trainer._get_output_dir(trial)
-        if facts.args.save_strategy != SaveStrategy.NO and not is_uri(directory):
-            check_free(Path(directory), report=logger.warning)
+        if facts.args.save_strategy != SaveStrategy.NO:
+            check_is_free(directory)
         check_resume(facts, passed.get("resume_from_checkpoint"), directory)
         return
     keyword = "eval_dataset" if method == "evaluate" else "test_dataset"
@@ -86,6 +86,23 @@ def check_call(
     if not runs_in_this_process(facts.args):
         data = facts.eval_dataset if given is None or isinstance(given, str) else given
         check_first_batches(facts, keyword, data)
+
+
+def check_is_free(location: str) -> None:
+    """Refuse a directory, or a bucket, that another run of this machine holds.
+
+    Raises:
+        ConfigurationError: If it is held.
+    """
+    if not is_uri(location):
+        check_free(Path(location), report=logger.warning)
+        return
+    from raytrainer.checkpoint.remote.fetch import fetching_explained
+    from raytrainer.checkpoint.remote.lease import check_bucket_free
+    from raytrainer.storage.store import ObjectStore
+
+    with fetching_explained(location):
+        check_bucket_free(ObjectStore(location), report=logger.warning)
 
 
 _POSITIONS = {

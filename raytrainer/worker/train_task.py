@@ -102,8 +102,7 @@ def train_on_rank(
     try:
         if saves(trainer) or in_bucket:
             storage.check_from_all(runtime)
-        # Nothing in a bucket can be locked.
-        with held_by_run(storage.directory, runtime, saves=saves(trainer) and not in_bucket):
+        with held_by_run(storage.location, runtime, saves=saves(trainer)):
             prepare_model(trainer)
             if trainer.args.auto_find_batch_size:
                 return search_batch_size(trainer, runtime, attempt)
