@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from raytrainer.driver.loopback import on_loopback
 from raytrainer.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ def _join(address: str, options: dict[str, Any]) -> None:
 def _start(options: dict[str, Any]) -> None:
     import ray
 
-    ray.init(address="local", include_dashboard=False, **options)
+    with on_loopback():
+        ray.init(address="local", include_dashboard=False, **options)
     _joined_here.add(_session())
 
 

@@ -1,6 +1,6 @@
 """Runs a task on a worker and ends: ``python -m tests.driver.end_of_process DIR [ADDRESS]``.
 
-It prints which threads of the trainer are left when Ray has ended.
+It prints where its processes listen, and which threads of the trainer are left when Ray has ended.
 """
 
 from __future__ import annotations
@@ -11,10 +11,19 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 
 def print_threads() -> None:
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("raytrainer")]
     print(f"threads: {left}", flush=True)
+
+
+def addresses() -> set[str]:
+    """Where this process and all that it started can be reached."""
+    mine = psutil.Process()
+    sockets = [one for process in (mine, *mine.children(recursive=True)) for one in process.net_connections()]
+    return {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
 def main(directory: Path, address: str | None = None) -> object:
@@ -27,6 +36,7 @@ def main(directory: Path, address: str | None = None) -> object:
     group = WorkerGroup(trainer, args, print, open_session=TOY)
     group.start()
     print("answer:", group.call("echo", (7,)), flush=True)
+    print("listens:", sorted(addresses()), flush=True)
     kill = ray_calls.kill
 
     def kill_slowly(actor: object) -> None:
