@@ -48,6 +48,7 @@ class Head:
         }
         (directory / "token").write_text(TOKEN)
         port, dashboard, agent, client = free_ports(4)
+        self.address = f"127.0.0.1:{port}"
         self.url = f"http://127.0.0.1:{dashboard}"
         self.dashboard = dashboard
         ports = [

@@ -8,6 +8,7 @@ evaluations, and the weights, bit by bit. A script that a fault ended is started
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.jobs.head import running_head
 from tests.leftovers import end_group, members, wait_for_end
 from tests.ray_cluster import ENVIRONMENT, ROOT
 from tests.soak.plan import ENDS_DRIVER, Round, Setup, rounds
@@ -43,25 +45,32 @@ class Soak:
     def run(self, number: int, asked: Round) -> bool:
         """Run a round; whether it ended as the run that nothing disturbed."""
         if asked.setup not in self._expected:
-            found = self._train(f"quiet-{len(self._expected)}", Round(setup=asked.setup, faults=()))
+            quiet = Round(setup=asked.setup, ray="own", faults=())
+            found = self._train(f"quiet-{len(self._expected)}", quiet, {})
             if not isinstance(found, dict):
                 raise SystemExit(f"A run without faults failed ({asked.setup}):\n{found}")
             self._expected[asked.setup] = found
         began_s = time.monotonic()
-        found = self._train(f"round-{number}", asked)
+        with contextlib.ExitStack() as stack:
+            environment = {}
+            if asked.ray == "cluster":
+                head = stack.enter_context(running_head())
+                environment = {**head.environment, "RAY_ADDRESS": head.address}
+            found = self._train(f"round-{number}", asked, environment)
         reason = _difference(found, self._expected[asked.setup])
         kinds = [fault.kind for fault in asked.faults]
         self.tried.update(kinds)
         if not reason:
             self.survived.update(kinds)
         faults = "; ".join(map(str, asked.faults))
+        took = f"{time.monotonic() - began_s:.0f} s"
         print(
-            f"{number:3} {asked.setup}: {faults}: {reason or 'the same'} ({time.monotonic() - began_s:.0f} s)",
+            f"{number:3} {asked.setup}, {asked.ray} Ray: {faults}: {reason or 'the same'} ({took})",
             flush=True,
         )
         return not reason
 
-    def _train(self, name: str, asked: Round) -> Any:
+    def _train(self, name: str, asked: Round, environment: dict[str, str]) -> Any:
         """The result of a run, or what it printed where it gave none."""
         directory = self._directory / name
         directory.mkdir()
@@ -72,7 +81,7 @@ class Soak:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "tests.soak.run", str(directory), asked.to_json()],
                     cwd=ROOT,
-                    env={**os.environ, **ENVIRONMENT, "RAY_TMPDIR": str(directory)},
+                    env={**os.environ, **ENVIRONMENT, "RAY_TMPDIR": str(directory), **environment},
                     stdout=opened,
                     stderr=subprocess.STDOUT,
                 )

@@ -13,6 +13,7 @@ EVAL_STEPS = 6
 
 BACKENDS = ("ddp", "fsdp", "zero2", "zero3")
 LOADERS = (0, 1, 2)
+RAYS = ("own", "cluster")
 
 AT_A_STEP = (
     "kill worker at the end of a step",
@@ -35,6 +36,8 @@ IN_A_SAVE = (
     "slow disk",
 )
 IN_AN_EVALUATION = ("kill worker in an evaluation",)
+INSTEAD_ON_A_CLUSTER = {"kill raylet": "kill driver", "kill coordinator": "kill control actor"}
+"""There, the first ends the only node, and the second is not the run's own."""
 KINDS = AT_A_STEP + IN_A_SAVE + IN_AN_EVALUATION
 """Everything that a soak tries."""
 
@@ -80,6 +83,8 @@ class Round:
     """A run with faults."""
 
     setup: Setup
+    ray: str
+    """Of the script itself, or a cluster's that it joins."""
     faults: tuple[Fault, ...]
 
     def to_json(self) -> str:
@@ -90,7 +95,8 @@ class Round:
     def from_json(cls, text: str) -> Round:
         """What ``to_json`` wrote."""
         read = json.loads(text)
-        return cls(setup=Setup(**read["setup"]), faults=tuple(Fault(**one) for one in read["faults"]))
+        faults = tuple(Fault(**one) for one in read["faults"])
+        return cls(setup=Setup(**read["setup"]), ray=read["ray"], faults=faults)
 
 
 def rounds(seed: int) -> Iterator[Round]:
@@ -101,8 +107,11 @@ def rounds(seed: int) -> Iterator[Round]:
         if len(kinds) < 3:
             kinds += draw.sample(KINDS, len(KINDS))
         setup = Setup(backend=draw.choice(BACKENDS), num_loaders=draw.choice(LOADERS))
+        ray = draw.choice(RAYS)
         taken = [kinds.pop(0) for _ in range(draw.choice((1, 2, 3)))]
-        yield Round(setup=setup, faults=_faults(draw, setup, taken))
+        if ray == "cluster":
+            taken = [INSTEAD_ON_A_CLUSTER.get(kind, kind) for kind in taken]
+        yield Round(setup=setup, ray=ray, faults=_faults(draw, setup, taken))
 
 
 def _faults(draw: random.Random, setup: Setup, kinds: list[str]) -> tuple[Fault, ...]:

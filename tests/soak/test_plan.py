@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from tests.soak.plan import BACKENDS, KINDS, LOADERS, NUM_STEPS, Round, rounds
+from tests.soak.plan import BACKENDS, KINDS, LOADERS, NUM_STEPS, RAYS, Round, rounds
 
 
 def test_a_seed_repeats_its_faults() -> None:
@@ -18,6 +18,7 @@ def test_every_kind_of_fault_comes_in_runs_of_every_kind() -> None:
     assert {(one.setup.backend, one.setup.num_loaders) for one in drawn} == {
         (backend, number) for backend in BACKENDS for number in LOADERS
     }
+    assert {one.ray for one in drawn} == set(RAYS)
 
 
 def test_faults_of_a_round_come_at_different_steps_of_the_run() -> None:
