@@ -1,5 +1,7 @@
 """What follows when a helper process of a worker group dies: its control actor, or Ray Train's controller.
 
+A control actor that stands still, stopped or starved, is as good as dead, because all others wait for it.
+
 What is on storage is the truth, so nothing that such a process held is worth saving. The whole group is made anew, with
 another control actor and another controller, and its task goes on from the newest committed checkpoint, as it does when
 workers are restarted. Each time counts as a restart of ``max_failures``, and a call that loses helpers again and again
@@ -24,20 +26,22 @@ CONTROLLER = "Ray Train's controller, which starts the workers"
 
 
 class HelperDiedError(Exception):
-    """A process without which a group cannot go on has ended.
+    """A process without which a group cannot go on has ended, or stands still.
 
     Args:
         who: What it was for.
-        cause: How it ended, in Ray's words.
+        cause: How it ended, in Ray's words; None if it stands still.
     """
 
-    def __init__(self, who: str, cause: str) -> None:
-        super().__init__(f"The process of {who}, died ({cause.rstrip('.')})")
+    def __init__(self, who: str, cause: str | None) -> None:
+        how = "does not answer any more" if cause is None else f"died ({cause.rstrip('.')})"
+        super().__init__(f"The process of {who}, {how}")
 
 
-def control_died(error: ray.exceptions.RayActorError) -> HelperDiedError:
-    """The error for a control actor that does not answer any more."""
-    return HelperDiedError(CONTROL, cause_in(str(error)))
+def control_lost(error: ray.exceptions.RayActorError | ray.exceptions.GetTimeoutError) -> HelperDiedError:
+    """The error for a control actor that has died, or that gave no answer in time."""
+    is_silent = isinstance(error, ray.exceptions.GetTimeoutError)
+    return HelperDiedError(CONTROL, None if is_silent else cause_in(str(error)))
 
 
 def check_controller(fit: FitThread, update: Update | None) -> None:
@@ -67,7 +71,7 @@ def lost_helper(fit: FitThread, control: ControlClient) -> HelperDiedError | Non
     except HelperDiedError as error:
         return error
     except ray.exceptions.ActorDiedError as error:
-        return control_died(error)
+        return control_lost(error)
     except ray.exceptions.RayError:
         return None
     return None

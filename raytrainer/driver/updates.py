@@ -22,6 +22,8 @@ SLICE_S = 0.2
 """How long the driver's thread waits before it looks whether something else happened."""
 LONG_POLL_S = 10.0
 """How long one call waits in the control actor before it is made again."""
+LATE_S = 30.0
+"""How late its answer may come."""
 
 
 class Updates:
@@ -42,18 +44,22 @@ class Updates:
 
         Raises:
             ray.exceptions.ActorDiedError: If the control actor has died.
+            ray.exceptions.GetTimeoutError: If it does not answer.
         """
-        began_s = time.monotonic()
+        began_s = asked_s = time.monotonic()
         call: Ref[Update | None] | None = None
         while timeout_s is None or time.monotonic() - began_s <= timeout_s:
             if self._started.raylet.has_ended:
                 return
             if call is None:
                 call = self._started.control.begin_update(self._next_event, LONG_POLL_S)
+                asked_s = time.monotonic()
             is_ready = ray_calls.is_ready(call, SLICE_S)
             try:
                 if is_ready:
                     update, call = self._started.control.finish_update(call), None
+                elif time.monotonic() - asked_s > LONG_POLL_S + LATE_S:
+                    raise ray.exceptions.GetTimeoutError("The control actor does not answer.")
                 else:
                     update = self._started.control.snapshot() if self._started.fit.is_over else None
             except ray.exceptions.ActorUnavailableError:

@@ -30,7 +30,7 @@ from raytrainer.driver.helper_deaths import (
     HelperDiedError,
     Restarts,
     check_controller,
-    control_died,
+    control_lost,
     lost_helper,
 )
 from raytrainer.driver.ray_tables import runs_in_actor_or_task
@@ -378,8 +378,8 @@ class WorkerGroup:
                     break
                 except HelperDiedError as error:
                     death = error
-                except ray.exceptions.ActorDiedError as error:
-                    death = control_died(error)
+                except (ray.exceptions.ActorDiedError, ray.exceptions.GetTimeoutError) as error:
+                    death = control_lost(error)
                 if started.raylet.has_ended:  # They died with it.
                     break
                 task = self._make_anew(started, task, death, restarts)

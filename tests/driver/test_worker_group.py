@@ -249,6 +249,32 @@ def test_death_of_a_helper_without_restarts_is_told_with_the_last_checkpoint(mak
     assert "hint:" not in text, "nothing says that memory ran out"
 
 
+def test_a_control_actor_that_stands_still_is_replaced_with_its_group(make_group, monkeypatch):
+    monkeypatch.setattr("raytrainer.driver.updates.LONG_POLL_S", 1.0)
+    monkeypatch.setattr("raytrainer.driver.updates.LATE_S", 4.0)
+    before = control_actors()
+    group = make_group()
+    stopped = []
+
+    def stop():
+        wait_until(lambda: any(isinstance(event, CheckpointCommitted) for event in make_group.events), 60.0)
+        stopped.extend(control_actors() - before)
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    stopper = threading.Thread(target=stop, daemon=True)
+    stopper.start()
+    result = group.call("train", (120,), {"fail": "slow", "every": 5})
+    stopper.join()
+    assert result["step"] == 120
+    assert result["first"] >= 5, "it went on from a checkpoint"
+    notes = [event.text for event in make_group.events if isinstance(event, Note)]
+    restart = next(text for text in notes if "Starting it and the workers again" in text)
+    assert restart.startswith(
+        "The process of the control actor, which workers and driver talk through, does not answer"
+    )
+    wait_until(lambda: not any(map(is_alive, stopped)))
+
+
 def test_a_stopped_rank_is_named_with_those_that_wait_for_it_and_replaced_after_the_timeout(
     make_group, tmp_path, monkeypatch
 ):
