@@ -29,7 +29,7 @@ HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
 HAS_DOCS := $(VENV)/.stamp-docs
 
-.PHONY: help demo quick test test-fast test-serial test-gpu clients cluster soak sweep sweeps coverage check docs format bench clean
+.PHONY: help demo quick test test-fast test-serial test-gpu clients cluster ranks soak sweep sweeps coverage check docs format bench clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
@@ -42,6 +42,7 @@ help:
 	@echo "make cluster    two nodes with addresses of their own on this machine, as root: a node dies, the network is cut"
 	@echo "make sweeps     sweeps that take minutes: killed and resumed, every scheduler, a Tuner of your own"
 	@echo "make soak       random faults for MINUTES=30, each run compared bit by bit with one that nothing disturbs; SEED=N repeats"
+	@echo "make ranks      one of two ranks is killed, or loses its disk, at every operation of a save; half an hour"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
 	@echo "make docs       the documentation, built into site/; a broken link is an error"
 	@echo "make bench      the measurements, each beside its peer"
@@ -79,6 +80,10 @@ test-serial: $(HAS_DEV) $(HAS_DATA)
 MINUTES ?= 30
 soak: $(HAS_DEV)
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+ranks: export RAYTRAINER_RANK_FAULTS := all
+ranks: $(HAS_DEV)
+	@$(BIN)/python -m pytest -q -n 1 tests/faults/test_rank_faults.py $(ARGS)
 
 test-gpu: $(HAS_DEV)
 	@$(BIN)/python -m pytest -q -n 1 -m gpu $(ARGS)

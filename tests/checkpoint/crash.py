@@ -17,44 +17,24 @@ import sys
 import threading
 from pathlib import Path
 
+from tests.checkpoint.disk import watch_disk
 from tests.checkpoint.saving import save_small
 
-WATCHED = ("fsync", "rename", "mkdir", "rmdir", "unlink")
 
-
-def watch(kill_at: int, run_dir: Path) -> list[str]:
+def watch(kill_at: int, run_dir: Path) -> None:
     """Count disk operations, and die before operation ``kill_at``."""
-    seen: list[str] = []
+    count = 0
     lock = threading.Lock()
 
-    def operation(what: str) -> None:
+    def operation(what: str, written: Path | None = None) -> None:
+        nonlocal count
         with lock:
-            if len(seen) == kill_at:
+            if count == kill_at:
                 Path(f"{run_dir}.died-at").write_text(what)
                 os.kill(os.getpid(), signal.SIGKILL)
-            seen.append(what)
+            count += 1
 
-    for name in WATCHED:
-        real = getattr(os, name)
-
-        def watched(*args, real=real, name=name, **kwargs):
-            operation(f"{name} {Path(str(args[0])).name if name != 'fsync' else ''}".strip())
-            return real(*args, **kwargs)
-
-        setattr(os, name, watched)
-
-    def audit(event, args):
-        # files that are opened for writing: their content appears after this
-        if (
-            event == "open"
-            and isinstance(args[0], str)
-            and f"{run_dir}/" in args[0]
-            and "w" in str(args[1] or "")
-        ):
-            operation(f"open {Path(args[0]).name}")
-
-    sys.addaudithook(audit)
-    return seen
+    watch_disk(run_dir, operation)
 
 
 def main() -> None:
