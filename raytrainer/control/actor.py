@@ -80,6 +80,7 @@ class ControlActor:
         self._worker_bell = Bell()
         self._groups: list[PlacementGroup] = []
         self._outliving: asyncio.Task[None] | None = None
+        self._hub_token: str | None = None
 
     # ---- the driver ---------------------------------------------------------------------------------------------
 
@@ -117,6 +118,9 @@ class ControlActor:
         self._state.set_room(room)
         self._worker_bell.ring()
 
+    async def set_hub_token(self, token: str | None) -> None:
+        self._hub_token = token
+
     async def close(self) -> bool:
         is_closed = self._state.close()
         self._ring_both()
@@ -132,6 +136,10 @@ class ControlActor:
         return self._state.final_weights()
 
     # ---- the workers --------------------------------------------------------------------------------------------
+
+    async def hub_token(self) -> str | None:
+        """What rank 0 uploads with; None if it uploads nothing."""
+        return self._hub_token
 
     async def join(self) -> Joined:
         joined = self._state.join()

@@ -117,6 +117,10 @@ class ControlClient:
         """
         self.actor.set_room.remote(room)
 
+    def set_hub_token(self, token: str | None) -> None:
+        """Give rank 0 what it uploads with when it asks next; does not wait."""
+        self.actor.set_hub_token.remote(token)
+
     def close(self) -> bool:
         """Take no further task; False while one is running, or when the actor does not answer."""
         try:

@@ -17,6 +17,7 @@ from raytrainer.driver.trainer_changes import TrainerParts, needs_new_workers
 from raytrainer.errors import ConfigurationError
 from raytrainer.runtimes import ray_calls
 from raytrainer.trainer_protocol import TrainerProtocol
+from raytrainer.wire.hub_token import StandIn
 from raytrainer.wire.messages import Change
 from raytrainer.wire.parts import Path, SentParts, known_objects, name_of, ship_parts, tensors_of
 from raytrainer.worker.returned import Returned
@@ -93,6 +94,8 @@ class ChangesSent:
             # All of them: a worker that is started again has none of those that were trained. Their bytes: the
             # parameters themselves travel as names.
             parts |= {("weight", name): tensor.detach() for name, tensor in tensors_of(trainer._own_model)}
+        if ("args", "push_to_hub") in parts or ("args", "hub_token") in parts:
+            parts["args", "hub_token"] = StandIn()
         if parts:
             shipped = ship_parts(parts, known_objects(trainer, self.callbacks()))
             self.version += 1

@@ -105,6 +105,8 @@ class WorkerGroup:
         self._is_busy = False
         self._is_ended = False
         self._has_called = False
+        self.hub_token: str | None = None
+        """What rank 0 uploads with, from the next start or task on; None if it uploads nothing."""
         self.got_sigterm = False
         """This process was told to end during the last task."""
         self._is_given_back = threading.Event()
@@ -163,6 +165,8 @@ class WorkerGroup:
             room=self._room,
             on_end=functools.partial(self._note_end, self._num_starts),
         )
+        # It is there when rank 0 asks: a worker takes seconds to start.
+        self._started.control.set_hub_token(self.hub_token)
         self._updates = Updates(self._started, self._on_event)
 
     def _note_end(self, number: int) -> None:
@@ -353,6 +357,7 @@ class WorkerGroup:
         if started.fit.is_over and (death := self._lost_helper(started)) is not None:
             raise death
         try:
+            started.control.set_hub_token(self.hub_token)
             is_taken = started.control.submit(task)
         except ray.exceptions.ActorDiedError:
             raise

@@ -27,6 +27,7 @@ from raytrainer.telemetry.console import Renderer
 from raytrainer.telemetry.events import Evaluated, Note
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.captured_state import Change, captured_changes, warning
+from raytrainer.wire.hub_token import token_for_uploads
 from raytrainer.worker.returned import Returned
 from raytrainer.worker.task_context import TaskContext
 
@@ -103,6 +104,7 @@ class Workers:
     ) -> Any:
         for _ in range(2):
             group, sent = self._open_group(trainer, method)
+            group.hub_token = token_for_uploads(trainer.args)
             self._tell_of_captured(trainer)
             self._run_id = new_run_id()
             context = self._context(self._run_id)
@@ -181,6 +183,7 @@ class Workers:
         self._group = WorkerGroup(
             trainer, trainer.args, self._show, room=self._room, decides=self._decide is not None
         )
+        self._group.hub_token = token_for_uploads(trainer.args)
         self._group.start()
         self._sent = ChangesSent(trainer)  # while the workers start
         return self._group, self._sent

@@ -16,8 +16,20 @@ import transformers
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import ConfigurationError
+from raytrainer.wire.hub_token import without_token
 
 _CALL = "_constructed_with"
+
+
+@dataclass(frozen=True)
+class _Construction:
+    """The call that made arguments."""
+
+    positional: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "keywords": without_token(self.keywords)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +41,10 @@ class MadeArguments:
     keywords: Mapping[str, Any]
     changes: Mapping[str, Any]
     """Field -> value."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        hidden = {"keywords": without_token(self.keywords), "changes": without_token(self.changes)}
+        return {**vars(self), **hidden}
 
     def make(self) -> Any:
         """Worker: make the arguments."""
@@ -45,7 +61,7 @@ def record_constructions() -> None:
     def new(cls: type, *positional: object, **keywords: object) -> object:
         made = cast("object", object.__new__(cast("Any", cls)))
         if not issubclass(cls, TrainingArguments):  # ours travel as they are
-            vars(made)[_CALL] = (positional, keywords)
+            vars(made)[_CALL] = _Construction(positional, keywords)
         return made
 
     cast("Any", transformers.TrainingArguments).__new__ = new
@@ -67,12 +83,12 @@ def as_made(arguments: object) -> MadeArguments:
             "Each worker constructs its arguments again, with its own rank and device, and needs to know how. Call "
             "on_ray() first, then construct the arguments."
         )
-    positional, keywords = vars(arguments)[_CALL]
+    made: _Construction = vars(arguments)[_CALL]
     return MadeArguments(
         kind=kind,
-        positional=positional,
-        keywords=keywords,
-        changes=_changes(arguments, kind(*positional, **keywords)),
+        positional=made.positional,
+        keywords=made.keywords,
+        changes=_changes(arguments, kind(*made.positional, **made.keywords)),
     )
 
 

@@ -29,6 +29,7 @@ from raytrainer.libraries.remote_trainer import CallContext, CallResult, Trained
 from raytrainer.storage.locations import is_uri
 from raytrainer.suggestions import did_you_mean
 from raytrainer.telemetry.console import Renderer, Shown
+from raytrainer.wire.hub_token import token_for_uploads, without_token
 from raytrainer.wire.preparations import Preparations
 
 logger = logging.getLogger(__name__)
@@ -246,6 +247,7 @@ class _Remote:
     def _call(self, method: str, positional: tuple[Any, ...], keywords: dict[str, Any]) -> CallResult:
         for _ in range(2):
             group = self._open_group()
+            group.hub_token = token_for_uploads(self.args)
             run_id = new_run_id()
             context = CallContext(
                 trained_run_id=self._trained_run_id,
@@ -278,6 +280,7 @@ class _Remote:
                 open_session=_SESSION,
                 preparations=Preparations(),  # the trainer is that of transformers, whatever this process has patched
             )
+            self._group.hub_token = token_for_uploads(self.args)
             self._group.start()
         return self._group
 
@@ -325,7 +328,7 @@ class _Remote:
     def _changes(self) -> Mapping[str, Any]:
         """Fields that were changed since the workers were started, also those that were changed back."""
         self._changed |= {name for name, text in self._fields().items() if self._sent.get(name) != text}
-        return {name: getattr(self.args, name) for name in self._changed}
+        return without_token({name: getattr(self.args, name) for name in self._changed})
 
     # ---- weights ------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
+from raytrainer.wire.hub_token import has_token_field, reduce_without_token
 from raytrainer.wire.importable import ModulesOfPickle
 from raytrainer.wire.module_sources import Sources
 from raytrainer.wire.search_path import SearchPath, search_path
@@ -119,6 +120,8 @@ class _Pickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         self._modules.see(obj)
+        if has_token_field(obj):
+            return reduce_without_token(obj)
         return cast("Any", super()).reducer_override(obj)
 
     def persistent_id(self, obj: Any) -> tuple[int, str | None] | str | None:

@@ -273,6 +273,7 @@ class _Worker:
 
     def _open(self, next_trainer: NextTrainer | None = None) -> None:
         """All ranks: set up the trainer of a task in place of the one that is there."""
+        self._learn_token()
         call_all(self._config.preparations.before)
         shipped: Ref[Shipped] = self._config.trainer[0] if next_trainer is None else next_trainer.shipped[0]
         self._trainer_number = 0 if next_trainer is None else next_trainer.number
@@ -290,6 +291,13 @@ class _Worker:
         from raytrainer.wire.spec import receive_on_worker
 
         return receive_on_worker(ray_calls.get(reference), directory_for_copies())
+
+    def _learn_token(self) -> None:
+        """Rank 0: learn what it uploads with, before it reads what the driver has sent."""
+        from raytrainer.wire.hub_token import learn_token
+
+        if self._rank == 0:
+            learn_token(_ask(self._control.hub_token.remote()))
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -311,6 +319,7 @@ class _Worker:
         from raytrainer.wire.pickling import Shipped, pack
         from raytrainer.wire.spec import find_modules_of
 
+        self._learn_token()
         if (0 if task.trainer is None else task.trainer.number) != self._trainer_number:
             self._open(task.trainer)
         session, runtime = self._session, self._runtime

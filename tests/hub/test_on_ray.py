@@ -1,4 +1,4 @@
-"""Workers upload while training, the driver uploads afterwards, and no file of Ray contains the token."""
+"""Rank 0 has the token and uploads while training, the driver uploads afterwards; no file of Ray contains the token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raytrainer.checkpoint.scan import newest_checkpoint
-from tests.hub.on_workers import PointsAt
+from tests.hub.on_workers import PointsAt, TellsToken, digest
 from tests.hub.server import TOKEN
 from tests.hub.test_secrecy import holding
 
@@ -17,14 +17,22 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 def test_workers_upload_and_then_the_driver_does(
     hub, make, tmp_path: Path, ray_directory: Path, capfd
 ) -> None:
+    told = tmp_path / "told"
+    told.mkdir()
     trainer = make(
         num_ranks=2,
         hub_token=TOKEN,
         hub_strategy="checkpoint",
         hub_always_push=True,
-        callbacks=[PointsAt(hub.url)],
+        callbacks=[PointsAt(hub.url), TellsToken(told, digest(TOKEN))],
     )
     trainer.train()
+    trainer.args.push_to_hub = False
+    trainer.evaluate()
+    trainer.args.push_to_hub = True
+    found = {path.name: path.read_text() for path in told.iterdir()}
+    assert found == {"train-0": "the token", "train-1": "none", "evaluate-0": "none", "evaluate-1": "none"}
+    assert trainer.args.hub_token == TOKEN
     repo = hub.repo("my-model")
     assert [commit.message for commit in repo.commits] == [f"Training in progress, step {n}" for n in (2, 4)]
     assert "last-checkpoint/rng_state_1.pth" in repo.names(), "both ranks' files are there"
