@@ -83,6 +83,8 @@ class TrainerProtocol(Protocol):
     """Samples of a micro-batch: those of the arguments, or those that ``auto_find_batch_size`` found."""
     _optimizer_traits: Traits | None
     """Those of the catalogue's entry that made the optimizer; None for the user's own."""
+    _created_lr_scheduler: bool
+    """Whether the schedule was built for the arguments; False for the user's own."""
 
     @property
     def _runtime(self) -> Runtime: ...

@@ -35,10 +35,10 @@ from raytrainer.loop.notes import tell
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.trainable import restore_groups, restore_start, trainable_of
-from raytrainer.loop.untrained import check_optimizer_trains
+from raytrainer.loop.untrained import tell_left_out
 from raytrainer.optim.catalogue import check_backend, look_up, reduces
 from raytrainer.optim.group_options import GroupOptions
-from raytrainer.optim.ties import check_tied
+from raytrainer.optim.ties import check_covers, check_tied
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 from raytrainer.trainer_protocol import TrainerProtocol
@@ -79,7 +79,7 @@ def open_run(
     restore_start(trainer, changed)
     model = prepare(trainer, backend, plan)
     trainable = trainable_of(trainer, backend)
-    check_optimizer_trains(trainer, trainable)
+    tell_left_out(trainer, trainable)
     if checkpoint is not None:
         if backend.rounds_weights:
             trainer._load_from_checkpoint(str(checkpoint))
@@ -176,6 +176,9 @@ def prepare(trainer: TrainerProtocol, backend: Backend, plan: TrainPlan) -> Any:
     if trainer.optimizer is None or trainer.lr_scheduler is None:
         trainer.create_optimizer_and_scheduler(num_training_steps=plan.max_steps)
     if trainer._optimizer_traits is None:  # the user's own
+        # Before a backend takes it over: DeepSpeed fails on parameters that it has not made.
+        check_covers(trainer.optimizer, list(trainer.model.named_parameters()))
+    if trainer._optimizer_traits is None or not trainer._created_lr_scheduler:
         check_tied(trainer.optimizer, trainer.lr_scheduler)
     if trainer._optimizer_traits is not None:
         check_backend(look_up(trainer.args.optim), backend.name)

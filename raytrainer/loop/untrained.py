@@ -12,25 +12,20 @@ from typing import Any, cast
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.trainable import Trainable
-from raytrainer.optim.ties import check_covers, describe_left_out, listed
+from raytrainer.optim.ties import describe_left_out, listed
 from raytrainer.trainer_protocol import TrainerProtocol
 
 
-def check_optimizer_trains(trainer: TrainerProtocol, trainable: Trainable) -> None:
-    """All ranks: check that the optimizer has what is trained; rank 0 says what it does not have.
+def tell_left_out(trainer: TrainerProtocol, trainable: Trainable) -> None:
+    """Rank 0: say what is trained and not in the optimizer.
 
     Args:
         trainer: With the optimizer of the run, wrapped.
         trainable: The record of its parameters.
-
-    Raises:
-        ModelError: If it has no parameter of the model.
     """
     left_out, named = trainable.left_out, [one for one in trainable.named if one[0] in set(trainable.start)]
     if not left_out or trainer._optimizer_traits is not None:  # one of the catalogue was given all there are
         return
-    if len(left_out) == len(named):
-        check_covers(trainer.optimizer, trainable.named)
     if trainer._runtime.rank == 0:
         tell(trainer._runtime, describe_left_out(left_out, named))
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from raytrainer.errors import ModelError
+from raytrainer.layout.tensor_layout import full_shape
 
 _SHOWN = 5
 
@@ -95,7 +96,7 @@ def describe_left_out(left_out: Collection[str], parameters: Iterable[tuple[str,
     Returns:
         One or two sentences, which count them.
     """
-    sizes = {name: parameter.numel() for name, parameter in parameters}
+    sizes = {name: full_shape(parameter).numel() for name, parameter in parameters}
     missing = sum(sizes.get(name, 0) for name in left_out)
     return (
         f"The optimizer does not have {len(left_out)} of {len(sizes)} trainable parameters ({missing:,} of "

@@ -133,15 +133,18 @@ def _own_name(run: TrainRun) -> str:
     )
 
 
-def check_engaged(rows: list[EngagedRow]) -> None:
+def check_engaged(broken: list[EngagedRow]) -> None:
     """Stop a run that would not do what was requested.
 
+    Args:
+        broken: Rows of all ranks that differ from what was requested.
+
     Raises:
-        EngagementError: If a row differs from what was requested.
+        EngagementError: If there are any.
     """
-    broken = [row for row in rows if not row.ok]
     if broken:
-        found = "; ".join(f"{row.what}: requested {row.requested}, engaged {row.engaged}" for row in broken)
+        texts = [f"{row.what}: requested {row.requested}, engaged {row.engaged}" for row in broken]
+        found = "; ".join(dict.fromkeys(texts))
         raise EngagementError(
             f"What was requested is not what would run: {found}. Change the arguments to what this machine supports, "
             "or run on machines that support them."

@@ -298,7 +298,9 @@ def announce(run: TrainRun, origin: Origin) -> None:
                 arguments=plain_arguments(run.args),
             )
         )
-    check_engaged(rows)
+    # All ranks: on uneven shards the table of one rank may be right and that of another wrong.
+    per_rank = run.runtime.gather([row for row in rows if not row.ok])
+    check_engaged(run.runtime.broadcast([row for broken in per_rank or [] for row in broken]))
 
 
 def log_start(run: TrainRun, origin: Origin) -> None:

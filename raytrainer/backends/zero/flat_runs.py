@@ -72,8 +72,7 @@ class FlatRuns(TensorLayout):
         from deepspeed import utils
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
-        is_stepped = tensor.requires_grad and getattr(tensor, "_z3_optimizer", None) is not None
-        if _is_partitioned(tensor) and not is_stepped:
+        if _is_partitioned(tensor) and not _is_stepped(tensor):
             with GatheredParameters([tensor]):
                 return tensor.detach().clone()
         untyped: Any = utils
@@ -120,9 +119,9 @@ register_layout(FlatRuns())
 def home_of(parameter: Any) -> Home | None:
     """Where this rank's run is; None for a parameter that no optimizer steps, or that other ranks own."""
     if _is_partitioned(parameter):
-        zero = getattr(parameter, "_z3_optimizer", None)
-        if zero is None or not parameter.requires_grad:
+        if not _is_stepped(parameter):
             return None
+        zero = parameter._z3_optimizer
         flat_number, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
         start, numel = _run_of(parameter)
         flat = zero.fp32_partitioned_groups_flat[flat_number]
@@ -133,6 +132,12 @@ def home_of(parameter: Any) -> Home | None:
     here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
     flat = parameter._zero_optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
     return Home(flat=flat, offset=here.start, start=there.start, numel=there.numel)
+
+
+def _is_stepped(parameter: Any) -> bool:
+    """Whether a stage 3 parameter can be trained, and the optimizer was given it."""
+    zero = getattr(parameter, "_z3_optimizer", None)
+    return zero is not None and parameter.requires_grad and zero.get_param_id(parameter) in zero.grad_position
 
 
 def flats_of(zero: Any) -> list[torch.Tensor]:
