@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from raytrainer.errors import ConfigurationError
+from raytrainer.storage.locations import is_uri
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -197,6 +198,23 @@ def batch_size_search_needs_whole_models(args: TrainingArguments) -> None:
         )
 
 
+def saves_beside_training_have_a_directory(args: TrainingArguments) -> None:
+    """What is written beside training is renamed when it is complete, and its copy is in anonymous memory of Linux."""
+    if not args.async_save:
+        return
+    if is_uri(str(args.output_dir)):
+        raise ConfigurationError(
+            f"async_save=True writes checkpoints into a directory, but output_dir={str(args.output_dir)!r} is a URI. "
+            "Set async_save=False, or give a directory that all workers share, for instance on NFS or on a mounted "
+            "bucket."
+        )
+    if not hasattr(os, "memfd_create"):
+        raise ConfigurationError(
+            "async_save=True keeps the copy of a save in anonymous memory, which this system does not have; Linux has "
+            "it. Set async_save=False."
+        )
+
+
 _RULES: tuple[Callable[[Any], None], ...] = (
     intervals_are_steps,
     best_model_has_its_checkpoint,
@@ -204,6 +222,7 @@ _RULES: tuple[Callable[[Any], None], ...] = (
     precisions_exclude_each_other,
     schedule_sees_metrics,
     prefetching_has_processes,
+    saves_beside_training_have_a_directory,
 )
 """Rules that hold before transformers has normalized everything: it asserts some of them itself."""
 _PLACEMENT_RULES: tuple[Callable[[Any], None], ...] = (

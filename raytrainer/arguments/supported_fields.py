@@ -181,6 +181,7 @@ SUPPORTED: tuple[str, ...] = (
     "hang_timeout_s",
     "accelerate_config",
     "accelerator_config",
+    "async_save",
     "rank_check_steps",
     "report_page",
 )

@@ -119,6 +119,14 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             "differ. 0: never."
         },
     )
+    async_save: bool = field(
+        default=False,
+        metadata={
+            "help": "Write checkpoints beside training: a save copies the state to memory, and a process of its own "
+            "writes and commits it while training goes on. Needs memory for one copy of what a worker saves, and an "
+            "output_dir that is a directory."
+        },
+    )
     report_page: bool = field(
         default=True,
         metadata={

@@ -43,8 +43,12 @@ __all__ = [
     "commit_checkpoint",
     "make_empty",
     "make_manifest",
+    "publish",
     "record_files",
     "relative_names",
+    "removed_on_error",
+    "storage_explained",
+    "write_all_parts",
 ]
 
 WritePart = Callable[[Path], Sequence[Path]]
@@ -82,30 +86,49 @@ def commit_checkpoint(
     final = run_dir / checkpoint_name(step)
     ranks = Agreement(runtime, f"{final} was not saved")
 
+    def record() -> dict[str, FileRecord]:
+        with storage_explained(final, always=True):
+            return record_files(target, share)
+
+    def commit() -> None:
+        with storage_explained(final, always=True):
+            publish(target, final, step=step, manifest=make_manifest(step, runtime, facts, records or []))
+
+    with removed_on_error(target, is_owner=runtime.rank == 0):
+        share = write_all_parts(target, final, ranks, runtime=runtime, write_parts=write_parts)
+        records = ranks.on_all(record)
+        ranks.on_rank_0(commit)
+    return final
+
+
+def write_all_parts(
+    target: Path, final: Path, ranks: Agreement, *, runtime: Runtime, write_parts: Sequence[WritePart]
+) -> list[str]:
+    """All ranks: make the directory and write all parts into it.
+
+    Args:
+        target: The directory.
+        final: The checkpoint that it becomes, for messages.
+        ranks: Who agrees that a part is written.
+        runtime: Where this rank runs.
+        write_parts: As in ``commit_checkpoint``.
+
+    Returns:
+        The names of the files that this rank records.
+    """
+
     def make_directory() -> None:
-        with _storage_explained(final, always=True):
+        with storage_explained(final, always=True):
             make_empty(target)
 
     def write(write_part: WritePart) -> list[str]:
-        with _storage_explained(final):
+        with storage_explained(final):
             written = write_part(target)
         return relative_names(target, written)
 
-    def record() -> dict[str, FileRecord]:
-        with _storage_explained(final, always=True):
-            return record_files(target, shares[runtime.rank])
-
-    def publish() -> None:
-        with _storage_explained(final, always=True):
-            _publish(target, final, step=step, manifest=make_manifest(step, runtime, facts, records or []))
-
-    with _removed_on_error(target, is_owner=runtime.rank == 0):
-        ranks.on_rank_0(make_directory)
-        claims = [ranks.on_all(functools.partial(write, write_part)) for write_part in write_parts]
-        shares = runtime.broadcast(_share_out(target, claims))
-        records = ranks.on_all(record)
-        ranks.on_rank_0(publish)
-    return final
+    ranks.on_rank_0(make_directory)
+    claims = [ranks.on_all(functools.partial(write, write_part)) for write_part in write_parts]
+    return runtime.broadcast(_share_out(target, claims))[runtime.rank]
 
 
 def make_empty(target: Path) -> None:
@@ -199,8 +222,15 @@ def make_manifest(
     )
 
 
-def _publish(target: Path, final: Path, *, step: int, manifest: Manifest) -> None:
-    """Rank 0: the manifest, then the rename. See the head of this file for why in this order."""
+def publish(target: Path, final: Path, *, step: int, manifest: Manifest) -> None:
+    """Rank 0: write the manifest, then rename. See the head of this file for why in this order.
+
+    Args:
+        target: The directory, whose files are complete and on the disk.
+        final: The name of the checkpoint.
+        step: Steps that are done.
+        manifest: Lists the files.
+    """
     sync_tree(target)
     write_synced(target / MANIFEST_NAME, manifest.to_json())
     sync_directory(target)
@@ -220,7 +250,7 @@ def _publish(target: Path, final: Path, *, step: int, manifest: Manifest) -> Non
 
 
 @contextlib.contextmanager
-def _removed_on_error(target: Path, *, is_owner: bool) -> Generator[None]:
+def removed_on_error(target: Path, *, is_owner: bool) -> Generator[None]:
     """Rank 0: leave nothing behind when a save fails or is interrupted."""
     try:
         yield
@@ -231,7 +261,7 @@ def _removed_on_error(target: Path, *, is_owner: bool) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _storage_explained(final: Path, *, always: bool = False) -> Generator[None]:
+def storage_explained(final: Path, *, always: bool = False) -> Generator[None]:
     """Turn a storage error into one that says where it happened and how much space is left there.
 
     Args:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+import accelerate.utils.other as accelerate_models
 import torch
 import transformers
 from torch import nn
@@ -61,7 +63,7 @@ def save_model_weights(
     before = _stamps(directory)
     if is_transformers_model(model) or is_peft_model(model):
         saved: Any = model
-        with _without_progress_bars():
+        with _without_progress_bars(), _without_search_for_engines():
             saved.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
     else:
         tensors = _savable(model.state_dict() if state_dict is None else state_dict)
@@ -242,3 +244,18 @@ def _without_progress_bars() -> Generator[None]:
     finally:
         if was_on:
             transformers.utils.logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _without_search_for_engines() -> Generator[None]:
+    """Keep accelerate from importing DeepSpeed, which takes seconds, to see whether a model is one of its engines."""
+    name = "is_deepspeed_available"
+    found: Any = getattr(accelerate_models, name, None)
+    if found is None or "deepspeed" in sys.modules:
+        yield
+        return
+    setattr(accelerate_models, name, lambda: False)
+    try:
+        yield
+    finally:
+        setattr(accelerate_models, name, found)

@@ -32,10 +32,12 @@ def check_pickles(checkpoint: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    from raytrainer.checkpoint.state_files import refused_objects  # imports torch, which scans need not
+    # They import torch, which scans need not.
+    from raytrainer.checkpoint.state_files import allowed_objects
+    from raytrainer.checkpoint.torch_files import refused_objects
 
     try:
-        refused = refused_objects(path)
+        refused = refused_objects(path, allowed_objects())
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read as what torch.save wrote: {cause_of(error)}") from error
     if refused:

@@ -16,10 +16,10 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
+from raytrainer.checkpoint.background.staging import current_stage
 from raytrainer.checkpoint.listed import listed_in
 from raytrainer.checkpoint.names import (
     OPTIMIZER_NAME,
@@ -29,6 +29,7 @@ from raytrainer.checkpoint.names import (
     STATE_NAME,
 )
 from raytrainer.checkpoint.pickles import cause_of
+from raytrainer.checkpoint.torch_files import write_state
 from raytrainer.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -54,25 +55,19 @@ def save_state(path: Path, part: Stateful) -> Path:
     Raises:
         CheckpointError: If it holds objects that could not be read back safely.
     """
-    torch.save(part.state_dict(), path)
-    unsafe = refused_objects(path)
-    if unsafe:
-        raise CheckpointError(
-            f"The state of {type(part).__name__} holds {', '.join(sorted(unsafe)[:3])}, which torch.load refuses with "
-            "weights_only, so no run could resume from it. Keep tensors, numbers, strings, lists and dicts in its "
-            "state_dict()."
-        )
+    state, owner = part.state_dict(), type(part).__name__
+    stage = current_stage()
+    if stage is not None:
+        stage.put_state(path, state, owner)
+    else:
+        write_state(path, state, owner=owner, allowed=allowed_objects())
     return path
 
 
-def refused_objects(path: Path) -> list[str]:
-    """The objects in a file of ``torch.save`` that ``load_state`` would refuse; nothing is loaded.
-
-    Raises:
-        Exception: Of many kinds, if it is no such file.
-    """
+def allowed_objects() -> list[Any]:
+    """What a state may hold besides what torch allows: that of transformers, and the scalars of numpy."""
     with safe_globals(), torch.serialization.safe_globals(_NUMPY_GLOBALS):
-        return get_unsafe_globals_in_checkpoint(path)
+        return cast("list[Any]", torch.serialization.get_safe_globals())
 
 
 def load_state(

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from raytrainer.checkpoint.background.staging import current_stage
 from raytrainer.errors import CheckpointError
 
 TORCH_METADATA = {"format": "pt"}
@@ -28,6 +29,10 @@ def write_tensors(
         tensors: Name -> tensor ``[...]``; contiguous, each with its own memory.
         metadata: Text stored in the header of the file.
     """
+    stage = current_stage()
+    if stage is not None:
+        stage.put_tensors(path, tensors, metadata)
+        return
     untyped: Any = safetensors.torch
     untyped.save_file(tensors, path, metadata=dict(metadata))
 

@@ -131,7 +131,11 @@ def events_of(line: dict[str, Any]) -> Iterator[object]:
             yield Logged(step=step, max_steps=of, logs=values)
     elif kind == "save":
         yield CheckpointCommitted(
-            step=step, path=str(line["path"]), num_bytes=int(line["bytes"]), seconds=float(line["seconds"])
+            step=step,
+            path=str(line["path"]),
+            num_bytes=int(line["bytes"]),
+            seconds=float(line["seconds"]),
+            waited_s=line.get("waited_s"),
         )
     elif kind == "end":
         metrics: dict[str, Any] = dict(line.get("metrics") or {})

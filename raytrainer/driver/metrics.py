@@ -184,7 +184,8 @@ class RunMetrics:
             self._set(last_checkpoint_timestamp_seconds=self._clock(), last_checkpoint_step=event.step)
             self._set(last_checkpoint_bytes=event.num_bytes)
             self._sink.add("raytrainer_saves", 1, run=self._run)
-            self._sink.add("raytrainer_save_stall_seconds", event.seconds, run=self._run)
+            stall_s = event.seconds if event.waited_s is None else event.waited_s
+            self._sink.add("raytrainer_save_stall_seconds", stall_s, run=self._run)
         elif isinstance(event, TrainEnded):
             self._set(step=event.step)
 

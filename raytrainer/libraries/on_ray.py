@@ -119,7 +119,15 @@ def _bind(cls: type, positional: tuple[Any, ...], keywords: Mapping[str, Any]) -
 
 
 def _our_arguments(theirs: Any, options: Mapping[str, Any]) -> TrainingArguments:
-    """What a worker group reads, from the arguments of the trainer and the options of ``on_ray``."""
+    """What a worker group reads, from the arguments of the trainer and the options of ``on_ray``.
+
+    Raises:
+        ConfigurationError: If they cannot be used.
+    """
+    if getattr(theirs, "async_save", False):
+        raise ConfigurationError(
+            "async_save=True needs raytrainer's own loop, and this trainer brings its own. Set async_save=False."
+        )
     kept = ("use_cpu", "ddp_backend", "ddp_timeout", "full_determinism", "disable_tqdm")
     values = {name: getattr(theirs, name) for name in kept if hasattr(theirs, name)}
     return TrainingArguments(_output_dir(theirs), **values, **options)

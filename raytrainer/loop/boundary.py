@@ -11,6 +11,7 @@ from transformers.trainer_utils import SaveStrategy
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
+from raytrainer.loop.saves_beside import finish_save
 from raytrainer.loop.trainable import apply_changes, has_changed
 from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import Evaluated, Note, StepDone
@@ -83,7 +84,10 @@ def at_boundary(run: TrainRun) -> None:
             trainer.control.should_save = is_best or ((run.interrupted or run.moves) and is_unsaved(run))
     if trainer.control.should_save:
         trainer._save_checkpoint(run.model, trial=trainer._trial)
-        trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
+        if run.saves_beside is None:
+            trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
+        else:
+            trainer.control.should_save = False  # on_save follows when it is committed
     if metrics is not None:
         trainer._report_to_hp_search(trainer._trial, trainer.state.global_step, metrics)
     if acted:
@@ -102,6 +106,7 @@ def leave_if_moving(run: TrainRun) -> None:
     state = run.trainer.state
     is_over = run.trainer.control.should_training_stop or state.global_step >= state.max_steps
     if run.moves and not is_over and not is_unsaved(run):
+        finish_save(run)
         raise WorkersMove
 
 

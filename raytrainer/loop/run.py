@@ -22,6 +22,7 @@ from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
 if TYPE_CHECKING:
+    from raytrainer.loop.saves_beside import SavesBeside
     from raytrainer.loop.trainable import Trainable
     from raytrainer.trainer_protocol import TrainerProtocol
 
@@ -74,7 +75,9 @@ class TrainRun:
     resumed_step: int = 0
     """Step at which this attempt began."""
     saved_step: int = 0
-    """Step of the newest state that is in storage or can be made again: the last checkpoint, or the start."""
+    """Step of the newest state that is in storage or can be made again: the last save, or the start."""
+    saves_beside: SavesBeside | None = None
+    """What is saved beside training, if the arguments ask for it."""
     last_emit: float = 0.0
     """Monotonic time of the last progress event [s]."""
     rank_speeds: list[float] = field(default_factory=list[float])

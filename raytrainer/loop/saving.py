@@ -15,16 +15,17 @@ from typing import Any
 
 from raytrainer.callbacks.saved_states import export_states
 from raytrainer.checkpoint.commit import CheckpointFacts
-from raytrainer.checkpoint.locate import readable
 from raytrainer.checkpoint.run_storage import RunStorage, storage_of
 from raytrainer.checkpoint.state_files import save_trainer_state
 from raytrainer.data.position import stream_position
 from raytrainer.hub.checkpoint_uploads import uploads_checkpoints
 from raytrainer.loop.boundary import window_over_ranks
+from raytrainer.loop.committed import after_commit
 from raytrainer.loop.loop_state import LoopState
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
-from raytrainer.telemetry.events import Busy, CheckpointCommitted
+from raytrainer.loop.saves_beside import begin_save, finish_save
+from raytrainer.telemetry.events import Busy
 from raytrainer.trainer_protocol import TrainerProtocol
 
 
@@ -34,11 +35,12 @@ def checkpoint_storage(trainer: TrainerProtocol) -> RunStorage:
 
 
 def save_checkpoint(run: TrainRun) -> str:
-    """All ranks: save everything that is needed to go on, and commit it.
+    """All ranks: save everything that is needed to go on, and commit it, now or beside the steps that follow.
 
     Returns:
-        Where it is: a path or a URI.
+        Where it is, or will be: a path or a URI.
     """
+    finish_save(run)  # there is memory for one, and they are committed in their order
     trainer, args, runtime = run.trainer, run.args, run.runtime
     began = time.monotonic()
     if runtime.rank == 0:
@@ -67,22 +69,13 @@ def save_checkpoint(run: TrainRun) -> str:
         model_signature=trainer._model_signature(),
         continues=run.continues,
     )
-    uploads = runtime.rank == 0 and uploads_checkpoints(args)
-    saved = storage.commit(step, runtime=runtime, write_parts=parts, facts=facts, keep_files=uploads)
     run.saved_step = step
-    run.last_checkpoint = saved.location
-    if runtime.rank == 0:
-        seconds = time.monotonic() - began
-        runtime.emit(
-            CheckpointCommitted(step=step, path=saved.location, num_bytes=saved.num_bytes, seconds=seconds)
-        )
-    if args.push_to_hub:
-        # Before the retention, which may take its files away.
-        trainer._push_from_checkpoint(str(readable(saved.location) if uploads else saved.location))
-    if runtime.rank == 0:
-        best = trainer.state.best_model_checkpoint
-        storage.prune(limit=args.save_total_limit, keep={best} if best else set(), owners=run.owners)
-    storage.share()
+    if run.saves_beside is not None:
+        begin_save(run, storage, began=began, write_parts=parts, facts=facts)
+        return storage.checkpoint(step)
+    keep_files = runtime.rank == 0 and uploads_checkpoints(args)
+    saved = storage.commit(step, runtime=runtime, write_parts=parts, facts=facts, keep_files=keep_files)
+    after_commit(run, storage, saved, step, seconds=time.monotonic() - began)
     return saved.location
 
 

@@ -29,6 +29,7 @@ from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.sample_ledger import check_ledger_of_epoch, open_ledger, record_step
+from raytrainer.loop.saves_beside import finish_save, look_for_commit
 from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.loop.step import take_step
 from raytrainer.loop.trainable import after_train_begin, follow
@@ -166,6 +167,8 @@ def finish_step(run: TrainRun) -> None:
     if is_check_due(run):
         check_ranks_agree(run)
     agree_on_control(run)
+    if look_for_commit(run):
+        agree_on_control(run)
     emit_progress(run)
     look_for_saved(run, checkpoint_storage(run.trainer))
     at_boundary(run)
@@ -197,6 +200,7 @@ def restore_rng(run: TrainRun) -> None:
 def close(run: TrainRun) -> TrainOutput:
     """All ranks: final metrics, the best model, the last clean-up."""
     trainer, args, state = run.trainer, run.args, run.trainer.state
+    finish_save(run)
     open_window = window_over_ranks(run)
     train_loss = run.meter.average(open_window, state.global_step)
     steps_here = state.global_step - run.meter.first_step

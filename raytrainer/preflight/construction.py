@@ -19,7 +19,7 @@ from raytrainer.data.dataset_kinds import as_dataset
 from raytrainer.errors import ConfigurationError, ModelError
 from raytrainer.preflight.best_metric import best_metric_names_a_dataset
 from raytrainer.preflight.datasets import check_not_empty, named_datasets
-from raytrainer.preflight.facts import TrainerFacts, facts_of
+from raytrainer.preflight.facts import SAVES, TrainerFacts, facts_of
 from raytrainer.preflight.given_objects import (
     datasets_can_be_read,
     functions_can_be_called,
@@ -205,6 +205,16 @@ def seq2seq_fields_are_implemented(facts: TrainerFacts) -> None:
             )
 
 
+def saves_beside_training_are_not_overridden(facts: TrainerFacts) -> None:
+    """An override of ``_save_checkpoint`` goes on with a checkpoint that is not there yet."""
+    if facts.args.async_save and SAVES in facts.overrides:
+        raise ConfigurationError(
+            f"async_save=True commits a checkpoint after {SAVES} has returned, but this trainer overrides {SAVES}, "
+            "which would not find it. Use a callback with on_save, which is called when the checkpoint is there, or "
+            "set async_save=False."
+        )
+
+
 _RULES: tuple[Callable[[TrainerFacts], None], ...] = (
     optimizers_can_step,
     processing_class_can_be_saved,
@@ -218,5 +228,6 @@ _RULES: tuple[Callable[[TrainerFacts], None], ...] = (
     datasets_are_not_empty,
     elastic_streams_have_one_reader,
     seq2seq_fields_are_implemented,
+    saves_beside_training_are_not_overridden,
 )
 """Rules that hold before any call, too."""

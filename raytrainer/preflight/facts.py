@@ -51,8 +51,14 @@ MAKES_OPTIMIZER = frozenset({"create_optimizer", "create_optimizer_and_scheduler
 """Hooks whose override may train other parameters than those that are trainable now."""
 LOADS_WEIGHTS = "_load_from_checkpoint"
 """The hook whose override knows which weights its checkpoints hold."""
+SAVES = "_save_checkpoint"
+"""The hook whose override finds a committed checkpoint when the method that it overrides returns."""
 OVERRIDES_OF_INTEREST = (
-    MAKES_BATCHES | USES_INPUTS | MAKES_METRICS | MAKES_OPTIMIZER | {"_get_train_sampler", LOADS_WEIGHTS}
+    MAKES_BATCHES
+    | USES_INPUTS
+    | MAKES_METRICS
+    | MAKES_OPTIMIZER
+    | {"_get_train_sampler", LOADS_WEIGHTS, SAVES}
 )
 """Methods whose override changes what a check may assume."""
 

@@ -255,6 +255,8 @@ class Renderer:
     def _committed(self, event: CheckpointCommitted) -> None:
         name = split(event.path)[1]
         facts = f"{format_bytes(event.num_bytes)}, {format_duration(event.seconds)}"
+        if event.waited_s is not None:
+            facts += f"; training waited {format_duration(event.waited_s)}"
         self._keep(f"{self._paint.good(name)} committed {self._paint.dim(f'({facts})')}")
 
     def _note(self, event: Note) -> None:

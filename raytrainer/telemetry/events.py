@@ -99,6 +99,9 @@ class CheckpointCommitted:
     path: str
     num_bytes: int
     seconds: float
+    """From the beginning of the save to the commit [s]."""
+    waited_s: float | None = None
+    """How long training waited for a save that was written beside it [s]; None: all the time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

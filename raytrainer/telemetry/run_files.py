@@ -128,8 +128,14 @@ class RunFiles:
         elif isinstance(event, TrainStarted):
             self._started(event)
         elif isinstance(event, CheckpointCommitted):
-            values = {"path": event.path, "bytes": event.num_bytes, "seconds": round(event.seconds, 4)}
-            self._write(self._events, "save", values)
+            saved: dict[str, object] = {
+                "path": event.path,
+                "bytes": event.num_bytes,
+                "seconds": round(event.seconds, 4),
+            }
+            if event.waited_s is not None:
+                saved["waited_s"] = round(event.waited_s, 4)
+            self._write(self._events, "save", saved)
         elif isinstance(event, TrainEnded):
             values = {
                 "max_steps": self._max_steps,

@@ -41,6 +41,11 @@ def check_sweep(trainer: Any, objective: Objective, options: SweepOptions, n_tri
             "or a rank of a launcher). Call it on a new trainer in a script that no launcher started: trials are "
             "placed by Ray."
         )
+    if args.async_save:
+        raise ConfigurationError(
+            "async_save=True commits a checkpoint some steps after its evaluation, and a sweep needs it when it "
+            "decides on the evaluation. Set async_save=False for hyperparameter_search."
+        )
     if trainer.model_init is None and not isinstance(trainer._own_model, str):
         raise ConfigurationError(
             "hyperparameter_search needs a new model for each trial, but this trainer was given one model. Pass "

@@ -34,6 +34,7 @@ from raytrainer.loop.nonfinite import debugging
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.run_setup import open_run
+from raytrainer.loop.saves_beside import saving_beside
 from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.loop.train import train
 from raytrainer.runtimes.base import Runtime
@@ -149,21 +150,25 @@ def train_from(
             ignore_keys_for_eval=ignore_keys_for_eval,
             compute_loss_override=compute_loss_override,
         )
-        run.continues = origin.continues
-        if requested is not None:
-            run.requested_sizes = requested
-            trainer.state.train_batch_size = trainer.args.per_device_train_batch_size
-        trainer._process.run = run
-        if run.updates_in_backward:
-            trainer.optimizer.arm()
-        if trainer.neftune_noise_alpha is not None:
-            run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
-        give_record(trainer.callback_handler.callbacks, record_of(run, origin, is_restart=origin.is_restart))
-        announce(run, origin)
-        trainer._process.trained_world_size = runtime.world_size
-        begin_uploads(run, origin.checkpoint if origin.is_restart else None)
-        with debugging(run), run.noise() if run.noise is not None else contextlib.nullcontext():
-            return train(run)
+        with saving_beside(run):
+            run.continues = origin.continues
+            if requested is not None:
+                run.requested_sizes = requested
+                trainer.state.train_batch_size = trainer.args.per_device_train_batch_size
+            trainer._process.run = run
+            if run.updates_in_backward:
+                trainer.optimizer.arm()
+            if trainer.neftune_noise_alpha is not None:
+                run.noise = EmbeddingNoise(trainer.model, trainer.neftune_noise_alpha)
+            give_record(
+                trainer.callback_handler.callbacks, record_of(run, origin, is_restart=origin.is_restart)
+            )
+            announce(run, origin)
+            trainer._process.trained_world_size = runtime.world_size
+            begin_uploads(run, origin.checkpoint if origin.is_restart else None)
+            noise = run.noise() if run.noise is not None else contextlib.nullcontext()
+            with debugging(run), noise:
+                return train(run)
     finally:
         trainer._process.run = None
         close_storage(trainer)

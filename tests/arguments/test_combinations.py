@@ -50,6 +50,7 @@ CONTRADICTIONS = [
         {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 0.2, "save_steps": 0.3},
         "save_steps=0.3 and eval_steps=0.2",
     ),
+    ({"async_save": True, "output_dir": "s3://bucket/run"}, "async_save=True .* is a URI"),
     ({"logging_steps": 0}, "logging_strategy='steps' needs an interval above 0, but logging_steps=0"),
     ({"save_steps": 0}, "save_strategy='steps' needs an interval above 0, but save_steps=0"),
     ({"logging_steps": 2.5}, "logging_steps=2.5"),

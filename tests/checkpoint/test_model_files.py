@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
+import accelerate.utils.other
 import pytest
 import safetensors.torch
 import torch
@@ -280,3 +282,21 @@ def test_tied_names_of_tensors_without_memory_are_found():
         model = gpt2()
     assert model_match.model_tensors(model).ties == [["lm_head.weight", "transformer.wte.weight"]]
     assert model_signature(model) == model_signature(gpt2())
+
+
+def test_saving_imports_no_deepspeed_to_find_that_a_model_is_no_engine(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    seen = []
+    model = gpt2()
+    real = model.save_pretrained
+
+    def save_pretrained(*args, **kwargs):
+        seen.append(accelerate.utils.other.is_deepspeed_available())
+        real(*args, **kwargs)
+
+    model.save_pretrained = save_pretrained
+    before = accelerate.utils.other.is_deepspeed_available
+    save_model_weights(model, tmp_path)
+    assert seen == [False]
+    assert "deepspeed" not in sys.modules
+    assert accelerate.utils.other.is_deepspeed_available is before

@@ -18,6 +18,7 @@ from raytrainer.report.record import read_record
 from tests.faults.victims import (
     CountShards,
     KillAtStep,
+    KillBeforeCommit,
     KillHelper,
     KillInSave,
     augmented,
@@ -111,6 +112,27 @@ def test_workers_killed_at_each_moment_of_a_save_change_nothing(unkilled: Any, t
     records = {"events.jsonl", "metrics.jsonl", "report.html", "logs"}
     assert names == {*(f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)), *records}
     assert_recorded(tmp_path / "run", found)
+
+
+def test_workers_killed_while_their_saves_are_written_beside_training_change_nothing(
+    unkilled: Any, tmp_path: Path
+) -> None:
+    written, committing = tmp_path / "written", tmp_path / "committing"
+    kills = [
+        KillBeforeCommit(4, 1, str(written), is_written=False),
+        KillBeforeCommit(8, 0, str(committing), is_written=True),
+    ]
+    trainer = make_trainer(tmp_path / "run", *kills, async_save=True)
+    trainer.train()
+    assert written.exists()
+    assert committing.exists()
+    found = outcome(trainer)
+    trainer.end()
+    assert_same(found, unkilled)
+    saved = read_record(tmp_path / "run").saves
+    assert {save.step for save in saved} == set(range(2, NUM_STEPS + 1, 2))
+    names = {path.name for path in (tmp_path / "run").iterdir() if "checkpoint" in path.name}
+    assert names == {f"checkpoint-{step}" for step in range(2, NUM_STEPS + 1, 2)}
 
 
 def assert_recorded(directory: Path, found: Any) -> None:

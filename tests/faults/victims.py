@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from raytrainer import Trainer, TrainingArguments
 from raytrainer.checkpoint import commit
+from raytrainer.checkpoint.background.pending import PendingSave
 
 
 def die_once(marker: Path) -> None:
@@ -125,6 +126,32 @@ class KillInSave(TrainerCallback):
             return result
 
         setattr(owner, name, wrapped)
+
+
+class KillBeforeCommit(TrainerCallback):
+    """Kills a rank whose save is being written beside training.
+
+    Args:
+        step: Of the checkpoint.
+        rank: Who dies.
+        is_written: When rank 0's process commits; otherwise before that, when the files of all ranks are written.
+        marker: Names the death.
+    """
+
+    def __init__(self, step: int, rank: int, marker: str, *, is_written: bool) -> None:
+        self.step, self.rank, self.marker, self.is_written = step, rank, marker, is_written
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.process_index != self.rank:
+            return
+        original = PendingSave.go_on
+
+        def go_on(save: PendingSave) -> Any:
+            if save.step == self.step and save.is_written == self.is_written:
+                die_once(Path(self.marker))
+            return original(save)
+
+        PendingSave.go_on = go_on
 
 
 def make_samples() -> list[dict[str, torch.Tensor]]:

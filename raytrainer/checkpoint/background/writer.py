@@ -1,0 +1,156 @@
+"""A rank's end of the process that writes its checkpoints: starting it, giving it an order, hearing how that ended.
+
+There is one for each rank of a run, from its beginning to its end, and one order at a time. Nothing here takes part in
+a collective, and nothing runs in a thread of the rank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+
+from raytrainer.checkpoint.background.arena import Arena, Segment
+from raytrainer.checkpoint.background.messages import (
+    MOST_DESCRIPTORS,
+    PublishOrder,
+    Reply,
+    Segments,
+    WriteOrder,
+    receive,
+    send,
+)
+from raytrainer.checkpoint.background.staging import Stage, staging
+from raytrainer.errors import CheckpointError
+
+PROCESS = "raytrainer.checkpoint.background.process"
+"""The module that it runs."""
+
+
+class BackgroundWriter:
+    """The process that writes the checkpoints of this rank, and the memory that both share.
+
+    Args:
+        is_pinned: The state is on a GPU.
+    """
+
+    def __init__(self, *, is_pinned: bool = False) -> None:
+        self._arena = Arena(is_pinned=is_pinned)
+        self._num_sent = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._reply: Reply | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """Of the shared memory."""
+        return self._arena.segments
+
+    @property
+    def memory(self) -> int:
+        """Of the copy [bytes]."""
+        return self._arena.size
+
+    def start(self) -> None:
+        """Start the process, which is ready some seconds later; orders wait for it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # What this process imports it can import too, whatever has changed the search path; and nothing else.
+            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            command = [sys.executable, "-P", "-m", PROCESS, str(theirs.fileno()), str(os.getpid())]
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C in a terminal is for the rank
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            )
+        self._connection = ours
+
+    @contextlib.contextmanager
+    def staging(self) -> Generator[Stage]:
+        """Copy what is saved meanwhile; the last order has ended."""
+        self._arena.reuse()
+        with staging(self._arena) as stage:
+            yield stage
+
+    def order(self, order: WriteOrder | PublishOrder) -> None:
+        """Give an order; the one before has ended.
+
+        Raises:
+            CheckpointError: If the process is gone.
+        """
+        self._reply = None
+        connection = self._connection
+        assert connection is not None, "it was not started"
+        try:
+            for begin in range(self._num_sent, len(self._arena.segments), MOST_DESCRIPTORS):
+                new = self._arena.segments[begin : begin + MOST_DESCRIPTORS]
+                sizes = [segment.content.numel() for segment in new]
+                send(connection, Segments(sizes=sizes), [segment.descriptor for segment in new])
+                self._num_sent += len(new)
+            send(connection, order)
+        except OSError as error:
+            raise self._ended() from error
+
+    def has_ended(self) -> bool:
+        """Whether the last order has ended; never blocks."""
+        if self._reply is None and self._connection is not None:
+            poll = select.poll()
+            poll.register(self._connection, select.POLLIN)
+            if poll.poll(0):
+                self._hear()
+        return self._reply is not None
+
+    def result(self) -> Reply:
+        """Wait until the last order has ended.
+
+        Raises:
+            Exception: What ended it.
+        """
+        if self._reply is None:
+            self._hear()
+        assert self._reply is not None
+        if self._reply.error is not None:
+            raise self._reply.error
+        return self._reply
+
+    def close(self) -> None:
+        """End the process, whatever it does, and give the memory back."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = self._connection = None
+        self._num_sent = 0
+        self._arena.close()
+
+    def _hear(self) -> None:
+        assert self._connection is not None
+        try:
+            reply: Reply = receive(self._connection)[0]
+        except (EOFError, OSError):
+            reply = Reply(error=self._ended())
+        for line in reply.said:
+            logging.getLogger(line.logger).log(line.level, line.text)
+        self._reply = reply
+
+    def _ended(self) -> CheckpointError:
+        assert self._process is not None
+        status = self._process.wait()
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return CheckpointError(
+            f"The process that writes the checkpoints of this worker (async_save=True) {how}. If the machine is out of "
+            "memory, the kernel kills processes; lower what runs there, or set async_save=False."
+        )

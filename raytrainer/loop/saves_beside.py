@@ -1,0 +1,219 @@
+"""When a save that is written beside training is committed, as the loop sees it, and what a run does about it.
+
+A save begins where it is due: the state is copied, and training goes on. After each step the ranks look whether it is
+written. When it is committed, what follows a save happens as it does otherwise, in the same order: the event, the
+upload, the deletion of old checkpoints, ``on_save``. Callbacks see the public state as it was saved, so that
+``checkpoint-{state.global_step}`` is the checkpoint that is there now.
+
+Whatever needs the checkpoint waits for it: the next save, the end of training, workers that move. A run that fails on
+its only rank waits too, so that what was saved is not lost; where other ranks may not answer any more, the save is
+dropped, as if the run had been killed a moment earlier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from transformers.trainer_utils import SaveStrategy
+
+from raytrainer.checkpoint.background.pending import PendingSave
+from raytrainer.checkpoint.background.writer import BackgroundWriter
+from raytrainer.checkpoint.run_storage import Committed
+from raytrainer.loop.committed import after_commit
+from raytrainer.loop.notes import tell
+from raytrainer.loop.run import TrainRun
+from raytrainer.telemetry.events import Busy
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
+
+    from raytrainer.checkpoint.commit import CheckpointFacts, WritePart
+    from raytrainer.checkpoint.run_storage import RunStorage
+
+T = TypeVar("T")
+
+_MUCH_AT_ONCE = 32 << 20
+"""Bytes that hooks of a save may write themselves before a person hears that training waits for them."""
+
+
+@dataclass(kw_only=True)
+class Begun:
+    """A save that began, and has not been committed yet."""
+
+    pending: PendingSave
+    storage: RunStorage
+    state: TrainerState
+    """As it was saved."""
+    waited_s: float
+    """How long training has waited for it so far [s]."""
+
+
+class SavesBeside:
+    """The saves of one run that are written beside it, one at a time.
+
+    Args:
+        is_pinned: The state is on a GPU.
+    """
+
+    def __init__(self, *, is_pinned: bool) -> None:
+        self.writer = BackgroundWriter(is_pinned=is_pinned)
+        self.writer.start()
+        self.begun: Begun | None = None
+        self.has_told = False
+        """Of files that training waits for."""
+
+
+def begin_save(
+    run: TrainRun,
+    storage: RunStorage,
+    *,
+    began: float,
+    write_parts: Sequence[WritePart],
+    facts: CheckpointFacts,
+) -> None:
+    """All ranks: copy the state, and go on while it is written; the save before is committed.
+
+    Args:
+        run: The run.
+        storage: A directory that all ranks share.
+        began: When the save began, on the monotonic clock [s].
+        write_parts: As in ``commit_checkpoint``.
+        facts: What the manifest says about the run.
+    """
+    saves, state = run.saves_beside, run.trainer.state
+    assert saves is not None
+    pending = PendingSave(
+        storage.directory, state.global_step, runtime=run.runtime, facts=facts, writer=saves.writer
+    )
+    at_once = pending.stage(write_parts)
+    if at_once > _MUCH_AT_ONCE and not saves.has_told:
+        saves.has_told = True
+        tell(
+            run.runtime,
+            f"{at_once / 1e6:,.0f} MB of the save of step {state.global_step} were written while training waited, "
+            "because an overridden method or a library writes these files itself. Only what raytrainer, transformers "
+            "and PEFT save is written beside training.",
+        )
+    saved = copy.copy(state)
+    saved.log_history = list(state.log_history)
+    saves.begun = Begun(pending=pending, storage=storage, state=saved, waited_s=time.monotonic() - began)
+
+
+def look_for_commit(run: TrainRun) -> bool:
+    """All ranks, after a step: go on with the save that is being written, if no rank is waited for.
+
+    Returns:
+        Whether it was committed, so that callbacks may have asked for something.
+
+    Raises:
+        CheckpointError: On all ranks, if storage failed on one of them.
+    """
+    begun = run.saves_beside.begun if run.saves_beside is not None else None
+    if begun is None:
+        return False
+    is_busy = begun.pending.is_busy()
+    if run.runtime.world_size > 1:
+        is_busy = bool(run.runtime.agree([int(is_busy)])[0])
+    if is_busy:
+        return False
+    saved = _go_on(run, begun, begun.pending.go_on)
+    if saved is None:
+        return False
+    _follow(run, begun, saved)
+    return True
+
+
+def finish_save(run: TrainRun) -> None:
+    """All ranks: wait until the save that is being written is committed.
+
+    Raises:
+        CheckpointError: On all ranks, if storage failed on one of them.
+    """
+    begun = run.saves_beside.begun if run.saves_beside is not None else None
+    if begun is None:
+        return
+    if run.runtime.rank == 0:
+        run.runtime.emit(Busy(what="a save"))
+    _follow(run, begun, _go_on(run, begun, begun.pending.finish))
+
+
+@contextlib.contextmanager
+def saving_beside(run: TrainRun) -> Generator[None]:
+    """This rank: have a process that writes while a run lasts, if its arguments ask for it; nothing is left of it then.
+
+    Args:
+        run: Ends within.
+    """
+    if not run.args.async_save or run.args.save_strategy == SaveStrategy.NO:
+        yield
+        return
+    saves = run.saves_beside = SavesBeside(is_pinned=run.args.device.type == "cuda")
+    try:
+        yield
+    except Exception as error:
+        _commit_alone(run, error)
+        raise
+    finally:
+        run.saves_beside = None
+        if saves.begun is not None:
+            saves.begun.pending.drop()
+            tell(run.runtime, f"The save of step {saves.begun.pending.step} was not complete and is dropped.")
+        saves.writer.close()
+
+
+def _go_on(run: TrainRun, begun: Begun, act: Callable[[], T]) -> T:
+    """Act, for which training waits; a save that fails is over."""
+    began = time.monotonic()
+    try:
+        return act()
+    except BaseException as error:
+        assert run.saves_beside is not None
+        run.saves_beside.begun = None
+        if not isinstance(error, Exception):
+            begun.pending.drop()  # its process still writes
+        raise
+    finally:
+        begun.waited_s += time.monotonic() - began
+
+
+def _follow(run: TrainRun, begun: Begun, saved: Committed) -> None:
+    """All ranks: what follows a commit."""
+    assert run.saves_beside is not None
+    run.saves_beside.begun = None
+    _after_commit(run, begun, saved)
+    trainer = run.trainer
+    # Another save may be due now, of the state as it is now.
+    is_due = trainer.control.should_save
+    trainer.control = trainer.callback_handler.on_save(run.args, begun.state, trainer.control)
+    trainer.control.should_save |= is_due
+
+
+def _after_commit(run: TrainRun, begun: Begun, saved: Committed) -> None:
+    after_commit(
+        run,
+        begun.storage,
+        saved,
+        begun.pending.step,
+        seconds=begun.pending.seconds(),
+        waited_s=begun.waited_s,
+    )
+
+
+def _commit_alone(run: TrainRun, error: Exception) -> None:
+    """One rank, whose run fails: a save that began before is committed, without the callbacks."""
+    saves = run.saves_beside
+    if saves is None or saves.begun is None or run.runtime.world_size > 1:
+        return
+    begun = saves.begun
+    try:
+        saved = _go_on(run, begun, begun.pending.finish)
+    except Exception as of_save:  # noqa: BLE001 - the run's own error counts
+        error.add_note(f"The save of step {begun.pending.step} failed as well: {of_save}")
+        return
+    saves.begun = None
+    _after_commit(run, begun, saved)

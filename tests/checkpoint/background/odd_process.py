@@ -1,0 +1,89 @@
+"""A process that writes checkpoints, and does so when a test wants it, or fails, or kills its rank.
+
+A test names this module instead of that of the package; ``RAYTRAINER_TEST_SAVES`` is a JSON object with some of:
+``gate``, a file that every order waits for; ``fails``, whether storage is full; ``kills``, at which moment the rank is
+killed, and ``step``, in the save of which step; ``pid_file``, which gets the number of this process.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from raytrainer.checkpoint import commit
+from raytrainer.checkpoint.background import process
+
+VARIABLE = "RAYTRAINER_TEST_SAVES"
+NAME = "tests.checkpoint.background.odd_process"
+MOMENTS = ("writing", "hashing", "before the manifest", "after the manifest", "after the rename")
+WAIT_S = 60
+
+
+def kill_rank() -> None:
+    """Kill the rank, and go on when it is dead, as far as this process gets."""
+    parent = os.getppid()
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        time.sleep(0.001)
+
+
+def wait_for(gate: Path) -> None:
+    end = time.monotonic() + WAIT_S
+    while not gate.exists():
+        assert time.monotonic() < end, f"{gate} was never made"
+        time.sleep(0.01)
+
+
+def kill_around(module: Any, name: str, step: int, *, after: bool) -> None:
+    real = getattr(module, name)
+
+    def killing(path: Path, *args: Any, **kwargs: Any) -> Any:
+        is_due = f"checkpoint-{step}." in str(path)
+        if is_due and not after:
+            kill_rank()
+        result = real(path, *args, **kwargs)
+        if is_due and after:
+            kill_rank()
+        return result
+
+    setattr(module, name, killing)
+
+
+def arm(options: dict[str, Any]) -> None:
+    if "pid_file" in options:
+        Path(options["pid_file"]).write_text(str(os.getpid()))
+    if "gate" in options:
+        real = process.Writer.write
+
+        def write(self: process.Writer, order: Any) -> Any:
+            wait_for(Path(options["gate"]))
+            return real(self, order)
+
+        process.Writer.write = write
+    if options.get("fails"):
+
+        def fail(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        process.record_files = fail
+    moment, step = options.get("kills"), options.get("step", 0)
+    if moment == "writing":
+        kill_around(process, "write_tensors", step, after=True)
+    elif moment == "hashing":
+        kill_around(process, "record_files", step, after=False)
+    elif moment == "before the manifest":
+        kill_around(commit, "write_synced", step, after=False)
+    elif moment == "after the manifest":
+        kill_around(commit, "write_synced", step, after=True)
+    elif moment == "after the rename":
+        kill_around(process, "publish", step, after=True)
+
+
+if __name__ == "__main__":
+    arm(json.loads(os.environ.get(VARIABLE, "{}")))
+    process.main()

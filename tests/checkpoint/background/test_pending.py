@@ -1,0 +1,69 @@
+"""On several ranks, each of which writes its share, a save beside training is the synchronous one, or fails on all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raytrainer.checkpoint.names import list_checkpoints, list_leftovers, step_of
+from tests.loop.saves import content
+from tests.torchrun import torchrun
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+
+BACKENDS = {
+    "ddp": {},
+    "fsdp": {"fsdp": True},
+    "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
+    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
+}
+WRAPPERS = {
+    "ddp": "DistributedDataParallel",
+    "fsdp": "FSDPLlamaForCausalLM",
+    "zero2": "DeepSpeedEngine",
+    "zero3": "DeepSpeedEngine",
+}
+RUNS = {
+    f"{name}{'_beside' if beside else ''}": {**options, "async_save": beside}
+    for name, options in BACKENDS.items()
+    for beside in (False, True)
+} | {"full_on_rank_1": {"async_save": True}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The results of all runs, and where they are."""
+    root = tmp_path_factory.mktemp("ranks")
+    target = root / "results.json"
+    found = torchrun("loop/saves_rank.py", [str(target), json.dumps(RUNS)], target=target, timeout_s=280)
+    return found, root
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_shards_of_all_ranks_are_bitwise_those_of_a_synchronous_save(name, runs):
+    found, root = runs
+    sync, beside = found[name], found[f"{name}_beside"]
+    assert sync["wrapper"] == beside["wrapper"] == WRAPPERS[name]
+    assert beside["steps_before_3"] >= 5, "no step ran while the save was pending"
+    assert sync["saves"] == beside["saves"] == [3, 6, 9]
+    assert sync["rows"] == beside["rows"]
+    for step in (3, 6, 9):
+        expected = content(root / name / f"checkpoint-{step}")
+        written = content(root / f"{name}_beside" / f"checkpoint-{step}")
+        assert written.keys() == expected.keys()
+        assert {"rng_state_0.pth", "rng_state_1.pth"} < written.keys()
+        for file, value in expected.items():
+            assert written[file] == value, file
+    assert list_leftovers(root / f"{name}_beside") == []
+
+
+def test_storage_that_fails_on_one_rank_fails_the_save_on_all(runs):
+    found, root = runs
+    directory = root / "full_on_rank_1"
+    assert found["full_on_rank_1"]["error"].startswith(
+        f"{directory / 'checkpoint-3'} was not saved, because rank 1 failed: "
+    )
+    assert "No space left on device" in found["full_on_rank_1"]["error"]
+    assert [step_of(path) for path in list_checkpoints(directory)] == []
+    assert list_leftovers(directory) == []

@@ -1,0 +1,72 @@
+"""Trains under torchrun, saving beside training and not, on each backend, and writes rank 0's results as JSON.
+
+    python saves_rank.py TARGET JSON
+
+JSON is name -> options of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import raytrainer
+from raytrainer import CheckpointError
+from raytrainer.checkpoint.background import writer
+from tests.checkpoint.background import odd_process
+from tests.loop.saves import Calls, OpenGate
+from tests.parity.twins import make_trainer, rows
+
+EVERY_THIRD: dict[str, Any] = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
+
+
+def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The steps of a run and its saves, or the error that ended it."""
+    odd = {"gate": str(root / f"{name}.gate")}
+    if name == "full_on_rank_1":
+        odd = (
+            {"fails": dist.get_rank() == 1} if dist.is_initialized() else {"fails": os.environ["RANK"] == "1"}
+        )
+    os.environ[odd_process.VARIABLE] = json.dumps(odd)
+    calls = Calls()
+    trainer = make_trainer(
+        raytrainer,
+        root / name,
+        num_ranks=2,
+        per_device_train_batch_size=2,
+        report_page=False,
+        **EVERY_THIRD,
+        **options,
+    )
+    trainer.add_callback(calls)
+    trainer.add_callback(OpenGate(root / f"{name}.gate", 5))
+    try:
+        trainer.train()
+    except CheckpointError as error:
+        return {"error": str(error), "notes": getattr(error, "__notes__", [])}
+    found = {"rows": rows(trainer), "saves": calls.saves, "wrapper": type(trainer.model_wrapped).__name__}
+    if options.get("async_save"):
+        found["steps_before_3"] = calls.steps_before_save(3)
+    return found
+
+
+def main() -> None:
+    """All runs."""
+    target, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
+    torch.set_num_threads(1)
+    writer.PROCESS = odd_process.NAME
+    found = {name: results(name, options, target.parent) for name, options in runs.items()}
+    if dist.get_rank() == 0:
+        target.write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

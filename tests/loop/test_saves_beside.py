@@ -1,0 +1,323 @@
+"""A save that is written beside training holds what a synchronous one does, and is there when it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import raytrainer
+from raytrainer import CheckpointError, ConfigurationError
+from raytrainer.checkpoint.background import writer
+from raytrainer.checkpoint.manifest import read_manifest
+from raytrainer.checkpoint.names import list_checkpoints, list_leftovers, step_of
+from raytrainer.checkpoint.verify import verify_checkpoint
+from tests.checkpoint.background import odd_process
+from tests.loop import saves_victim
+from tests.loop.saves import Calls, OpenGate, content
+from tests.parity.twins import make_trainer, rows
+
+pytestmark = pytest.mark.timeout(120)
+
+ROOT = Path(__file__).parents[2]
+EVERY_THIRD: dict[str, Any] = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    """A file; until it exists nothing is written beside training."""
+    path = tmp_path / "gate"
+    use_odd_process(monkeypatch, gate=str(path))
+    return path
+
+
+def use_odd_process(monkeypatch, **options: Any) -> None:
+    monkeypatch.setattr(writer, "PROCESS", odd_process.NAME)
+    monkeypatch.setenv(odd_process.VARIABLE, json.dumps(options))
+
+
+def run(directory: Path, *callbacks: Any, **options: Any) -> Any:
+    calls = Calls()
+    trainer = make_trainer(raytrainer, directory, **{"async_save": True, "report_page": False, **options})
+    for callback in (calls, *callbacks):
+        trainer.add_callback(callback)
+    trainer.calls = calls
+    return trainer
+
+
+class Raises(transformers.TrainerCallback):
+    """Raises in a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise RuntimeError("the run fails")
+
+
+def test_checkpoints_are_bitwise_those_of_synchronous_saves_though_steps_run_meanwhile(tmp_path, gate):
+    sync = run(tmp_path / "sync", async_save=False, **EVERY_THIRD)
+    sync.train()
+    beside = run(tmp_path / "beside", OpenGate(gate, 5), **EVERY_THIRD)
+    beside.train()
+    assert beside.calls.steps_before_save(3) >= 5, "no step ran while the save was pending"
+    assert beside.calls.saves == sync.calls.saves == [3, 6, 9]
+    assert rows(beside) == rows(sync)
+    for name, value in sync.model.state_dict().items():
+        assert torch.equal(beside.model.state_dict()[name], value), name
+    for step in (3, 6, 9):
+        expected = content(tmp_path / f"sync/checkpoint-{step}")
+        found = content(tmp_path / f"beside/checkpoint-{step}")
+        assert found.keys() == expected.keys()
+        assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} < found.keys()
+        for name, value in expected.items():
+            assert found[name] == value, name
+
+
+def test_a_run_goes_on_from_what_was_saved_and_not_from_what_followed(tmp_path, gate):
+    first = run(tmp_path / "run", OpenGate(gate, 5), **EVERY_THIRD)
+    first.train()
+    assert first.calls.steps_before_save(3) >= 5
+    again = run(tmp_path / "again", **EVERY_THIRD)
+    again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-3"))
+    assert rows(again) == rows(first)
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def test_on_save_comes_with_the_checkpoint_in_place_the_state_of_its_step_and_before_the_end(tmp_path, gate):
+    trainer = run(tmp_path / "run", OpenGate(gate, 9), **EVERY_THIRD | {"save_steps": 9})
+    trainer.train()
+    assert trainer.calls.seen[-2:] == [("save", 9, True), ("end",)]
+
+
+def test_the_second_save_waits_for_the_first_and_takes_its_memory(tmp_path, monkeypatch):
+    sizes = []
+    real = writer.BackgroundWriter.order
+
+    def order(self, order):
+        sizes.append(self.memory)
+        assert self._reply is not None or len(sizes) == 1, "the order before has not ended"
+        real(self, order)
+
+    monkeypatch.setattr(writer.BackgroundWriter, "order", order)
+    trainer = run(tmp_path, **EVERY_THIRD | {"save_steps": 1})
+    trainer.train()
+    assert trainer.calls.saves == list(range(1, 10))
+    assert len(set(sizes)) == 1
+    assert sizes[0] > 0
+
+
+def test_nothing_is_left_of_a_run(tmp_path, monkeypatch):
+    started = []
+    real = writer.BackgroundWriter.start
+
+    def start(self):
+        started.append(self)
+        real(self)
+
+    monkeypatch.setattr(writer.BackgroundWriter, "start", start)
+    num_open = len(os.listdir("/proc/self/fd"))
+    run(tmp_path, **EVERY_THIRD).train()
+    assert len(started) == 1
+    assert started[0].pid is None
+    assert started[0].memory == 0
+    assert list_leftovers(tmp_path) == []
+    assert len(os.listdir("/proc/self/fd")) <= num_open
+
+
+def test_an_old_checkpoint_stays_until_a_new_one_is_committed(tmp_path, gate):
+    seen = {}
+
+    class Look(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen[state.global_step] = [path.name for path in list_checkpoints(Path(args.output_dir))]
+
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                gate.unlink()
+
+    callbacks = (Look(), OpenGate(gate, 5), OpenGate(gate, 8))
+    run(tmp_path / "run", *callbacks, **EVERY_THIRD, save_total_limit=1).train()
+    assert [seen[step] for step in (4, 5)] == [[], []]
+    assert [seen[step] for step in (7, 8)] == [["checkpoint-3"], ["checkpoint-3"]]
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-9"]
+
+
+def test_the_best_model_is_loaded_when_its_checkpoint_is_there(tmp_path, gate):
+    options = {
+        "max_steps": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+    }
+    trainer = run(tmp_path / "run", OpenGate(gate, 4), **options)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "run/checkpoint-4")
+    assert trainer.calls.saves == [4]
+
+
+def test_a_full_disk_is_the_error_of_a_synchronous_save_a_step_later(tmp_path, monkeypatch):
+    from raytrainer.checkpoint import commit
+
+    use_odd_process(monkeypatch, fails=True)
+    beside = run(tmp_path / "run", **EVERY_THIRD)
+    with pytest.raises(CheckpointError, match="No space left on device") as found:
+        beside.train()
+    assert list_checkpoints(tmp_path / "run") == list_leftovers(tmp_path / "run") == []
+
+    def fail(*args):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(commit, "record_files", fail)
+    sync = run(tmp_path / "run", async_save=False, **EVERY_THIRD)
+    with pytest.raises(CheckpointError) as expected:
+        sync.train()
+    without_space = [str(one.value).split(" GB free")[1] for one in (found, expected)]
+    assert without_space[0] == without_space[1]
+    assert getattr(found.value, "__notes__", []) == getattr(expected.value, "__notes__", [])
+
+
+def test_a_state_that_could_not_be_read_back_is_refused_as_in_a_synchronous_save(tmp_path):
+    class Strange(torch.optim.SGD):
+        def state_dict(self):
+            return {**super().state_dict(), "place": Path("/")}
+
+    for beside in (True, False):
+        trainer = run(tmp_path, async_save=beside, **EVERY_THIRD)
+        trainer.optimizer = Strange(trainer.model.parameters(), lr=1e-3)
+        with pytest.raises(
+            CheckpointError, match=r"The state of Strange holds pathlib.* which torch.load refuses"
+        ):
+            trainer.train()
+
+
+def test_a_run_that_fails_commits_the_save_that_was_being_written(tmp_path, gate):
+    gate_opens = OpenGate(gate, 4)
+    trainer = run(tmp_path / "run", gate_opens, Raises(4), **EVERY_THIRD)
+    with pytest.raises(RuntimeError, match="the run fails"):
+        trainer.train()
+    assert read_manifest(tmp_path / "run/checkpoint-3").step == 3
+    assert trainer.calls.saves == []
+    assert list_leftovers(tmp_path / "run") == []
+
+
+def test_ctrl_c_ends_with_the_last_step_committed(tmp_path, gate):
+    class Interrupt(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                signal.raise_signal(signal.SIGINT)
+
+    trainer = run(tmp_path / "run", OpenGate(gate, 5), Interrupt(), **EVERY_THIRD)
+    trainer.train()
+    assert trainer.state.global_step == 5
+    assert trainer.calls.saves == [3, 5]
+
+
+def test_the_death_of_the_process_is_an_error_that_says_so(tmp_path):
+    class Kill(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                pid = trainer._process.run.saves_beside.writer.pid
+                os.kill(pid, 9)
+
+    trainer = run(tmp_path, Kill(), **EVERY_THIRD)
+    with pytest.raises(
+        CheckpointError, match=r"process that writes the checkpoints of this worker .* by signal 9"
+    ):
+        trainer.train()
+    assert list_checkpoints(tmp_path) == list_leftovers(tmp_path) == []
+
+
+def test_what_a_hook_writes_itself_is_in_the_checkpoint_and_much_of_it_is_told(tmp_path, monkeypatch):
+    from raytrainer.loop import saves_beside
+
+    class Own(raytrainer.Trainer):
+        def save_model(self, output_dir=None, _internal_call=False):
+            super().save_model(output_dir, _internal_call)
+            Path(output_dir, "own.bin").write_bytes(b"x" * 4096)
+
+    told = []
+    monkeypatch.setattr(saves_beside, "_MUCH_AT_ONCE", 4000)
+    monkeypatch.setattr(saves_beside, "tell", lambda runtime, text: told.append(text))
+    trainer = run(tmp_path, **EVERY_THIRD)
+    trainer.__class__ = Own
+    trainer.train()
+    assert (tmp_path / "checkpoint-9/own.bin").read_bytes() == b"x" * 4096
+    assert len(told) == 1
+    assert "were written while training waited" in told[0]
+
+
+def test_an_override_that_expects_the_checkpoint_is_refused(tmp_path):
+    class Own(raytrainer.Trainer):
+        def _save_checkpoint(self, model, trial):
+            super()._save_checkpoint(model, trial)
+
+    trainer = run(tmp_path, **EVERY_THIRD)
+    with pytest.raises(ConfigurationError, match=r"async_save=True commits .* overrides _save_checkpoint"):
+        Own(model=trainer.model, args=trainer.args, train_dataset=trainer.train_dataset)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Moment -> the directory of a run that was killed then."""
+    root = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, saves_victim.__file__, str(root)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    lines = json.loads((root / "killed.json").read_text())
+    assert [(moment, code) for moment, _, code in lines] == [
+        (moment, -signal.SIGKILL) for moment in saves_victim.MOMENTS
+    ]
+    return {moment: Path(directory) for moment, directory, _ in lines}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("moment", saves_victim.MOMENTS)
+def test_after_a_kill_at_any_moment_the_last_commit_is_there_and_the_run_ends_bitwise_the_same(
+    moment, killed, quiet
+):
+    directory = killed[moment]
+    committed = [4, 8] if moment == "after the rename" else [4]
+    assert [step_of(path) for path in list_checkpoints(directory)] == committed
+    assert [one.step for one in list_leftovers(directory)] == ([] if committed[-1] == 8 else [8])
+    for path in list_checkpoints(directory):
+        verify_checkpoint(path)
+    resumed = make_trainer(raytrainer, directory, **saves_victim.OPTIONS)
+    resumed.train(resume_from_checkpoint=True)
+    assert rows(resumed) == rows(quiet)
+    for name, value in quiet.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    assert [step_of(path) for path in list_checkpoints(directory)] == [4, 8, 12]
+    assert list_leftovers(directory) == []
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """A run with synchronous saves that nobody kills."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    options = saves_victim.OPTIONS | {"async_save": False}
+    trainer = make_trainer(raytrainer, tmp_path_factory.mktemp("quiet"), **options)
+    trainer.train()
+    torch.set_num_threads(threads)
+    return trainer
