@@ -1,64 +1,41 @@
 """A standing worker group: started once, given one task after the other, ended when nobody needs it.
 
-When one of its helper processes dies, the group is made anew within the call that notices
-(``driver/helper_deaths.py``).
+A call is followed in ``driver/group_call.py``, which also makes the group anew when one of its helper processes dies.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import threading
-import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-import ray.exceptions
 
 from raytrainer.arguments.training_arguments import TrainingArguments
-from raytrainer.control.state import Phase, Update
 from raytrainer.driver import open_groups, ray_threads
 from raytrainer.driver.capacity import Allocation
-from raytrainer.driver.failure_message import Failure, training_failed
+from raytrainer.driver.group_call import GroupCall
 from raytrainer.driver.group_start import StartedGroup, absolute_output_dir, start_group
-from raytrainer.driver.hangs import Hangs
-from raytrainer.driver.helper_deaths import (
-    HelperDiedError,
-    Restarts,
-    check_controller,
-    control_lost,
-    lost_helper,
-)
+from raytrainer.driver.helper_deaths import HelperDiedError, lost_helper
 from raytrainer.driver.ray_tables import runs_in_actor_or_task
 from raytrainer.driver.reservation import FREED_S
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.updates import Updates
-from raytrainer.errors import GroupClosedError, RayTrainerError, TrainingFailed
+from raytrainer.errors import GroupClosedError, TrainingFailed
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
-from raytrainer.runtimes.interrupts import interrupts
-from raytrainer.storage.locations import below
-from raytrainer.telemetry.events import Note
 from raytrainer.wire.messages import Change, NextTrainer, Task
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.preparations import preparations as named_preparations
 from raytrainer.wire.spec import Shipped, receive, ship, with_sources
 
 DEFAULT_SESSION = "raytrainer.worker.session:open_session"
-MORE_RECORDS_S = 2.0
-"""After a failure ended the run: how long other ranks may report failures that came before it, or because of it."""
-LOOK_S = 0.1
-"""How often it is looked whether they have."""
 END_TIMEOUT_S = 30.0
 """How long workers may take to leave."""
-START_NOTE_S = 45.0
-"""After that time without workers, the user reads that they are still starting."""
-
-STOP_NOTE = "stopping after a checkpoint; press Ctrl-C again to stop now"
 
 
 class WorkerGroup:
@@ -139,6 +116,18 @@ class WorkerGroup:
         assert self._started is not None
         return self._started.reservation.allocation
 
+    @property
+    def present(self) -> StartedGroup:
+        """The processes that are there now."""
+        assert self._started is not None
+        return self._started
+
+    @property
+    def updates(self) -> Updates:
+        """Their news."""
+        assert self._updates is not None
+        return self._updates
+
     # ---- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -152,6 +141,18 @@ class WorkerGroup:
         open_groups.add(self)
         shipped, self._shipped = self._shipped, None
         self._start(shipped)
+
+    def start_again(self, before: StartedGroup) -> None:
+        """Start other processes in place of some that have ended.
+
+        Args:
+            before: Those.
+
+        Raises:
+            ConfigurationError: As ``start``.
+            PlacementError: As ``start``.
+        """
+        self._start(before)
 
     def _start(self, trainer: Shipped | StartedGroup) -> None:
         self._num_starts += 1
@@ -328,7 +329,8 @@ class WorkerGroup:
                     is_decided_by_driver=self._decides,
                     trainer=self._next_trainer,
                 )
-                return self._run(task, timeout_s)
+                call = GroupCall(self, self._args, timeout_s=timeout_s, is_first=not self._has_called)
+                return call.run(task)
             except BaseException as error:
                 # Nobody waits for the task any more, so the workers must not go on with it.
                 if not isinstance(error, GroupClosedError | TrainingFailed) or self._is_ended:
@@ -353,181 +355,6 @@ class WorkerGroup:
         is_here = self._started is None or self._started.is_one_machine
         return shipped if is_here else with_sources(shipped)
 
-    def _submit(self, started: StartedGroup, task: Task) -> None:
-        if started.fit.is_over and (death := self._lost_helper(started)) is not None:
-            raise death
-        try:
-            started.control.set_hub_token(self.hub_token)
-            is_taken = started.control.submit(task)
-        except ray.exceptions.ActorDiedError:
-            raise
-        except ray.exceptions.RayError as error:
-            raise GroupClosedError("The control actor does not answer.") from error
-        if not is_taken:
-            raise GroupClosedError("The workers have left.")
-
-    def _run(self, task: Task, timeout_s: float | None) -> Any:
-        """Give the workers a task until it has a result; after the death of a helper it is given to other workers."""
-        restarts = Restarts(self._args.max_failures)
-        wants_stop = threading.Event()
-        with interrupts(wants_stop.set, sigterm_only_asks=self._args.enable_jit_checkpoint) as heard:
-            while True:
-                started = self._started
-                assert started is not None
-                try:
-                    self._submit(started, task)
-                    for update in self._follow(started, task.method, restarts, wants_stop, timeout_s):
-                        self.got_sigterm = heard.sigterm
-                        if update is not None and update.result is not None:
-                            return receive(update.result.payload)
-                    break
-                except HelperDiedError as error:
-                    death = error
-                except (ray.exceptions.ActorDiedError, ray.exceptions.GetTimeoutError) as error:
-                    death = control_lost(error)
-                if started.raylet.has_ended:  # They died with it.
-                    break
-                task = self._make_anew(started, task, death, restarts)
-        self.kill()
-        if started.raylet.has_ended:
-            raise started.raylet.lost(restarts.progress.last_commit)
-        raise TrainingFailed(
-            f"{task.method}() gave no result within {timeout_s:g} s, so its workers were ended."
-        )
-
-    def _follow(
-        self,
-        started: StartedGroup,
-        method: str,
-        restarts: Restarts,
-        wants_stop: threading.Event,
-        timeout_s: float | None,
-    ) -> Iterator[Update | None]:
-        """What is new of a task, while the workers are looked after."""
-        updates = self._updates
-        assert updates is not None
-        has_asked = False
-        hangs = Hangs(
-            self._args.hang_warning_s,
-            self._args.hang_timeout_s,
-            started.control,
-            log_dir=self._log_dir,
-            show=updates.show,
-        )
-        if self._has_called:
-            hangs.begin(started.control.snapshot())
-        note_at_s: float | None = time.monotonic() + START_NOTE_S
-        for update in updates.follow(timeout_s):
-            yield update
-            if update is not None:
-                restarts.follow(update)
-                hangs.follow(update)
-                if update.phase is not Phase.OPEN or started.fit.is_over:
-                    check_controller(started.fit, update)
-                    raise self._failure(started, method, update, restarts)
-                started.moving.follow(update)
-            if wants_stop.is_set() and not has_asked:
-                has_asked = True
-                started.control.send_command(Command.STOP_AFTER_SAVE)
-                updates.show(Note(text=STOP_NOTE, level="warning"))
-            hangs.look()
-            started.moving.look()
-            if started.lost_room is not None:
-                started.lost_room.look()
-            if note_at_s is not None and time.monotonic() > note_at_s:
-                note_at_s = None
-                if started.control.snapshot().attempt < 0:
-                    updates.show(Note(text=_waiting_text(started.reservation.allocation), level="warning"))
-
-    def _make_anew(
-        self, before: StartedGroup, task: Task, death: HelperDiedError, restarts: Restarts
-    ) -> Task:
-        """Start all processes of the group again, after one that is no worker has died.
-
-        Args:
-            before: The group; what is left of it is ended.
-            task: What it was doing.
-            death: What died.
-            restarts: Whether that is allowed.
-
-        Returns:
-            The task, which goes on from the newest checkpoint.
-
-        Raises:
-            TrainingFailed: If it is not allowed, or there is no room.
-        """
-        reason = restarts.why_not()
-        if reason is None:
-            task = restarts.restarted(task)
-            assert self._updates is not None
-            self._updates.show(Note(text=restarts.announcement(death), level="warning"))
-            self._end_remains(before)
-            try:
-                self._start(before)
-            except (RayTrainerError, ray.exceptions.RayError) as error:
-                reason = f"the workers could not be started again: {error}"
-            else:
-                return task
-        failure = Failure(
-            records=[],
-            event=f"{death}.",
-            method=task.method,
-            reason=reason,
-            last_checkpoint=restarts.progress.last_commit,
-            log_dir=self._log_dir,
-            num_attempts=max(1, restarts.progress.num_attempts),
-        )
-        self.kill()
-        raise training_failed(failure)
-
-    def _end_remains(self, started: StartedGroup) -> None:
-        """End the controller, with it the workers, the control actor and the room, before others take their place."""
-        started.fit.kill()
-        started.fit.wait(END_TIMEOUT_S)
-        started.fit.remove_storage()
-        started.end()
-
-    @property
-    def _log_dir(self) -> str | None:
-        output_dir = self._args.output_dir
-        return below(output_dir, "logs") if output_dir else None
-
-    def _failure(
-        self, started: StartedGroup, method: str, update: Update, restarts: Restarts
-    ) -> RayTrainerError:
-        """The exception for a task whose group has ended; ends what is left of the group."""
-        if update.phase is Phase.FATAL:
-            update = _with_all_records(started, update)
-        else:
-            started.fit.wait(END_TIMEOUT_S)
-            with contextlib.suppress(ray.exceptions.RayError):
-                update = started.control.snapshot()
-        restarts.follow(update)
-        failure = Failure(
-            records=update.failures,
-            deaths=update.deaths.causes if update.deaths is not None else {},
-            event=update.deaths.hang if update.deaths is not None else None,
-            method=method,
-            reason=update.reason,
-            fit_error=started.fit.error,
-            last_checkpoint=restarts.progress.last_commit,
-            log_dir=self._log_dir,
-            num_attempts=max(1, restarts.progress.num_attempts),
-        )
-        self.kill()
-        return training_failed(failure)
-
-
-def _with_all_records(started: StartedGroup, update: Update) -> Update:
-    """Wait for what the other ranks report: they fail within moments, and the first to report need not be the cause."""
-    ends_s = time.monotonic() + MORE_RECORDS_S
-    num_workers = started.reservation.allocation.num_workers
-    with contextlib.suppress(ray.exceptions.RayError):
-        while time.monotonic() < ends_s and len({one.rank for one in update.failures}) < num_workers:
-            time.sleep(LOOK_S)
-            update = started.control.snapshot()
-    return update
-
 
 def _kind_of_workers(args: TrainingArguments) -> tuple[object, ...]:
     """What is decided when workers start, and not again."""
@@ -546,13 +373,6 @@ def _kind_of_workers(args: TrainingArguments) -> tuple[object, ...]:
         args.ddp_timeout,
         args.full_determinism,
         args.sharding is not None and args.sharding.cpu_offload,
-    )
-
-
-def _waiting_text(allocation: Allocation) -> str:
-    return (
-        f"{allocation.num_workers} workers have room, with {allocation.each} each, and have not begun after "
-        f"{START_NOTE_S:.0f} s: their processes are still starting"
     )
 
 
