@@ -27,7 +27,7 @@ from tests.faults.victims import (
     outcome,
 )
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 NUM_STEPS = 12
 _SEEDED = random.Random(2026)
