@@ -11,7 +11,7 @@ import torch
 from tests.backends.distilling import before_training, make_distilling
 from tests.torchrun import torchrun
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
 ON_A_RANK = {
     "teacher is prepared": True,

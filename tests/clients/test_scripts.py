@@ -101,7 +101,7 @@ def test_in_process_a_script_ends_with_the_weights_of_transformers(sandbox, stoc
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_on_two_workers_a_script_ends_with_the_weights_of_transformers(sandbox, stock):
     name, theirs = stock
     mine = run(name, sandbox, kind="swapped", batch=2, num_workers=2)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ray_cluster import ENVIRONMENT, ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 
 def end_of_process(*arguments: str) -> str:
@@ -22,7 +22,7 @@ def end_of_process(*arguments: str) -> str:
         [sys.executable, "-m", "tests.driver.end_of_process", *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         env={**os.environ, **ENVIRONMENT},
         cwd=ROOT,
         check=False,

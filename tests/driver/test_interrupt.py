@@ -17,7 +17,7 @@ import pytest
 
 from tests.ray_cluster import ENVIRONMENT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 SCRIPT = """
 import json, sys, time

@@ -18,7 +18,7 @@ from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError, PlacementError
 from tests.driver.toy import TOY, ToyTrainer, toy_args
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
 OTHER_PROCESS = """
 import sys

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 import raytrainer
 from tests.parity.twins import make_model, make_samples
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
 
 class Scale(TrainerCallback):

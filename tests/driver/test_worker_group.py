@@ -25,7 +25,7 @@ from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone
 from tests.driver.toy import TOY, StrangeError, ToyTrainer, toy_args
 from tests.faults.victims import helper_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from tests.runtimes.trainers import KINDS, make_trainer, numbers
 from tests.torchrun import torchrun
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import transformers
 from raytrainer import Trainer, TrainingArguments
 from tests.clients.tiny import own_caches
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(150), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
 METRIC = """
 import datasets
