@@ -24,6 +24,7 @@ import ray
 import ray.exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from raytrainer.control.spared import spare_this_process
 from raytrainer.control.state import DRIVER_ENDED, ControlState, Update
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import Command
@@ -73,6 +74,7 @@ class ControlActor:
     """
 
     def __init__(self, *, max_failures: int, idle_timeout_s: float) -> None:
+        spare_this_process()
         self._state = ControlState(
             max_failures=max_failures, idle_timeout_s=idle_timeout_s, clock=time.monotonic
         )

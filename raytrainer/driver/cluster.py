@@ -114,13 +114,23 @@ def _join(address: str, options: dict[str, Any]) -> None:
 def _start(options: dict[str, Any]) -> None:
     import ray
 
+    environment = dict(os.environ)
     with on_loopback():
         ray.init(address="local", include_dashboard=False, **options)
     _joined_here.add(_session())
+    _environments[_session()] = environment
 
 
 _joined_here: set[str] = set()
 """Sessions of Ray that this file started or joined."""
+_environments: dict[str, dict[str, str]] = {}
+"""Of those that it started: what their processes have from this one."""
+
+
+def not_inherited(variables: dict[str, str]) -> dict[str, str]:
+    """Those variables that processes of the Ray that was joined do not have by themselves."""
+    theirs = _environments.get(_session(), {})
+    return {name: value for name, value in variables.items() if theirs.get(name) != value}
 
 
 def _session() -> str:

@@ -46,7 +46,7 @@ class StartedGroup:
     trainer: Ref[Shipped]
     """The trainer in transport form, which lives as long as this reference."""
     coordinator: object | None
-    """Handle that keeps Ray's coordinator alive."""
+    """Handle that keeps Ray's coordinator alive, where there is one."""
 
     def end(self) -> None:
         """Give back what stays when the workers have ended; does not wait."""
@@ -85,7 +85,7 @@ def start_group(
     # Ray Train takes seconds to import; `connect` does that while it waits for Ray's processes.
     from raytrainer.driver.ray_train import make_fit, start_coordinator
 
-    coordinator = start_coordinator()
+    coordinator = None if cluster.is_private else start_coordinator()
     name = new_name()
     if room is None and is_trial_function():
         claim_output_dir(str(args.output_dir))
@@ -135,6 +135,7 @@ def start_group(
                 storage,
                 config,
                 name=name.controller if outlives else None,
+                is_one_machine=cluster.is_private,
             ),
             on_end,
         )

@@ -7,6 +7,8 @@ processes ended, and passes the answer on. So ``max_failures`` is counted in one
 **Workers run in a placement group that exists already** (``driver/room.py``), where Ray Train would create another.
 Which one, the control actor says at each start of workers; while it has none, Ray Train tries again.
 
+**On a Ray of one machine no autoscaler is asked**, which would need a process of its own.
+
 The controller imports this module, which must stay free of torch: that import takes more than a second.
 """
 
@@ -23,9 +25,11 @@ from ray.train import FailureConfig, PreemptionError, TrainingFailedError, Worke
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 
+from raytrainer.control.spared import spare_this_process
 from raytrainer.driver.ray_deaths import deaths_in
 from raytrainer.driver.room import Room
 from raytrainer.runtimes import ray_calls
@@ -69,6 +73,20 @@ class AskControl(DefaultFailurePolicy):
             logger.warning("The control actor did not answer.", exc_info=True)
             return FailureDecision.RETRY
         return FailureDecision.RETRY if may_restart else FailureDecision.RAISE
+
+
+class RoomIsThere(FixedScalingPolicy):
+    """Starts as many workers as the room has, and asks nobody for it.
+
+    On a Ray that nothing joins there is no autoscaler, and without this policy's requests the process that would
+    collect them is not started.
+    """
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 class _Kept(DefaultPlacementGroupHandle):
@@ -149,6 +167,12 @@ def controller_for(control: Any) -> type:
 
     class ControllerInRoom(TrainController):
         worker_group_cls = GroupInRoom
+
+        def __init__(self, **arguments: Any) -> None:
+            spare_this_process()
+            # It blocks in its event loop on purpose.
+            os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")
+            super().__init__(**arguments)
 
         async def run(self) -> None:
             try:

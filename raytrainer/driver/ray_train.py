@@ -6,7 +6,8 @@ Each of them is optional: on a Ray that no longer has it, the public behavior re
   group of a controller that died; ours ends with who reserved it. That process complains each second where the cluster
   has no dashboard, and on two cores a process costs a second or two.
 * The control actor decides about restarts. Without that, Ray Train counts ``max_failures`` over the life of a group.
-* The controller waits until the autoscaling coordinator, another process, is up. Both can start at the same time.
+* The controller waits until the autoscaling coordinator, another process, is up. Both can start at the same time. On a
+  Ray of one machine it is not asked, and not started.
 * The controller's handle is the only way to end a run at once.
 * Workers run in a placement group that was reserved before. Without that, it is given back, and Ray Train tries for one
   of its own, for ever.
@@ -30,6 +31,7 @@ from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.actor import NAMESPACE
 from raytrainer.driver import ray_threads
 from raytrainer.driver.capacity import Allocation
+from raytrainer.driver.cluster import not_inherited
 from raytrainer.driver.rendezvous import Rendezvous
 from raytrainer.driver.reservation import Reservation
 from raytrainer.runtimes import ray_calls
@@ -39,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 _UNUSED = frozenset({"DatasetsCallback"})
 _UNUSED_WITH_OWN_ROOM = _UNUSED | {"PlacementGroupCleanerCallback"}
-# Ray Train sets it for its controller, which blocks in its event loop on purpose.
-_CONTROLLER_ENVIRONMENT = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
 
 ABORT_TIMEOUT_S = 15.0
 """How long the controller may take to end its workers, before it is ended itself."""
@@ -54,6 +54,7 @@ class Fit(TorchTrainer):
         reservation: Where workers run.
         name: Of the controller, if it outlives this process until the control actor ends it; None if it ends with this
             process.
+        is_one_machine: Nothing joins this Ray, and no autoscaler is asked for room.
         arguments: Those of ``TorchTrainer``.
     """
 
@@ -63,11 +64,13 @@ class Fit(TorchTrainer):
         control: Any,
         reservation: Reservation,
         name: str | None,
+        is_one_machine: bool,
         **arguments: Any,
     ) -> None:
         self._control = control
         self._name = name
         self._reservation = reservation
+        self._is_one_machine = is_one_machine
         self._controller: Any = None
         self._after_end: Callable[[], None] | None = None
         self._is_killed = False
@@ -105,23 +108,28 @@ class Fit(TorchTrainer):
 
     def _initialize_and_run_controller(self, **arguments: object) -> Any:
         try:
-            from raytrainer.driver.ray_controller import AskControl, controller_for
+            from raytrainer.driver.ray_controller import AskControl, RoomIsThere, controller_for
         except ImportError:
             self._reservation.release()
             return super()._initialize_and_run_controller(**arguments)
         # On the driver's node, because that node's end is the end of both.
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        environment = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        environment = not_inherited(
+            {name: os.environ[name] for name in os.environ if name.startswith("RAY_TRAIN_")}
+        )
         controller_class = cast("Any", ray.remote(cast("Any", controller_for(self._control))))
         outlives = {} if self._name is None else {"name": self._name, "namespace": NAMESPACE}
         options: Any = controller_class.options(
             num_cpus=0,
             scheduling_strategy=here,
-            runtime_env={"env_vars": _CONTROLLER_ENVIRONMENT | environment},
+            # Without variables of its own it runs in a process that Ray has started already.
+            runtime_env={"env_vars": environment} if environment else None,
             lifetime="detached" if outlives else None,
             **outlives,
         )
         arguments["failure_policy"] = AskControl(self._control)
+        if self._is_one_machine:
+            arguments["scaling_policy"] = RoomIsThere(self.scaling_config)
         self._controller = options.remote(**arguments)
         if self._is_killed:
             self.kill()
@@ -176,6 +184,7 @@ def make_fit(
     config: WorkerConfig,
     *,
     name: str | None,
+    is_one_machine: bool,
 ) -> Fit:
     """Create the run that keeps a group of workers, without starting it.
 
@@ -185,12 +194,14 @@ def make_fit(
         storage_path: A directory for Ray Train; nothing is stored there.
         config: What each worker reads first.
         name: Of the controller, if it outlives this process.
+        is_one_machine: Nothing joins this Ray.
     """
     allocation = reservation.allocation
     environment = worker_environment(args, allocation, os.environ)
     rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
         name=name,
+        is_one_machine=is_one_machine,
         control=config.control,
         reservation=reservation,
         train_loop_per_worker=work,

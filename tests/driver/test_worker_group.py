@@ -74,6 +74,7 @@ def at_most(seconds):
 
 def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp_path):
     weights = torch.ones(3)
+    before = helpers()
     group = make_group(ToyTrainer(directory=str(tmp_path), weights=[weights, weights]))
     first = group.call("describe")
     assert first["world"] == 2
@@ -81,6 +82,11 @@ def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp
     assert first["agreed"] == [1, 1]
     assert first["shared"]
     assert {rank[4] for rank in first["ranks"]} == {os.getcwd()}
+
+    mine = helpers() - before
+    assert len(mine) == 2
+    assert {out_of_memory_score(pid) for pid in mine} == {"0"}, "the kernel is to choose a worker"
+    assert not helper_pids("_Autoscaling", raylet_here()), "this Ray cannot grow"
 
     with at_most(1.0):
         second = group.call("describe", task_id="my-run")
@@ -127,6 +133,14 @@ def test_sigterm_to_one_worker_makes_all_ranks_save_and_others_go_on_which_is_no
 def control_actors():
     """Processes of the groups of this Ray, some of which other tests may just have ended."""
     return helper_pids("ControlActor", raylet_here())
+
+
+def out_of_memory_score(pid):
+    return Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+
+
+def helpers():
+    return control_actors() | helper_pids("ControllerInRoom", raylet_here())
 
 
 def raylet_here():
