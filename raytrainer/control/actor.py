@@ -162,9 +162,13 @@ class ControlActor:
         left_s = self._state.idle_left_s()
         if left_s is not None:
             wait_s = min(wait_s, left_s + 0.01)
-        answer = await _wait(lambda: self._state.next_task(rank, attempt), self._worker_bell, wait_s)
-        if answer is Answer.LEAVE:
-            self._ring_both()  # All ranks leave at once, not each at the end of its own wait.
+        return await _wait(lambda: self._next_task(rank, attempt), self._worker_bell, wait_s)
+
+    def _next_task(self, rank: int, attempt: int) -> Task | Answer | None:
+        before = self._state.turn
+        answer = self._state.next_task(rank, attempt)
+        # When this closed the group, all ranks leave at once, and not each at the end of its own wait.
+        self._ring_both_after(before)
         return answer
 
     async def finish(self, result: TaskResult) -> None:
@@ -176,8 +180,9 @@ class ControlActor:
         self._driver_bell.ring()
 
     async def fail(self, record: FailureRecord) -> Answer:
+        before = self._state.turn
         answer = self._state.fail(record)
-        self._ring_both()
+        self._ring_both_after(before)
         return answer
 
     async def command(self, known: int, wait_s: float) -> int | None:
@@ -275,6 +280,10 @@ class ControlActor:
                 ray_calls.kill(cast("object", ray.get_actor(name, namespace=NAMESPACE)))
 
     # ---- waiting ------------------------------------------------------------------------------------------------
+
+    def _ring_both_after(self, before: object) -> None:
+        if self._state.turn != before:
+            self._ring_both()
 
     def _ring_both(self) -> None:
         self._driver_bell.ring()

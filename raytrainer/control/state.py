@@ -305,6 +305,15 @@ class ControlState:
         """What the driver asks for after the evaluation at a step, once it has decided."""
         return self._command if self._decided_step >= step or self._phase is not Phase.OPEN else None
 
+    @property
+    def turn(self) -> tuple[Phase, int, bool]:
+        """Changes when those that wait have to look again: the group has ended, or its workers will be started anew.
+
+        In a large group a failure is followed by one of each rank, which changes nothing more; each wait that ends for
+        nothing, of each rank, for each of them, would keep the control actor busy for minutes.
+        """
+        return self._phase, self._attempt, self._will_restart
+
     def is_over(self, attempt: int) -> bool | None:
         """True when the ranks of an attempt must end, even those that are stuck."""
         is_over = self._phase is Phase.FATAL or attempt == self._hung_attempt or attempt != self._attempt

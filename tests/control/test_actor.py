@@ -1,0 +1,80 @@
+"""Who is woken by what: each wake of thousands of waiting calls costs the control actor time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from raytrainer.control.actor import ControlActor
+from raytrainer.wire.failure_record import record_failure
+from raytrainer.wire.messages import Answer, Task
+
+NUM_RANKS = 20
+
+
+def run(story: Callable[[ControlActor], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        actor = ControlActor(max_failures=3, idle_timeout_s=300.0)
+        await actor.submit(Task(task_id="one", method="train", payload=[b""]))
+        assert (await actor.join()).attempt == 0
+        await story(actor)
+
+    asyncio.run(whole())
+
+
+@pytest.fixture
+def rings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One for each time that all calls of workers that wait were woken."""
+    found: list[None] = []
+    original = ControlActor._ring_both
+
+    def ring(self: ControlActor) -> None:
+        found.append(None)
+        original(self)
+
+    monkeypatch.setattr(ControlActor, "_ring_both", ring)
+    return found
+
+
+def test_the_failures_that_follow_a_failure_wake_nobody(rings: list[None]) -> None:
+    async def story(actor: ControlActor) -> None:
+        rings.clear()
+        for rank in range(NUM_RANKS):
+            record = record_failure(
+                OSError("disk"), rank=rank, attempt=0, step=1, method="train", log_file=None
+            )
+            assert await actor.fail(record) is Answer.RETRY
+        assert len(rings) == 1
+        assert len((await actor.snapshot()).failures) == NUM_RANKS
+
+    run(story)
+
+
+def test_a_group_that_closes_wakes_all_ranks_once_and_each_leaves(rings: list[None]) -> None:
+    async def story(actor: ControlActor) -> None:
+        async def next_task(rank: int) -> object:
+            return await actor.next_task(rank, 0, 20.0)
+
+        for rank in range(NUM_RANKS):
+            assert isinstance(await next_task(rank), Task)
+        await actor.abandon("over")
+        rings.clear()
+        waiting = [asyncio.ensure_future(next_task(rank)) for rank in range(NUM_RANKS)]
+        assert await asyncio.gather(*waiting) == [Answer.STOP] * NUM_RANKS
+        assert rings == []
+
+    run(story)
+
+
+def test_a_group_that_nobody_gives_a_task_closes_for_all_ranks_at_once(rings: list[None]) -> None:
+    async def whole() -> None:
+        actor = ControlActor(max_failures=3, idle_timeout_s=0.05)
+        assert (await actor.join()).attempt == 0
+        rings.clear()
+        answers = await asyncio.gather(*(actor.next_task(rank, 0, 20.0) for rank in range(NUM_RANKS)))
+        assert answers == [Answer.LEAVE] * NUM_RANKS
+        assert len(rings) == 1
+
+    asyncio.run(whole())
