@@ -36,8 +36,11 @@ IN_A_SAVE = (
     "slow disk",
 )
 IN_AN_EVALUATION = ("kill worker in an evaluation",)
-INSTEAD_ON_A_CLUSTER = {"kill raylet": "kill driver", "kill coordinator": "kill control actor"}
-"""There, the first ends the only node, and the second is not the run's own."""
+INSTEAD = {
+    "own": {"kill coordinator": "kill control actor"},
+    "cluster": {"kill raylet": "kill driver"},
+}
+"""What is tried instead: a Ray of the script's own has no coordinator, and that raylet is a cluster's only node."""
 KINDS = AT_A_STEP + IN_A_SAVE + IN_AN_EVALUATION
 """Everything that a soak tries."""
 
@@ -109,8 +112,7 @@ def rounds(seed: int) -> Iterator[Round]:
         setup = Setup(backend=draw.choice(BACKENDS), num_loaders=draw.choice(LOADERS))
         ray = draw.choice(RAYS)
         taken = [kinds.pop(0) for _ in range(draw.choice((1, 2, 3)))]
-        if ray == "cluster":
-            taken = [INSTEAD_ON_A_CLUSTER.get(kind, kind) for kind in taken]
+        taken = [INSTEAD[ray].get(kind, kind) for kind in taken]
         yield Round(setup=setup, ray=ray, faults=_faults(draw, setup, taken))
 
 
