@@ -9,7 +9,7 @@ and marks in their dashes, so that a page printed in gray says the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,23 @@ MARKS = {
     "not a number": ("#CC79A7", [1, 2]),
 }
 """Kind -> color and dashes of its line."""
+ENDING_COLORS = {
+    "finished": "#009E73",
+    "died or failed": "#D55E00",
+    "moved": "#E69F00",
+    "interrupted": "#6b6b6b",
+    "no end recorded": "#56B4E9",
+}
+"""How an attempt ended -> the color of its bar."""
+MARK_WORDS = {
+    "restart": ("dashed orange", "a death or failure after which the workers started again"),
+    "failed": ("orange", "the failure that ended the run"),
+    "interrupted": ("gray", "an interrupt"),
+    "move": ("dotted yellow", "workers that moved"),
+    "resize": ("dotted blue", "another number of workers"),
+    "not a number": ("dotted pink", "a value that is no number"),
+}
+"""Kind -> how its line looks, and what it means."""
 POINTS_OF_PAGE = 24_000
 """About so many points are on a page; the curves share them."""
 MOST_OF_CURVE = 2_000
@@ -35,6 +52,8 @@ FEW = 40
 MAX_OTHERS = 16
 """Curves of what a user logged beside the usual."""
 MAX_BAD = 100
+SPIKE = 20.0
+"""A greatest value so many times those of 99 % of a curve would hide them."""
 HEIGHT = 190
 NUMBER = (
     "abs(datum.value) >= 10000 ? format(datum.value, '~s') : "
@@ -120,6 +139,12 @@ def marks_of(records: Sequence[Record]) -> list[Mark]:
     return marks
 
 
+def words_of(kinds: Iterable[str]) -> str:
+    """What the lines across a picture mean, for those that it has."""
+    there = set(kinds)
+    return "; ".join(f"{line}, {what}" for kind, (line, what) in MARK_WORDS.items() if kind in there)
+
+
 def time_unit(records: Sequence[Record]) -> tuple[str, float]:
     """The unit in which wall time is drawn, and its length [s]."""
     longest = max((record.heard or 0.0) - (record.began or 0.0) for record in records)
@@ -150,7 +175,7 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
         "type": "quantitative",
         "title": None,
         "axis": {"tickCount": 5, "labelExpr": NUMBER},
-        "scale": {"zero": chart.from_zero, "nice": True},
+        "scale": _scale(chart),
     }
     by_run = len(runs) > 1
     color: dict[str, Any] = {
@@ -169,7 +194,8 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
     if len(chart.names) > 1:
         dash = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": chart.names}}
         encoding["strokeDash"] = dash | {"legend": {"orient": "top"} if by_run else None}
-    mark: dict[str, Any] = {"type": "line", "strokeWidth": 1.5, "clip": True}
+    # Not clipped: a curve along the edge would be half as thick.
+    mark: dict[str, Any] = {"type": "line", "strokeWidth": 1.5}
     if chart.is_step:
         mark["interpolate"] = "step-after"
         y["axis"] = {"tickCount": 5, "tickMinStep": 1, "labelExpr": NUMBER}
@@ -203,13 +229,27 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
     }
 
 
-def timeline_spec(unit: tuple[str, float], *, by_time: bool, number: int) -> dict[str, Any]:
+def _scale(chart: Chart) -> dict[str, Any]:
+    """Linear, unless a few values are so large that the others would lie on the axis: then logarithmic."""
+    values = sorted(value for curve in chart.points for value in curve["v"])
+    most = values[int(0.99 * (len(values) - 1))] if values else 0.0
+    if len(values) >= FEW and values[0] > 0 and values[-1] > SPIKE * most:
+        return {"type": "log", "nice": True}
+    return {"zero": chart.from_zero, "nice": True}
+
+
+def is_logarithmic(chart: Chart) -> bool:
+    """Whether a chart has a logarithmic scale, which its title says."""
+    return "type" in _scale(chart)
+
+
+def timeline_spec(unit: tuple[str, float], *, by_time: bool, endings: Sequence[str]) -> dict[str, Any]:
     """The specification of the attempts as bars, whose data are called ``attempts``.
 
     Args:
         unit: Of the time.
         by_time: Draw over wall time.
-        number: Of bars.
+        endings: Of the bars.
     """
     title = f"wall time since the start [{unit[0]}]" if by_time else "optimizer step"
     x: dict[str, Any] = {
@@ -222,7 +262,7 @@ def timeline_spec(unit: tuple[str, float], *, by_time: bool, number: int) -> dic
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": "container",
-        "height": {"step": 22} if number < 20 else 420,
+        "height": {"step": 22} if len(endings) < 20 else 420,
         "data": {"name": "attempts"},
         "mark": {"type": "bar", "height": {"band": 0.6}, "clip": True},
         "encoding": {
@@ -239,17 +279,13 @@ def timeline_spec(unit: tuple[str, float], *, by_time: bool, number: int) -> dic
                 "field": "ending",
                 "type": "nominal",
                 "title": None,
-                "legend": {"orient": "top", "symbolType": "square", "columns": 3},
-                "scale": {
-                    "domain": [
-                        "finished",
-                        "died or failed",
-                        "moved",
-                        "interrupted",
-                        "no end recorded",
-                    ],
-                    "range": ["#009E73", "#D55E00", "#E69F00", "#6b6b6b", "#56B4E9"],
+                "legend": {
+                    "orient": "top",
+                    "symbolType": "square",
+                    "columns": 3,
+                    "values": [ending for ending in ENDING_COLORS if ending in endings],
                 },
+                "scale": {"domain": list(ENDING_COLORS), "range": list(ENDING_COLORS.values())},
             },
             "tooltip": [{"field": "label", "title": "attempt"}, {"field": "text", "title": "end"}],
         },

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raytrainer._version import __version__
+from raytrainer.report.charts import MARK_WORDS, words_of
 from raytrainer.report.record import Attempt, Record
 from raytrainer.report.sweep import Sweep
 from raytrainer.telemetry.formatting import format_bytes, format_duration, format_value
@@ -119,9 +120,7 @@ def attempts_data(records: Sequence[Record], runs: Sequence[str]) -> list[dict[s
 _SWEEP_NOTE = "The best trial is drawn in thick orange."
 _NOTE = (
     "Every stretch of a long curve keeps its first and last point and its least and greatest value. Lines across the "
-    "curves: dashed orange, a death or failure after which the workers started again; dotted blue, another number of "
-    "workers; dotted yellow, workers that moved; dotted pink, a value that is no number. Gray points, over wall time: "
-    "steps that a death took back."
+    f"curves: {words_of(MARK_WORDS)}. Gray points, over wall time: steps that a death took back."
 )
 
 

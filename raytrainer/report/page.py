@@ -13,12 +13,14 @@ from raytrainer.report.charts import (
     Chart,
     Mark,
     charts_of,
+    is_logarithmic,
     label_of,
     marks_of,
     rows_of,
     spec_of,
     time_unit,
     timeline_spec,
+    words_of,
 )
 from raytrainer.report.directory import run_directory
 from raytrainer.report.html import attempts_data, page
@@ -134,7 +136,8 @@ class Drawn:
         attempts = attempts_data(self.records, self.runs)
         if attempts:
             both = [
-                timeline_spec(self.unit, by_time=by_time, number=len(attempts)) for by_time in (False, True)
+                timeline_spec(self.unit, by_time=by_time, endings=[row["ending"] for row in attempts])
+                for by_time in (False, True)
             ]
             specs.append(
                 {"key": "attempts", "title": "Attempts", "wide": True, "step": both[0], "time": both[1]}
@@ -144,6 +147,7 @@ class Drawn:
                 spec_of(chart, by_time=by_time, unit=self.unit, runs=self.runs) for by_time in (False, True)
             ]
             title = f"{chart.title} [{chart.unit}]" if chart.unit else chart.title
+            title += ", logarithmic" if is_logarithmic(chart) else ""
             specs.append({"key": chart.key, "title": title, "step": both[0], "time": both[1]})
         return specs
 
@@ -170,7 +174,10 @@ def write_pictures(drawn: Drawn, sweeps: Sequence[Sweep], folder: Path) -> list[
             "marks": marks,
             "attempts": attempts,
         }
-        spec = {**one["step"], "width": PICTURE_WIDTH, "title": one["title"], "datasets": datasets}
+        title = {"text": one["title"], "anchor": "start"}
+        if "layer" in one["step"] and marks:
+            title |= {"subtitle": words_of(mark.kind for mark in drawn.marks), "subtitleColor": "#555"}
+        spec = {**one["step"], "width": PICTURE_WIDTH, "title": title, "datasets": datasets}
         path = folder / f"{_file_name(one['key'])}.png"
         path.write_bytes(to_png(spec))
         written.append(str(path))

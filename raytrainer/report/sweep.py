@@ -104,7 +104,7 @@ def objective_spec(sweep: Sweep, *, by_time: bool) -> dict[str, Any]:
         for trial in sweep.trials[:MAX_TRIALS_DRAWN]
         for step, seconds, value in trial.evaluations
     ]
-    spec = timeline_spec(("s", 1.0), by_time=by_time, number=1)
+    spec = timeline_spec(("s", 1.0), by_time=by_time, endings=())
     title = "time of the trial [s]" if by_time else "optimizer step"
 
     def layer(which: str, color: str, width: float) -> dict[str, Any]:
@@ -178,7 +178,17 @@ def parallel_spec(sweep: Sweep) -> dict[str, Any] | None:
         "sort": axes,
         "title": None,
         "scale": {"padding": 0.3},
-        "axis": {"labelAngle": 0, "labelLimit": 110, "domain": False, "grid": True, "labelPadding": 18},
+        "axis": {
+            "labelAngle": 0,
+            "labelLimit": 110,
+            "domain": False,
+            "grid": True,
+            # Every second name is a line lower: on a phone they would lie on each other.
+            "labelPadding": {
+                "condition": {"test": f"indexof({json.dumps(axes[1::2])}, datum.value) >= 0", "value": 32},
+                "value": 18,
+            },
+        },
     }
     y = {"field": "y", "type": "quantitative", "axis": None, "scale": {"domain": [0, 1], "padding": 6}}
     scheme: dict[str, Any] = {
@@ -189,7 +199,7 @@ def parallel_spec(sweep: Sweep) -> dict[str, Any] | None:
     }
     scheme["scale"] = {"scheme": "viridis", "reverse": not sweep.direction.startswith("min")}
     tooltip = [{"field": name} for name in ("trial", "axis", "value", "objective")]
-    base = timeline_spec(("s", 1.0), by_time=False, number=1)
+    base = timeline_spec(("s", 1.0), by_time=False, endings=())
     return {
         "$schema": base["$schema"],
         "width": "container",
