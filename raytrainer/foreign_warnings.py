@@ -19,13 +19,14 @@ EXPECTED = {
     "torch.utils._pytree": " is an Enum subclass and is now natively supported by torch.compile",
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
     "DeepSpeed": "Setting accelerator to CPU.",
+    "ray.widgets.util": "Missing packages: ['ipywidgets']",
     "ray._private.authentication.authentication_token_setup": "Token authentication is enabled for this Ray cluster.",
 }
 """Name of a logger -> a part of its message.
 
 torchao: kernels for other GPUs and versions of Python. torch: how torchao registers its own enumerations. bitsandbytes:
 a faster kernel of another package. DeepSpeed: the table at the start says which device is used. Ray: a local Ray of a
-run is closed to others, as docs/security.md says.
+run is closed to others, as docs/security.md says; its own output in notebooks could be richer.
 """
 _MOST_KEPT = 64
 

@@ -1,8 +1,9 @@
 """What users see in the terminal during a run.
 
-On a terminal: one live line at the bottom, everything worth keeping above it. Anywhere else (a file, a job's log, a
-notebook): plain lines only, no carriage returns, and progress lines only rarely. What is worth keeping goes to stdout,
-where transformers prints its logs; the live line, progress and warnings go to stderr, as with tqdm.
+On a terminal: one live line at the bottom, everything worth keeping above it. In a notebook: one output that is
+replaced (``telemetry.notebook_page``). Anywhere else (a file, a job's log): plain lines only, no carriage returns, and
+progress lines only rarely. What is worth keeping goes to stdout, where transformers prints its logs; the live line,
+progress and warnings go to stderr, as with tqdm.
 
 Rendering must never harm training: a terminal that is gone ends the output and nothing else.
 """
@@ -41,6 +42,8 @@ from raytrainer.telemetry.formatting import (
 )
 from raytrainer.telemetry.live_line import LiveLine
 from raytrainer.telemetry.loglines import LogLines
+from raytrainer.telemetry.notebook_cell import in_notebook
+from raytrainer.telemetry.notebook_page import WIDTH, NotebookPage
 from raytrainer.telemetry.progress import (
     LineStyle,
     PredictionProgress,
@@ -104,10 +107,12 @@ class Renderer:
         self._shown = shown
         self._width = width
         self._clock = clock
-        self._is_live = _is_terminal(self._err)
+        is_page = stream is None and progress_stream is None and in_notebook()
+        self._page = NotebookPage(clock) if is_page else None
+        self._is_live = is_page or _is_terminal(self._err)
         self._glyphs = glyphs_for(self._out)
         self._paint = Paint(wants_color(_is_terminal(self._out)))
-        self._err_paint = Paint(wants_color(self._is_live))
+        self._err_paint = Paint(wants_color(_is_terminal(self._err)))
         self._line_style = LineStyle(glyphs_for(self._err), self._err_paint, with_bar=self._is_live)
         self._log_lines = LogLines(self._paint)
         self._live = LiveLine(self._err)
@@ -152,8 +157,8 @@ class Renderer:
         with self._live.lock:
             self._train = None
             self._prediction = None
-            self._live.hide()
             self._show_held()
+            self._hide_line()
 
     # ---- Events ---------------------------------------------------------------------------------------------
 
@@ -207,14 +212,15 @@ class Renderer:
                 loss=_number(loss, self._train.loss),
                 learning_rate=_number(event.logs.get("learning_rate"), self._train.learning_rate),
             )
-        if not self._shown().logs or (_is_terminal(self._out) and "train_runtime" in event.logs):
+        if not self._shown().logs or (self._has_screen and "train_runtime" in event.logs):
             return  # The second is shown by the summary, which comes next.
-        self._log_lines.width = self._columns(self._out) if _is_terminal(self._out) else None
+        self._log_lines.width = self._columns(self._out) if self._has_screen else None
         line = self._log_lines.format(event.step, event.max_steps, event.logs)
         if line and self._is_last_evaluation(event):
             self._held.append(line)
         elif line:
-            self._keep(line)
+            # Outside of training nothing follows it.
+            self._keep(line, passes=self._train is not None)
 
     def _evaluated(self, event: Logged) -> None:
         """Several data sets are evaluated at one step."""
@@ -226,7 +232,7 @@ class Renderer:
     def _is_last_evaluation(self, event: Logged) -> bool:
         """Whether the summary, which a terminal shows below, says the same."""
         is_at_end = self._train is not None and 0 < event.max_steps <= event.step
-        return is_at_end and is_evaluation(event.logs) and _is_terminal(self._out)
+        return is_at_end and is_evaluation(event.logs) and self._has_screen
 
     def _show_held(self) -> None:
         """Show evaluations that were left to a summary, if none came."""
@@ -246,7 +252,7 @@ class Renderer:
     def _prediction_done(self, _: PredictionDone) -> None:
         self._prediction = None
         if self._train is None:
-            self._live.hide()
+            self._hide_line()
         else:
             self._start_plain(fraction_done(self._train.step, self._train.max_steps))
             if self._is_live:
@@ -257,7 +263,7 @@ class Renderer:
         facts = f"{format_bytes(event.num_bytes)}, {format_duration(event.seconds)}"
         if event.waited_s is not None:
             facts += f"; training waited {format_duration(event.waited_s)}"
-        self._keep(f"{self._paint.good(name)} committed {self._paint.dim(f'({facts})')}")
+        self._keep(f"{self._paint.good(name)} committed {self._paint.dim(f'({facts})')}", passes=True)
 
     def _note(self, event: Note) -> None:
         if event.level == "warning":
@@ -270,7 +276,7 @@ class Renderer:
         self._train = None
         self._prediction = None
         self._held.clear()
-        self._live.hide()
+        self._hide_line()
         epoch = event.metrics.get("epoch")
         facts = RunFacts(
             step=event.step,
@@ -333,7 +339,16 @@ class Renderer:
         if now or time_s - self._drawn_at >= REDRAW_INTERVAL_S:
             self._drawn_at = time_s
             # One column stays free: a full line would wrap on some terminals.
-            self._live.show(self._current_line(self._columns(self._err) - 1))
+            line = self._current_line(self._columns(self._err) - 1)
+            if self._page is not None:
+                self._page.show(line)
+            else:
+                self._live.show(line)
+
+    def _hide_line(self) -> None:
+        if self._page is not None:
+            self._page.hide()
+        self._live.hide()
 
     def _current_line(self, width: int) -> str:
         if self._prediction is not None:
@@ -342,8 +357,22 @@ class Renderer:
 
     # ---- Writing --------------------------------------------------------------------------------------------
 
-    def _keep(self, text: str, stream: TextIO | None = None) -> None:
-        """Write permanent lines, above the live line if it is shown."""
+    @property
+    def _has_screen(self) -> bool:
+        """Somebody looks at it while it comes, and sees all of it: a terminal or a notebook, and not a file."""
+        return self._page is not None or _is_terminal(self._out)
+
+    def _keep(self, text: str, stream: TextIO | None = None, *, passes: bool = False) -> None:
+        """Write permanent lines, above the live line if it is shown.
+
+        Args:
+            text: The lines.
+            stream: Where they go; stdout by default.
+            passes: A notebook leaves them out when enough others have come.
+        """
+        if self._page is not None:
+            self._page.keep(text, passes=passes)
+            return
         target = self._out if stream is None else stream
         if not _is_terminal(target):
             self._write_line(target, text)
@@ -365,6 +394,8 @@ class Renderer:
     def _columns(self, stream: TextIO) -> int:
         if self._width is not None:
             return self._width
+        if self._page is not None:
+            return WIDTH
         try:
             return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
         except (OSError, ValueError):

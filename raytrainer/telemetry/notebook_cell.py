@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import io
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _FORMAT = (
     '<pre style="font-family:Menlo,DejaVu Sans Mono,Consolas,monospace; line-height:1.25; overflow-x:auto; '
@@ -35,13 +37,24 @@ class NotebookCell:
     def show(self, content: RenderableType) -> None:
         """Show something, as a terminal of this width would have it."""
         display: Any = importlib.import_module("IPython.display")
-        html = display.HTML(self._html(content))
+        page = display.HTML(self._html(content))
         if self._handle is None:
-            self._handle = display.display(html, display_id=True)
+            self._handle = display.display(page, display_id=True)
         else:
-            self._handle.update(html)
+            self._handle.update(page)
+
+    def show_text(self, text: str) -> None:
+        """Show text as it is; needs no rich."""
+        display: Any = importlib.import_module("IPython.display")
+        data = {"text/plain": text, "text/html": _FORMAT.format(code=html.escape(text))}
+        if self._handle is None:
+            self._handle = display.display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
 
     def _html(self, content: RenderableType) -> str:
+        from rich.console import Console
+
         # Neither the terminal's colors nor its size are known here, and the notebook's own are those of its theme.
         console = Console(record=True, file=io.StringIO(), width=self._width, force_jupyter=False)
         console.print(content)
