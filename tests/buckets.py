@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from raytrainer.telemetry.bucket_records import FOLDER
+
 SECRET = "thesecretofthetests"
 """Never to be found in anything that is written."""
 CREDENTIALS = {
@@ -200,6 +202,11 @@ class Bucket:
     def multipart_uploads(self) -> int:
         """Uploads that began and did not end."""
         return len(self._client.list_multipart_uploads(Bucket=self.name).get("Uploads", []))
+
+
+def saved(objects: dict[str, int]) -> dict[str, int]:
+    """The objects of a run without its record, which each run adds to."""
+    return {name: size for name, size in objects.items() if not name.startswith(f"{FOLDER}/")}
 
 
 class MemoryBucket:

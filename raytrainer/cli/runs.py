@@ -12,11 +12,18 @@ from typing import Any
 from raytrainer.checkpoint.lease import is_held
 from raytrainer.checkpoint.names import step_of
 from raytrainer.errors import ConfigurationError
-from raytrainer.report.directory import is_run
+from raytrainer.report.directory import is_run, is_run_in_bucket, run_directory
 from raytrainer.report.record import Record, read_record
+from raytrainer.storage.locations import is_uri, join, split, without_options
+from raytrainer.storage.retry import BEFORE_A_RUN
+from raytrainer.telemetry.bucket_records import FOLDER
 from raytrainer.telemetry.formatting import cut, display_width, format_duration, format_value, pad
 
 MAX_DEPTH = 6
+MAX_BUCKET_DEPTH = 2
+"""Each folder of a bucket is a request."""
+SILENCE_IN_BUCKET_S = 180.0
+"""A run in a bucket that was not heard of for so long [s] counts as killed: it sends its record more often."""
 _WIDEST_NAME = 30
 
 
@@ -24,26 +31,29 @@ def runs(directory: str, *, as_json: bool) -> int:
     """Print the runs below a directory.
 
     Args:
-        directory: Where to look.
+        directory: Where to look: a directory or a URI.
         as_json: Print JSON.
 
     Returns:
         The exit code: 1 if there is no run.
 
     Raises:
-        ConfigurationError: If it is not a directory.
+        ConfigurationError: If it is not a directory, or a bucket that cannot be read.
     """
     root = Path(directory)
-    if not root.is_dir():
+    if is_uri(directory):
+        found = [facts_of(location) for location in find_in_bucket(directory)]
+    elif root.is_dir():
+        found = [facts_of(str(path)) for path in find_runs(root)]
+    else:
         raise ConfigurationError(
             f"{directory} is not a directory. Name one that holds runs, each with its own output_dir."
         )
-    found = [facts_of(path) for path in find_runs(root)]
     found.sort(key=lambda facts: facts["last_record"] or 0.0, reverse=True)
     if as_json:
         print(json.dumps(found, indent=2))
     elif found:
-        print("\n".join(_table(found, root)))
+        print("\n".join(_table(found, directory)))
     else:
         print(f"There is no run below {directory}.")
     return 0 if found else 1
@@ -63,13 +73,41 @@ def find_runs(root: Path) -> Iterator[Path]:
         )
 
 
-def facts_of(directory: Path) -> dict[str, Any]:
+def find_in_bucket(uri: str, depth: int = MAX_BUCKET_DEPTH) -> Iterator[str]:
+    """The URIs of runs at a URI or in its folders, not deeper than ``MAX_BUCKET_DEPTH``.
+
+    Args:
+        uri: Where to look.
+        depth: How many levels of folders below are looked at.
+
+    Raises:
+        ConfigurationError: If it cannot be read.
+    """
+    from raytrainer.storage.store import ObjectStore
+
+    try:
+        store = ObjectStore(uri, BEFORE_A_RUN)
+        folders = store.folders()
+        is_one = is_run_in_bucket(store, folders)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{uri} cannot be read: {error}. Check the name and the credentials."
+        ) from error
+    if is_one:
+        yield uri
+    for name in folders if depth else ():
+        if not name.startswith(".") and name != FOLDER and step_of(Path(name)) is None:
+            yield from find_in_bucket(join(uri, name), depth - 1)
+
+
+def facts_of(location: str) -> dict[str, Any]:
     """What is known of a run, without reading all of its numbers."""
-    record = read_record(directory, tail_only=True)
-    lives = is_held(directory)
+    with run_directory(location) as directory:
+        record = read_record(directory, location=location, tail_only=True)
     there = [save.step for save in record.saves if save.is_there]
+    lives = _lives(location, record)
     return {
-        "directory": str(directory),
+        "directory": location,
         "state": "running" if lives and record.state == "unfinished" else _state(record),
         "alive": lives,
         "step": record.step,
@@ -83,18 +121,25 @@ def facts_of(directory: Path) -> dict[str, Any]:
     }
 
 
+def _lives(location: str, record: Record) -> bool:
+    """Whether a run goes on. Nothing holds a bucket: there a run lives that was heard of lately."""
+    if not is_uri(location):
+        return is_held(Path(location))
+    return record.state == "unfinished" and time.time() - (record.heard or 0.0) < SILENCE_IN_BUCKET_S
+
+
 def _state(record: Record) -> str:
     return "killed" if record.state == "unfinished" and record.attempts else record.state
 
 
-def _table(found: list[dict[str, Any]], root: Path) -> list[str]:
+def _table(found: list[dict[str, Any]], root: str) -> list[str]:
     rows = [("run", "state", "step", "loss", "best", "saved", "last heard")]
     for facts in found:
         of = f"/{facts['max_steps']}" if facts["max_steps"] else ""
         heard = facts["last_record"]
         rows.append(
             (
-                cut(_name(Path(facts["directory"]), root), _WIDEST_NAME),
+                cut(_name(facts["directory"], root), _WIDEST_NAME),
                 facts["state"],
                 f"{facts['step']}{of}",
                 _number(facts["loss"]),
@@ -109,8 +154,15 @@ def _table(found: list[dict[str, Any]], root: Path) -> list[str]:
     ]
 
 
-def _name(directory: Path, root: Path) -> str:
-    return directory.resolve().name if directory == root else os.path.relpath(directory, root)
+def _name(location: str, root: str) -> str:
+    if is_uri(root):
+        return (
+            split(root)[1]
+            if location == root
+            else without_options(location)[len(without_options(root)) + 1 :]
+        )
+    here, top = Path(location), Path(root)
+    return here.resolve().name if here == top else os.path.relpath(here, top)
 
 
 def _number(value: float | None) -> str:

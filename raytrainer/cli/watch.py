@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from raytrainer.checkpoint.lease import is_held
-from raytrainer.report.directory import run_directory
+from raytrainer.cli.runs import SILENCE_IN_BUCKET_S
+from raytrainer.report.directory import copy_run, record_files, run_directory
 from raytrainer.report.record import ENDINGS
 from raytrainer.storage.locations import is_uri
 from raytrainer.telemetry.console import Renderer
@@ -76,7 +78,8 @@ class Follower:
 
     def __init__(self, location: str) -> None:
         self._location = location
-        self._seen: dict[str, int] = {}
+        self._seen: dict[Path, int] = {}
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._silent_since = time.monotonic()
         self.ending: str | None = None
         """``end``, ``failed`` or ``interrupted``, when the run has written one."""
@@ -86,17 +89,18 @@ class Follower:
         """Whether nothing more comes."""
         if self.ending is not None:
             return True
-        is_silent = time.monotonic() - self._silent_since > SILENCE_S
-        return is_silent and (is_uri(self._location) or not is_held(Path(self._location)))
+        silent_s = time.monotonic() - self._silent_since
+        if is_uri(self._location):
+            return silent_s > SILENCE_IN_BUCKET_S
+        return silent_s > SILENCE_S and not is_held(Path(self._location))
 
     def news(self) -> Iterator[dict[str, Any]]:
         """What was written since the last call, by time."""
         lines: list[dict[str, Any]] = []
-        with run_directory(self._location) as directory:
-            for name in (METRICS_NAME, EVENTS_NAME):
-                read = LinesSince(directory / name, self._seen.get(name, 0))
-                lines += read
-                self._seen[name] = read.end
+        for path in self._files():
+            read = LinesSince(path, self._seen.get(path, 0))
+            lines += read
+            self._seen[path] = read.end
         if lines:
             self._silent_since = time.monotonic()
         lines.sort(key=lambda line: line.get("time", 0.0))
@@ -104,6 +108,17 @@ class Follower:
             kind = line.get("kind")
             self.ending = kind if kind in ENDINGS else None if kind == "start" else self.ending
             yield line
+
+    def _files(self) -> list[Path]:
+        """Those of its directory, or of a copy of its bucket, which gets what has changed since."""
+        if is_uri(self._location):
+            self._copy = self._copy or tempfile.TemporaryDirectory(prefix="raytrainer-watch-")
+            directory = Path(self._copy.name)
+            copy_run(self._location, directory)
+        else:
+            with run_directory(self._location) as directory:
+                pass
+        return [path for name in (METRICS_NAME, EVENTS_NAME) for path in record_files(directory, name)]
 
 
 def events_of(line: dict[str, Any]) -> Iterator[object]:

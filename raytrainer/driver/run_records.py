@@ -4,20 +4,19 @@ A driver writes what it tells people beside what rank 0 writes (``telemetry.run_
 writes both. The page of a run (``report``) is written when ``train()`` ends, also by a failure, unless
 ``report_page=False`` or what draws it is not installed. A trial of a sweep has none: the sweep has one.
 
-Nothing can be appended to an object of a bucket, and nothing may stay in the stage of a process. So a run in a bucket
-has what rank 0 of Ray workers writes beside its log, and no page until somebody asks for it.
+Nothing can be appended to an object of a bucket: how its record gets there, ``telemetry.bucket_records`` says. A run in
+a bucket has no page until somebody asks for it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raytrainer.storage.locations import is_uri
 from raytrainer.telemetry.events import TrainEnded, TrainFailed
-from raytrainer.telemetry.run_files import RunFiles
+from raytrainer.telemetry.run_files import RunFiles, files_of_run
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -37,9 +36,7 @@ class DriverRecords:
     def __init__(self, args: TrainingArguments, run: Callable[[], str]) -> None:
         self._location = str(args.output_dir)
         self._wants_page = args.report_page
-        self._files: RunFiles | None = None
-        if not is_uri(self._location):
-            self._files = RunFiles(Path(self._location), rank=None, run=lambda: (run(), 0))
+        self._files = files_of_run(self._location, rank=None, run=lambda: (run(), 0))
 
     def handle(self, event: object) -> None:
         """Take over an event; that an attempt failed is told by what follows from it."""
@@ -60,7 +57,7 @@ class DriverRecords:
         if self._files is None:
             return
         self._files.close()
-        if has_trained and self._wants_page:
+        if has_trained and self._wants_page and not is_uri(self._location):
             write_page(self._location)
 
 
@@ -77,18 +74,15 @@ def recorder_here(
 
     def record(event: object) -> None:
         location = str(args().output_dir)
-        if is_uri(location):
-            return
         if location not in files:
-            files[location] = RunFiles(
-                Path(location),
-                rank=0,
-                run=lambda: (runtime().run_id, runtime().attempt),
-            )
+            made = files_of_run(location, rank=0, run=lambda: (runtime().run_id, runtime().attempt))
+            if made is None:
+                return
+            files[location] = made
         files[location].handle(event)
         if isinstance(event, TrainEnded | TrainFailed):
             files.pop(location).close()
-            if args().report_page:
+            if args().report_page and not is_uri(location):
                 write_page(location)
 
     return record

@@ -17,6 +17,7 @@ from raytrainer.checkpoint.names import ARGUMENTS_NAME, LAST_CHECKPOINT_NAME
 from raytrainer.checkpoint.ownership import EARLIER_RUNS
 from raytrainer.checkpoint.snapshot import files_below
 from raytrainer.hub.card import CARD_NAME
+from raytrainer.telemetry.bucket_records import FOLDER as RECORD_FOLDER
 from raytrainer.telemetry.run_files import RECORD_NAMES
 
 TENSORBOARD_DIRECTORY = "runs"
@@ -28,6 +29,7 @@ _EXCLUDED = (
     f"{LAST_CHECKPOINT_NAME}/*",
     "logs/*",
     *RECORD_NAMES,
+    f"{RECORD_FOLDER}/*",
     f"{EARLIER_RUNS}/*",
     "training_args.bin",
     ARGUMENTS_NAME,

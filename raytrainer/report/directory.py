@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raytrainer.checkpoint.names import STATE_NAME, checkpoint_name, list_checkpoints, step_of
 from raytrainer.errors import ConfigurationError
 from raytrainer.storage.locations import is_uri
+from raytrainer.telemetry.bucket_records import FOLDER, is_record
 from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
+
+if TYPE_CHECKING:
+    from raytrainer.storage.store import ObjectStore
 
 SWEEP_NAME = "sweep.json"
 _RECORDS = (METRICS_NAME, EVENTS_NAME, SWEEP_NAME)
+
+
+def record_files(directory: Path, name: str) -> list[Path]:
+    """The files of one kind: that of the directory, and those of a bucket that it is a copy of, one of each process.
+
+    Args:
+        directory: Of a run.
+        name: ``metrics.jsonl`` or ``events.jsonl``.
+    """
+    own = directory / name
+    return [
+        *([own] if own.is_file() else []),
+        *sorted((directory / FOLDER).glob(f"{Path(name).stem}-*.jsonl")),
+    ]
 
 
 @contextlib.contextmanager
@@ -38,16 +57,38 @@ def run_directory(location: str) -> Generator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="raytrainer-report-") as scratch:
-        _fetch(location, Path(scratch))
+        copy_run(location, Path(scratch))
         yield Path(scratch)
 
 
 def is_run(path: Path) -> bool:
     """Whether a directory is that of a run or a sweep."""
-    return any((path / name).is_file() for name in _RECORDS) or bool(list_checkpoints(path))
+    has_record = any((path / name).is_file() for name in _RECORDS) or (path / FOLDER).is_dir()
+    return has_record or bool(list_checkpoints(path))
 
 
-def _fetch(uri: str, scratch: Path) -> None:
+def is_run_in_bucket(store: ObjectStore, folders: Iterable[str]) -> bool:
+    """Whether a URI is that of a run or a sweep.
+
+    Args:
+        store: Of the URI.
+        folders: Right below it.
+    """
+    return any(name == FOLDER or step_of(Path(name)) is not None for name in folders) or any(
+        store.exists(name) for name in _RECORDS
+    )
+
+
+def copy_run(uri: str, scratch: Path) -> None:
+    """Fetch the record of a run, and the state of its newest checkpoint; what an earlier call has fetched stays.
+
+    Args:
+        uri: Of the run.
+        scratch: Where it goes.
+
+    Raises:
+        ConfigurationError: If it cannot be read, or there is no run.
+    """
     from raytrainer.storage.store import ObjectStore
 
     store = ObjectStore(uri)
@@ -55,14 +96,21 @@ def _fetch(uri: str, scratch: Path) -> None:
         names = [name for name in _RECORDS if store.exists(name)]
         steps = sorted(step for name in store.folders() if (step := step_of(Path(name))) is not None)
         for step in steps:
-            (scratch / checkpoint_name(step)).mkdir()
+            (scratch / checkpoint_name(step)).mkdir(exist_ok=True)
         names += [f"{checkpoint_name(step)}/{STATE_NAME}" for step in steps[-1:]]
+        parts = {f"{FOLDER}/{name}": size for name, size in store.list(FOLDER).items()}
+        names += [name for name, size in parts.items() if is_record(name) and _size(scratch / name) != size]
+        (scratch / FOLDER).mkdir(exist_ok=True)
         store.get_all({name: scratch / name for name in names})
     except OSError as error:
         raise ConfigurationError(
             f"{uri} cannot be read: {error}. Check the name and the credentials."
         ) from error
-    if not names:
+    if not names and not parts:
         raise ConfigurationError(
             f"{uri} holds no run: there is neither {EVENTS_NAME} nor a checkpoint-N in it."
         )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from raytrainer.checkpoint.names import STATE_NAME, list_checkpoints, step_of
+from raytrainer.report.directory import record_files
 from raytrainer.telemetry.json_lines import read_lines
 from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 
@@ -158,9 +159,8 @@ def read_record(directory: Path, *, location: str | None = None, tail_only: bool
     lines = [
         line
         for name in (METRICS_NAME, EVENTS_NAME)
-        for line in read_lines(
-            directory / name, tail_bytes=TAIL_BYTES if tail_only and name == METRICS_NAME else None
-        )
+        for path in record_files(directory, name)
+        for line in read_lines(path, tail_bytes=TAIL_BYTES if tail_only and name == METRICS_NAME else None)
         if isinstance(line.get("time"), int | float) and isinstance(line.get("step"), int)
     ]
     lines.sort(key=lambda line: line["time"])

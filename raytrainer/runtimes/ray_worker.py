@@ -7,7 +7,6 @@ waits for it: a thread sends events, and the command of the driver is read from 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -18,7 +17,7 @@ from raytrainer.runtimes.event_sender import EventSender
 from raytrainer.runtimes.process_group import CollectiveRuntime
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.telemetry.events import Note
-from raytrainer.telemetry.run_files import RunFiles
+from raytrainer.telemetry.run_files import RunFiles, files_of_run
 from raytrainer.wire.pickling import pack
 
 COMMAND_INTERVAL_S = 0.05
@@ -104,13 +103,18 @@ class RayRuntime(CollectiveRuntime):
                 self._command = Command(changed)
         return self._command
 
-    def record_in(self, directory: Path) -> None:
-        """Rank 0: from now on, write what happens to files in a directory. What people are told, the driver writes."""
+    def record_in(self, location: str) -> None:
+        """Rank 0: record what happens in a directory or bucket. The driver records what people are told."""
         if self._files is not None:
             self._files.close()
-        self._files = RunFiles(
-            directory, rank=self.rank, run=lambda: (self.run_id, self.attempt), tells=False
+        self._files = files_of_run(
+            location, rank=self.rank, run=lambda: (self.run_id, self.attempt), tells=False
         )
+
+    def share_records(self) -> None:
+        """This rank: bring what it has recorded to where others see it."""
+        if self._files is not None:
+            self._files.close()
 
     def emit(self, event: object) -> None:
         if self._files is not None:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from raytrainer.storage.locations import is_uri
+from raytrainer.telemetry.bucket_records import BucketRecords, records_of
 from raytrainer.telemetry.environment import environment, memory
 from raytrainer.telemetry.events import (
     CheckpointCommitted,
@@ -58,6 +60,7 @@ class RunFiles:
         run: Names the call of ``train()`` that runs now, and its attempt.
         tells: This process tells people about the run: it writes that.
         clock: Seconds since the epoch.
+        bucket: Brings the files from ``directory`` into the bucket that the run is in.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class RunFiles:
         run: Callable[[], tuple[str, int]],
         tells: bool = True,
         clock: Callable[[], float] = time.time,
+        bucket: BucketRecords | None = None,
     ) -> None:
         self._metrics = JsonLines(directory / METRICS_NAME)
         self._events = JsonLines(directory / EVENTS_NAME)
@@ -82,6 +86,8 @@ class RunFiles:
         self._memory_at = 0.0
         self._attempt = 0
         self._is_broken = False
+        self._is_training = False
+        self._bucket = bucket
 
     def handle(self, event: object) -> None:
         """Write what an event says. Never raises."""
@@ -91,6 +97,7 @@ class RunFiles:
                 self._told(event)
             elif self._rank is not None:
                 self._record(event)
+            self._bring(event)
         except OSError as error:
             self._give_up(error)
         except Exception:  # A record is never worth a run.
@@ -100,6 +107,22 @@ class RunFiles:
         """Close the files; a later event opens them again."""
         self._metrics.close()
         self._events.close()
+        if self._bucket is not None:
+            self._bucket.finish()
+
+    def _bring(self, event: object) -> None:
+        """Bring lines into a bucket: after a save soon, after a call at once."""
+        if self._bucket is None:
+            return
+        if isinstance(event, CheckpointCommitted):
+            self._bucket.send_soon()
+        if isinstance(event, TrainStarted):
+            self._is_training = True
+            self._bucket.begin()
+        elif isinstance(event, TrainEnded | TrainFailed):
+            self._is_training = False
+        if not self._is_training and isinstance(event, TrainEnded | TrainFailed | Logged):
+            self.close()
 
     def _note_progress(self, event: object) -> None:
         if isinstance(event, TrainStarted):
@@ -201,3 +224,22 @@ class RunFiles:
             logger.warning(
                 "The run is no longer recorded in %s: %s. Training goes on.", self._metrics.path.parent, error
             )
+
+
+def files_of_run(
+    location: str, *, rank: int | None, run: Callable[[], tuple[str, int]], tells: bool = True
+) -> RunFiles | None:
+    """What records a run for this process; None if this machine has no place for it.
+
+    Args:
+        location: The run's ``output_dir``: a directory, or a URI, whose record is in the stage until it is sent.
+        rank: As of ``RunFiles``, like the others.
+        run: Likewise.
+        tells: Likewise.
+    """
+    if not is_uri(location):
+        return RunFiles(Path(location), rank=rank, run=run, tells=tells)
+    bucket = records_of(location)
+    if bucket is None:
+        return None
+    return RunFiles(bucket.directory, rank=rank, run=run, tells=tells, bucket=bucket)

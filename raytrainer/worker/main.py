@@ -31,7 +31,6 @@ from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.storage.locations import below, is_uri
 from raytrainer.storage.stage import discard_stage, working_directory
 from raytrainer.telemetry.events import Busy
-from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult, Watch
 from raytrainer.wire.preparations import Preparations, call_all
@@ -249,7 +248,7 @@ class _Worker:
             directory = working_directory(output_dir)
             self._log_file = attach_rank_log(directory / "logs", self._rank, attempt=self._attempt)
             if self._rank == 0 and self._runtime is not None:
-                self._runtime.record_in(directory)
+                self._runtime.record_in(output_dir)
         if self._stacks is not None:
             self._stacks.close()
         self._stacks = StackWriter(self._log_file)
@@ -259,9 +258,7 @@ class _Worker:
         if is_uri(output_dir):
             from raytrainer.checkpoint.run_storage import storage_of
 
-            records = (METRICS_NAME, EVENTS_NAME) if self._rank == 0 else ()
-            for name in (_log_name(self._rank), *records):
-                storage_of(output_dir).bring(name)
+            storage_of(output_dir).bring(_log_name(self._rank))
 
     def _share_log(self) -> None:
         """If logs are in a bucket, upload this rank's, as far as that is possible."""
@@ -269,6 +266,8 @@ class _Worker:
             from raytrainer.checkpoint.run_storage import storage_of
 
             with contextlib.suppress(Exception):
+                if self._runtime is not None:
+                    self._runtime.share_records()
                 storage_of(self._output_dir).share()
 
     def _open(self, next_trainer: NextTrainer | None = None) -> None:

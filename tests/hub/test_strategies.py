@@ -172,6 +172,7 @@ def test_push_to_hub_uploads_what_the_run_directory_holds_besides_checkpoints(hu
         "training_args.bin",
         ".hidden",
         "last-checkpoint/model.safetensors",
+        "run-records/events-1a2b.jsonl",
     ):
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_bytes(b"x")

@@ -1,60 +1,52 @@
-"""What a rank of a worker group takes from the control actor, which is a stand-in here."""
+"""What rank 0 of Ray workers records where; no Ray is started."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import json
+from pathlib import Path
 
-import pytest
-import ray.train
-
-from raytrainer.runtimes import ray_calls, ray_worker
-from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.ray_worker import RayRuntime
+from raytrainer.telemetry.events import Logged, Note, TrainStarted
+from tests.buckets import MemoryBucket
 
 
-class Calls:
-    """Answers of the control actor, which come when the test says so."""
-
-    def __init__(self) -> None:
-        self.open: list[dict[str, Any]] = []
-
-    def remote(self, known: int, wait_s: float) -> dict[str, Any]:
-        self.open.append({"known": known})
-        return self.open[-1]
+def rank_zero() -> RayRuntime:
+    """A rank that no Ray Train has started."""
+    runtime = object.__new__(RayRuntime)
+    runtime.rank, runtime.run_id, runtime.attempt = 0, "r", 0
+    runtime._files, runtime._events = None, None
+    return runtime
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> tuple[RayRuntime, Calls]:
-    context = SimpleNamespace(
-        get_world_rank=lambda: 0,
-        get_local_rank=lambda: 0,
-        get_world_size=lambda: 1,
-        get_local_world_size=lambda: 1,
-    )
-    monkeypatch.setattr(ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(RayRuntime, "open_group", lambda self, timeout_s: None)
-    monkeypatch.setattr(ray_worker, "COMMAND_INTERVAL_S", 0.0)
-    monkeypatch.setattr(ray_calls, "is_ready", lambda call: "answer" in call)
-    monkeypatch.setattr(ray_calls, "get", lambda call: call["answer"])
-    calls = Calls()
-    return RayRuntime(SimpleNamespace(command=calls), timeout_s=1.0), calls
+def emit_all(runtime: RayRuntime) -> None:
+    runtime.emit(TrainStarted(max_steps=2, first_step=0, num_epochs=1, attempt=0, rows=[]))
+    runtime.emit(Logged(step=1, max_steps=2, logs={"loss": 1.0}))
+    runtime.emit(Note(text="the driver records what people are told", level="warning"))
 
 
-def test_what_was_asked_of_one_task_does_not_stop_the_next(made: tuple[RayRuntime, Calls]) -> None:
-    runtime, calls = made
-    runtime.start_task(0)
-    assert runtime.command() is Command.NONE
-    (asked,) = calls.open
-    asked["answer"] = int(Command.STOP)  # It came when the task had ended already.
-    runtime.start_task(0)
-    assert runtime.command() is Command.NONE
-    assert runtime.command() is Command.NONE
+def test_a_run_in_a_bucket_is_recorded_there_and_goes_on_in_another_object(memory_bucket: MemoryBucket):
+    runtime = rank_zero()
+    runtime.record_in(memory_bucket.uri)
+    for _ in range(2):
+        emit_all(runtime)
+        runtime.share_records()
+    objects = memory_bucket.objects("run/run-records/")
+    assert sorted(name.partition("-")[0] for name in objects) == ["events", "events", "metrics", "metrics"]
+    lines = [
+        json.loads(line)
+        for name in objects
+        for line in memory_bucket.read(f"run-records/{name}").splitlines()
+    ]
+    assert sorted(line["kind"] for line in lines) == ["log", "log", "start", "start"]
+    assert {line["rank"] for line in lines} == {0}
 
 
-def test_what_is_asked_of_a_task_stops_it(made: tuple[RayRuntime, Calls]) -> None:
-    runtime, calls = made
-    runtime.start_task(0)
-    runtime.command()
-    calls.open[0]["answer"] = int(Command.STOP_AFTER_SAVE)
-    assert runtime.command() is Command.STOP_AFTER_SAVE
+def test_a_run_in_a_directory_is_recorded_line_by_line(tmp_path: Path):
+    runtime = rank_zero()
+    runtime.record_in(str(tmp_path))
+    emit_all(runtime)
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert kinds == ["log"]
+    runtime.share_records()
+    emit_all(runtime)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2

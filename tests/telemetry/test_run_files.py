@@ -50,7 +50,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_a_line_for_each_log_evaluation_and_save(run_dir: Path):
     metrics, events = lines(run_dir / METRICS_NAME), lines(run_dir / EVENTS_NAME)
-    assert [(line["kind"], line["step"]) for line in metrics] == [
+    # On a slow machine there is progress between two logs.
+    assert [(line["kind"], line["step"]) for line in metrics if line["kind"] != "progress"] == [
         ("log", 1),
         ("log", 2),
         ("eval", 2),

@@ -18,10 +18,12 @@ import transformers
 import raytrainer
 from raytrainer.checkpoint.remote import fetch
 from raytrainer.errors import CheckpointError
+from raytrainer.report.directory import run_directory
+from raytrainer.report.record import read_record
 from raytrainer.storage.stage import stage_of, stage_root
 from raytrainer.storage.store import ObjectStore
 from raytrainer.telemetry.run_files import RECORD_NAMES
-from tests.buckets import SECRET, Fault
+from tests.buckets import SECRET, Fault, saved
 from tests.parity.twins import make_samples, make_trainer, rows
 from tests.sft import words
 
@@ -74,8 +76,13 @@ def test_a_run_into_a_bucket_has_the_losses_and_files_of_one_into_a_directory(
         for path in (tmp_path / "disk").rglob("*")
         if path.is_file()
     }
-    # Nothing can be appended to an object, so a run in one process has no record there.
-    assert set(bucket.objects()) == of_disk - set(RECORD_NAMES)
+    assert set(saved(bucket.objects())) == of_disk - set(RECORD_NAMES)
+    with run_directory(bucket.uri) as copy:
+        record = read_record(copy)
+    assert [attempt.ending for attempt in record.attempts] == ["end"]
+    assert [save.step for save in record.saves] == [2, 4, 6]
+    logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert [sample.value for sample in record.series["loss"]] == logged
 
 
 def test_a_run_that_stopped_goes_on_bitwise_from_the_newest_checkpoint(memory_bucket, on_disk):
@@ -124,7 +131,7 @@ def test_a_checkpoint_without_its_manifest_does_not_count(memory_bucket, caplog)
 def test_old_checkpoints_are_deleted_and_the_best_one_is_kept_and_loaded(memory_bucket, tmp_path):
     trainer = trainer_for(memory_bucket.uri, save_total_limit=2, **BEST)
     trainer.train()
-    names = {name.partition("/")[0] for name in memory_bucket.objects()}
+    names = {name.partition("/")[0] for name in saved(memory_bucket.objects())}
     assert names == {"checkpoint-2", "checkpoint-6"}
     assert trainer.state.best_model_checkpoint == f"{memory_bucket.uri}/checkpoint-2"
     best = raytrainer.Trainer(
@@ -141,7 +148,7 @@ def test_old_checkpoints_are_deleted_and_the_best_one_is_kept_and_loaded(memory_
 
 def test_one_checkpoint_is_enough_at_the_end_and_it_is_the_best(memory_bucket):
     trainer_for(memory_bucket.uri, save_total_limit=1, **BEST).train()
-    assert {name.partition("/")[0] for name in memory_bucket.objects()} == {"checkpoint-2"}
+    assert {name.partition("/")[0] for name in saved(memory_bucket.objects())} == {"checkpoint-2"}
 
 
 def test_the_best_checkpoint_is_remembered_by_a_run_that_goes_on(memory_bucket):
@@ -258,7 +265,7 @@ def test_a_server_of_which_every_third_request_fails_costs_time_and_nothing_else
     failed = [record for record in caplog.records if "is tried again" in record.getMessage()]
     assert len(failed) > 10
     assert all(record.levelno == logging.WARNING for record in failed)
-    assert {name.split("/")[0] for name in bucket.objects()} == {"checkpoint-4", "checkpoint-6"}
+    assert {name.split("/")[0] for name in saved(bucket.objects())} == {"checkpoint-4", "checkpoint-6"}
 
 
 def test_a_connection_that_stalls_is_given_up_and_the_request_made_again(bucket, proxy, monkeypatch, caplog):
@@ -335,7 +342,7 @@ def test_a_failed_save_ends_the_run_with_what_to_do(bucket, proxy):
         CheckpointError, match=r"checkpoint-2 could not be uploaded.*credentials of this machine"
     ):
         trainer_for(bucket.uri).train()
-    assert bucket.objects() == {}
+    assert saved(bucket.objects()) == {}
 
 
 def test_a_later_process_deletes_what_a_killed_one_staged(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from raytrainer.report.directory import run_directory
+from raytrainer.report.record import read_record
 from raytrainer.storage.stage import stage_of
 from tests.buckets import Bucket, Proxy
 from tests.faults.victims import CountShards, make_trainer, outcome
@@ -83,6 +85,12 @@ def test_a_rank_that_is_killed_while_it_uploads_its_shards_changes_nothing(
     trainer.save_model()
     assert "model.safetensors" in bucket.objects()
     trainer.end()
+    with run_directory(uri) as copy:
+        record = read_record(copy)
+    assert [attempt.ending for attempt in record.attempts] == ["restart", "end"]
+    told = [one for one in record.happenings if one.kind == "restart"]
+    assert [one.rank for one in told] == [None], "the driver says why"
+    assert [save.step for save in record.saves][-1] == 12
     logs = [bucket.read(f"logs/rank-{rank}.log").decode() for rank in (0, 1)]
     assert all("attempt 1" in log and "attempt 2" in log for log in logs)
     assert staged(uri) == []
