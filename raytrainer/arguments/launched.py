@@ -1,4 +1,4 @@
-"""Whether a launcher such as ``torchrun`` made this process one rank of several, and over what it joins the others.
+"""Whether a launcher such as ``torchrun`` made this process one rank of several, how it joins the others, and leaves.
 
 A script under a launcher knows its rank from the start, and may wait for the others before a Trainer trains. Nobody
 joins before something needs the others.
@@ -7,7 +7,10 @@ joins before something needs the others.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import sys
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Set by ``torchrun`` and ``accelerate launch``."""
+LEAVE_S = 30.0
+"""How long a rank that is done waits for the others before its process ends [s]."""
+_ENDING = "raytrainer/ending"
+"""Counts the ranks that are done, in the store over which they met."""
 
 
 def is_launched_rank(environment: Mapping[str, str]) -> bool:
@@ -60,5 +67,23 @@ def join_group(args: TrainingArguments) -> None:
 
 
 def _end_group() -> None:
+    """All ranks, when their processes end: leave the group together.
+
+    One that leaves while another still works closes connections that the other has, which gloo may take for a failure
+    and abort. They wait over the store and not in a collective, which a collective of a rank that still works would
+    meet. A rank that ends with an exception waits for nobody: the launcher is to see it at once.
+    """
     if dist.is_initialized():
+        with contextlib.suppress(Exception):  # the store may be gone with the process that kept it
+            _wait_for_others(dist.distributed_c10d._get_default_store())
         dist.destroy_process_group()
+
+
+def _wait_for_others(store: dist.Store) -> None:
+    store.add(_ENDING, 1)
+    has_failed = getattr(sys, "last_value", None) is not None
+    began = time.monotonic()
+    while not has_failed and store.add(_ENDING, 0) < dist.get_world_size():
+        if time.monotonic() - began > LEAVE_S:
+            return
+        time.sleep(0.05)
