@@ -108,21 +108,16 @@ def test_a_tensor_that_safetensors_would_refuse_is_refused_at_once(writer, tmp_p
         write_tensors(tmp_path / "w.safetensors", {"w": torch.randn(4, 4).t()})
 
 
-def test_an_object_of_the_script_is_refused_with_what_to_do(writer, tmp_path):
-    import __main__
-
+def test_an_object_of_the_script_is_refused_with_what_to_do(writer, tmp_path, monkeypatch):
     class Local:
         pass
 
     Local.__module__, Local.__qualname__ = "__main__", "Local"
-    __main__.Local = Local
-    try:
-        with writer.staging() as stage:
-            save_state(tmp_path / "s.pt", State({"x": Local()}))
-        with pytest.raises(CheckpointError, match=r"The state of State holds .*Put the class into a module"):
-            write(writer, tmp_path, stage, "s.pt")
-    finally:
-        del __main__.Local
+    monkeypatch.setattr(sys.modules["__main__"], "Local", Local, raising=False)
+    with writer.staging() as stage:
+        save_state(tmp_path / "s.pt", State({"x": Local()}))
+    with pytest.raises(CheckpointError, match=r"The state of State holds .*Put the class into a module"):
+        write(writer, tmp_path, stage, "s.pt")
 
 
 def test_outside_of_a_stage_files_are_written_in_place(writer, tmp_path):
