@@ -152,7 +152,9 @@ class ToySession:
                 self.runtime.emit(StepDone(step=self.step, max_steps=steps, epoch=0.0, samples_per_s=[]))
                 self.runtime.emit(Logged(step=self.step, max_steps=steps, logs={"loss": 1.0}))
                 if was_stopped or moves or self.step % every == 0:
-                    marker.write_text(str(self.step))
+                    draft = marker.with_suffix(".draft")  # a worker may be killed at any moment
+                    draft.write_text(str(self.step))
+                    draft.replace(marker)
                     self.runtime.emit(
                         CheckpointCommitted(
                             step=self.step, path=f"checkpoint-{self.step}", num_bytes=1, seconds=0.0
