@@ -34,6 +34,7 @@ from raytrainer.telemetry.events import Busy
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult, Watch
 from raytrainer.wire.preparations import Preparations, call_all
+from raytrainer.worker.last_words import end_output
 from raytrainer.worker.stacks import StackWriter, place_of, this_process
 
 if TYPE_CHECKING:
@@ -312,6 +313,7 @@ class _Worker:
             return True
         if answer is Answer.LEAVE:
             self._leave()
+        end_output()
         return False
 
     def _run(self, task: Task) -> None:
@@ -359,6 +361,7 @@ class _Worker:
         try:
             # All ranks: sharded weights are gathered.
             weights = session.final_weights()
+            end_output()  # the driver may end this process as soon as rank 0 has left them
             if self._rank == 0 and weights is not None:
                 runtime.store_final_weights(weights)
             session.close()
