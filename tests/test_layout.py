@@ -40,7 +40,6 @@ CLAIMS = {
     "loop": {"adapters", "events", "extras"},
     "optim": {"convex"},
     "preflight": {"bad_inputs"},
-    "report": {"browser"},
     "runtimes": {"same_losses"},
     "seq2seq": {"generation", "two_ranks"},
     "sft": {"adapters", "against_trl", "two_ranks"},
