@@ -32,6 +32,7 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from raytrainer.control.spared import spare_this_process
 from raytrainer.driver.ray_deaths import deaths_in
 from raytrainer.driver.room import Room
+from raytrainer.driver.sync_on_use import synchronize_on_use
 from raytrainer.runtimes import ray_calls
 from raytrainer.wire.failure_record import WorkerDeaths
 
@@ -170,6 +171,7 @@ def controller_for(control: Any) -> type:
 
         def __init__(self, **arguments: Any) -> None:
             spare_this_process()
+            synchronize_on_use()
             # It blocks in its event loop on purpose.
             os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")
             super().__init__(**arguments)

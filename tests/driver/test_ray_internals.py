@@ -50,6 +50,12 @@ USED_WITHOUT_IMPORT = [
         "ray.train.v2._internal.execution.worker_group:WorkerGroup",
         "_create_workers",
     ),
+    (
+        "driver/sync_on_use.py",
+        "ray.train.v2._internal.execution.worker_group.worker_group",
+        "SynchronizationActor",
+    ),
+    ("driver/sync_on_use.py", "ray.train.v2._internal.execution.worker_group.state", "_shutdown_sync_actor"),
     ("driver/ray_tables.py", "ray._private.state", "available_resources_per_node"),
     ("driver/ray_tables.py", "ray._private.state", "jobs"),
     ("driver/ray_tables.py", "ray._private.state:GlobalState", "_connect_and_get_accessor"),

@@ -75,6 +75,7 @@ def at_most(seconds):
 def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp_path):
     weights = torch.ones(3)
     before, coordinators = helpers(), helper_pids("_Autoscaling", raylet_here())
+    synchronizing = helper_pids("SynchronizationActor", raylet_here())
     group = make_group(ToyTrainer(directory=str(tmp_path), weights=[weights, weights]))
     first = group.call("describe")
     assert first["world"] == 2
@@ -89,6 +90,10 @@ def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp
     assert helper_pids("_Autoscaling", raylet_here()) == coordinators, (
         "none more, because this Ray cannot grow"
     )
+
+    assert helper_pids("SynchronizationActor", raylet_here()) <= synchronizing, "started for nobody"
+    assert group.call("meet") == "from rank 0"
+    assert len(helper_pids("SynchronizationActor", raylet_here()) - synchronizing) == 1, "started when used"
 
     with at_most(1.0):
         second = group.call("describe", task_id="my-run")

@@ -183,6 +183,12 @@ class ToySession:
         elif how.startswith("strange"):
             raise StrangeError("one", "two")
 
+    def meet(self, *, restarted: bool) -> Any:
+        """Ray Train's own collective, as a user's code may call it."""
+        import ray.train.collective
+
+        return ray.train.collective.broadcast_from_rank_zero(f"from rank {self.runtime.rank}")
+
     def stuck(self, *, restarted: bool) -> None:
         """Rank 1 fails while rank 0 is busy outside of any collective."""
         if self.runtime.rank == 1:
