@@ -8,6 +8,7 @@ number of ranks may change (``dealing``), rounds are those of the largest number
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ class BatchSplit:
         """Whether a round may repeat samples of an earlier round."""
         return self.fills_up and not self.drop_last and self.world_size > 1
 
-    def part_of(self, samples: list[Any], rank: int) -> list[Any]:
+    def part_of(self, samples: Sequence[Any], rank: int) -> Sequence[Any]:
         """A rank's samples of a round; if it has none, the first sample of the round as a stand-in."""
         first = rank * self.batch_size
         return samples[first : first + self.batch_size] or samples[:1]
@@ -84,8 +85,9 @@ class BatchSplit:
 
     def share_of_turn(self, num_round: int, turn: Turn) -> Share:
         """The share of this rank in a round with so many real samples, in one of its turns."""
-        share = self.share_of(num_round, turn.part)
-        return share._replace(scale=turn.scale) if turn.scale else Share(0, num_round, 0.0)
+        if not turn.scale:
+            return Share(0, num_round, 0.0)
+        return Share(self.share_of(num_round, turn.part).num_real, num_round, turn.scale)
 
     def weight_of(self, share: Share) -> float:
         """Weight of a micro-batch's mean in a mean over ranks; fill-ups count as samples."""

@@ -35,7 +35,7 @@ class CollateRound:
 
     def __call__(self, read: Read) -> list[Fetched]:
         part_of, ranks = self.split.part_of, range(self.split.world_size)
-        return [self.collate(Read(*(part_of(each, rank) for each in read))) for rank in ranks]
+        return [self.collate(Read(*(list(part_of(each, rank)) for each in read))) for rank in ranks]
 
 
 def dispatch_rounds(

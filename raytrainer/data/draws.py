@@ -10,7 +10,7 @@ them, and after any restart.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -18,6 +18,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from raytrainer.data.own_generators import OwnGenerators
 from raytrainer.random_state import kept, seed_host, seed_of
+
+_AS_IT_IS = contextlib.nullcontext()
 
 
 class Place(NamedTuple):
@@ -76,11 +78,9 @@ class Draws:
             seed_host(seed)
             own.seed(seed)
 
-    @contextlib.contextmanager
-    def apart(self) -> Generator[None]:
+    def apart(self) -> contextlib.AbstractContextManager[None]:
         """What is seeded inside leaves the random state of a process that trains as it was."""
-        with contextlib.nullcontext() if self.seed is None or get_worker_info() is not None else kept():
-            yield
+        return _AS_IT_IS if self.seed is None or get_worker_info() is not None else kept()
 
 
 class PlacedSamples(Dataset[Read]):
@@ -102,7 +102,7 @@ class PlacedSamples(Dataset[Read]):
         several = getattr(self.dataset, "__getitems__", None)
         with self.draws.apart():
             if not callable(several):
-                return Read([self._one(place) for place in places], places)
+                return Read(self._one_by_one(places), places)
             read = cast("Callable[[list[Any]], Any]", several)
             if self.batch_size is None:
                 return Read(self._several(read, places), places)
@@ -111,9 +111,15 @@ class PlacedSamples(Dataset[Read]):
             ]
             return Read([sample for part in parts for sample in self._several(read, part)], places)
 
-    def _one(self, place: Place) -> Any:
-        self.draws.begin("sample", place, self.own)
-        return self.dataset[place.index]
+    def _one_by_one(self, places: list[Place]) -> list[Any]:
+        dataset, draws = self.dataset, self.draws
+        if draws.seed is None:
+            return [dataset[place.index] for place in places]
+        samples: list[Any] = []
+        for place in places:
+            draws.begin("sample", place, self.own)
+            samples.append(dataset[place.index])
+        return samples
 
     def _several(self, read: Callable[[list[Any]], Any], places: list[Place]) -> Any:
         self.draws.begin("sample", places[0], self.own)

@@ -112,11 +112,12 @@ class RankDataLoader(DataLoader[Any]):
         self._indices: deque[list[Any]] = deque(maxlen=keep)
         self._positions: deque[tuple[int, dict[str, Any]]] = deque(maxlen=keep)
         super().__init__(*args, **kwargs)
+        self._shard = self._find_shard()
 
     @property
     def split(self) -> BatchSplit:
         """Which samples this rank takes."""
-        return self._shard().split
+        return self._shard.split
 
     @property
     def total_batch_size(self) -> int:
@@ -130,7 +131,7 @@ class RankDataLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self._shard().set_epoch(epoch)
+        self._shard.set_epoch(epoch)
 
     def skip_next(self, num_samples: int, began: HostRandomState | None = None) -> None:
         """Begin the next iteration in the middle of the order.
@@ -139,7 +140,7 @@ class RankDataLoader(DataLoader[Any]):
             num_samples: Samples of the global order to leave out.
             began: The random state of this process with which the pass over the data began, where it is known.
         """
-        shard, began = self._shard(), _after_torchs_draw(began)
+        shard, began = self._shard, _after_torchs_draw(began)
         if isinstance(shard, RankStream):
             shard.skip_next(num_samples, max(1, self.num_workers))
             shard.began = began
@@ -182,7 +183,7 @@ class RankDataLoader(DataLoader[Any]):
         """
         return next((position for count, position in self._positions if count == micro_batches), None)
 
-    def _shard(self) -> RankBatchSampler | BalancedBatches | RankStream:
+    def _find_shard(self) -> RankBatchSampler | BalancedBatches | RankStream:
         if isinstance(self.dataset, RankStream):
             return self.dataset
         assert isinstance(self.batch_sampler, RankBatchSampler | BalancedBatches)
@@ -262,7 +263,7 @@ class RankDataLoader(DataLoader[Any]):
 
     def _read(self) -> Iterator[tuple[Any, tuple[int, Turn]]]:
         """What torch's loader yields, and the real samples of its round with this rank's turn in it."""
-        shard = self._shard()
+        shard = self._shard
         self._seed_processes()
         if isinstance(shard, RankStream):
             shard.begin_pass()
@@ -285,7 +286,7 @@ class RankDataLoader(DataLoader[Any]):
         """Torch's iterator, over places instead of indices."""
         if isinstance(self.dataset, RankStream):
             return super()._get_iterator()
-        shard, collate = self._shard(), PlacedCollate(self.collate_fn, self._draws)
+        shard, collate = self._shard, PlacedCollate(self.collate_fn, self._draws)
         assert not isinstance(shard, RankStream)
         inner = copy.copy(self)
         # Past DataLoader.__setattr__: whoever looks at this loader finds the user's own dataset and collator in it.

@@ -14,6 +14,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+_KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_kind(kind: type) -> bool:
+    """Whether instances of a class are generators: asked for each attribute of the owners in each micro-batch."""
+    return issubclass(kind, _KINDS)
+
 
 class OwnGenerators:
     """The generators of some objects of the user's.
@@ -49,9 +57,7 @@ class OwnGenerators:
             f"{owner}.{name}": value
             for owner, thing in self._owners.items()
             for name, value in _attributes(thing).items()
-            if isinstance(
-                value, torch.Generator | np.random.Generator | np.random.RandomState | random.Random
-            )
+            if _is_kind(type(value))  # pyright: ignore[reportUnknownArgumentType]
         }
 
 

@@ -121,14 +121,15 @@ class RankBatchSampler:
         began, self._began = self._began, None
         with drawing_from(began, self.own):
             order = list(self.sampler)
+        length, epoch = len(order), self.epoch
         for start, turn in self._turns(skip):
             positions = self.positions(start, turn)
-            yield [Place(order[position % len(order)], position, self.epoch) for position in positions]
+            yield [Place(order[position % length], position, epoch) for position in positions]
 
     def positions(self, start: int, turn: Turn) -> list[int]:
         """The positions that this rank reads in one of its turns, of a round that begins at a position."""
-        positions = list(range(start, min(start + self.split.round_size, self.num_samples())))
-        return positions if self.split.takes_rounds else self.split.part_of(positions, turn.part)
+        positions = range(start, min(start + self.split.round_size, self.num_samples()))
+        return list(positions if self.split.takes_rounds else self.split.part_of(positions, turn.part))
 
     def turn_at(self, micro_batch: int) -> tuple[int, Turn] | None:
         """The first position of the round of a micro-batch of this rank, and its turn; None after the last."""
@@ -137,6 +138,11 @@ class RankBatchSampler:
     def _turns(self, skip: int) -> Iterator[tuple[int, Turn]]:
         """The first position of the round of each micro-batch of this rank, and its turn."""
         size, total = self.split.round_size, self.num_samples()
+        if self.split.dealing is None:
+            turn = Turn(0, self.split.rank)
+            for first in range(skip, total, size):
+                yield first, turn
+            return
         for first in range(skip, total, size * self.split.step_rounds):
             rounds = min(self.split.step_rounds, -(-(total - first) // size))
             for turn in self.split.turns(rounds):

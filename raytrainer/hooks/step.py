@@ -32,16 +32,17 @@ class StepHooks(TrainerParts):
         Returns:
             The micro-batch's detached share of the step's loss, a scalar.
         """
-        model.train()
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
-        inputs = self._prepare_inputs(inputs)
-        scaling = self._process.loss_scaling
-        if scaling is None:
+        run = self._process.run
+        if run is None:
             raise ConfigurationError(
                 "training_step was called while nothing trains. It is a hook of train(): override it, or call "
                 "compute_loss to get the loss of a batch."
             )
+        scaling = run.scaling
+        run.train_mode.enter(model)
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        inputs = self._prepare_inputs(inputs)
         if isinstance(num_items_in_batch, int):  # from a get_batch_samples of the user's own
             num_items_in_batch = torch.tensor(num_items_in_batch, device=self.args.device)
         count = scaling.count_for_override(num_items_in_batch)

@@ -17,6 +17,7 @@ from raytrainer.loop.loss_scaling import LossScaling
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.neftune import EmbeddingNoise
 from raytrainer.loop.plan import Cursor, TrainPlan
+from raytrainer.loop.train_mode import TrainMode
 from raytrainer.random_state import HostRandomState
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
@@ -43,6 +44,7 @@ class TrainRun:
     scaling: LossScaling
     meter: LossMeter
     speed: SpeedMeter
+    train_mode: TrainMode = field(default_factory=TrainMode)
     is_restart: bool = False
     """This attempt goes on with what an earlier attempt of the same ``train()`` call saved."""
     is_ended: bool = False

@@ -63,7 +63,8 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
     fits = run.args.auto_find_batch_size
     last_index = len(group) - 1
     reduces_each = syncs_each_batch(run.args)
-    targets = targets_of(run, group)
+    targets = targets_of(run, group, num_items)
+    is_counted = None if num_items is None else num_items > 0
     trainer.current_gradient_accumulation_steps = len(group)
     for index, inputs in enumerate(group):
         if index == 0:
@@ -72,18 +73,22 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
                 follow(run)
         is_last = index == last_index
         run.scaling.weight, run.scaling.weight_of_mean = targets.shares[index], targets.weights[index]
-        compute = functools.partial(
-            compute_gradients, run, inputs, num_items, has_target=targets.has_target[index]
-        )
+        has_target = targets.has_target[index]
         seed_micro_batch(run, index)
         with run.backend.micro_batch(run.model, is_last=(is_last or reduces_each) and not fits):
             try:
-                loss = agree_on_memory(run, compute) if fits else compute()
+                if fits:
+                    compute = functools.partial(
+                        compute_gradients, run, inputs, num_items, has_target=has_target
+                    )
+                    loss = agree_on_memory(run, compute)
+                else:
+                    loss = compute_gradients(run, inputs, num_items, has_target=has_target)
             except Exception as error:
                 explain_failure(run, error, inputs)
                 raise
         check_loss(run, loss, inputs, num_items)
-        is_real = targets.exist if num_items is None or not run.scaling.has_divided() else num_items > 0
+        is_real = targets.exist if is_counted is None or not run.scaling.has_divided() else is_counted
         run.meter.add(loss, trainer.state.global_step + 1, is_real=is_real)
         run.cursor.micro_batches += 1
         track_work(run, inputs, counts=targets.shares[index] > 0)

@@ -58,9 +58,18 @@ def has_target(run: TrainRun, batch: Any) -> bool:
     return not found
 
 
-def targets_of(run: TrainRun, group: list[Any]) -> StepTargets:
-    """All ranks, before a step: find out which of its micro-batches have a target."""
+def targets_of(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | None) -> StepTargets:
+    """All ranks, before a step: find out which of its micro-batches have a target.
+
+    Args:
+        run: The run.
+        group: This rank's micro-batches.
+        num_items: Targets of the step over all ranks, a scalar; None where they are not counted. Where they are on the
+            CPU and all losses are divided by them, they tell that none is missed.
+    """
     shares = weights_of(run.loader, len(group))
+    if not run.may_average_micro_batches and run.scaling.has_divided() and is_counted_here(num_items):
+        return StepTargets(has_target=[True] * len(group), shares=shares, weights=shares, exist=True)
     found = [has_target(run, batch) for batch in group]
     missing = sum(share > 0 and not has for share, has in zip(shares, found, strict=True))
     if run.may_average_micro_batches:
@@ -76,6 +85,13 @@ def targets_of(run: TrainRun, group: list[Any]) -> StepTargets:
     return StepTargets(
         has_target=found, shares=shares, weights=[one * factor for one in kept], exist=real > 0
     )
+
+
+def is_counted_here(num_items: torch.Tensor | int | None) -> bool:
+    """Whether a step is known to have targets, without waiting for a device."""
+    if isinstance(num_items, torch.Tensor):
+        return num_items.device.type == "cpu" and int(num_items) > 0
+    return num_items is not None and num_items > 0
 
 
 def learn_kind_of_loss(run: TrainRun) -> None:
