@@ -7,6 +7,7 @@ read back that way is refused when it is written, not when a run resumes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import pickle
@@ -29,7 +30,7 @@ from raytrainer.checkpoint.names import (
     STATE_NAME,
 )
 from raytrainer.checkpoint.pickles import cause_of
-from raytrainer.checkpoint.torch_files import write_state
+from raytrainer.checkpoint.torch_files import check_readable, write_state
 from raytrainer.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -56,11 +57,11 @@ def save_state(path: Path, part: Stateful) -> Path:
         CheckpointError: If it holds objects that could not be read back safely.
     """
     state, owner = part.state_dict(), type(part).__name__
-    stage = current_stage()
+    stage, allowed = current_stage(), allowed_objects()
     if stage is not None:
-        stage.put_state(path, state, owner)
+        stage.put_state(path, state, functools.partial(check_readable, owner=owner, allowed=allowed))
     else:
-        write_state(path, state, owner=owner, allowed=allowed_objects())
+        write_state(path, state, owner=owner, allowed=allowed)
     return path
 
 

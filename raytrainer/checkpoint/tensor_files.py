@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from raytrainer.checkpoint.background.images import has_header
 from raytrainer.checkpoint.background.staging import current_stage
 from raytrainer.errors import CheckpointError
 
@@ -30,7 +31,7 @@ def write_tensors(
         metadata: Text stored in the header of the file.
     """
     stage = current_stage()
-    if stage is not None:
+    if stage is not None and has_header(tensors):
         stage.put_tensors(path, tensors, metadata)
         return
     untyped: Any = safetensors.torch

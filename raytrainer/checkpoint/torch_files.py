@@ -28,6 +28,20 @@ def write_state(path: Path, state: object, *, owner: str, allowed: Sequence[Any]
         CheckpointError: If it holds objects that could not be read back safely.
     """
     torch.save(state, path)
+    check_readable(path, owner=owner, allowed=allowed)
+
+
+def check_readable(path: Path, *, owner: str, allowed: Sequence[Any]) -> None:
+    """Refuse a state that could not be read back.
+
+    Args:
+        path: A file of ``torch.save``; the values of its tensors may be missing.
+        owner: The class whose state it is, for messages.
+        allowed: What may be in it besides what torch allows.
+
+    Raises:
+        CheckpointError: If it holds objects that ``torch.load`` refuses.
+    """
     unsafe = refused_objects(path, allowed)
     if unsafe:
         raise CheckpointError(

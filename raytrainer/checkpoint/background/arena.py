@@ -99,7 +99,7 @@ class Arena:
         descriptor = os.memfd_create("raytrainer-save", os.MFD_CLOEXEC)
         try:
             os.ftruncate(descriptor, size)
-            content = map_segment(descriptor, size)
+            content = torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
         except (OSError, ValueError) as error:
             os.close(descriptor)
             raise CheckpointError(
@@ -109,11 +109,6 @@ class Arena:
         if self._is_pinned:
             _pin(content)
         return Segment(descriptor=descriptor, content=content)
-
-
-def map_segment(descriptor: int, size: int) -> torch.Tensor:
-    """The memory of a segment, as ``[bytes]`` in uint8."""
-    return torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
 
 
 def bytes_of(storage: Any) -> torch.Tensor:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from raytrainer.checkpoint.manifest import FileRecord, Manifest
 
@@ -35,24 +35,46 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TensorFile:
-    """A safetensors file that is to be written."""
+class Summed:
+    """Bytes in the shared memory whose checksum the file holds."""
 
-    path: Path
-    tensors: list[tuple[str, Any, tuple[int, ...], Place]]
-    """Name, dtype, shape, and where the values are; in the order of the file's writer."""
-    metadata: dict[str, str]
+    number: int
+    """Refers to them; not negative."""
+    place: Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StateFile:
-    """A file of ``torch.save`` that is to be written."""
+class CheckSum:
+    """The CRC-32 of what came before, in four bytes."""
+
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """The digits by which torch tells the content of a file."""
+
+    NUMBER: ClassVar[int] = -1
+    """Of its own checksum."""
+    SIZE: ClassVar[int] = 40
+    """[bytes]"""
+
+    prefix: bytes
+    """Of the names."""
+    sums: tuple[int | CheckSum, ...]
+    """Of all entries, in the order of the file."""
+
+
+Part = bytes | Place | Summed | CheckSum | Identity
+"""What a file consists of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """A file that is to be written."""
 
     path: Path
-    content: bytes
-    """A pickle in which each storage is a reference to a place."""
-    owner: str
-    """Whose state it is, for messages."""
+    parts: list[Part]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +99,16 @@ class WriteOrder:
     """Write the files of a rank, hash them, and bring them to the disk."""
 
     target: Path
-    files: list[TensorFile | StateFile]
+    files: list[Image]
     names: list[str]
     """What this rank records; files of hooks are among them, and those that it is to write."""
-    allowed: list[Any]
-    """What may be in a file of ``torch.save`` besides what torch allows."""
     publish: PublishOrder | None = None
     """To be followed at once, if there is one rank; its manifest gets the files that were recorded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hurry:
+    """Training waits for the order that is under way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

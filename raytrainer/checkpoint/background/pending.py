@@ -30,7 +30,7 @@ from raytrainer.checkpoint.manifest import FileRecord
 from raytrainer.checkpoint.names import checkpoint_name, writing_name
 from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.checkpoint.run_storage import Committed
-from raytrainer.checkpoint.state_files import allowed_objects
+from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
 
 
@@ -80,11 +80,12 @@ class PendingSave:
                 target=self._target,
                 files=stage.files,
                 names=names,
-                allowed=allowed_objects(),
                 publish=self._publish_order([]) if self._runtime.world_size == 1 else None,
             )
 
             def hand_over() -> int:
+                for image in stage.files:
+                    _check_is_left(image.path)
                 at_once = sum((self._target / name).stat().st_size for name in names)
                 self._writer.order(order)
                 return at_once
@@ -148,3 +149,13 @@ class PendingSave:
     def _publish_order(self, records: list[dict[str, FileRecord]]) -> PublishOrder:
         manifest = make_manifest(self.step, self._runtime, self._facts, records)
         return PublishOrder(target=self._target, final=self._final, manifest=manifest)
+
+
+def _check_is_left(path: Path) -> None:
+    """A file that the process is to write, and that nobody touched after it was handed over."""
+    if not path.is_file() or path.stat().st_size > 0:
+        found = "written again" if path.is_file() else "moved or deleted"
+        raise CheckpointError(
+            f"{path.name} was {found} by a hook after it had been saved, but with async_save=True its content is "
+            "written when the hooks have ended. Do that in a callback with on_save, or set async_save=False."
+        )

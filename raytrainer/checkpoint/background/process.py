@@ -3,8 +3,9 @@
     python -m raytrainer.checkpoint.background.process DESCRIPTOR PARENT
 
 It does what it is told over a socket, one order at a time: write files from shared memory, hash them, bring them to the
-disk; commit. It runs at a low priority, so that training has the cores first, but not at the lowest, at which other
-programs of a busy machine could keep it from writing for minutes. It imports no transformers and never sees a GPU.
+disk; commit. It does so in small steps in a thread that gets a core only when nothing else wants it. When training
+waits for the save, the rest is done at the rank's own priority, because on a busy machine the idle thread could wait
+for minutes. It imports neither torch nor transformers, and never sees a GPU.
 
 It must not outlive its rank: an attempt that follows would find checkpoints appear. The kernel ends it with the rank's
 process, and it looks itself before it commits. Signals that ask the rank to end, and that a supervisor may send to all
@@ -16,40 +17,35 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import io
 import logging
+import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Generator
-from typing import Any
 
-import torch
-
-from raytrainer.checkpoint.background.arena import map_segment
 from raytrainer.checkpoint.background.messages import (
-    Place,
+    Hurry,
     PublishOrder,
     Reply,
     Said,
     Segments,
-    StateFile,
-    TensorFile,
     WriteOrder,
     receive,
     send,
 )
+from raytrainer.checkpoint.background.written import write_image
 from raytrainer.checkpoint.commit import publish, record_files
-from raytrainer.checkpoint.tensor_files import write_tensors
-from raytrainer.checkpoint.torch_files import write_state
+from raytrainer.checkpoint.manifest import FileRecord
 from raytrainer.errors import CheckpointError
 
-_PRIORITY = 10
-"""Added to the niceness of the rank."""
+_PRIORITY = 19
+"""The niceness of the thread that writes, where the system has no idle priority."""
 _DIES_WITH_PARENT = 1
 """PR_SET_PDEATHSIG"""
 _LOOK_S = 0.2
@@ -62,38 +58,55 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
-    os.nice(_PRIORITY)
-    with socket.socket(fileno=descriptor) as connection:
-        writer = Writer(parent)
-        writer.name_devices()
-        _serve(connection, writer)
+    with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError):
+        _serve(connection, Writer(parent))
 
 
 def _serve(connection: socket.socket, writer: Writer) -> None:
     while True:
-        try:
-            message, descriptors = receive(connection)
-        except EOFError:
-            return
+        message, descriptors = receive(connection)
         if isinstance(message, Segments):
             writer.add(message, descriptors)
-            continue
-        with _heard() as said:
-            reply = _done(writer, message)
-        send(connection, _sendable(dataclasses.replace(reply, said=said)))
+        elif not isinstance(message, Hurry):  # one may come when the order has just ended
+            with _heard() as said:
+                reply = _ended(writer.steps(message), connection)
+            send(connection, _sendable(dataclasses.replace(reply, said=said)))
 
 
-def _done(writer: Writer, order: WriteOrder | PublishOrder) -> Reply:
+def _ended(steps: Generator[None, None, Reply], connection: socket.socket) -> Reply:
+    """Follow an order to its end, in idle time until the rank hurries."""
+    ended: list[Reply] = []
+    has_stopped, stopped = os.pipe()
+    hurry = threading.Event()
+
+    def work() -> None:
+        _yield_to_others()
+        try:
+            while not ended and not hurry.is_set():
+                _step(steps, ended)
+        finally:
+            os.close(stopped)
+
+    thread = threading.Thread(target=work, name="idle")
+    thread.start()
+    readable, _, _ = select.select([connection, has_stopped], [], [])
+    if has_stopped not in readable:
+        receive(connection)  # it hurries, or is gone
+        hurry.set()
+    thread.join()
+    os.close(has_stopped)
+    while not ended:
+        _step(steps, ended)
+    return ended[0]
+
+
+def _step(steps: Generator[None, None, Reply], ended: list[Reply]) -> None:
     try:
-        if isinstance(order, PublishOrder):
-            return Reply(committed_bytes=writer.publish(order))
-        records = writer.write(order)
-        if order.publish is None:
-            return Reply(records=records)
-        manifest = dataclasses.replace(order.publish.manifest, files=records)
-        return Reply(committed_bytes=writer.publish(dataclasses.replace(order.publish, manifest=manifest)))
+        next(steps)
+    except StopIteration as stop:
+        ended.append(stop.value)
     except Exception as error:  # noqa: BLE001 - the rank raises it
-        return Reply(error=error)
+        ended.append(Reply(error=error))
 
 
 class Writer:
@@ -105,26 +118,33 @@ class Writer:
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
-        self._segments: list[Any] = []
-        self._storages: dict[int, Any] = {}
-        """Of the file that is being written, by number: what several tensors share is written once."""
-        self._locations: dict[int, str] = {}
-        """By address of a storage in the shared memory: the device on which the rank has it; a file says so."""
+        self._segments: list[mmap.mmap] = []
 
     def add(self, message: Segments, descriptors: list[int]) -> None:
         """Map new memory."""
         for descriptor, size in zip(descriptors, message.sizes, strict=True):
-            self._segments.append(map_segment(descriptor, size))
+            self._segments.append(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
             os.close(descriptor)
 
-    def write(self, order: WriteOrder) -> dict[str, Any]:
-        """Write files and bring them to the disk; return their records."""
-        for file in order.files:
-            if isinstance(file, TensorFile):
-                self._write_tensors(file)
-            else:
-                self._write_state(file, order.allowed)
-        return record_files(order.target, order.names)
+    def steps(self, order: WriteOrder | PublishOrder) -> Generator[None, None, Reply]:
+        """Follow an order in small steps."""
+        if isinstance(order, PublishOrder):
+            return Reply(committed_bytes=self.publish(order))
+        records = yield from self.write(order)
+        if order.publish is None:
+            return Reply(records=records)
+        manifest = dataclasses.replace(order.publish.manifest, files=records)
+        return Reply(committed_bytes=self.publish(dataclasses.replace(order.publish, manifest=manifest)))
+
+    def write(self, order: WriteOrder) -> Generator[None, None, dict[str, FileRecord]]:
+        """Write files and bring them to the disk; return the records of all that are to be recorded."""
+        records: dict[str, FileRecord] = {}
+        for image in order.files:
+            name = image.path.relative_to(order.target).as_posix()
+            records[name] = yield from write_image(image, self._segments)
+        of_hooks = [name for name in order.names if name not in records]
+        found = record_files(order.target, of_hooks) | records
+        return {name: found[name] for name in order.names}
 
     def publish(self, order: PublishOrder) -> int:
         """Commit a directory; return the size of the checkpoint [bytes]."""
@@ -133,55 +153,14 @@ class Writer:
         publish(order.target, order.final, step=order.manifest.step, manifest=order.manifest)
         return sum(path.stat().st_size for path in order.final.rglob("*") if path.is_file())
 
-    def _write_tensors(self, file: TensorFile) -> None:
-        tensors = {
-            name: self._bytes(place).view(dtype).reshape(shape) for name, dtype, shape, place in file.tensors
-        }
-        write_tensors(file.path, tensors, metadata=file.metadata)
 
-    def _write_state(self, file: StateFile, allowed: list[Any]) -> None:
-        self._locations.clear()
-        self._storages.clear()
-        write_state(file.path, _read(file, self._find), owner=file.owner, allowed=allowed)
-
-    def _find(self, reference: tuple[Any, int, Place, str]) -> Any:
-        dtype, number, place, location = reference
-        if number not in self._storages:
-            self._storages[number] = self._storage_at(place)
-        untyped = self._storages[number]
-        self._locations[untyped.data_ptr()] = location
-        if dtype is None:
-            return untyped
-        return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
-
-    def _storage_at(self, place: Place) -> Any:
-        if place.size == 0:  # it must not have the address of the next one
-            return torch.UntypedStorage(0)
-        return self._bytes(place).untyped_storage()[place.begin : place.begin + place.size]
-
-    def name_devices(self) -> None:
-        """Make ``torch.save`` write the devices of the rank."""
-
-        def tag(storage: Any) -> str | None:
-            return self._locations.get(storage.data_ptr())
-
-        torch.serialization.register_package(0, tag, lambda storage, location: None)
-
-    def _bytes(self, place: Place) -> Any:
-        return self._segments[place.segment][place.begin : place.begin + place.size]
-
-
-def _read(file: StateFile, find: Any) -> object:
-    """Read a state, whose storages are found in the shared memory."""
-    unpickler: Any = pickle.Unpickler(io.BytesIO(file.content))  # noqa: S301 - of our own parent
-    unpickler.persistent_load = find
+def _yield_to_others() -> None:
+    """This thread: get a core, and the disk, only when nothing else wants them."""
     try:
-        return unpickler.load()
-    except (AttributeError, ImportError) as error:
-        raise CheckpointError(
-            f"The state of {file.owner} holds an object whose class only the training script knows: {error}. "
-            "async_save=True writes it in another process. Put the class into a module, or set async_save=False."
-        ) from error
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
 
 
 @contextlib.contextmanager

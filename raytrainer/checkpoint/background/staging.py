@@ -11,8 +11,6 @@ transformers and peft write weights with a function of their own, which is excha
 from __future__ import annotations
 
 import contextlib
-import io
-import pickle
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextvars import ContextVar
@@ -22,7 +20,14 @@ from typing import Any
 import torch
 
 from raytrainer.checkpoint.background.arena import Arena, bytes_of
-from raytrainer.checkpoint.background.messages import Place, StateFile, TensorFile
+from raytrainer.checkpoint.background.images import (
+    has_header,
+    header_of,
+    in_file_order,
+    skeleton_of,
+    storages_of,
+)
+from raytrainer.checkpoint.background.messages import Image, Part
 
 _WRITERS_OF_OTHERS = (
     ("transformers.modeling_utils", "safe_save_file"),
@@ -42,9 +47,7 @@ class Stage:
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
-        self._storages: dict[int, tuple[Any, int, Place]] = {}
-        """By address of the object: a storage, kept alive so that no other one gets it; its number; its copy."""
-        self.files: list[TensorFile | StateFile] = []
+        self.files: list[Image] = []
 
     def put_tensors(
         self, path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
@@ -56,54 +59,24 @@ class Stage:
             tensors: Name -> tensor ``[...]``, contiguous.
             metadata: Text in its header.
         """
-        entries: list[tuple[str, Any, tuple[int, ...], Place]] = []
-        for name, tensor in tensors.items():
-            entries.append(
-                (name, tensor.dtype, tuple(tensor.shape), self._arena.take(_content(name, tensor)))
-            )
+        ordered = in_file_order(tensors)
+        parts: list[Part] = [header_of(ordered, metadata)]
+        parts += [self._arena.take(_content(name, tensor)) for name, tensor in ordered]
         _make_empty(path)
-        self.files.append(TensorFile(path=path, tensors=entries, metadata=dict(metadata)))
+        self.files.append(Image(path=path, parts=parts))
 
-    def put_state(self, path: Path, state: object, owner: str) -> None:
+    def put_state(self, path: Path, state: object, check: Callable[[Path], None]) -> None:
         """Take over a file of ``torch.save``.
 
         Args:
             path: The file.
             state: What it holds.
-            owner: Whose state it is, for messages.
+            check: Raises if the file could not be read back; gets one without the values of tensors.
         """
-        buffer = io.BytesIO()
-        _Pickler(buffer, self._copy_of).dump(state)
+        storages = storages_of(state)
+        places = [self._arena.take(bytes_of(storage)) for storage in storages]
         _make_empty(path)
-        self.files.append(StateFile(path=path, content=buffer.getvalue(), owner=owner))
-
-    def _copy_of(self, storage: Any) -> tuple[int, Place]:
-        """The number and the place of a storage; that of several views is copied once."""
-        key: int = storage._cdata
-        if key not in self._storages:
-            self._storages[key] = (storage, len(self._storages), self._arena.take(bytes_of(storage)))
-        return self._storages[key][1:]
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles as ``torch.save`` does, with the places of storages instead of the names of records.
-
-    Args:
-        file: Gets the pickle.
-        copy_of: Copies an untyped storage.
-    """
-
-    def __init__(self, file: io.BytesIO, copy_of: Callable[[Any], tuple[int, Place]]) -> None:
-        super().__init__(file, protocol=2)
-        self._copy_of = copy_of
-
-    def persistent_id(self, obj: object) -> object:
-        if isinstance(obj, torch.storage.TypedStorage):
-            untyped: Any = obj._untyped_storage
-            return obj.dtype, *self._copy_of(untyped), torch.serialization.location_tag(untyped)
-        if isinstance(obj, torch.UntypedStorage):
-            return None, *self._copy_of(obj), torch.serialization.location_tag(obj)
-        return None
+        self.files.append(Image(path=path, parts=skeleton_of(state, path.name, places, check)))
 
 
 def current_stage() -> Stage | None:
@@ -143,7 +116,7 @@ def _handed_over(module_name: str, name: str) -> Generator[None]:
         tensors: dict[str, torch.Tensor], filename: Any, metadata: dict[str, str] | None = None
     ) -> None:
         stage = _current.get()
-        if stage is None:  # another thread saves a model
+        if stage is None or not has_header(tensors):  # another thread saves a model; or odd dtypes
             original(tensors, filename, metadata=metadata)
         else:
             stage.put_tensors(Path(filename), tensors, metadata or {})

@@ -18,6 +18,7 @@ from collections.abc import Generator, Sequence
 from raytrainer.checkpoint.background.arena import Arena, Segment
 from raytrainer.checkpoint.background.messages import (
     MOST_DESCRIPTORS,
+    Hurry,
     PublishOrder,
     Reply,
     Segments,
@@ -62,7 +63,7 @@ class BackgroundWriter:
         return self._arena.size
 
     def start(self) -> None:
-        """Start the process, which is ready some seconds later; orders wait for it."""
+        """Start the process, which is ready a tenth of a second later; orders wait for it."""
         ours, theirs = socket.socketpair()
         with theirs:
             # What this process imports it can import too, whatever has changed the search path; and nothing else.
@@ -73,7 +74,7 @@ class BackgroundWriter:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C in a terminal is for the rank
-                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+                env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
             )
         self._connection = ours
 
@@ -118,7 +119,10 @@ class BackgroundWriter:
         Raises:
             Exception: What ended it.
         """
-        if self._reply is None:
+        if not self.has_ended():
+            with contextlib.suppress(OSError):  # what is wrong is heard next
+                assert self._connection is not None, "it was not started"
+                send(self._connection, Hurry())
             self._hear()
         assert self._reply is not None
         if self._reply.error is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.checkpoint import commit
-from raytrainer.checkpoint.background import process
+from raytrainer.checkpoint.background import process, written
 
 VARIABLE = "RAYTRAINER_TEST_SAVES"
 NAME = "tests.checkpoint.background.odd_process"
@@ -54,6 +54,26 @@ def kill_around(module: Any, name: str, step: int, *, after: bool) -> None:
     setattr(module, name, killing)
 
 
+def kill_after_chunks(step: int) -> None:
+    """Kill the rank when some parts of a file of a step are written."""
+    real = written._chunks
+    state = {"is_due": False, "count": 0}
+    image = process.write_image
+
+    def noted(file: Any, memory: Any) -> Any:
+        state["is_due"] = f"checkpoint-{step}." in str(file.path)
+        return (yield from image(file, memory))
+
+    def chunks(*args: Any) -> Any:
+        state["count"] += state["is_due"]
+        if state["count"] == 5:
+            kill_rank()
+        return real(*args)
+
+    process.write_image = noted
+    written._chunks = chunks
+
+
 def arm(options: dict[str, Any]) -> None:
     if "pid_file" in options:
         Path(options["pid_file"]).write_text(str(os.getpid()))
@@ -62,7 +82,7 @@ def arm(options: dict[str, Any]) -> None:
 
         def write(self: process.Writer, order: Any) -> Any:
             wait_for(Path(options["gate"]))
-            return real(self, order)
+            return (yield from real(self, order))
 
         process.Writer.write = write
     if options.get("fails"):
@@ -73,7 +93,7 @@ def arm(options: dict[str, Any]) -> None:
         process.record_files = fail
     moment, step = options.get("kills"), options.get("step", 0)
     if moment == "writing":
-        kill_around(process, "write_tensors", step, after=True)
+        kill_after_chunks(step)
     elif moment == "hashing":
         kill_around(process, "record_files", step, after=False)
     elif moment == "before the manifest":

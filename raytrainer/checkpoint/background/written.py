@@ -1,0 +1,86 @@
+"""How the process that writes checkpoints makes a file out of its parts: each byte is hashed, summed and written once.
+
+It goes in small steps, so that whoever runs it can stop between two of them and let somebody else go on. Nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import zlib
+from collections.abc import Generator, Sequence
+
+from raytrainer.checkpoint.background.messages import CheckSum, Identity, Image, Part, Place, Summed
+from raytrainer.checkpoint.manifest import FileRecord
+
+STEP = 1 << 20
+"""What is hashed and written at once; it fits into a processor's cache [bytes]."""
+_UNSIGNED = (1 << 64) - 1
+
+
+def write_image(image: Image, memory: Sequence[mmap.mmap]) -> Generator[None, None, FileRecord]:
+    """Write a file and bring it to the disk.
+
+    Args:
+        image: Names the file and its parts.
+        memory: The segments of the shared memory.
+
+    Yields:
+        After each step.
+
+    Returns:
+        What a manifest says about the file.
+    """
+    digest, size = hashlib.sha256(), 0
+    sums: dict[int, int] = {}
+    with image.path.open("wb", buffering=STEP) as file:
+        for part in image.parts:
+            for chunk in _chunks(part, memory, sums):
+                digest.update(chunk)
+                file.write(chunk)
+                size += len(chunk)
+                if len(chunk) == STEP:
+                    yield
+        file.flush()
+        yield
+        os.fsync(file.fileno())
+    yield
+    return FileRecord(size=size, sha256=digest.hexdigest())
+
+
+def _chunks(part: Part, memory: Sequence[mmap.mmap], sums: dict[int, int]) -> Generator[bytes | memoryview]:
+    """The bytes of a part."""
+    if isinstance(part, bytes):
+        yield part
+    elif isinstance(part, Place):
+        yield from _copied(part, memory)
+    elif isinstance(part, CheckSum):
+        yield sums[part.number].to_bytes(4, "little")
+    elif isinstance(part, Summed):
+        total = 0
+        for chunk in _copied(part.place, memory):
+            total = zlib.crc32(chunk, total)
+            yield chunk
+        sums[part.number] = total
+    else:
+        text = _digits(part, sums)
+        sums[part.NUMBER] = zlib.crc32(text)
+        yield text
+
+
+def _copied(place: Place, memory: Sequence[mmap.mmap]) -> Generator[memoryview]:
+    whole = memoryview(memory[place.segment])[place.begin : place.begin + place.size]
+    for begin in range(0, place.size, STEP):
+        yield whole[begin : begin + STEP]
+
+
+def _digits(identity: Identity, sums: dict[int, int]) -> bytes:
+    """What torch makes of the checksums of all entries."""
+    combined = 0
+    for one in identity.sums:
+        value = sums[one.number] if isinstance(one, CheckSum) else one
+        mixed = value + 0x9E3779B9 + (combined << 6 & _UNSIGNED) + (combined >> 2)
+        combined ^= mixed & _UNSIGNED
+    return identity.prefix + b"%020d" % combined
