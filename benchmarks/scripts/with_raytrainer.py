@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from task import NUM_WORKERS, Marks, arguments, make_model, make_samples, mark, options
-
 from raytrainer import Trainer, TrainingArguments
+
+from task import NUM_WORKERS, Marks, arguments, make_model, make_samples, mark, options  # isort: skip
 
 
 def main() -> None:

@@ -106,6 +106,15 @@ class RayOptions:
         },
     )
 
+    fork_workers: bool = field(
+        default=True,
+        metadata={
+            "help": "Fork the workers of a local Ray from a process that has imported torch and transformers for all "
+            "of them, so that they start and restart sooner and share the memory of that code. On Linux only; a worker "
+            "that could differ from one that Ray starts is started by Ray. False: Ray starts each worker."
+        },
+    )
+
     hang_warning_s: float = field(
         default=60.0,
         metadata={

@@ -9,7 +9,7 @@ from raytrainer.errors import ConfigurationError
 
 _WORKERS = (
     "num_workers resources_per_worker placement_strategy accelerator_type label_selector max_failures ray_address "
-    "worker_idle_timeout_s elastic_timeout_s"
+    "worker_idle_timeout_s elastic_timeout_s fork_workers"
 )
 _DEVICE = "use_gpu use_cpu full_determinism"
 _BACKEND = (

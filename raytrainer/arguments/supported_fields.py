@@ -179,6 +179,7 @@ SUPPORTED: tuple[str, ...] = (
     "elastic_timeout_s",
     "hang_warning_s",
     "hang_timeout_s",
+    "fork_workers",
     "accelerate_config",
     "accelerator_config",
     "async_save",

@@ -70,6 +70,19 @@ def connect(ray_address: str | None = None) -> Cluster:
         return _connect(ray_address)
 
 
+def will_be_private(ray_address: str | None) -> bool:
+    """Whether ``connect`` finds or starts a Ray that is this process' own.
+
+    Args:
+        ray_address: Address of a cluster, when one is asked for.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return _is_private()
+    return (ray_address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
 def _connect(ray_address: str | None) -> Cluster:
     import ray
 

@@ -10,10 +10,11 @@ from raytrainer.arguments.launched import collective_backend
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.control.client import ControlClient
 from raytrainer.driver.capacity import Allocation, ask_autoscaler, check_capacity, plan_workers
-from raytrainer.driver.cluster import connect
+from raytrainer.driver.cluster import connect, will_be_private
 from raytrainer.driver.elastic_room import ElasticRoom
 from raytrainer.driver.elastic_size import least_of, num_fitting
 from raytrainer.driver.fit_thread import FitThread
+from raytrainer.driver.fork_server import start_fork_server
 from raytrainer.driver.holders import new_name
 from raytrainer.driver.lost_room import LostRoom
 from raytrainer.driver.moving import Moving
@@ -81,6 +82,10 @@ def start_group(
         ConfigurationError: If no Ray answers, or the cluster is too small.
         PlacementError: If others hold the room for too long.
     """
+    # Its imports take as long as the start of Ray.
+    forks = None
+    if args.fork_workers and will_be_private(args.ray_address):
+        forks = start_fork_server(trainer.modules if isinstance(trainer, Shipped) else ())
     cluster = connect(args.ray_address)
     # Ray Train takes seconds to import; `connect` does that while it waits for Ray's processes.
     from raytrainer.driver.ray_train import make_fit, start_coordinator
@@ -136,6 +141,7 @@ def start_group(
                 config,
                 name=name.controller if outlives else None,
                 is_one_machine=cluster.is_private,
+                forks=forks,
             ),
             on_end,
         )

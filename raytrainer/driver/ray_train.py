@@ -32,6 +32,7 @@ from raytrainer.control.actor import NAMESPACE
 from raytrainer.driver import ray_threads
 from raytrainer.driver.capacity import Allocation
 from raytrainer.driver.cluster import not_inherited
+from raytrainer.driver.fork_server import ForkServer, starts_plain_python
 from raytrainer.driver.rendezvous import Rendezvous
 from raytrainer.driver.reservation import Reservation
 from raytrainer.runtimes import ray_calls
@@ -185,6 +186,7 @@ def make_fit(
     *,
     name: str | None,
     is_one_machine: bool,
+    forks: ForkServer | None,
 ) -> Fit:
     """Create the run that keeps a group of workers, without starting it.
 
@@ -195,9 +197,13 @@ def make_fit(
         config: What each worker reads first.
         name: Of the controller, if it outlives this process.
         is_one_machine: Nothing joins this Ray.
+        forks: What workers are forked from.
     """
     allocation = reservation.allocation
     environment = worker_environment(args, allocation, os.environ)
+    runtime: dict[str, Any] = {"env_vars": environment} if environment else {}
+    if forks is not None and starts_plain_python(ray.get_runtime_context().runtime_env):
+        runtime["py_executable"] = forks.py_executable
     rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
         name=name,
@@ -219,7 +225,7 @@ def make_fit(
             name=f"raytrainer-{uuid.uuid4().hex[:8]}",
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=args.max_failures),
-            worker_runtime_env={"env_vars": environment} if environment else None,
+            worker_runtime_env=runtime or None,
             # Ray Train's own messages about failures would only repeat ours.
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),

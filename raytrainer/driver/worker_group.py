@@ -369,6 +369,7 @@ def _kind_of_workers(args: TrainingArguments) -> tuple[object, ...]:
         args.max_failures,
         args.worker_idle_timeout_s,
         args.elastic_timeout_s,
+        args.fork_workers,
         args.ddp_backend,
         args.ddp_timeout,
         args.full_determinism,

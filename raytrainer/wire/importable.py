@@ -63,6 +63,14 @@ class ModulesOfPickle:
             self._is_importable[name] = self._find(name)
         return self._is_importable[name]
 
+    @property
+    def installed(self) -> tuple[str, ...]:
+        """The modules that the pickle names and that installed packages have."""
+        places = {name: location(sys.modules.get(name)) for name in self._is_importable}
+        return tuple(
+            sorted(name for name, place in places.items() if place is not None and is_installed(place))
+        )
+
     def _find(self, name: str) -> bool:
         top = name.partition(".")[0]
         module = sys.modules[name]

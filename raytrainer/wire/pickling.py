@@ -46,6 +46,8 @@ class Shipped:
     """Other buffers that support it (numpy, Arrow), uint8, and whether they may be written to."""
     search_path: SearchPath = field(default_factory=SearchPath)
     """Where the modules that the pickle names were found."""
+    modules: tuple[str, ...] = ()
+    """Modules of installed packages that the pickle names."""
     sources: Sources | None = None
     """Files of those modules, for machines that do not have them."""
     stored: dict[str, StoredObject] = field(default_factory=dict[str, StoredObject])
@@ -87,6 +89,7 @@ def pack(value: object, known: Mapping[int, str] | None = None) -> Shipped:
         storages=pickler.storages,
         buffers=buffers,
         search_path=search_path(modules.directories),
+        modules=modules.installed,
         stored=pickler.stored,
     )
 

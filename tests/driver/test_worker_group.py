@@ -19,6 +19,7 @@ import ray
 import torch
 from ray.util import placement_group_table
 
+from raytrainer.driver.fork_server import start_fork_server
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError, TrainingFailed
 from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone
@@ -65,6 +66,12 @@ def pids_of(group):
     return [rank[0] for rank in group.call("describe")["ranks"]]
 
 
+def fork_servers():
+    server = start_fork_server([])
+    assert server is not None
+    return {server.pid}
+
+
 @contextmanager
 def at_most(seconds):
     began = time.monotonic()
@@ -75,7 +82,7 @@ def at_most(seconds):
 def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp_path):
     weights = torch.ones(3)
     before, coordinators = helpers(), helper_pids("_Autoscaling", raylet_here())
-    synchronizing = helper_pids("SynchronizationActor", raylet_here())
+    synchronizing = synchronization_actors()
     group = make_group(ToyTrainer(directory=str(tmp_path), weights=[weights, weights]))
     first = group.call("describe")
     assert first["world"] == 2
@@ -83,6 +90,7 @@ def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp
     assert first["agreed"] == [1, 1]
     assert first["shared"]
     assert {rank[4] for rank in first["ranks"]} == {os.getcwd()}
+    assert {psutil.Process(rank[0]).ppid() for rank in first["ranks"]} == fork_servers()
 
     mine = helpers() - before
     assert len(mine) == 2
@@ -91,9 +99,9 @@ def test_workers_stay_for_the_next_task_and_hand_over_at_the_end(make_group, tmp
         "none more, because this Ray cannot grow"
     )
 
-    assert helper_pids("SynchronizationActor", raylet_here()) <= synchronizing, "started for nobody"
+    assert synchronization_actors() <= synchronizing, "started for nobody"
     assert group.call("meet") == "from rank 0"
-    assert len(helper_pids("SynchronizationActor", raylet_here()) - synchronizing) == 1, "started when used"
+    wait_until(lambda: len(synchronization_actors() - synchronizing) == 1)  # started when used
 
     with at_most(1.0):
         second = group.call("describe", task_id="my-run")
@@ -148,6 +156,16 @@ def out_of_memory_score(pid):
 
 def helpers():
     return control_actors() | helper_pids("ControllerInRoom", raylet_here())
+
+
+def synchronization_actors():
+    """Workers start them, so they come from where workers come from."""
+    (server,) = fork_servers()
+    return {
+        pid
+        for parent in (raylet_here(), psutil.Process(server))
+        for pid in helper_pids("SynchronizationActor", parent)
+    }
 
 
 def raylet_here():
@@ -224,6 +242,7 @@ def test_killed_worker_is_replaced_and_the_task_ends(make_group):
 
     after = pids_of(group)
     assert not set(before) & set(after)
+    assert {psutil.Process(pid).ppid() for pid in after} == fork_servers()
     os.kill(after[1], signal.SIGKILL)
     assert group.call("echo", (3,)) == 3, "a worker that dies while it waits is replaced too"
 

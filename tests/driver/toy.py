@@ -40,6 +40,7 @@ def toy_args(output_dir: Path, **changes: Any) -> RayOptions:
         "elastic_timeout_s": 5.0,
         "hang_warning_s": 60.0,
         "hang_timeout_s": None,
+        "fork_workers": True,
         "output_dir": str(output_dir),
         "ddp_backend": None,
         "ddp_timeout": 120,

@@ -31,6 +31,11 @@ def die_once(marker: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def own_raylet_pid() -> int:
+    """On a worker: its raylet, which is not the parent of a worker that was forked."""
+    return int(os.environ["RAY_RAYLET_PID"])
+
+
 class KillAtStep(TrainerCallback):
     """Kills one rank at the end of one step."""
 
@@ -73,8 +78,7 @@ class KillHelper(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step != self.step or args.process_index != 0 or os.path.exists(self.marker):
             return
-        raylet = psutil.Process().parent()
-        assert raylet is not None
+        raylet = psutil.Process(own_raylet_pid())
         Path(self.marker).touch()
         os.kill(helper_pid(self.name, raylet), signal.SIGKILL)
 

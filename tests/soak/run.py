@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 
 from raytrainer import Trainer
 from raytrainer.checkpoint import commit
-from tests.faults.victims import augmented, make_trainer
+from tests.faults.victims import augmented, make_trainer, own_raylet_pid
 from tests.soak.plan import EVAL_STEPS, IN_A_SAVE, NUM_STEPS, SAVE_STEPS, Fault, Round, Setup
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -78,7 +78,7 @@ class Faults(TrainerCallback):
         step = state.global_step
         self._at("kill worker at the end of a step", step, self._die)
         self._at("kill loader", step, _kill_loader)
-        self._at("kill raylet", step, lambda: os.kill(os.getppid(), signal.SIGKILL))
+        self._at("kill raylet", step, lambda: os.kill(own_raylet_pid(), signal.SIGKILL))
         for kind, title in TITLES.items():
             self._at(kind, step, lambda title=title: _kill_beside(title))
         self._at("kill driver", step, lambda: os.kill(self.driver, signal.SIGKILL))
@@ -134,7 +134,7 @@ def _kill_loader() -> None:
 
 def _kill_beside(title: str) -> None:
     """Kill a process of the same raylet."""
-    beside = psutil.Process(os.getppid()).children()
+    beside = psutil.Process(own_raylet_pid()).children()
     (found,) = (process for process in beside if " ".join(process.cmdline()).startswith(title))
     found.kill()
 
