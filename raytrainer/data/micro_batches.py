@@ -52,6 +52,7 @@ class MicroBatches(Iterator[Any]):
         self._items = items
         self._hand_out = hand_out
         self._looks_ahead = looks_ahead
+        self._keeps_state = looks_ahead
         self._explain = explain
         self._own = own
         self._num_handed_out = 0
@@ -61,8 +62,12 @@ class MicroBatches(Iterator[Any]):
 
     @property
     def state_before_held(self) -> HostRandomState | None:
-        """The random state before the item that is held was fetched; None if none is held."""
+        """The random state before the item that is held was fetched; None if none is held, or no state is kept."""
         return self._before_held if self._held is not None and not isinstance(self._held, _End) else None
+
+    def keep_no_state(self) -> None:
+        """Keep no random state: this pass is in no checkpoint, and reading all generators takes 40 microseconds."""
+        self._keeps_state = False
 
     def want(self, number: int) -> None:
         """Fetch no more than this number of micro-batches ahead: a stream may have to wait for what nobody will use."""
@@ -75,7 +80,7 @@ class MicroBatches(Iterator[Any]):
             self._fetch()
 
     def _fetch(self) -> None:
-        self._before_held = HostRandomState.now(self._own) if self._looks_ahead else None
+        self._before_held = HostRandomState.now(self._own) if self._keeps_state else None
         try:
             self._held = next(self._items, _End())
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised in its turn

@@ -20,6 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_lengt
 
 from raytrainer.backends.base import Backend
 from raytrainer.data.loader import RankDataLoader
+from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.target_count import count_items
 from raytrainer.data.undivided import is_divided, is_evened
 from raytrainer.errors import ConfigurationError
@@ -174,6 +175,8 @@ class PredictionLoop:
     def batches(self) -> Iterator[tuple[Any, int]]:
         """Yield each batch with the number of its rows that are real samples."""
         batches, last = iter(self.loader), None
+        if isinstance(batches, MicroBatches):
+            batches.keep_no_state()
         while True:
             with self.told_place():
                 inputs = next(batches, None)

@@ -116,7 +116,8 @@ def without_color(text: str) -> str:
 
 def display_width(text: str) -> int:
     """Columns that ``text`` takes on a terminal; East Asian wide characters take two, combining ones none."""
-    text = without_color(text)
+    if "\x1b" in text:
+        text = without_color(text)
     if text.isascii():
         return len(text)
     return sum(
@@ -152,6 +153,8 @@ def cut(text: str, columns: int, ellipsis: str = "…") -> str:
 
 def format_value(value: object) -> str:
     """One value of a log, on one line: floats with four significant digits, so that columns stay aligned."""
+    if type(value) is float:  # most of what is logged
+        return _format_float(value)
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, numbers.Integral):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 _BLOCK = 64 * 1024
+_ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _AS_THEY_ARE = frozenset({str, bool, int, type(None)})
 
 
@@ -39,7 +40,7 @@ class JsonLines:
         """
         if self._descriptor is None:
             self._descriptor = _open(self.path)
-        line = (json.dumps(plain(values), allow_nan=False, separators=(",", ":")) + "\n").encode()
+        line = (_ENCODE(plain(values)) + "\n").encode()
         written = os.write(self._descriptor, line)
         if written < len(line):  # A disk that is full: the rest, or the error that says so.
             os.write(self._descriptor, line[written:])
@@ -117,12 +118,12 @@ def plain(value: object) -> object:
         return _number(cast("float", value))
     if kind in _AS_THEY_ARE or isinstance(value, str):
         return value
+    if kind is dict or isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in cast("Mapping[object, object]", value).items()}
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
         return _number(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in cast("Mapping[object, object]", value).items()}
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
         return [plain(one) for one in cast("Sequence[object]", value)]
     return str(value)

@@ -51,7 +51,7 @@ def redacted(value: object) -> object:
         return value
     if isinstance(value, str):
         return redacted_text(value)
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value)
         return {
             str(key): HIDDEN if one and isinstance(one, str) and is_secret_name(str(key)) else redacted(one)

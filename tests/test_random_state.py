@@ -1,0 +1,94 @@
+"""The random state of a process: what it holds is what the generators hold, whoever drew from them or set them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raytrainer.random_state import HostRandomState, NumpyState
+
+
+def is_same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def generators_afterwards_as_before() -> Any:
+    before = HostRandomState.now()
+    yield
+    before.restore()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: None,
+        lambda: np.random.random(),
+        lambda: np.random.normal(),
+        lambda: (np.random.normal(), np.random.normal()),
+        lambda: np.random.random(700),
+        lambda: np.random.seed(5),
+        lambda: np.random.set_state(np.random.RandomState(7).get_state()),
+        lambda: np.random.shuffle(list(range(9))),
+    ],
+    ids=["nothing", "uniform", "normal", "normals", "many", "seed", "set", "shuffle"],
+)
+def test_numpys_state_is_the_one_that_numpy_gives(act: Callable[[], object]) -> None:
+    state = NumpyState()
+    for _ in range(3):
+        act()
+        assert is_same(state.now(), np.random.get_state())
+
+
+def test_the_second_half_of_a_pair_of_normal_numbers_is_seen_to_be_used_up() -> None:
+    state = NumpyState()
+    np.random.seed(0)
+    np.random.normal()
+    before = state.now()
+    np.random.normal()
+    after = state.now()
+    assert before[3] == 1
+    assert after[3] == 0
+    assert is_same(after, np.random.get_state())
+
+
+def test_numpys_state_is_not_copied_again_where_nothing_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = NumpyState()
+    np.random.seed(0)
+    first = state.now()
+    monkeypatch.setattr(np.random, "get_state", lambda: pytest.fail("it was read again"))
+    assert is_same(state.now(), first)
+
+
+def test_a_state_that_was_taken_before_does_not_change_when_something_draws() -> None:
+    state = NumpyState()
+    np.random.seed(0)
+    state.now()
+    taken = state.now()
+    copy = taken[1].copy()
+    np.random.random(700)
+    state.now()
+    assert np.array_equal(taken[1], copy)
+
+
+def test_another_generator_of_numpys_is_read_as_it_is() -> None:
+    state, mine = NumpyState(), np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.MT19937(3))
+    try:
+        assert is_same(state.now(), np.random.get_state())
+    finally:
+        np.random.set_bit_generator(mine)
+
+
+def test_a_state_that_is_restored_gives_the_same_numbers() -> None:
+    before = HostRandomState.now()
+    drawn = np.random.normal(size=3), torch.rand(3)
+    before.restore()
+    again = np.random.normal(size=3), torch.rand(3)
+    assert is_same(drawn, again)
+    before.restore()
+    assert is_same(HostRandomState.now().states["numpy"], before.states["numpy"])
