@@ -1,9 +1,10 @@
-"""What the loop adds to a step: raytrainer and transformers.Trainer against a bare PyTorch loop, one process.
+"""What the loop adds to a step of 10 ms: raytrainer and transformers.Trainer against a bare PyTorch loop, one process.
 
-    python benchmarks/loop_overhead.py [--steps 300] [--rounds 5]
+    python benchmarks/loop_overhead.py [--steps 200] [--rounds 5]
 
 The bare loop does the minimum of a training step: fetch, forward, backward, clip, AdamW (fused), schedule, zero_grad.
-Rounds are interleaved, and the medians of the rounds' mean step times are compared.
+The trainers run with logs off, and with a log at every step. Rounds are interleaved, and the medians of the rounds'
+mean step times are compared: elapsed time, and CPU time of the training thread, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import io
 import statistics
 import tempfile
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -25,17 +26,32 @@ import raytrainer
 BATCH = 8
 
 
+class Times(NamedTuple):
+    """The mean time of a step."""
+
+    elapsed: float
+    """[s]"""
+    cpu: float
+    """Of the training thread [s]."""
+
+    @classmethod
+    def now(cls) -> Times:
+        """What the clocks show."""
+        return cls(time.perf_counter(), time.thread_time())
+
+    def since(self, began: Times, num_steps: int) -> Times:
+        """The mean time of the steps since then."""
+        return Times(*((end - begin) / num_steps for begin, end in zip(began, self, strict=True)))
+
+
 class Clock(transformers.TrainerCallback):
     """Measures the time of the steps after the first ten."""
 
-    def __init__(self) -> None:
-        self.began = self.ended = 0.0
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 10:
-            self.began = time.perf_counter()
+            self.began = Times.now()
         if state.global_step == state.max_steps:
-            self.ended = time.perf_counter()
+            self.times = Times.now().since(self.began, state.max_steps - 10)
 
 
 def make_model() -> torch.nn.Module:
@@ -44,8 +60,8 @@ def make_model() -> torch.nn.Module:
     return transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=128,
-            hidden_size=64,
-            intermediate_size=128,
+            hidden_size=128,
+            intermediate_size=256,
             num_hidden_layers=2,
             num_attention_heads=4,
         )
@@ -58,26 +74,26 @@ def make_data(num_steps: int) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-def time_bare(num_steps: int) -> float:
-    """Mean time of a step of the bare loop [s]."""
+def time_bare(num_steps: int) -> Times:
+    """A step of the bare loop."""
     model = make_model().train()
     loader = DataLoader(make_data(num_steps), batch_size=BATCH, shuffle=True)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, 0, num_steps)
-    began = 0.0
+    began = Times.now()
     for step, batch in enumerate(loader):
         if step == 10:
-            began = time.perf_counter()
+            began = Times.now()
         model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    return (time.perf_counter() - began) / (num_steps - 10)
+    return Times.now().since(began, num_steps - 10)
 
 
-def time_trainer(library: Any, num_steps: int, **options: Any) -> float:
-    """Mean time of a step of a Trainer, with logs and checkpoints off [s]."""
+def time_trainer(library: Any, num_steps: int, **options: Any) -> Times:
+    """A step of a Trainer, with checkpoints off."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as directory:
         args = library.TrainingArguments(
@@ -85,7 +101,6 @@ def time_trainer(library: Any, num_steps: int, **options: Any) -> float:
             per_device_train_batch_size=BATCH,
             max_steps=num_steps,
             learning_rate=1e-3,
-            logging_strategy="no",
             save_strategy="no",
             report_to="none",
             use_cpu=True,
@@ -97,24 +112,40 @@ def time_trainer(library: Any, num_steps: int, **options: Any) -> float:
         )
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.train()
-    return (clock.ended - clock.began) / (num_steps - 10)
+    return clock.times
 
 
 def main() -> None:
     """Run the rounds and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    times: dict[str, list[float]] = {"bare": [], "raytrainer": [], "transformers": []}
+    steps = options.steps
+    quiet: dict[str, Any] = {"logging_strategy": "no"}
+    logs: dict[str, Any] = {"logging_strategy": "steps", "logging_steps": 1}
+    sides = {
+        "bare": lambda: time_bare(steps),
+        "raytrainer": lambda: time_trainer(raytrainer, steps, num_workers=0, **quiet),
+        "transformers": lambda: time_trainer(transformers, steps, **quiet),
+        "raytrainer, logs": lambda: time_trainer(raytrainer, steps, num_workers=0, **logs),
+        "transformers, logs": lambda: time_trainer(transformers, steps, **logs),
+    }
+    times: dict[str, list[Times]] = {side: [] for side in sides}
     for _ in range(options.rounds):
-        times["bare"].append(time_bare(options.steps))
-        times["raytrainer"].append(time_trainer(raytrainer, options.steps, num_workers=0))
-        times["transformers"].append(time_trainer(transformers, options.steps))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, seconds in medians.items():
-        print(f"{name:13} {seconds * 1e3:7.3f} ms/step   {seconds / medians['bare']:.3f} x bare")
+        for side, measure in sides.items():
+            times[side].append(measure())
+    medians = {
+        side: Times(*(statistics.median(values) for values in zip(*found, strict=True)))
+        for side, found in times.items()
+    }
+    bare = medians["bare"]
+    for side, (elapsed, cpu) in medians.items():
+        print(
+            f"{side:18} {elapsed * 1e3:7.3f} ms/step  {elapsed / bare.elapsed:.3f} x bare"
+            f"   CPU {cpu * 1e3:7.3f} ms/step  {cpu / bare.cpu:.3f} x bare"
+        )
 
 
 if __name__ == "__main__":

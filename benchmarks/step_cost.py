@@ -243,9 +243,20 @@ def run(library: str, meter: Meter, case: str) -> None:
             run_trainer(transformers, meter, case, **more)
 
 
-def in_child(library: str, case: str, what: str, num_steps: int) -> float:
-    """Run in a process of its own, or in two of them; what rank 0 measured."""
-    command = [sys.executable, __file__, "--child", json.dumps([library, case, what, num_steps])]
+def in_child(library: str, case: str, what: str, num_steps: int, rows: int = 0) -> str:
+    """Run in a process of its own, or in two of them.
+
+    Args:
+        library: Which of the three.
+        case: The case.
+        what: As of ``Meter``.
+        num_steps: Likewise.
+        rows: How many functions to print.
+
+    Returns:
+        What rank 0 printed; under valgrind, what that printed.
+    """
+    command = [sys.executable, __file__, "--child", json.dumps([library, case, what, num_steps, rows])]
     valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null"]
     ranks = range(2) if case == "ranks" else range(1)
     with socket.socket() as probe:
@@ -265,18 +276,26 @@ def in_child(library: str, case: str, what: str, num_steps: int) -> float:
     outputs = [child.communicate() for child in children]
     if any(child.returncode for child in children):
         sys.exit("\n".join(error for _, error in outputs))
-    if what == "instructions":
-        found = re.search(r"Collected : (\d+)", outputs[0][1])
-        assert found is not None, outputs[0][1]
-        return int(found[1]) / (num_steps - WARM_UP)
-    return float(outputs[0][0].strip().splitlines()[-1])
+    return outputs[0][what == "instructions"]
 
 
-def measure_child(library: str, case: str, what: str, num_steps: int) -> None:
-    """In a child: measure, and print the number."""
+def number_of(library: str, case: str, what: str, num_steps: int) -> float:
+    """What a step of a library costs, as of ``in_child``: time [us], calls or instructions."""
+    printed = in_child(library, case, what, num_steps)
+    if what != "instructions":
+        return float(printed.strip().splitlines()[-1])
+    found = re.search(r"Collected : (\d+)", printed)
+    assert found is not None, printed
+    return int(found[1]) / (num_steps - WARM_UP)
+
+
+def measure_child(library: str, case: str, what: str, num_steps: int, rows: int) -> None:
+    """In a child: measure, and print the number or the rows."""
     meter = Meter(what, num_steps)
     run(library, meter, case)
-    if what != "instructions":
+    if what == "rows":
+        meter.print_rows(rows)
+    elif what != "instructions":
         print(meter.result())
 
 
@@ -314,15 +333,12 @@ def main() -> None:
         measure_child(*json.loads(options.child))
     elif options.rows:
         for case in options.case:
-            meter = Meter("rows", options.steps)
-            run("raytrainer", meter, case)
-            print(f"\n{case}")
-            meter.print_rows(options.rows)
+            print(f"\n{case}{in_child('raytrainer', case, 'rows', options.steps, options.rows)}")
     elif options.instructions:
         print_table(
             options.case,
             {
-                "instructions/step": lambda library, case: in_child(
+                "instructions/step": lambda library, case: number_of(
                     library, case, "instructions", WARM_UP + 40
                 )
             },
@@ -331,8 +347,8 @@ def main() -> None:
         print_table(
             options.case,
             {
-                "us/step": lambda library, case: in_child(library, case, "time", options.steps),
-                "calls/step": lambda library, case: in_child(library, case, "calls", WARM_UP + 40),
+                "us/step": lambda library, case: number_of(library, case, "time", options.steps),
+                "calls/step": lambda library, case: number_of(library, case, "calls", WARM_UP + 40),
             },
         )
 

@@ -34,6 +34,7 @@ class CollectiveRuntime:
     def open_group(self, timeout_s: float) -> None:
         """All ranks: use the default group if it is gloo, else create a gloo group beside it."""
         self._flags = torch.zeros(16, dtype=torch.int32)
+        self._flag_values = self._flags.numpy()
         if self.world_size == 1 and not dist.is_initialized():
             self._group = None
         elif dist.get_backend() == "gloo":
@@ -74,7 +75,7 @@ class CollectiveRuntime:
         if self.world_size == 1:
             return list(flags)
         mine = self._flags[: len(flags)]
-        mine.copy_(torch.tensor(flags, dtype=torch.int32))
+        self._flag_values[: len(flags)] = flags
         dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=self._group)
         return cast("list[int]", mine.tolist())
 
