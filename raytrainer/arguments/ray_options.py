@@ -110,8 +110,9 @@ class RayOptions:
         default=True,
         metadata={
             "help": "Fork the workers of a local Ray from a process that has imported torch and transformers for all "
-            "of them, so that they start and restart sooner and share the memory of that code. On Linux only; a worker "
-            "that could differ from one that Ray starts is started by Ray. False: Ray starts each worker."
+            "of them, so that they start and restart sooner and share the memory of that code; in a cluster, those "
+            "that are started again. On Linux only; a worker that could differ from one that Ray starts is started by "
+            "Ray. False: Ray starts each worker."
         },
     )
 

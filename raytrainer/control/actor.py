@@ -44,6 +44,9 @@ LAST_SAVE_S = 300.0
 LEAVE_S = 6.0
 """How long they may take to leave after that; those that are stuck end themselves before."""
 
+STEP_S = 3600.0
+"""How long whoever waits for a step waits for the next ring; then it looks by itself."""
+
 
 class Bell:
     """Wakes everybody who waits for it."""
@@ -225,6 +228,13 @@ class ControlActor:
 
     async def room(self, wait_s: float) -> object | None:
         return await _wait(self._state.room, self._worker_bell, wait_s)
+
+    async def next_step(self) -> bool:
+        """Answers when an attempt that begins after this call has done a step."""
+        attempt = self._state.attempt
+        while not self._state.has_stepped_after(attempt):
+            await self._driver_bell.wait(STEP_S)
+        return True
 
     # ---- other trainers of the cluster, which wait for what the workers hold; plain values, for other versions -------
 

@@ -20,7 +20,7 @@ from raytrainer.control.failure_kinds import timed_out
 from raytrainer.control.failure_policy import Action, decide
 from raytrainer.control.rank_places import RankPlaces
 from raytrainer.runtimes.base import Command
-from raytrainer.telemetry.events import CheckpointCommitted, Note, TrainStarted
+from raytrainer.telemetry.events import CheckpointCommitted, Note, StepDone, TrainStarted
 from raytrainer.wire.failure_record import FailureRecord, WorkerDeaths
 from raytrainer.wire.messages import Answer, Joined, Place, RankProcess, Ranks, Task, TaskResult, Watch
 
@@ -98,6 +98,8 @@ class ControlState:
         self._failures: list[FailureRecord] = []
         self._deaths: WorkerDeaths | None = None
         self._will_restart = False
+        self._first_step: int | None = None
+        self._stepped_in = -1
         self._history = History(max_failures=max_failures)
         # What the driver reads.
         self._events = EventLog()
@@ -292,6 +294,10 @@ class ControlState:
         for event in events:
             if isinstance(event, TrainStarted):
                 self._history.begin_training(event.first_step)
+                self._first_step = event.first_step
+            elif isinstance(event, StepDone) and self._first_step is not None:
+                if event.step > self._first_step:
+                    self._stepped_in = attempt
             elif isinstance(event, CheckpointCommitted):
                 self._history.add_commit()
                 self._last_commit = event
@@ -304,6 +310,15 @@ class ControlState:
     def decision(self, step: int) -> Command | None:
         """What the driver asks for after the evaluation at a step, once it has decided."""
         return self._command if self._decided_step >= step or self._phase is not Phase.OPEN else None
+
+    @property
+    def attempt(self) -> int:
+        """The last start of the workers, 0 for the first; -1 before it."""
+        return self._attempt
+
+    def has_stepped_after(self, attempt: int) -> bool:
+        """Whether a later attempt has done a training step."""
+        return self._stepped_in > attempt
 
     @property
     def turn(self) -> tuple[Phase, int, bool]:
@@ -422,6 +437,7 @@ class ControlState:
         self._places.begin_attempt()
         self._failures = []
         self._deaths = None
+        self._first_step = None
         self._will_restart = False
         if self._command is Command.MOVE:
             self._command = Command.NONE  # These are the workers that were moved.

@@ -45,12 +45,21 @@ class ForkServer:
 
     Args:
         modules: What it imports.
+        directory: Its own, which only this user can enter; by default a new one.
+        environment: In which it imports; by default that of this process.
+        niceness: With which it imports, if not with that of this process, which its workers have.
     """
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self.directory = Path(
-            tempfile.mkdtemp(prefix="raytrainer-fork-", dir="/tmp")
-        )  # only this user enters it
+    def __init__(
+        self,
+        modules: Sequence[str],
+        *,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        niceness: int | None = None,
+    ) -> None:
+        # Only this user enters it.
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="raytrainer-fork-", dir="/tmp"))
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(self._socket))
             listener.listen(128)
@@ -61,10 +70,10 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()],
-                env=_environment(os.environ),
+                env=_environment(environment or os.environ),
                 start_new_session=True,  # Ctrl-C in a terminal is the driver's.
             )
-        order = {"modules": list(modules), "files": _files_here(SAME_FILE)}
+        order = {"modules": list(modules), "files": _files_here(SAME_FILE), "niceness": niceness}
         with contextlib.suppress(OSError):  # It has ended already, and nobody finds it.
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -88,6 +97,10 @@ class ForkServer:
     def py_executable(self) -> str:
         """What Ray starts in place of Python, for a runtime environment."""
         return shlex.join([sys.executable, "-I", "-S", str(handover.__file__), str(self._socket)])
+
+    def wait(self) -> None:
+        """Wait until the server has ended by itself."""
+        self._process.wait()
 
     def end(self) -> None:
         """End the server; its workers stay."""
@@ -119,13 +132,22 @@ def start_fork_server(modules: Sequence[str]) -> ForkServer | None:
         alive = [server for server in _servers if server.is_alive]
         if not alive:
             try:
-                alive = [ForkServer([*EACH_WORKER, *OF_RAY, *filter(may_be_forked, modules)])]
+                alive = [ForkServer(imports_of_workers(modules))]
             except OSError:
                 logger.debug("Could not start the fork server.", exc_info=True)
                 return None
             at_exit(alive[0].end)
         _servers[:] = alive
         return alive[0]
+
+
+def imports_of_workers(modules: Sequence[str]) -> list[str]:
+    """What a fork server imports.
+
+    Args:
+        modules: What workers import besides what all of them do.
+    """
+    return [*EACH_WORKER, *OF_RAY, *filter(may_be_forked, modules)]
 
 
 def starts_plain_python(runtime_env: Mapping[str, Any]) -> bool:

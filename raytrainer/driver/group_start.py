@@ -14,7 +14,7 @@ from raytrainer.driver.cluster import connect, will_be_private
 from raytrainer.driver.elastic_room import ElasticRoom
 from raytrainer.driver.elastic_size import least_of, num_fitting
 from raytrainer.driver.fit_thread import FitThread
-from raytrainer.driver.fork_server import start_fork_server
+from raytrainer.driver.fork_server import imports_of_workers, start_fork_server
 from raytrainer.driver.holders import new_name
 from raytrainer.driver.lost_room import LostRoom
 from raytrainer.driver.moving import Moving
@@ -84,8 +84,9 @@ def start_group(
     """
     # Its imports take as long as the start of Ray.
     forks = None
+    modules = trainer.modules if isinstance(trainer, Shipped) else ()
     if args.fork_workers and will_be_private(args.ray_address):
-        forks = start_fork_server(trainer.modules if isinstance(trainer, Shipped) else ())
+        forks = start_fork_server(modules)
     cluster = connect(args.ray_address)
     # Ray Train takes seconds to import; `connect` does that while it waits for Ray's processes.
     from raytrainer.driver.ray_train import make_fit, start_coordinator
@@ -142,6 +143,7 @@ def start_group(
                 name=name.controller if outlives else None,
                 is_one_machine=cluster.is_private,
                 forks=forks,
+                imports=imports_of_workers(modules) if args.fork_workers and outlives else None,
             ),
             on_end,
         )

@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import ray.exceptions
 from ray.train import FailureConfig, PreemptionError, TrainingFailedError, WorkerGroupError
@@ -30,8 +30,9 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 
 from raytrainer.control.spared import spare_this_process
+from raytrainer.driver.forks_on_nodes import ForksOnNodes
 from raytrainer.driver.ray_deaths import deaths_in
-from raytrainer.driver.room import Room
+from raytrainer.driver.room import Room, nodes_of
 from raytrainer.driver.sync_on_use import synchronize_on_use
 from raytrainer.runtimes import ray_calls
 from raytrainer.wire.failure_record import WorkerDeaths
@@ -131,15 +132,17 @@ def leave_with(control: Any) -> None:
             logger.debug("The control actor did not answer.", exc_info=True)
 
 
-def controller_for(control: Any) -> type:
-    """Make the class of a controller whose workers run in the room that a control actor names.
+def group_in_room(control: Any, forks: ForksOnNodes | None) -> type[WorkerGroup]:
+    """Make the class of worker groups that run in the room that a control actor names.
 
     Args:
         control: Handle of the control actor.
+        forks: What workers that are started again are forked from; None if Ray starts them, or all are forked.
     """
 
     class GroupInRoom(WorkerGroup):
         _room: Room
+        _runtime_env: dict[str, Any]
 
         def _create_placement_group(self, *_: object, **__: object) -> DefaultPlacementGroupHandle:
             num_workers = self._worker_group_context.num_workers
@@ -150,6 +153,22 @@ def controller_for(control: Any) -> type:
                 )  # It has just become another one.
             self._room = room
             return _Kept(room.group)
+
+        def _start_impl(self, *args: Any, **kwargs: Any) -> None:
+            # Asked before they are there: the next attempt is theirs.
+            has_begun = control.next_step.remote() if forks is not None else None
+            super()._start_impl(*args, **kwargs)
+            if forks is not None:
+                forks.follow(self.get_workers(), self._runtime_env, has_begun)
+
+        def _get_worker_runtime_env(self, custom_runtime_env: Any) -> dict[str, Any]:
+            given = cast("dict[str, Any]", super()._get_worker_runtime_env(custom_runtime_env))
+            environment = dict(given)
+            python = forks.python_on(nodes_of(self._room)) if forks is not None else None
+            if python is not None:
+                environment["py_executable"] = python
+            self._runtime_env = environment
+            return environment
 
         def _create_workers(
             self,
@@ -166,8 +185,19 @@ def controller_for(control: Any) -> type:
                 num_workers, *args, placement_group_bundle_indices=indices, **kwargs
             )
 
+    return GroupInRoom
+
+
+def controller_for(control: Any, forks: ForksOnNodes | None = None) -> type:
+    """Make the class of a controller whose workers run in the room that a control actor names.
+
+    Args:
+        control: Handle of the control actor.
+        forks: What workers that are started again are forked from; None if Ray starts them, or all are forked.
+    """
+
     class ControllerInRoom(TrainController):
-        worker_group_cls = GroupInRoom
+        worker_group_cls = group_in_room(control, forks)
 
         def __init__(self, **arguments: Any) -> None:
             spare_this_process()

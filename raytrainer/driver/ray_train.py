@@ -19,7 +19,7 @@ import importlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import ray
@@ -56,6 +56,7 @@ class Fit(TorchTrainer):
         name: Of the controller, if it outlives this process until the control actor ends it; None if it ends with this
             process.
         is_one_machine: Nothing joins this Ray, and no autoscaler is asked for room.
+        imports: What workers that are started again have imported; None if they are not forked on their nodes.
         arguments: Those of ``TorchTrainer``.
     """
 
@@ -66,9 +67,11 @@ class Fit(TorchTrainer):
         reservation: Reservation,
         name: str | None,
         is_one_machine: bool,
+        imports: Sequence[str] | None,
         **arguments: Any,
     ) -> None:
         self._control = control
+        self._imports = imports
         self._name = name
         self._reservation = reservation
         self._is_one_machine = is_one_machine
@@ -109,6 +112,7 @@ class Fit(TorchTrainer):
 
     def _initialize_and_run_controller(self, **arguments: object) -> Any:
         try:
+            from raytrainer.driver.forks_on_nodes import ForksOnNodes
             from raytrainer.driver.ray_controller import AskControl, RoomIsThere, controller_for
         except ImportError:
             self._reservation.release()
@@ -118,7 +122,8 @@ class Fit(TorchTrainer):
         environment = not_inherited(
             {name: os.environ[name] for name in os.environ if name.startswith("RAY_TRAIN_")}
         )
-        controller_class = cast("Any", ray.remote(cast("Any", controller_for(self._control))))
+        forks = None if self._imports is None else ForksOnNodes(self._imports)
+        controller_class = cast("Any", ray.remote(cast("Any", controller_for(self._control, forks))))
         outlives = {} if self._name is None else {"name": self._name, "namespace": NAMESPACE}
         options: Any = controller_class.options(
             num_cpus=0,
@@ -187,6 +192,7 @@ def make_fit(
     name: str | None,
     is_one_machine: bool,
     forks: ForkServer | None,
+    imports: Sequence[str] | None,
 ) -> Fit:
     """Create the run that keeps a group of workers, without starting it.
 
@@ -198,16 +204,19 @@ def make_fit(
         name: Of the controller, if it outlives this process.
         is_one_machine: Nothing joins this Ray.
         forks: What workers are forked from.
+        imports: What workers that are started again have imported, where they are forked on their own nodes.
     """
     allocation = reservation.allocation
     environment = worker_environment(args, allocation, os.environ)
     runtime: dict[str, Any] = {"env_vars": environment} if environment else {}
-    if forks is not None and starts_plain_python(ray.get_runtime_context().runtime_env):
+    is_plain = starts_plain_python(ray.get_runtime_context().runtime_env)
+    if forks is not None and is_plain:
         runtime["py_executable"] = forks.py_executable
     rendezvous: Any = Rendezvous(config.backend, saves_on_sigterm=args.enable_jit_checkpoint)
     return Fit(
         name=name,
         is_one_machine=is_one_machine,
+        imports=imports if is_plain else None,
         control=config.control,
         reservation=reservation,
         train_loop_per_worker=work,

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,  # pyright: ignore[reportUnknownVariableType]
+    remove_placement_group,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,16 @@ class Room:
 def group_id(group: PlacementGroup) -> str:
     """Ray's id of a placement group."""
     return cast("Any", group).id.hex()
+
+
+def nodes_of(room: Room) -> set[str]:
+    """Ids of the nodes on which the workers of a room run."""
+    table = cast("dict[str, Any]", placement_group_table(room.group))
+    nodes: dict[int, str] = table["bundles_to_node_id"]
+    last = None if room.num_workers is None else room.first + room.num_workers
+    return {
+        node for bundle, node in nodes.items() if room.first <= bundle and (last is None or bundle < last)
+    }
 
 
 def remove(group: PlacementGroup) -> None:

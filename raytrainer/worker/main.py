@@ -481,7 +481,11 @@ def _log_name(rank: int) -> str:
 
 def directory_for_copies() -> str:
     """Where copies of the driver's modules go: a directory of Ray's session, which ends with Ray."""
-    # Ray has no public way to ask. If this one goes away, the copies outlive Ray.
+    return os.path.join(directory_of_session(), "raytrainer_modules")
+
+
+def directory_of_session() -> str:
+    """Where Ray's session keeps its files on this machine."""
+    # Ray has no public way to ask. If this one goes away, what is kept here outlives Ray.
     node: Any = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)
-    session: str = node.get_session_dir_path() if node is not None else tempfile.gettempdir()
-    return os.path.join(session, "raytrainer_modules")
+    return node.get_session_dir_path() if node is not None else tempfile.gettempdir()

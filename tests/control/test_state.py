@@ -598,3 +598,28 @@ def test_workers_that_were_to_start_again_do_not_when_the_driver_has_ended(state
     assert state.fail(record(state)) is Answer.RETRY
     state.lose_driver()
     assert state.join().is_over
+
+
+def test_a_step_of_a_later_attempt_is_seen_and_none_of_an_earlier_one(state):
+    def begin(first_step):
+        attempt = state.join().attempt
+        state.push(
+            attempt,
+            [TrainStarted(max_steps=9, first_step=first_step, num_epochs=1, attempt=attempt, rows=[])],
+        )
+        return attempt
+
+    def progress(attempt, step):
+        state.push(attempt, [StepDone(step=step, max_steps=9, epoch=0.0, samples_per_s=[])])
+
+    state.submit(task("a"))
+    before = state.attempt
+    first = begin(4)
+    progress(first, 4)  # what a run says of itself before its first step
+    assert not state.has_stepped_after(before)
+    progress(first, 5)
+    assert state.has_stepped_after(before)
+    assert not state.has_stepped_after(first)
+    state.fail(record(state))
+    progress(begin(4), 5)
+    assert state.has_stepped_after(first)

@@ -50,6 +50,12 @@ USED_WITHOUT_IMPORT = [
         "ray.train.v2._internal.execution.worker_group:WorkerGroup",
         "_create_workers",
     ),
+    ("driver/ray_controller.py", "ray.train.v2._internal.execution.worker_group:WorkerGroup", "_start_impl"),
+    (
+        "driver/ray_controller.py",
+        "ray.train.v2._internal.execution.worker_group:WorkerGroup",
+        "_get_worker_runtime_env",
+    ),
     (
         "driver/sync_on_use.py",
         "ray.train.v2._internal.execution.worker_group.worker_group",

@@ -69,7 +69,7 @@ def main() -> None:
     directory, listener = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
     order = json.loads(sys.stdin.readline())
     began, before = time.time(), dict(os.environ)
-    _import_all(order["modules"])
+    _import_all(order["modules"], order["niceness"])
     refusal = why_not(order["files"])
     state = {"pid": os.getpid(), "began": began, "ready": time.time(), "refusal": refusal}
     (directory / STATE).write_text(json.dumps(state))
@@ -87,7 +87,27 @@ def main() -> None:
         _become(wanted, changes)
 
 
-def _import_all(modules: list[str]) -> None:
+def _import_all(modules: list[str], niceness: int | None) -> None:
+    """Import; in a thread, if that is to be nicer than this process, because forks get the niceness of the main thread.
+
+    Args:
+        modules: Names.
+        niceness: Of the thread; None for that of this process.
+    """
+    if niceness is None:
+        _import_each(modules)
+        return
+
+    def import_nicely() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        _import_each(modules)
+
+    thread = threading.Thread(target=import_nicely)
+    thread.start()
+    thread.join()
+
+
+def _import_each(modules: list[str]) -> None:
     for name in modules:
         # A worker that needs it raises the error where somebody reads it.
         with contextlib.suppress(Exception):
@@ -197,6 +217,9 @@ def _become(wanted: Wanted, changes: Mapping[str, str]) -> None:
             resource.setrlimit(limit, (soft, hard))
     if wanted.niceness > os.getpriority(os.PRIO_PROCESS, 0):
         os.setpriority(os.PRIO_PROCESS, 0, wanted.niceness)
+    elif wanted.niceness < os.getpriority(os.PRIO_PROCESS, 0):
+        # The server descends from a worker, so this process is as nice as a worker already, and Ray must add nothing.
+        wanted.environment["RAY_worker_niceness"] = "0"
     if wanted.memory_score is not None:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(wanted.memory_score)
