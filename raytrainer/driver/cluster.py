@@ -4,9 +4,8 @@ In this order: a Ray that this process has joined already; the address in the ar
 which is also how a job that was submitted to a cluster finds it; else a local Ray. A Ray that merely happens to run on
 this machine is never joined, and a Ray that was not started here is never ended.
 
-The local Ray serves no dashboard, which would cost a second of start-up and 140 MB: its dashboard process runs with
-usage statistics alone, without web pages and job server. Call ``ray.init()`` or run ``ray start --head`` first to have
-one.
+The local Ray serves no dashboard, which would cost a second of start-up and 140 MB. Call ``ray.init()`` or run
+``ray start --head`` first to have one.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from raytrainer.driver.lean_ray import lean
 from raytrainer.driver.loopback import on_loopback
 from raytrainer.errors import ConfigurationError
 
@@ -128,7 +128,7 @@ def _start(options: dict[str, Any]) -> None:
     import ray
 
     environment = dict(os.environ)
-    with on_loopback():
+    with on_loopback(), lean():
         ray.init(address="local", include_dashboard=False, **options)
     _joined_here.add(_session())
     _environments[_session()] = environment

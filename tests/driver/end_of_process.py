@@ -26,6 +26,12 @@ def addresses() -> set[str]:
     return {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
+def unused() -> list[str]:
+    """Processes of Ray that a run does not need."""
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    return [name for name in ("dashboard.py", "monitor.py --logs-dir") for each in commands if name in each]
+
+
 def main(directory: Path, address: str | None = None) -> object:
     from raytrainer.driver.worker_group import WorkerGroup
     from raytrainer.runtimes import ray_calls
@@ -37,6 +43,7 @@ def main(directory: Path, address: str | None = None) -> object:
     group.start()
     print("answer:", group.call("echo", (7,)), flush=True)
     print("listens:", sorted(addresses()), flush=True)
+    print("unused:", unused(), flush=True)
     kill = ray_calls.kill
 
     def kill_slowly(actor: object) -> None:

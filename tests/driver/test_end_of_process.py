@@ -32,9 +32,10 @@ def end_of_process(*arguments: str) -> str:
     return done.stdout
 
 
-def test_no_thread_outlives_a_ray_of_the_script_which_only_this_machine_reaches(tmp_path: Path) -> None:
+def test_no_thread_outlives_a_lean_ray_of_the_script_which_only_this_machine_reaches(tmp_path: Path) -> None:
     printed = end_of_process(str(tmp_path))
     assert "threads: []" in printed
+    assert "unused: []" in printed, "neither a dashboard nor a monitor of an autoscaler"
     assert "listens: ['127.0.0.1', '::ffff:127.0.0.1']" in printed
 
 

@@ -15,6 +15,9 @@ FILES = sorted((ROOT / "raytrainer").rglob("*.py"))
 
 USED_WITHOUT_IMPORT = [
     # File, where it is, name: a method that is overridden or called, an attribute that is read.
+    ("driver/lean_ray.py", "ray._private.node:Node", "start_api_server"),
+    ("driver/lean_ray.py", "ray._private.node:Node", "start_monitor"),
+    ("driver/lean_ray.py", "ray._private.services", "start_raylet"),
     ("driver/ray_train.py", "ray.train.torch:TorchTrainer", "_create_default_callbacks"),
     ("driver/ray_train.py", "ray.train.torch:TorchTrainer", "_initialize_and_run_controller"),
     ("driver/ray_train.py", "ray.train.v2._internal.execution.controller:TrainController", "run"),
