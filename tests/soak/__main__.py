@@ -1,4 +1,6 @@
-"""Tries faults at random for some time: ``python -m tests.soak [--minutes 30] [--seed N] [--rounds N]``.
+"""Tries faults at random for some time.
+
+    python -m tests.soak [--minutes 30] [--seed N] [--rounds N] [--saves-beside]
 
 Each run with faults is compared with a run of the same setup that nothing disturbed: the losses of all steps, the
 evaluations, and the weights, bit by bit. A script that a fault ended is started again, as its user would do. Exits with
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=None, help="repeats the faults of an earlier soak")
     parser.add_argument("--rounds", type=int, default=None, help="at most so many runs")
+    parser.add_argument("--saves-beside", action="store_true", help="all runs write saves beside training")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(2), "big")
     # Short: the path of a socket has at most 107 characters.
@@ -123,7 +126,7 @@ def main() -> None:
     print(f"seed {seed}, for {options.minutes:g} minutes", flush=True)
     deadline = time.monotonic() + 60 * options.minutes
     failed = 0
-    for number, asked in enumerate(rounds(seed), 1):
+    for number, asked in enumerate(rounds(seed, saves_beside=options.saves_beside), 1):
         if time.monotonic() > deadline or (options.rounds is not None and number > options.rounds):
             break
         failed += not soak.run(number, asked)

@@ -35,13 +35,26 @@ IN_A_SAVE = (
     "disk full",
     "slow disk",
 )
+IN_A_SAVE_BESIDE = (
+    "kill worker while a save is staged",
+    "kill worker while a file is written",
+    "kill worker when a file is hashed",
+    "kill worker after the rename",
+    "kill worker some milliseconds after a save began",
+)
+"""In saves that are written beside training, besides those of every save."""
 IN_AN_EVALUATION = ("kill worker in an evaluation",)
 INSTEAD = {
     "own": {"kill coordinator": "kill control actor"},
     "cluster": {"kill raylet": "kill driver"},
 }
 """What is tried instead: a Ray of the script's own has no coordinator, and that raylet is a cluster's only node."""
-KINDS = AT_A_STEP + IN_A_SAVE + IN_AN_EVALUATION
+IN_THE_LOOP = dict.fromkeys(IN_A_SAVE_BESIDE, "kill worker after its first file")
+BESIDE = {"kill worker after its first file": "kill worker while a file is written"}
+"""What is tried instead where saves are written in the loop, and where they are written beside it."""
+LONGEST_DELAY_S = 0.06
+"""How long after a save began a worker may be killed; it takes about as long [s]."""
+KINDS = AT_A_STEP + IN_A_SAVE + IN_A_SAVE_BESIDE + IN_AN_EVALUATION
 """Everything that a soak tries."""
 
 ENDS_DRIVER = frozenset(
@@ -64,6 +77,8 @@ class Fault:
     kind: str
     step: int
     rank: int
+    delay_s: float = 0.0
+    """[s]"""
 
     def __str__(self) -> str:
         where = f" of rank {self.rank}" if "worker" in self.kind or "loader" in self.kind else ""
@@ -76,9 +91,12 @@ class Setup:
 
     backend: str
     num_loaders: int
+    saves_beside: bool
+    """Whether saves are written beside training."""
 
     def __str__(self) -> str:
-        return f"{self.backend}, {self.num_loaders} loading processes"
+        saves = "saves beside" if self.saves_beside else "saves in the loop"
+        return f"{self.backend}, {self.num_loaders} loading processes, {saves}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +120,24 @@ class Round:
         return cls(setup=Setup(**read["setup"]), ray=read["ray"], faults=faults)
 
 
-def rounds(seed: int) -> Iterator[Round]:
-    """Rounds without end. Each kind of fault comes once before any comes again, in runs of all kinds."""
+def rounds(seed: int, *, saves_beside: bool = False) -> Iterator[Round]:
+    """Rounds without end. Each kind of fault comes once before any comes again, in runs of all kinds.
+
+    Args:
+        seed: Decides everything.
+        saves_beside: Whether all runs write their saves beside training; about half of them do otherwise.
+    """
     draw = random.Random(seed)
     kinds: list[str] = []
     while True:
         if len(kinds) < 3:
             kinds += draw.sample(KINDS, len(KINDS))
-        setup = Setup(backend=draw.choice(BACKENDS), num_loaders=draw.choice(LOADERS))
+        beside = draw.choice((False, True)) or saves_beside
+        setup = Setup(backend=draw.choice(BACKENDS), num_loaders=draw.choice(LOADERS), saves_beside=beside)
         ray = draw.choice(RAYS)
         taken = [kinds.pop(0) for _ in range(draw.choice((1, 2, 3)))]
         taken = [INSTEAD[ray].get(kind, kind) for kind in taken]
+        taken = [(BESIDE if beside else IN_THE_LOOP).get(kind, kind) for kind in taken]
         yield Round(setup=setup, ray=ray, faults=_faults(draw, setup, taken))
 
 
@@ -124,12 +149,13 @@ def _faults(draw: random.Random, setup: Setup, kinds: list[str]) -> tuple[Fault,
         if kind == "kill loader" and not setup.num_loaders:
             kind = "kill worker at the end of a step"
         rank = draw.choice((0, 1)) if _has_rank(kind, setup) else 0
-        faults.append(Fault(kind=kind, step=draw.choice(free), rank=rank))
+        delay_s = draw.uniform(0.0, LONGEST_DELAY_S) if "milliseconds" in kind else 0.0
+        faults.append(Fault(kind=kind, step=draw.choice(free), rank=rank, delay_s=delay_s))
     return tuple(sorted(faults, key=lambda fault: fault.step))
 
 
 def _steps(kind: str) -> list[int]:
-    if kind in IN_A_SAVE:
+    if kind in IN_A_SAVE + IN_A_SAVE_BESIDE:
         return list(range(SAVE_STEPS, NUM_STEPS, SAVE_STEPS))
     if kind in IN_AN_EVALUATION:
         return [EVAL_STEPS, 2 * EVAL_STEPS]
@@ -138,6 +164,6 @@ def _steps(kind: str) -> list[int]:
 
 def _has_rank(kind: str, setup: Setup) -> bool:
     """Whether it can happen on any rank; the manifest, and what is not sharded, are written by rank 0."""
-    if "manifest" in kind or "disk" in kind:
+    if "manifest" in kind or "rename" in kind or "disk" in kind:
         return False
-    return setup.backend != "ddp" or "first file" not in kind
+    return setup.backend != "ddp" or not any(what in kind for what in ("first file", "a file", "staged"))

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,12 @@ from transformers import TrainerCallback
 
 from raytrainer import Trainer
 from raytrainer.checkpoint import commit
+from raytrainer.checkpoint.background import writer
+from raytrainer.checkpoint.background.arena import Arena
+from raytrainer.checkpoint.background.pending import PendingSave
 from tests.faults.victims import augmented, make_trainer, own_raylet_pid
-from tests.soak.plan import EVAL_STEPS, IN_A_SAVE, NUM_STEPS, SAVE_STEPS, Fault, Round, Setup
+from tests.soak import process
+from tests.soak.plan import EVAL_STEPS, IN_A_SAVE, NUM_STEPS, SAVE_STEPS, Round, Setup
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -40,6 +45,8 @@ TITLES = {
     "kill coordinator": "ray::_AutoscalingCoordinator",
 }
 """What the processes that help a run are called."""
+STAGED = 2
+"""Which tensor of a save a worker dies at while it is staged."""
 SECOND_S = 0.3
 """Between two signals of an impatient person [s]."""
 
@@ -47,14 +54,18 @@ SECOND_S = 0.3
 class Faults(TrainerCallback):
     """Does what the round says, once each."""
 
-    def __init__(self, faults: tuple[Fault, ...], directory: Path, driver: int) -> None:
-        self.faults = faults
+    def __init__(self, asked: Round, directory: Path, driver: int) -> None:
+        self.round = asked
+        self.faults = asked.faults
         self.directory = directory
         self.driver = driver
         self.rank = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.rank = args.process_index
+        if self.round.setup.saves_beside:
+            self._in_saves_beside()
+            return
         if not any(fault.kind in IN_A_SAVE for fault in self.faults):
             return
         is_sharded = bool(args.fsdp or args.deepspeed)
@@ -70,6 +81,27 @@ class Faults(TrainerCallback):
                 "slow disk": (True, lambda: time.sleep(1.0)),
             },
         )
+
+    def _in_saves_beside(self) -> None:
+        writer.PROCESS = process.NAME
+        os.environ[process.VARIABLE] = json.dumps([str(self.directory), self.round.to_json(), self.rank])
+        stage, take = PendingSave.stage, Arena.take
+        counted = {"step": 0, "tensors": 0}
+
+        def staged(pending: PendingSave, write_parts: Any) -> int:
+            counted.update(step=pending.step, tensors=0)
+            for fault in self.faults:
+                if "milliseconds" in fault.kind and (fault.step, fault.rank) == (pending.step, self.rank):
+                    self._at(fault.kind, fault.step, lambda delay_s=fault.delay_s: self._die_in(delay_s))
+            return stage(pending, write_parts)
+
+        def taken(arena: Arena, source: torch.Tensor) -> Any:
+            counted["tensors"] += 1
+            if counted["tensors"] == STAGED:
+                self._at("kill worker while a save is staged", counted["step"], self._die)
+            return take(arena, source)
+
+        PendingSave.stage, Arena.take = staged, taken
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._at("kill worker before the optimizer's step", state.global_step + 1, self._die)
@@ -112,6 +144,9 @@ class Faults(TrainerCallback):
 
         setattr(owner, name, wrapped)
 
+    def _die_in(self, delay_s: float) -> None:
+        threading.Timer(delay_s, self._die).start()
+
     def _die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -152,6 +187,7 @@ def trainer_of(setup: Setup, directory: Path, *callbacks: TrainerCallback) -> Tr
             dataloader_num_workers=setup.num_loaders,
             max_failures=10,
             report_to=[],
+            async_save=setup.saves_beside,
             **OPTIONS[setup.backend],
         )
     )
@@ -168,7 +204,7 @@ def digest(trainer: Trainer) -> str:
 
 def main(directory: Path, text: str) -> None:
     asked = Round.from_json(text)
-    trainer = trainer_of(asked.setup, directory, Faults(asked.faults, directory, os.getpid()))
+    trainer = trainer_of(asked.setup, directory, Faults(asked, directory, os.getpid()))
     trainer.train(resume_from_checkpoint="auto")
     if trainer.state.global_step < NUM_STEPS:
         sys.exit("stopped")

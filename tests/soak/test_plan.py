@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from tests.soak.plan import BACKENDS, KINDS, LOADERS, NUM_STEPS, RAYS, Round, rounds
+from tests.soak.plan import BACKENDS, IN_A_SAVE_BESIDE, KINDS, LOADERS, NUM_STEPS, RAYS, Round, rounds
 
 
 def test_a_seed_repeats_its_faults() -> None:
@@ -19,6 +19,14 @@ def test_every_kind_of_fault_comes_in_runs_of_every_kind() -> None:
         (backend, number) for backend in BACKENDS for number in LOADERS
     }
     assert {one.ray for one in drawn} == set(RAYS)
+
+
+def test_all_runs_save_beside_training_if_that_is_asked_for() -> None:
+    beside = list(islice(rounds(3, saves_beside=True), 50))
+    assert all(one.setup.saves_beside for one in beside)
+    assert {one.setup.saves_beside for one in islice(rounds(3), 50)} == {False, True}
+    kinds = {fault.kind for one in beside for fault in one.faults}
+    assert kinds >= set(IN_A_SAVE_BESIDE)
 
 
 def test_faults_of_a_round_come_at_different_steps_of_the_run() -> None:
