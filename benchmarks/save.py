@@ -1,15 +1,20 @@
 """The time that a save takes from training: a model of 135 M parameters with AdamW, against transformers.Trainer.
 
-    python benchmarks/save.py [--rounds 3] [--saves 3] [--throttle 100] [--quick]
+    python benchmarks/save.py [--rounds 3] [--saves 3] [--throttle 100] [--threads N] [--storage both] [--quick]
 
 Each side trains in a process of its own and saves several times, the next time when the save before is committed and
 five more steps are done. What a save takes is the time from the step at which it was due until the first step after its
 commit, less what as many steps take when nothing is saved (their median in the same process). So it counts the copy,
 the steps that are slower while a save is written, and everything that training waits for.
 
-``raytrainer`` saves beside training (``async_save=True``), ``synchronous`` is the same without it. Measured are this
+``raytrainer`` saves beside training (``async_save=True``), ``in the loop`` is the same without it. Measured are this
 disk as it is, and a storage that writes ``--throttle`` MB/s: a library between the processes and the system delays each
-write below the directory of the run. It needs a C compiler; without one that part is left out.
+write below the directory of the run, on all sides alike, as a network mount does that answers when the data are there.
+It needs a C compiler; without one that part is left out.
+
+On a machine whose cores are all busy with training, whatever a process beside it computes is taken from training;
+``--threads`` gives training fewer cores than there are, as where it runs on a GPU. What other programs took of the
+machine is printed, because it spoils the figures.
 """
 
 from __future__ import annotations
@@ -28,12 +33,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 
 import raytrainer
 
-SIDES = ("raytrainer", "synchronous", "transformers")
+SIDES = ("raytrainer", "in the loop", "transformers")
 QUIET_STEPS = 5
 """Between two saves."""
 TIMEOUT_S = 1800
@@ -151,6 +157,8 @@ def train(side: str, directory: str, options: argparse.Namespace) -> dict[str, A
         if side == "transformers"
         else {"num_workers": 0, "async_save": side == "raytrainer", "report_page": False}
     )
+    if options.threads:
+        torch.set_num_threads(options.threads)
     tokens = torch.randint(0, 512, (64, 64), generator=torch.Generator().manual_seed(0))
     saves = Saves(options.saves)
     args = library.TrainingArguments(
@@ -171,9 +179,23 @@ def train(side: str, directory: str, options: argparse.Namespace) -> dict[str, A
         train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
         callbacks=[saves],
     )
+    began_s, of_all, of_own = time.perf_counter(), busy_s(), own_s()
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.train()
-    return saves.taken()
+    others = busy_s() - of_all - (own_s() - of_own)
+    return {**saves.taken(), "others": others / (time.perf_counter() - began_s) / psutil.cpu_count()}
+
+
+def busy_s() -> float:
+    """Time that all processes of the machine computed since it began [s]."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system
+
+
+def own_s() -> float:
+    """The same of this process and those that it started and has waited for [s]."""
+    times = psutil.Process().cpu_times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def measure(side: str, environment: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
@@ -181,6 +203,7 @@ def measure(side: str, environment: dict[str, str], options: argparse.Namespace)
     directory = tempfile.mkdtemp(prefix="save-", dir=options.directory)
     command = [sys.executable, __file__, "--side", side, "--directory", directory]
     command += ["--saves", str(options.saves), "--batch", str(options.batch)]
+    command += ["--threads", str(options.threads)]
     command += ["--quick"] if options.quick else []
     try:
         done = subprocess.run(
@@ -218,12 +241,13 @@ def compare(name: str, environment: dict[str, str], options: argparse.Namespace)
     medians = {
         side: statistics.median(s for one in runs for s in one["saves"]) for side, runs in found.items()
     }
-    print(f"{name}:")
+    others = max(one["others"] for runs in found.values() for one in runs)
+    print(f"{name}; other programs took up to {others:.0%} of the machine:")
     for side, runs in found.items():
         first = statistics.median(one["saves"][0] for one in runs)
         beside = max(steps for one in runs for steps in one["steps_beside"])
         print(
-            f"  {side:13} {medians[side]:8.3f} s a save ({first:.3f} s the first)"
+            f"  {side:12} {medians[side]:8.3f} s a save ({first:.3f} s the first)"
             f"   {medians[side] / medians['transformers']:6.3f} x transformers"
             f"   up to {beside} steps beside a save, {statistics.median(one['step'] for one in runs):.3f} s each"
         )
@@ -235,6 +259,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--saves", type=int, default=3)
     parser.add_argument("--batch", type=int, default=2, help="sequences of 64 tokens a step")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of training; those that torch takes by default"
+    )
+    parser.add_argument("--storage", choices=("both", "disk", "slow"), default="both")
     parser.add_argument("--throttle", type=float, default=100.0, help="MB/s; 0 leaves that part out")
     parser.add_argument("--directory", help="where to save; the temporary directory by default")
     parser.add_argument("--quick", action="store_true", help="a tiny model: shows only that the script works")
@@ -243,7 +271,10 @@ def main() -> None:
     if options.side:
         print(json.dumps(train(options.side, options.directory, options)))
         return
-    compare("this disk", {}, options)
+    if options.storage != "slow":
+        compare("this disk", {}, options)
+    if options.storage == "disk":
+        return
     with tempfile.TemporaryDirectory() as directory:
         environment = slow_writes(Path(directory), options.throttle)
         if environment is None:
