@@ -139,6 +139,12 @@ DIFFERENCES: dict[str, Difference] = {
         "resumed, unless its patience was raised; in `transformers` it trains on.",
         "tests/callbacks/test_early_stopping.py::test_a_run_that_early_stopping_ended_stays_ended",
     ),
+    "on_save": Difference(
+        "Large saves are written while training goes on (`async_save`): it comes when the checkpoint is there, some "
+        "steps after it was due, with the `state` of the save.",
+        "tests/loop/test_saves_beside.py::"
+        "test_on_save_comes_with_the_checkpoint_in_place_the_state_of_its_step_and_before_the_end",
+    ),
     "save_total_limit": Difference(
         "With 1, a run that was stopped before its last step keeps its newest checkpoint beside the best one, so that "
         "it can be resumed; after early stopping or a callback's stop `transformers` deletes it.",

@@ -119,12 +119,13 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             "differ. 0: never."
         },
     )
-    async_save: bool = field(
-        default=False,
+    async_save: bool | None = field(
+        default=None,
         metadata={
             "help": "Write checkpoints beside training: a save copies the state to memory, and a process of its own "
             "writes and commits it while training goes on. Needs memory for one copy of what a worker saves, and an "
-            "output_dir that is a directory."
+            "output_dir that is a directory. By default this is done where it can be and a worker saves 64 MiB or "
+            "more. True: always, or it is an error. False: never."
         },
     )
     report_page: bool = field(

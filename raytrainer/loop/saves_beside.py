@@ -19,14 +19,13 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from transformers.trainer_utils import SaveStrategy
-
 from raytrainer.checkpoint.background.pending import PendingSave
 from raytrainer.checkpoint.background.writer import BackgroundWriter
 from raytrainer.checkpoint.run_storage import Committed
 from raytrainer.loop.committed import after_commit
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
+from raytrainer.loop.saves_chosen import may_save_beside, saves_are_beside
 from raytrainer.telemetry.events import Busy
 
 if TYPE_CHECKING:
@@ -62,10 +61,21 @@ class SavesBeside:
 
     def __init__(self, *, is_pinned: bool) -> None:
         self.writer = BackgroundWriter(is_pinned=is_pinned)
-        self.writer.start()
         self.begun: Begun | None = None
+        self.is_decided = False
+        """Whether it is known that they are written beside it, and not in the loop."""
         self.has_told = False
         """Of files that training waits for."""
+
+
+def writes_beside(run: TrainRun) -> bool:
+    """All ranks, before a save: whether it is written beside training; the first save decides for all."""
+    saves = run.saves_beside
+    if saves is not None and not saves.is_decided:
+        saves.is_decided = saves_are_beside(run)
+        if not saves.is_decided:
+            run.saves_beside = None
+    return run.saves_beside is not None
 
 
 def begin_save(
@@ -144,12 +154,12 @@ def finish_save(run: TrainRun) -> None:
 
 @contextlib.contextmanager
 def saving_beside(run: TrainRun) -> Generator[None]:
-    """This rank: have a process that writes while a run lasts, if its arguments ask for it; nothing is left of it then.
+    """This rank: saves of a run may be written beside it while it lasts; nothing is left of the process then.
 
     Args:
         run: Ends within.
     """
-    if not run.args.async_save or run.args.save_strategy == SaveStrategy.NO:
+    if not may_save_beside(run.trainer):
         yield
         return
     saves = run.saves_beside = SavesBeside(is_pinned=run.args.device.type == "cuda")

@@ -24,7 +24,7 @@ from raytrainer.loop.committed import after_commit
 from raytrainer.loop.loop_state import LoopState
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.run import TrainRun
-from raytrainer.loop.saves_beside import begin_save, finish_save
+from raytrainer.loop.saves_beside import begin_save, finish_save, writes_beside
 from raytrainer.telemetry.events import Busy
 from raytrainer.trainer_protocol import TrainerProtocol
 
@@ -70,7 +70,7 @@ def save_checkpoint(run: TrainRun) -> str:
         continues=run.continues,
     )
     run.saved_step = step
-    if run.saves_beside is not None:
+    if writes_beside(run):
         begin_save(run, storage, began=began, write_parts=parts, facts=facts)
         return storage.checkpoint(step)
     keep_files = runtime.rank == 0 and uploads_checkpoints(args)

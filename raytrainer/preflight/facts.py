@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from raytrainer.arguments.training_arguments import TrainingArguments
+from raytrainer.checkpoint.background import WRITES_CHECKPOINTS
 from raytrainer.trainer_protocol import TrainerProtocol
 
 MAKES_BATCHES = frozenset(
@@ -58,7 +59,8 @@ OVERRIDES_OF_INTEREST = (
     | USES_INPUTS
     | MAKES_METRICS
     | MAKES_OPTIMIZER
-    | {"_get_train_sampler", LOADS_WEIGHTS, SAVES}
+    | WRITES_CHECKPOINTS
+    | {"_get_train_sampler", LOADS_WEIGHTS}
 )
 """Methods whose override changes what a check may assume."""
 

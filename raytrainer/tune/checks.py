@@ -41,11 +41,7 @@ def check_sweep(trainer: Any, objective: Objective, options: SweepOptions, n_tri
             "or a rank of a launcher). Call it on a new trainer in a script that no launcher started: trials are "
             "placed by Ray."
         )
-    if args.async_save:
-        raise ConfigurationError(
-            "async_save=True commits a checkpoint some steps after its evaluation, and a sweep needs it when it "
-            "decides on the evaluation. Set async_save=False for hyperparameter_search."
-        )
+    check_saves(args)
     if trainer.model_init is None and not isinstance(trainer._own_model, str):
         raise ConfigurationError(
             "hyperparameter_search needs a new model for each trial, but this trainer was given one model. Pass "
@@ -186,3 +182,16 @@ def by_objective(chooses: Any, kind: str, objective: Objective) -> Any:
         chooses = copy.copy(chooses)
         chooses._metric = chooses._mode = None
     return chooses
+
+
+def check_saves(args: TrainingArguments) -> None:
+    """Trials save in the loop.
+
+    Raises:
+        ConfigurationError: If they were asked not to.
+    """
+    if args.async_save:
+        raise ConfigurationError(
+            "async_save=True commits a checkpoint some steps after its evaluation, and a sweep needs it when it "
+            "decides on the evaluation. Leave async_save out: trials then write their saves in the loop."
+        )

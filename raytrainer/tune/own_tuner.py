@@ -10,6 +10,7 @@ import ray.tune
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.cluster import connect
 from raytrainer.errors import ConfigurationError
+from raytrainer.tune.checks import check_saves
 from raytrainer.tune.objective import Objective, parse_directions
 from raytrainer.tune.reservation import resources
 from raytrainer.tune.shared_data import shared_data
@@ -51,6 +52,8 @@ def trainable(
             "trainable() needs a new model for each trial, but this trainer was given one model. Pass model_init=, or "
             "the model's name or path as model=."
         )
+    if not is_factory:
+        check_saves(given.args)
     objective = None
     if compute_objective is not None:
         objective = Objective(directions=parse_directions(direction), compute=compute_objective, metric=None)
@@ -65,7 +68,12 @@ def trainable(
 
 
 def _reserved_by(factory: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    return lambda config: resources(factory(config).args)
+    def reserved(config: dict[str, Any]) -> Any:
+        args = factory(config).args
+        check_saves(args)
+        return resources(args)
+
+    return reserved
 
 
 def _reserved_with(args: TrainingArguments) -> Callable[[dict[str, Any]], Any]:

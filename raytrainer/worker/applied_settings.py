@@ -58,9 +58,8 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
     rows += kernel_rows(run.trainer.model, args)
     if run.noise is not None:
         rows.append(EngagedRow(what="NEFTune", requested="noise", engaged=run.noise.describe()))
-    if run.saves_beside is not None:
-        beside = f"beside training, process {run.saves_beside.writer.pid}"
-        rows.append(EngagedRow(what="saves", requested="async_save", engaged=beside))
+    if args.async_save and run.saves_beside is not None:
+        rows.append(EngagedRow(what="saves", requested="async_save", engaged="beside training"))
     threads = torch.get_num_threads()
     rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
     return rows

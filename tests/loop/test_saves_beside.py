@@ -128,7 +128,7 @@ def test_nothing_is_left_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(writer.BackgroundWriter, "start", start)
     num_open = len(os.listdir("/proc/self/fd"))
     run(tmp_path, **EVERY_THIRD).train()
-    assert len(started) == 1
+    assert len(set(started)) == 1
     assert started[0].pid is None
     assert started[0].memory == 0
     assert list_leftovers(tmp_path) == []
@@ -228,17 +228,16 @@ def test_ctrl_c_ends_with_the_last_step_committed(tmp_path, gate):
 
 def test_the_death_of_the_process_is_an_error_that_says_so(tmp_path):
     class Kill(transformers.TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 2:
-                pid = trainer._process.run.saves_beside.writer.pid
-                os.kill(pid, 9)
+        def on_save(self, args, state, control, **kwargs):
+            os.kill(trainer._process.run.saves_beside.writer.pid, 9)
 
     trainer = run(tmp_path, Kill(), **EVERY_THIRD)
     with pytest.raises(
         CheckpointError, match=r"process that writes the checkpoints of this worker .* by signal 9"
     ):
         trainer.train()
-    assert list_checkpoints(tmp_path) == list_leftovers(tmp_path) == []
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [3]
+    assert list_leftovers(tmp_path) == []
 
 
 def test_what_a_hook_writes_itself_is_in_the_checkpoint_and_much_of_it_is_told(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
-    with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError):
+    with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         _serve(connection, Writer(parent))
 
 
@@ -91,8 +91,10 @@ def _ended(steps: Generator[None, None, Reply], connection: socket.socket) -> Re
     thread.start()
     readable, _, _ = select.select([connection, has_stopped], [], [])
     if has_stopped not in readable:
-        receive(connection)  # it hurries, or is gone
-        hurry.set()
+        try:
+            receive(connection)  # it hurries, or is gone
+        finally:
+            hurry.set()
     thread.join()
     os.close(has_stopped)
     while not ended:

@@ -1,6 +1,6 @@
 """A rank's end of the process that writes its checkpoints: starting it, giving it an order, hearing how that ended.
 
-There is one for each rank of a run, from its beginning to its end, and one order at a time. Nothing here takes part in
+There is one for each rank of a run, from its first save to its end, and one order at a time. Nothing here takes part in
 a collective, and nothing runs in a thread of the rank.
 """
 
@@ -63,7 +63,9 @@ class BackgroundWriter:
         return self._arena.size
 
     def start(self) -> None:
-        """Start the process, which is ready a tenth of a second later; orders wait for it."""
+        """Start the process, if there is none; it is ready a tenth of a second later, and orders wait for it."""
+        if self._process is not None:
+            return
         ours, theirs = socket.socketpair()
         with theirs:
             # What this process imports it can import too, whatever has changed the search path; and nothing else.
@@ -80,7 +82,8 @@ class BackgroundWriter:
 
     @contextlib.contextmanager
     def staging(self) -> Generator[Stage]:
-        """Copy what is saved meanwhile; the last order has ended."""
+        """Copy what is saved meanwhile, and have the process started; the last order has ended."""
+        self.start()
         self._arena.reuse()
         with staging(self._arena) as stage:
             yield stage

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,27 @@ def test_an_order_is_done_once_whoever_does_it(hurries, tmp_path):
     assert seen[100][1] == os.SCHED_IDLE
     assert hurries or {policy for _, policy in seen} == {os.SCHED_IDLE}
     ours.close()
+    theirs.close()
+
+
+def test_a_rank_that_is_gone_stops_the_work_without_a_word():
+    """Its death resets the connection if it had not read everything."""
+    ours, theirs = socket.socketpair()
+    seen: list[int] = []
+
+    def steps():
+        for number in range(10**9):
+            seen.append(number)
+            yield
+        return Reply()
+
+    threading.Timer(0.05, ours.close).start()
+    with pytest.raises((EOFError, ConnectionError)):
+        process._ended(steps(), theirs)
+    for thread in threading.enumerate():
+        if thread.name == "idle":
+            thread.join(10)
+            assert not thread.is_alive()
     theirs.close()
 
 
