@@ -120,6 +120,7 @@ class Run:
         self.num_steps = num_steps
         self.wire = Wire(ControlActor(max_failures=3, idle_timeout_s=300.0))
         self.attempt = -1
+        self.num_pushed = 0
         self.watching: list[asyncio.Task[Any]] = []
         self.seen = 0
 
@@ -163,11 +164,15 @@ class Run:
 
         await self.all_ranks(take)
 
+    async def push(self, events: list[object]) -> None:
+        await self.wire.call("push", self.attempt, "rank 0", self.num_pushed, events)
+        self.num_pushed += 1
+
     async def start(self) -> None:
         await self.wire.call("submit", Task(task_id="one", method="train", payload=[b"x" * 56]))
         await self.begin()
         started = TrainStarted(max_steps=self.num_steps, first_step=0, num_epochs=1, attempt=0, rows=[])
-        await self.wire.call("push", self.attempt, [started])
+        await self.push([started])
         await self.follow()
 
     async def steps(self) -> None:
@@ -175,14 +180,12 @@ class Run:
             done = StepDone(
                 step=step, max_steps=self.num_steps, epoch=1.0, samples_per_s=[123.4] * self.num_workers
             )
-            await self.wire.call(
-                "push", self.attempt, [Logged(step=step, max_steps=self.num_steps, logs=LOGS), done]
-            )
+            await self.push([Logged(step=step, max_steps=self.num_steps, logs=LOGS), done])
             await self.follow()
         commit = CheckpointCommitted(
             step=self.num_steps, path="/shared/run/checkpoint-50", num_bytes=1, seconds=1.0
         )
-        await self.wire.call("push", self.attempt, [commit])
+        await self.push([commit])
         await self.follow()
 
     async def hang(self) -> None:
@@ -208,7 +211,7 @@ class Run:
         waiting = asyncio.ensure_future(self.all_ranks(leave))
         for _ in range(self.num_workers + 1):
             await asyncio.sleep(0)
-        await self.wire.call("push", self.attempt, [TrainEnded(step=self.num_steps)])
+        await self.push([TrainEnded(step=self.num_steps)])
         await self.wire.call("finish", TaskResult(task_id="one", payload=b"x" * 5000))  # type: ignore[arg-type]
         assert await self.wire.call("close")
         await waiting

@@ -86,6 +86,9 @@ class ControlActor:
         self._groups: list[PlacementGroup] = []
         self._outliving: asyncio.Task[None] | None = None
         self._hub_token: str | None = None
+        self._arrival = asyncio.Condition()
+        self._num_arrived: dict[str, int] = {}
+        """Calls of ``push``, by sender."""
 
     # ---- the driver ---------------------------------------------------------------------------------------------
 
@@ -178,8 +181,20 @@ class ControlActor:
         self._state.finish(result)
         self._ring_both()
 
-    async def push(self, attempt: int, events: Sequence[object]) -> None:
-        self._state.push(attempt, events)
+    async def push(self, attempt: int, sender: str, number: int, events: Sequence[object]) -> None:
+        """Take over events of a rank, after those that it sent before: Ray runs two calls in whatever order.
+
+        Args:
+            attempt: Of the rank.
+            sender: Names who numbers the calls.
+            number: Of the call, from 0 on.
+            events: In order.
+        """
+        async with self._arrival:
+            await self._arrival.wait_for(lambda: self._num_arrived.get(sender, 0) == number)
+            self._state.push(attempt, events)
+            self._num_arrived[sender] = number + 1
+            self._arrival.notify_all()
         self._driver_bell.ring()
 
     async def fail(self, record: FailureRecord) -> Answer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from typing import Any
 
 from raytrainer.runtimes import ray_calls
@@ -39,6 +40,8 @@ class EventSender:
         self._has_work = threading.Event()
         self._closed = threading.Event()
         self._pending: list[object] = []
+        self._name = uuid.uuid4().hex
+        self._num_sent = 0
         self._last_call: Ref[None] | None = None
         self._thread: threading.Thread | None = None
 
@@ -92,4 +95,5 @@ class EventSender:
             with self._lock:
                 events, self._pending = self._pending, []
             if events:
-                self._last_call = self._control.push.remote(self._attempt, events)
+                number, self._num_sent = self._num_sent, self._num_sent + 1
+                self._last_call = self._control.push.remote(self._attempt, self._name, number, events)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from raytrainer.control.actor import ControlActor
+from raytrainer.telemetry.events import Note
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Task
 
@@ -22,6 +23,23 @@ def run(story: Callable[[ControlActor], Awaitable[None]]) -> None:
         await story(actor)
 
     asyncio.run(whole())
+
+
+def test_events_arrive_in_the_order_in_which_they_were_sent_whichever_call_runs_first() -> None:
+    async def story(actor: ControlActor) -> None:
+        events = [Note(text=str(number)) for number in range(3)]
+        late = asyncio.create_task(actor.push(0, "rank 0", 1, [events[1]]))
+        await asyncio.sleep(0)  # it runs, and waits
+        other = asyncio.create_task(actor.push(0, "rank 1", 0, [events[2]]))
+        await other
+        assert not late.done(), "flushed is what has arrived"
+        await actor.push(0, "rank 0", 0, [events[0]])
+        await asyncio.wait_for(late, 10)
+        update = await actor.update(0, 10.0)
+        assert update is not None
+        assert list(update.events) == [events[2], events[0], events[1]]
+
+    run(story)
 
 
 @pytest.fixture
