@@ -26,7 +26,7 @@ from raytrainer.arguments.combinations import (
     evaluation_has_an_interval,
 )
 from raytrainer.arguments.compilation import check_kernels, normalize_compilation
-from raytrainer.arguments.debugging import check_ledger, normalize_debug
+from raytrainer.arguments.debugging import check_files, normalize_debug
 from raytrainer.arguments.elastic import check_elastic
 from raytrainer.arguments.field_types import coerce_types
 from raytrainer.arguments.hub import check_hub
@@ -124,8 +124,8 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         metadata={
             "help": "Write checkpoints beside training: a save copies the state to memory, and a process of its own "
             "writes and commits it while training goes on. Needs memory for one copy of what a worker saves, and an "
-            "output_dir that is a directory. By default this is done where it can be and a worker saves 64 MiB or "
-            "more. True: always, or it is an error. False: never."
+            "output_dir that is a directory. By default this is done on CPUs, where it can be and a worker saves "
+            "64 MiB or more. True: always, or it is an error. False: never."
         },
     )
     report_page: bool = field(
@@ -197,7 +197,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         """Check what needs every value in its final form; a subclass with fields of its own extends this."""
         check_placement(self)
         check_elastic(self)
-        check_ledger(self)
+        check_files(self)
         check_kernels(self)
         check_trackio(self)
         check_hub(self)

@@ -35,6 +35,7 @@ def may_save_beside(trainer: TrainerProtocol) -> bool:
         and not is_uri(str(trainer._get_output_dir(trainer._trial)))
         and trainer._trial is None  # a sweep decides with the checkpoint at hand
         and not trainer._overrides() & WRITES_CHECKPOINTS
+        and args.device.type == "cpu"  # on GPUs it has not been run long enough to be what nobody asked for
     )
 
 

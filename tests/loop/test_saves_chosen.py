@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import raytrainer
 from raytrainer.checkpoint.names import list_checkpoints, step_of
@@ -75,6 +76,14 @@ def test_a_trial_of_a_sweep_saves_in_the_loop(tmp_path, pays):
     assert saves_chosen.may_save_beside(trainer)
     trainer._trial = {"learning_rate": 1e-3}
     assert not saves_chosen.may_save_beside(trainer)
+
+
+def test_a_gpu_saves_in_the_loop_unless_asked(tmp_path, pays, monkeypatch):
+    trainer = make_trainer(raytrainer, tmp_path, save_strategy="steps", save_steps=2)
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("cuda", 0))
+    assert not saves_chosen.may_save_beside(trainer)
+    trainer.args.async_save = True
+    assert saves_chosen.may_save_beside(trainer)
 
 
 def test_a_bucket_is_written_in_the_loop(tmp_path, pays, monkeypatch):
