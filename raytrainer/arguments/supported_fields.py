@@ -6,11 +6,12 @@ test compares the table with the fields of ``TrainingArguments``. This file neve
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from raytrainer.arguments.debugging import WORDS, words_of
 from raytrainer.dialects.accelerate_sharding import SHARDING_ARGUMENTS
 from raytrainer.errors import ConfigurationError
 
@@ -36,10 +37,14 @@ class Refusal:
     """What to do instead, as a sentence."""
     allowed: Collection[Any] = _NOTHING
     """Values that change nothing, or that are supported."""
+    words: bool = False
+    """The value may be several of those, as text or as a list."""
 
     def allows(self, value: object) -> bool:
         """Whether a value is not refused."""
         plain = value.value if isinstance(value, Enum) else value
+        if self.words and plain:
+            return all(word in self.allowed for word in words_of(cast("str | Sequence[object]", plain)))
         return any(plain == harmless for harmless in self.allowed)
 
 
@@ -205,17 +210,10 @@ REFUSED: dict[str, Refusal] = {
         "a checkpoint is one directory that all workers share, committed once", "Leave it out."
     ),
     "debug": Refusal(
-        "the debug options are 'underflow_overflow' and 'sample_ledger'",
-        "Use one of them, or both as 'underflow_overflow sample_ledger', or leave it out.",
-        allowed=(
-            *_NOTHING,
-            "underflow_overflow",
-            "sample_ledger",
-            "underflow_overflow sample_ledger",
-            ["underflow_overflow"],
-            ["sample_ledger"],
-            ["underflow_overflow", "sample_ledger"],
-        ),
+        "the debug options are 'underflow_overflow', 'sample_ledger' and 'startup'",
+        "Use one of them, or several as 'underflow_overflow sample_ledger', or leave it out.",
+        allowed=(*_NOTHING, *WORDS),
+        words=True,
     ),
 }
 """Fields with refused values."""

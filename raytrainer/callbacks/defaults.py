@@ -20,6 +20,8 @@ from transformers.trainer_callback import (
     TrainerCallback,
 )
 
+from raytrainer.arguments.debugging import traces_startup
+from raytrainer.callbacks.startup import StartupPhases
 from raytrainer.telemetry.console import Shown
 
 if TYPE_CHECKING:
@@ -40,12 +42,15 @@ def default_callbacks(args: TrainingArguments) -> list[type[TrainerCallback] | T
     Raises:
         ConfigurationError: If the package of a reporter is not installed.
     """
+    callbacks: list[type[TrainerCallback] | TrainerCallback] = [DefaultFlowCallback]
+    if traces_startup(args):
+        callbacks.append(StartupPhases())
     if not args.report_to:
-        return [DefaultFlowCallback]
+        return callbacks
     # Imported late: the integrations probe for every tracker that is installed.
     from raytrainer.callbacks.reporters import make_reporters
 
-    return [DefaultFlowCallback, *make_reporters(args)]
+    return [*callbacks, *make_reporters(args)]
 
 
 def terminal_callback(args: TrainingArguments) -> type[TrainerCallback]:

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.driver.cluster import ENVIRONMENT, at_exit
-from raytrainer.worker.fork_server import handover
-from raytrainer.worker.fork_server.modules import EACH_WORKER, OF_RAY, may_be_forked
+from raytrainer.worker import fork_server
+from raytrainer.worker.fork_server.modules import EACH_WORKER, OF_RAY, STATE, may_be_forked
 
 logger = logging.getLogger(__name__)
 
+_HANDOVER = Path(str(fork_server.__file__)).with_name("handover.py")  # not imported: it is for Unix alone
 OF_PLAIN_PYTHON = {
     "env_vars",
     "working_dir",
@@ -96,7 +97,7 @@ class ForkServer:
     @property
     def py_executable(self) -> str:
         """What Ray starts in place of Python, for a runtime environment."""
-        return shlex.join([sys.executable, "-I", "-S", str(handover.__file__), str(self._socket)])
+        return shlex.join([sys.executable, "-I", "-S", str(_HANDOVER), str(self._socket)])
 
     def wait(self) -> None:
         """Wait until the server has ended by itself."""
@@ -148,6 +149,14 @@ def imports_of_workers(modules: Sequence[str]) -> list[str]:
         modules: What workers import besides what all of them do.
     """
     return [*EACH_WORKER, *OF_RAY, *filter(may_be_forked, modules)]
+
+
+def state_of_server() -> dict[str, Any] | None:
+    """What the fork server of this process notes of itself: "began" and "ready" [s since the epoch], "refusal"."""
+    for server in _servers:
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((server.directory / STATE).read_text())
+    return None
 
 
 def starts_plain_python(runtime_env: Mapping[str, Any]) -> bool:

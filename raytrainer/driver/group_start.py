@@ -26,6 +26,7 @@ from raytrainer.driver.trial_room import TrialRoom, borrow, claim_output_dir, cu
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.telemetry.events import Note
+from raytrainer.telemetry.startup import here
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.spec import Shipped, with_sources
 from raytrainer.worker.main import WorkerConfig
@@ -87,7 +88,9 @@ def start_group(
     modules = trainer.modules if isinstance(trainer, Shipped) else ()
     if args.fork_workers and will_be_private(args.ray_address):
         forks = start_fork_server(modules)
-    cluster = connect(args.ray_address)
+    here.add("script", here.last)
+    with here.phase("joins Ray"):
+        cluster = connect(args.ray_address)
     # Ray Train takes seconds to import; `connect` does that while it waits for Ray's processes.
     from raytrainer.driver.ray_train import make_fit, start_coordinator
 
@@ -114,7 +117,8 @@ def start_group(
     make_group = control.make_room if outlives else None
     try:
         view = RayView(args, name, make_room, make_group)
-        reservation = borrowed or reserve(args, whole, view, this_place(), show=show)
+        with here.phase("waits for room"):
+            reservation = borrowed or reserve(args, whole, view, this_place(), show=show)
     except BaseException:
         control.end()
         raise

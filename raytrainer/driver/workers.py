@@ -17,6 +17,7 @@ from raytrainer.driver.changes_sent import ChangesSent
 from raytrainer.driver.entry_points import new_run_id
 from raytrainer.driver.metrics import RunMetrics
 from raytrainer.driver.run_records import DriverRecords
+from raytrainer.driver.startup_trace import StartupTrace
 from raytrainer.driver.taking_back import Taken, take_back
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.worker_group import WorkerGroup
@@ -60,6 +61,7 @@ class Workers:
         self._renderer: Renderer | None = None
         self._metrics: RunMetrics | None = None
         self._records: DriverRecords | None = None
+        self._startup: StartupTrace | None = None
         self._run_id = ""
         """Names the call."""
         self._trained: TaskContext | None = None
@@ -89,6 +91,7 @@ class Workers:
         renderer, metrics = self._open_renderer(trainer), RunMetrics(trainer.args)
         records = DriverRecords(trainer.args, lambda: self._run_id)
         self._renderer, self._metrics, self._records = renderer, metrics, records
+        self._startup = StartupTrace(trainer.args)
         try:
             with metrics:
                 return self._call(trainer, method, args, kwargs)
@@ -96,6 +99,8 @@ class Workers:
             records.failed(error)
             raise
         finally:
+            if (note := self._startup.close()) is not None:
+                renderer.handle(note)
             renderer.close()
             records.close(has_trained=method == "train" and self._decide is None)
 
@@ -216,6 +221,8 @@ class Workers:
             self._metrics.handle(event)
         if self._records is not None:
             self._records.handle(event)
+        if self._startup is not None:
+            self._startup.handle(event)
         if self._decide is not None and isinstance(event, Evaluated) and self._group is not None:
             self._group.decide(event.step, self._decide(event))
 

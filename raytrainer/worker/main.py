@@ -31,6 +31,7 @@ from raytrainer.runtimes.ray_calls import Ref
 from raytrainer.storage.locations import below, is_uri
 from raytrainer.storage.stage import discard_stage, working_directory
 from raytrainer.telemetry.events import Busy
+from raytrainer.telemetry.startup import here, process_began
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult, Watch
 from raytrainer.wire.preparations import Preparations, call_all
@@ -155,7 +156,11 @@ class _Worker:
 
     def work(self) -> None:
         try:
-            self._prepare_process()
+            here.has_driver = True
+            here.add("until Ray calls it", process_began())
+            with here.phase("process group"):
+                self._prepare_process()
+            here.process = f"rank {self._rank}"
             if self._join():
                 threading.Thread(target=self._watch, name="raytrainer-watch", daemon=True).start()
                 self._open()
@@ -231,7 +236,7 @@ class _Worker:
         answer: Joined | None = _ask(self._control.join.remote()) if self._rank == 0 else None
         joined = self._runtime.broadcast(answer)
         assert joined is not None
-        self._attempt = joined.attempt
+        self._attempt = here.attempt = joined.attempt
         self._runtime.start_attempt(joined.attempt)
         if joined.is_over:
             return False
@@ -284,7 +289,10 @@ class _Worker:
             self._session = None  # Its model goes before the next one comes.
         module, _, function = self._config.open_session.partition(":")
         open_session = getattr(importlib.import_module(module), function)
-        self._session = open_session(self._receive(shipped), self._runtime)
+        with here.phase("trainer received"):
+            trainer = self._receive(shipped)
+        with here.phase("set up"):
+            self._session = open_session(trainer, self._runtime)
         call_all(self._config.preparations.after)
 
     def _receive(self, reference: Ref[Shipped]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from raytrainer.telemetry.startup import TRACE_NAME, read_spans
 from tests.runtimes.trainers import KINDS, make_trainer, numbers
 from tests.torchrun import torchrun
 
@@ -36,7 +37,11 @@ def test_ray_torchrun_and_one_process_give_the_same_losses(
     counter = on_ray.callback_handler.callbacks[-2]  # the last one is the terminal's
     assert type(counter).__name__ == "Counter"
     assert counter.world_sizes == [2, 2, 2], "two ranks took part, and the callback's state came back"
-    assert counter.is_deterministic == counter.had_variables_at_its_start == (kind == "stream")
+    assert counter.is_deterministic == counter.had_variables_at_first == (kind == "stream")
+    if kind == "plain":
+        found = {(span.process, span.phase) for span in read_spans(tmp_path / "ray")}
+        assert {("driver", "joins Ray"), ("rank 0", "first step"), ("rank 1", "first step")} <= found
+        assert (tmp_path / "ray" / TRACE_NAME).exists()
     if kind == "own_loss":
         assert on_ray.num_calls > 0, "what rank 0 did to the trainer came back"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,18 @@ class Counter(TrainerCallback):
         self.num_steps = 0
         self.world_sizes: list[int] = []
         self.is_deterministic = False
-        self.had_variables_at_its_start = False
+        self.had_variables_at_first = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.num_steps += 1
         self.world_sizes.append(args.world_size)
         self.is_deterministic = torch.are_deterministic_algorithms_enabled()
-        at_its_start = Path("/proc/self/environ").read_bytes()
-        self.had_variables_at_its_start = b"CUBLAS_WORKSPACE_CONFIG=:16:8" in at_its_start
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """On a worker: before the trainer is set up, and so before a kernel runs."""
+        vars(self).update(state)
+        if os.environ.get("RAY_RAYLET_PID"):
+            self.had_variables_at_first = os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":16:8"
 
 
 KINDS: dict[str, type[raytrainer.Trainer]] = {
@@ -84,6 +89,7 @@ def make_trainer(kind: str, directory: Path, num_workers: int) -> raytrainer.Tra
         use_cpu=True,
         disable_tqdm=True,
         # It stays on in a process.
+        debug="startup" if kind == "plain" and num_workers > 0 else "",
         full_determinism=kind == "stream" and num_workers > 0,
     )
     return KINDS[kind](

@@ -1,9 +1,11 @@
-"""What a fork server imports: what every worker does, and what the trainer of these workers names."""
+"""What a fork server imports: what every worker does. The driver adds what the trainer of these workers names."""
 
 from __future__ import annotations
 
 EACH_WORKER = ("raytrainer.worker.train_task", "raytrainer.worker.session", "torch.nn.parallel")
 """What every worker imports."""
+STATE = "state.json"
+"""File in the server's directory that says what became of it."""
 OF_RAY = ("pandas", "pyarrow", "pydantic", "requests", "jsonschema", "fsspec", "google.protobuf", "uvloop")
 """What Ray Train imports and is not Ray."""
 

@@ -33,9 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.worker.fork_server.handover import TAKEN
+from raytrainer.worker.fork_server.modules import STATE
 
-STATE = "state.json"
-"""File in the server's directory that says what became of it."""
 MAY_DIFFER = re.compile(
     r"RAY_.*|OMP_NUM_THREADS|.*_VISIBLE_DEVICES|(NCCL|GLOO)_.*|MASTER_(ADDR|PORT)|CUDA_LAUNCH_BLOCKING"
     r"|CUBLAS_WORKSPACE_CONFIG|FLASH_ATTENTION_DETERMINISTIC|SPT_NOENV|PYTHONBREAKPOINT|PYTEST_CURRENT_TEST|PWD|OLDPWD|SHLVL|_"
