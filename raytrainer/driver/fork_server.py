@@ -38,7 +38,6 @@ OF_PLAIN_PYTHON = {
     "_ray_release",
 }
 """Parts of a runtime environment after which Python is still the one that Ray itself starts."""
-SAME_FILE = ("raytrainer", "torch", "transformers", "accelerate")
 
 
 class ForkServer:
@@ -74,7 +73,7 @@ class ForkServer:
                 env=_environment(environment or os.environ),
                 start_new_session=True,  # Ctrl-C in a terminal is the driver's.
             )
-        order = {"modules": list(modules), "files": _files_here(SAME_FILE), "niceness": niceness}
+        order = {"modules": list(modules), "files": _files_here(), "niceness": niceness}
         with contextlib.suppress(OSError):  # It has ended already, and nobody finds it.
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -174,6 +173,11 @@ def _environment(here: Mapping[str, str]) -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1", **ENVIRONMENT, **here}
 
 
-def _files_here(names: Sequence[str]) -> dict[str, str]:
-    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
-    return {name: file for name, file in files.items() if file is not None}
+def _files_here() -> dict[str, str]:
+    """The files of packages and top modules of this process: one that a script's directory hides is another one."""
+    found = {
+        name: getattr(module, "__file__", None)
+        for name, module in list(sys.modules.items())
+        if "." not in name
+    }
+    return {name: str(file) for name, file in found.items() if file is not None and name != "__main__"}

@@ -86,7 +86,9 @@ def start_group(
     # Its imports take as long as the start of Ray.
     forks = None
     modules = trainer.modules if isinstance(trainer, Shipped) else ()
-    if args.fork_workers and will_be_private(args.ray_address):
+    # What workers do before they unpack anything exchanges names of modules, which nobody may have imported before.
+    may_fork = args.fork_workers and not preparations.before
+    if may_fork and will_be_private(args.ray_address):
         forks = start_fork_server(modules)
     here.add("script", here.last)
     with here.phase("joins Ray"):
@@ -147,7 +149,7 @@ def start_group(
                 name=name.controller if outlives else None,
                 is_one_machine=cluster.is_private,
                 forks=forks,
-                imports=imports_of_workers(modules) if args.fork_workers and outlives else None,
+                imports=imports_of_workers(modules) if may_fork and outlives else None,
             ),
             on_end,
         )
