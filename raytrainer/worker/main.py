@@ -374,6 +374,9 @@ class _Worker:
                 runtime.store_final_weights(weights)
             session.close()
             self._share_log()
+            discard_stage()
+            # All ranks, before rank 0 says that they are done: from then on the driver may end any of them.
+            runtime.barrier()
         except Exception as error:
             logger.exception("Could not leave the trained weights for the driver.")
             self._write_traceback(error)
