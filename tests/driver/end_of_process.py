@@ -6,6 +6,7 @@ It prints where its processes listen, and which threads of the trainer are left 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 import threading
 import time
@@ -28,7 +29,10 @@ def addresses() -> set[str]:
 
 def unused() -> list[str]:
     """Processes of Ray that a run does not need."""
-    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    commands: list[str] = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # It has just ended.
+            commands.append(" ".join(process.cmdline()))
     return [name for name in ("dashboard.py", "monitor.py --logs-dir") for each in commands if name in each]
 
 
