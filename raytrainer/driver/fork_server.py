@@ -180,4 +180,4 @@ def _files_here() -> dict[str, str]:
         for name, module in list(sys.modules.items())
         if "." not in name
     }
-    return {name: str(file) for name, file in found.items() if file is not None and name != "__main__"}
+    return {name: str(file) for name, file in found.items() if file is not None and not name.startswith("__")}

@@ -200,6 +200,12 @@ def test_a_process_with_another_file_of_a_module_than_the_driver_is_not_forked(w
     assert "/elsewhere/json.py" in (why_not({"json": "/elsewhere/json.py"}) or "")
 
 
+def test_a_script_is_no_module_that_has_to_be_the_same(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])  # as multiprocessing does
+    assert not any(name.startswith("__") for name in module_under_test._files_here())
+    assert {"json", "raytrainer", "pytest"} <= module_under_test._files_here().keys()
+
+
 def test_a_worker_of_another_python_is_not_forked():
     assert starts_plain_python({})
     assert starts_plain_python({"env_vars": {"A": "1"}, "pip": None})
