@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.driver.cluster import ENVIRONMENT, at_exit
+from raytrainer.wire.search_path import is_installed
 from raytrainer.worker import fork_server
 from raytrainer.worker.fork_server.modules import EACH_WORKER, OF_RAY, STATE, may_be_forked
 
@@ -38,6 +39,9 @@ OF_PLAIN_PYTHON = {
     "_ray_release",
 }
 """Parts of a runtime environment after which Python is still the one that Ray itself starts."""
+
+
+SAME_FILE = ("raytrainer", "torch", "transformers", "accelerate")
 
 
 class ForkServer:
@@ -174,10 +178,20 @@ def _environment(here: Mapping[str, str]) -> dict[str, str]:
 
 
 def _files_here() -> dict[str, str]:
-    """The files of packages and top modules of this process: one that a script's directory hides is another one."""
+    """The files that modules must have in a fork too: large packages, and modules that are not installed.
+
+    A module of the script's directory may hide an installed one. Copies of an installed module, as Ray has them, do not
+    differ in what workers do with them.
+    """
     found = {
         name: getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
         if "." not in name
     }
-    return {name: str(file) for name, file in found.items() if file is not None and not name.startswith("__")}
+    return {
+        name: str(file)
+        for name, file in found.items()
+        if file is not None
+        and not name.startswith("__")
+        and (name in SAME_FILE or not is_installed(str(file)))
+    }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -200,10 +201,18 @@ def test_a_process_with_another_file_of_a_module_than_the_driver_is_not_forked(w
     assert "/elsewhere/json.py" in (why_not({"json": "/elsewhere/json.py"}) or "")
 
 
-def test_a_script_is_no_module_that_has_to_be_the_same(monkeypatch):
+def test_modules_that_a_script_brings_must_be_the_same_and_copies_of_installed_ones_need_not(
+    monkeypatch, tmp_path
+):
     monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])  # as multiprocessing does
-    assert not any(name.startswith("__") for name in module_under_test._files_here())
-    assert {"json", "raytrainer", "pytest"} <= module_under_test._files_here().keys()
+    hiding = ModuleType("hides_an_installed_one")
+    hiding.__file__ = str(tmp_path / "hides_an_installed_one.py")
+    monkeypatch.setitem(sys.modules, hiding.__name__, hiding)
+    files = module_under_test._files_here()
+    assert files["hides_an_installed_one"] == hiding.__file__
+    assert "raytrainer" in files
+    assert not {"pytest", "psutil", "json"} & files.keys()
+    assert not any(name.startswith("__") for name in files)
 
 
 def test_a_worker_of_another_python_is_not_forked():
