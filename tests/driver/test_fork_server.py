@@ -26,9 +26,11 @@ WORKER = """
 import json, os, sys
 import_done = "wave" in sys.modules
 import numpy
+import torch
 print(json.dumps({
     "pid": os.getpid(), "forked": import_done, "arguments": sys.argv[1:], "directory": os.getcwd(),
     "variable": os.environ.get("RAY_SOMETHING"), "main": __name__, "number": float(numpy.random.rand()),
+    "drawn": float(torch.rand(())),
     "stdin": sys.stdin.read(), "niceness": os.getpriority(os.PRIO_PROCESS, 0), "path": sys.path[0],
 }))
 print("said in vain", file=sys.stderr)
@@ -37,7 +39,7 @@ print("said in vain", file=sys.stderr)
 
 @pytest.fixture(scope="module")
 def server():
-    server = ForkServer(["wave", "numpy"])
+    server = ForkServer(["wave", "numpy", "torch"])
     yield server
     server.end()
 
@@ -95,6 +97,7 @@ def test_forks_do_not_draw_the_same_random_numbers(server, script):
     assert first["forked"]
     assert second["forked"]
     assert first["number"] != second["number"]
+    assert first["drawn"] != second["drawn"]
 
 
 def test_a_worker_whose_libraries_would_read_another_variable_is_started_by_python(server, script):

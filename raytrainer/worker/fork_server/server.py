@@ -30,7 +30,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raytrainer.worker.fork_server.handover import TAKEN
 from raytrainer.worker.fork_server.modules import STATE
@@ -226,9 +226,12 @@ def _become(wanted: Wanted, changes: Mapping[str, str]) -> None:
     os.environ.update(wanted.environment)
     os.environ.update(changes)
     os.chdir(wanted.directory)
-    numpy: Any = sys.modules.get("numpy")
+    # Python's own generator is seeded anew in every fork; these are not.
+    numpy, torch = (cast("Any", sys.modules.get(name)) for name in ("numpy", "torch"))
     if numpy is not None:
-        numpy.random.seed()  # Python's own generator is seeded anew in every fork, and NumPy's is not.
+        numpy.random.seed()
+    if torch is not None:
+        torch.default_generator.seed()  # not torch.seed(), which touches devices
     sys.argv = wanted.arguments
     sys.path[0] = str(Path(wanted.arguments[0]).parent)
     runpy.run_path(wanted.arguments[0], run_name="__main__")
