@@ -22,7 +22,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # How full the disk of this machine is says nothing about the code: Ray would write so into a run's output, every ten
 # seconds, and give its object store no room.
-os.environ["RAY_local_fs_capacity_threshold"] = "1"
+os.environ["RAY_local_fs_capacity_threshold"] = "1"  # noqa: SIM112 - Ray spells it so
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault(
