@@ -22,7 +22,7 @@ from transformers.trainer_callback import (
 
 from raytrainer.arguments.debugging import traces_startup
 from raytrainer.callbacks.startup import StartupPhases
-from raytrainer.telemetry.console import Shown
+from raytrainer.telemetry.shown import Shown
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

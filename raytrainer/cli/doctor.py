@@ -18,7 +18,8 @@ from raytrainer.cli.findings import Finding, lines_of
 from raytrainer.cli.known_issues import PACKAGES, broken_requirements, is_installed, known_issues
 from raytrainer.cli.node_facts import NodeFacts, node_facts
 from raytrainer.storage.locations import as_path, is_uri
-from raytrainer.telemetry.formatting import Paint, format_bytes, format_duration, glyphs_for, wants_color
+from raytrainer.telemetry.formatting import format_bytes, format_duration
+from raytrainer.telemetry.paint import Paint, glyphs_for, is_terminal, wants_style
 
 _WIDTH = 80
 _OBJECT_STORE_SHARE = 0.3
@@ -190,9 +191,8 @@ def _version_on(node: NodeFacts, name: str) -> str:
 
 
 def _shown(findings: list[Finding]) -> Iterator[str]:
-    is_terminal = sys.stdout.isatty()
-    width = min(_WIDTH, shutil.get_terminal_size().columns) if is_terminal else _WIDTH
-    paint = Paint(wants_color(is_terminal))
+    width = min(_WIDTH, shutil.get_terminal_size().columns) if is_terminal(sys.stdout) else _WIDTH
+    paint = Paint(wants_style(sys.stdout))
     yield from lines_of(findings, width=width, glyphs=glyphs_for(sys.stdout), paint=paint)
     bad = sum(finding.state == "bad" for finding in findings)
     yield ""

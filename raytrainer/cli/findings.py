@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from raytrainer.telemetry.formatting import Glyphs, Paint
+from raytrainer.telemetry.formatting import wrapped
+from raytrainer.telemetry.paint import Glyphs, Paint
 
 State = Literal["ok", "note", "warning", "bad"]
 _WHAT_COLUMNS = 14
@@ -47,14 +46,7 @@ def lines_of(findings: Iterable[Finding], *, width: int, glyphs: Glyphs, paint: 
             section = finding.section
             lines += ["", paint.bold(section)] if lines else [paint.bold(section)]
         indent = " " * (_WHAT_COLUMNS + 4)
-        wrapped = _wrapped(finding.text, max(20, width - len(indent)))
-        lines.append(f"  {marks[finding.state]} {finding.what:<{_WHAT_COLUMNS}}{wrapped[0]}")
-        lines += [indent + line for line in wrapped[1:]]
+        first, *others = wrapped(finding.text, max(20, width - len(indent)))
+        lines.append(f"  {marks[finding.state]} {finding.what:<{_WHAT_COLUMNS}}{first}")
+        lines += [indent + line for line in others]
     return lines
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of a text; neither a URL nor a number and its unit is broken."""
-    together = re.sub(r"(?<=\d) (?=(?:[kMGT]?B|s|CPUs)\b)", "\u00a0", text)
-    lines = textwrap.wrap(together, width, break_long_words=False, break_on_hyphens=False)
-    return [line.replace("\u00a0", " ") for line in lines] or [""]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 from raytrainer.checkpoint.lease import is_held
 from raytrainer.checkpoint.names import step_of
@@ -17,14 +22,16 @@ from raytrainer.report.record import Record, read_record
 from raytrainer.storage.locations import is_uri, join, split, without_options
 from raytrainer.storage.retry import BEFORE_A_RUN
 from raytrainer.telemetry.bucket_records import FOLDER
-from raytrainer.telemetry.formatting import cut, display_width, format_duration, format_value, pad
+from raytrainer.telemetry.formatting import format_duration, format_value
+from raytrainer.telemetry.paint import UNICODE, Paint, drawn, glyphs_for, is_terminal, wants_style
 
 MAX_DEPTH = 6
 MAX_BUCKET_DEPTH = 2
 """Each folder of a bucket is a request."""
 SILENCE_IN_BUCKET_S = 180.0
 """A run in a bucket that was not heard of for so long [s] counts as killed: it sends its record more often."""
-_WIDEST_NAME = 30
+_UNLIMITED = 10_000
+_STYLES = {"running": "cyan", "finished": "green", "killed": "yellow", "failed": "bold yellow"}
 
 
 def runs(directory: str, *, as_json: bool) -> int:
@@ -53,7 +60,7 @@ def runs(directory: str, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(found, indent=2))
     elif found:
-        print("\n".join(_table(found, directory)))
+        print(_table(found, directory))
     else:
         print(f"There is no run below {directory}.")
     return 0 if found else 1
@@ -132,26 +139,28 @@ def _state(record: Record) -> str:
     return "killed" if record.state == "unfinished" and record.attempts else record.state
 
 
-def _table(found: list[dict[str, Any]], root: str) -> list[str]:
-    rows = [("run", "state", "step", "loss", "best", "saved", "last heard")]
+def _table(found: list[dict[str, Any]], root: str) -> str:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("run", no_wrap=True)
+    for title in ("state", "step", "loss", "best", "saved", "last heard"):
+        justify = "left" if title in ("state", "last heard") else "right"
+        table.add_column(title, no_wrap=True, justify=justify, min_width=len(title))
     for facts in found:
         of = f"/{facts['max_steps']}" if facts["max_steps"] else ""
         heard = facts["last_record"]
-        rows.append(
-            (
-                cut(_name(facts["directory"], root), _WIDEST_NAME),
-                facts["state"],
-                f"{facts['step']}{of}",
-                _number(facts["loss"]),
-                _number(facts["best_metric"]),
-                "-" if facts["last_checkpoint"] is None else str(facts["last_checkpoint"]),
-                "-" if heard is None else f"{format_duration(max(0.0, time.time() - heard))} ago",
-            )
+        table.add_row(
+            _name(facts["directory"], root),
+            Text(facts["state"], style=_STYLES.get(facts["state"], "")),
+            f"{facts['step']}{of}",
+            _number(facts["loss"]),
+            _number(facts["best_metric"]),
+            "-" if facts["last_checkpoint"] is None else str(facts["last_checkpoint"]),
+            "-" if heard is None else f"{format_duration(max(0.0, time.time() - heard))} ago",
         )
-    widths = [max(display_width(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    # Who reads a file or a pipe gets whole names.
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else _UNLIMITED
+    utf8 = glyphs_for(sys.stdout) is UNICODE
+    return drawn(table, width=width, paint=Paint(wants_style(sys.stdout)), utf8=utf8)
 
 
 def _name(location: str, root: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any, Protocol, Self
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver import ray_threads
 from raytrainer.telemetry.events import CheckpointCommitted, Logged, StepDone, TrainEnded, TrainStarted
-from raytrainer.telemetry.summary import is_evaluation
+from raytrainer.telemetry.formatting import is_evaluation
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytrainer.callbacks.defaults import shown_by
 from raytrainer.driver.changes_sent import ChangesSent
@@ -24,13 +24,15 @@ from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError
 from raytrainer.runtimes.base import Command
 from raytrainer.runtimes.interrupts import end_as_told
-from raytrainer.telemetry.console import Renderer
-from raytrainer.telemetry.events import Evaluated, Note
+from raytrainer.telemetry.events import Evaluated, Note, WaitBegun
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.wire.captured_state import Change, captured_changes, warning
 from raytrainer.wire.hub_token import token_for_uploads
 from raytrainer.worker.returned import Returned
 from raytrainer.worker.task_context import TaskContext
+
+if TYPE_CHECKING:
+    from raytrainer.telemetry.console import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +187,7 @@ class Workers:
         if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
         self._trained = None
+        self._show(WaitBegun(what="starting the workers"))
         self._group = WorkerGroup(
             trainer, trainer.args, self._show, room=self._room, decides=self._decide is not None
         )
@@ -298,4 +301,6 @@ def _restart_note(reasons: list[str]) -> str:
 
 
 def _terminal(trainer: TrainerProtocol) -> Renderer:
+    from raytrainer.telemetry.console import Renderer  # with rich, for who shows something
+
     return Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))

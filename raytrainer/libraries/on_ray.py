@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import TrainerState
@@ -28,9 +28,13 @@ from raytrainer.libraries.made_arguments import as_made, record_constructions
 from raytrainer.libraries.remote_trainer import CallContext, CallResult, TrainedModel, TrainerCall
 from raytrainer.storage.locations import is_uri
 from raytrainer.suggestions import did_you_mean
-from raytrainer.telemetry.console import Renderer, Shown
+from raytrainer.telemetry.events import WaitBegun
+from raytrainer.telemetry.shown import Shown
 from raytrainer.wire.hub_token import token_for_uploads, without_token
 from raytrainer.wire.preparations import Preparations
+
+if TYPE_CHECKING:
+    from raytrainer.telemetry.console import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +248,8 @@ class _Remote:
 
     def run(self, method: str, *positional: Any, **keywords: Any) -> Any:
         """Call a method of the session on all workers and return what rank 0 returned."""
+        from raytrainer.telemetry.console import Renderer  # with rich, for who shows something
+
         renderer = self._renderer = Renderer(shown=lambda: Shown(progress=not self._options.disable_tqdm))
         try:
             result = self._call(method, positional, keywords)
@@ -281,6 +287,7 @@ class _Remote:
             self._trained_run_id = None
             self._sent, self._changed = self._fields(), set()
             self._sent_call = self._describe()
+            self._show(WaitBegun(what="starting the workers"))
             self._group = WorkerGroup(
                 self._sent_call,
                 self._options,

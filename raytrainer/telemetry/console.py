@@ -2,26 +2,25 @@
 
 On a terminal: one live line at the bottom, everything worth keeping above it. In a notebook: one output that is
 replaced (``telemetry.notebook_page``). Anywhere else (a file, a job's log): plain lines only, no carriage returns, and
-progress lines only rarely. What is worth keeping goes to stdout, where transformers prints its logs; the live line,
-progress and warnings go to stderr, as with tqdm.
+progress lines only rarely. Where they go is decided in ``telemetry.output``.
 
-Rendering must never harm training: a terminal that is gone ends the output and nothing else.
+Rendering must never harm training: an error of it is logged and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import numbers
-import os
-import shutil
-import sys
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TextIO
 
 from raytrainer.storage.locations import split
 from raytrainer.telemetry.events import (
+    Busy,
     CheckpointCommitted,
     EngagedRow,
     Logged,
@@ -31,34 +30,33 @@ from raytrainer.telemetry.events import (
     StepDone,
     TrainEnded,
     TrainStarted,
+    WaitBegun,
 )
-from raytrainer.telemetry.formatting import (
-    UNICODE,
-    Paint,
-    format_bytes,
-    format_duration,
-    glyphs_for,
-    wants_color,
-)
-from raytrainer.telemetry.live_line import LiveLine
-from raytrainer.telemetry.loglines import LogLines
-from raytrainer.telemetry.notebook_cell import in_notebook
-from raytrainer.telemetry.notebook_page import WIDTH, NotebookPage
+from raytrainer.telemetry.formatting import format_bytes, format_duration, is_evaluation, wrapped
+from raytrainer.telemetry.log_lines import LogLines, without_speed
+from raytrainer.telemetry.log_rows import LogRows
+from raytrainer.telemetry.output import Output
 from raytrainer.telemetry.progress import (
     LineStyle,
     PredictionProgress,
     TrainProgress,
+    Waiting,
     fraction_done,
     prediction_line,
     train_line,
+    waiting_line,
 )
 from raytrainer.telemetry.settings_table import MAX_WIDTH, engaged_table
-from raytrainer.telemetry.summary import RunFacts, is_evaluation, run_summary
+from raytrainer.telemetry.shown import Shown
+from raytrainer.telemetry.summary import RunFacts, run_summary
 
 logger = logging.getLogger(__name__)
 
 REDRAW_INTERVAL_S = 0.08
 """The live line changes at most this often [s], so that it can be read."""
+
+WAIT_INTERVAL_S = 0.25
+"""While something is waited for, the live line changes this often [s]: nothing else shows that the process lives."""
 
 PLAIN_INTERVAL_S = 10.0
 """Without a terminal, progress lines are at least this far apart [s] ..."""
@@ -70,16 +68,6 @@ PLAIN_PATIENCE_S = 300.0
 """... this time [s], whichever comes first."""
 
 _UNLIMITED = 10_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shown:
-    """Which of the things are shown that a user can switch off."""
-
-    progress: bool = True
-    """The live line, or lines of progress."""
-    logs: bool = True
-    """A line for each call of ``log``."""
 
 
 class Renderer:
@@ -102,24 +90,22 @@ class Renderer:
         width: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._out = stream or sys.stdout
-        self._err = progress_stream or stream or sys.stderr
+        self._output = Output(stream, progress_stream, width=width, clock=clock)
         self._shown = shown
-        self._width = width
         self._clock = clock
-        is_page = stream is None and progress_stream is None and in_notebook()
-        self._page = NotebookPage(clock) if is_page else None
-        self._is_live = is_page or _is_terminal(self._err)
-        self._glyphs = glyphs_for(self._out)
-        self._paint = Paint(wants_color(_is_terminal(self._out)))
-        self._err_paint = Paint(wants_color(_is_terminal(self._err)))
-        self._line_style = LineStyle(glyphs_for(self._err), self._err_paint, with_bar=self._is_live)
+        self._is_live = self._output.has_live_line
+        self._paint = self._output.paint
+        self._line_style = LineStyle(
+            self._output.progress_glyphs, self._output.progress_paint, with_bar=self._is_live
+        )
         self._log_lines = LogLines(self._paint)
-        self._live = LiveLine(self._err)
-        self._dead_streams: set[int] = set()
+        self._log_rows = LogRows(self._paint)
 
         self._train: TrainProgress | None = None
         self._prediction: PredictionProgress | None = None
+        self._wait: WaitBegun | None = None
+        self._waits_since = 0.0
+        self._ticker: threading.Thread | None = None
         self._rows: list[EngagedRow] = []
         self._eval_metrics: dict[str, object] = {}
         self._eval_step: int | None = None
@@ -130,6 +116,8 @@ class Renderer:
         self._plain_share = 0.0
 
         self._render: dict[type, Callable[..., None]] = {
+            WaitBegun: self._wait_begun,
+            Busy: self._busy,
             TrainStarted: self._train_started,
             StepDone: self._step_done,
             Logged: self._logged,
@@ -146,7 +134,7 @@ class Renderer:
         if render is None:
             return
         try:
-            with self._live.lock:
+            with self._output.lock:
                 render(event)
         except Exception:  # Rendering must never end a run.
             # Outside of the lock: logging takes locks of its own.
@@ -154,17 +142,39 @@ class Renderer:
 
     def close(self) -> None:
         """Remove the live line and restore the streams. A later event shows it again."""
-        with self._live.lock:
-            self._train = None
-            self._prediction = None
+        with self._output.lock:
+            self._train = self._wait = None
             self._show_held()
-            self._hide_line()
+            self._output.hide_line()
 
     # ---- Events ---------------------------------------------------------------------------------------------
+
+    def _wait_begun(self, event: WaitBegun) -> None:
+        if self._wait is None:
+            self._waits_since = self._clock()
+        self._wait = event
+        if self._is_live and self._shown().progress:
+            self._redraw(now=True)
+            self._ticker = self._ticker or _start_ticker(self.tick)
+
+    def tick(self) -> bool:
+        """Show how long something is waited for; False when nothing is."""
+        with self._output.lock:
+            if self._wait is None:
+                self._ticker = None
+                return False
+            with contextlib.suppress(Exception):  # As in handle().
+                self._redraw(now=True)
+            return True
+
+    def _busy(self, event: Busy) -> None:
+        if self._wait is not None:
+            self._wait = WaitBegun(what=f"waiting for {event.what}")
 
     def _train_started(self, event: TrainStarted) -> None:
         came_from = split(event.resumed_from)[1] if event.resumed_from else None
         position = f"step {event.first_step} of {event.max_steps}"
+        self._wait = None
         self._show_held()
         if event.attempt == 0:
             self._last_loss = None
@@ -173,11 +183,12 @@ class Renderer:
             self._show_table(event.rows)
         if event.attempt > 0:
             origin = f"from {came_from}, {position}" if came_from else "from the beginning"
-            self._keep(self._paint.warn(f"restarted (attempt {event.attempt + 1}) {origin}"))
+            self._output.keep(self._paint.warn(f"restarted (attempt {event.attempt + 1}) {origin}"))
             self._show_changes(event.rows)
         elif came_from:
-            self._keep(f"resumed from {came_from}, {position}")
+            self._output.keep(f"resumed from {came_from}, {position}")
         self._rows = list(event.rows)
+        self._log_rows.restart()
         self._train = TrainProgress(step=event.first_step, max_steps=event.max_steps, epoch=0.0)
         self._prediction = None
         self._start_plain(fraction_done(event.first_step, event.max_steps))
@@ -212,15 +223,28 @@ class Renderer:
                 loss=_number(loss, self._train.loss),
                 learning_rate=_number(event.logs.get("learning_rate"), self._train.learning_rate),
             )
-        if not self._shown().logs or (self._has_screen and "train_runtime" in event.logs):
+        has_screen = self._output.is_screen()
+        if not self._shown().logs or (has_screen and "train_runtime" in event.logs):
             return  # The second is shown by the summary, which comes next.
-        self._log_lines.width = self._columns(self._out) if self._has_screen else None
-        line = self._log_lines.format(event.step, event.max_steps, event.logs)
+        line = self._on_screen(event) if has_screen else self._in_file(event)
         if line and self._is_last_evaluation(event):
             self._held.append(line)
         elif line:
             # Outside of training nothing follows it.
-            self._keep(line, passes=self._train is not None)
+            self._output.keep(line, passes=self._train is not None)
+
+    def _in_file(self, event: Logged) -> str:
+        self._log_lines.width = None
+        return self._log_lines.format(event.step, event.max_steps, event.logs)
+
+    def _on_screen(self, event: Logged) -> str:
+        width = self._output.columns()
+        row = self._log_rows.format(event.step, event.max_steps, event.logs, width)
+        if row is not None:
+            return row
+        self._log_lines.width = width
+        logs, took = without_speed(event.logs) if is_evaluation(event.logs) else (event.logs, "")
+        return self._log_lines.format(event.step, event.max_steps, logs, note=took)
 
     def _evaluated(self, event: Logged) -> None:
         """Several data sets are evaluated at one step."""
@@ -232,18 +256,19 @@ class Renderer:
     def _is_last_evaluation(self, event: Logged) -> bool:
         """Whether the summary, which a terminal shows below, says the same."""
         is_at_end = self._train is not None and 0 < event.max_steps <= event.step
-        return is_at_end and is_evaluation(event.logs) and self._has_screen
+        return is_at_end and is_evaluation(event.logs) and self._output.is_screen()
 
     def _show_held(self) -> None:
         """Show evaluations that were left to a summary, if none came."""
         for line in self._held:
-            self._keep(line)
+            self._output.keep(line)
         self._held.clear()
 
     def _prediction_step(self, event: PredictionStep) -> None:
         share = fraction_done(event.done, event.total)
         if self._prediction is None or self._prediction.description != event.description:
             self._start_plain(0.0)
+        self._wait = None
         self._prediction = PredictionProgress(
             description=event.description, done=event.done, total=event.total
         )
@@ -252,7 +277,7 @@ class Renderer:
     def _prediction_done(self, _: PredictionDone) -> None:
         self._prediction = None
         if self._train is None:
-            self._hide_line()
+            self._output.hide_line()
         else:
             self._start_plain(fraction_done(self._train.step, self._train.max_steps))
             if self._is_live:
@@ -263,20 +288,24 @@ class Renderer:
         facts = f"{format_bytes(event.num_bytes)}, {format_duration(event.seconds)}"
         if event.waited_s is not None:
             facts += f"; training waited {format_duration(event.waited_s)}"
-        self._keep(f"{self._paint.good(name)} committed {self._paint.dim(f'({facts})')}", passes=True)
+        text = f"{self._paint.good(name)} committed {self._paint.dim(f'({facts})')}"
+        self._output.keep(text, passes=True)
 
     def _note(self, event: Note) -> None:
-        if event.level == "warning":
-            self._keep(self._err_paint.warn(f"warning: {event.text}"), self._err)
-        else:
-            self._keep(event.text)
+        is_warning = event.level == "warning"
+        text = f"warning: {event.text}" if is_warning else event.text
+        if self._output.is_screen(to_err=is_warning):
+            text = "\n".join(wrapped(text, self._output.columns(of_err=is_warning)))
+        self._output.keep(self._output.progress_paint.warn(text) if is_warning else text, to_err=is_warning)
+        if event.kind == "restart":
+            self._wait_begun(WaitBegun(what="starting the workers again"))
 
     def _train_ended(self, event: TrainEnded) -> None:
         train = self._train
-        self._train = None
+        self._train = self._wait = None
         self._prediction = None
         self._held.clear()
-        self._hide_line()
+        self._output.hide_line()
         epoch = event.metrics.get("epoch")
         facts = RunFacts(
             step=event.step,
@@ -288,18 +317,15 @@ class Renderer:
             eval_metrics=self._eval_metrics,
             places=event.places,
         )
-        width = self._columns(self._out) if _is_terminal(self._out) else MAX_WIDTH
-        self._keep("\n" + run_summary(facts, width=width, utf8=self._glyphs is UNICODE, paint=self._paint))
+        width, glyphs = self._output.columns(otherwise=MAX_WIDTH), self._output.glyphs
+        self._output.keep("\n" + run_summary(facts, width=width, glyphs=glyphs, paint=self._paint))
 
     # ---- The table ------------------------------------------------------------------------------------------
 
     def _show_table(self, rows: list[EngagedRow]) -> None:
-        if not rows:
-            return
-        width = self._columns(self._out) if _is_terminal(self._out) else MAX_WIDTH
-        table = engaged_table(rows, width=width, utf8=self._glyphs is UNICODE)
-        bad = f"{self._glyphs.bad} "
-        self._keep("\n".join(self._paint.warn(line) if bad in line else line for line in table.split("\n")))
+        if rows:
+            width, glyphs = self._output.columns(otherwise=MAX_WIDTH), self._output.glyphs
+            self._output.keep(engaged_table(rows, width=width, glyphs=glyphs, paint=self._paint))
 
     def _show_changes(self, rows: list[EngagedRow]) -> None:
         """After a restart: only the settings that differ now."""
@@ -310,7 +336,7 @@ class Renderer:
             if row.what in before and before[row.what] != row.engaged
         ]
         if changes:
-            self._keep(self._paint.warn(f"engaged now: {'; '.join(changes)}"))
+            self._output.keep(self._paint.warn(f"engaged now: {'; '.join(changes)}"))
 
     # ---- Progress -------------------------------------------------------------------------------------------
 
@@ -326,7 +352,7 @@ class Renderer:
             return
         if share - self._plain_share >= PLAIN_SHARE - 1e-9 or waited_s >= PLAIN_PATIENCE_S:
             self._start_plain(share)
-            self._keep(self._current_line(_UNLIMITED), self._err)
+            self._output.keep(self._current_line(_UNLIMITED), to_err=True)
 
     def _start_plain(self, share: float) -> None:
         self._plain_at = self._clock()
@@ -338,75 +364,27 @@ class Renderer:
         time_s = self._clock()
         if now or time_s - self._drawn_at >= REDRAW_INTERVAL_S:
             self._drawn_at = time_s
-            # One column stays free: a full line would wrap on some terminals.
-            line = self._current_line(self._columns(self._err) - 1)
-            if self._page is not None:
-                self._page.show(line)
-            else:
-                self._live.show(line)
-
-    def _hide_line(self) -> None:
-        if self._page is not None:
-            self._page.hide()
-        self._live.hide()
+            self._output.show_line(self._current_line)
 
     def _current_line(self, width: int) -> str:
+        if self._wait is not None:
+            waited = Waiting(what=self._wait.what, seconds=self._clock() - self._waits_since)
+            return waiting_line(waited, self._line_style, width)
         if self._prediction is not None:
             return prediction_line(self._prediction, self._line_style, width)
         return train_line(self._train, self._line_style, width) if self._train else ""
 
-    # ---- Writing --------------------------------------------------------------------------------------------
 
-    @property
-    def _has_screen(self) -> bool:
-        """Somebody looks at it while it comes, and sees all of it: a terminal or a notebook, and not a file."""
-        return self._page is not None or _is_terminal(self._out)
+def _start_ticker(tick: Callable[[], bool]) -> threading.Thread:
+    """Call a function in a thread until it returns False."""
 
-    def _keep(self, text: str, stream: TextIO | None = None, *, passes: bool = False) -> None:
-        """Write permanent lines, above the live line if it is shown.
+    def run() -> None:
+        while tick():
+            time.sleep(WAIT_INTERVAL_S)
 
-        Args:
-            text: The lines.
-            stream: Where they go; stdout by default.
-            passes: A notebook leaves them out when enough others have come.
-        """
-        if self._page is not None:
-            self._page.keep(text, passes=passes)
-            return
-        target = self._out if stream is None else stream
-        if not _is_terminal(target):
-            self._write_line(target, text)
-            return
-        with self._live.lifted():
-            self._write_line(target, text)
-
-    def _write_line(self, stream: TextIO, text: str) -> None:
-        if id(stream) in self._dead_streams:
-            return
-        encoding = getattr(stream, "encoding", None) or "utf-8"
-        try:
-            # A stream that is not UTF-8 gets question marks for what it cannot encode.
-            stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-            stream.flush()
-        except (OSError, ValueError):  # Broken pipe, closed file.
-            self._dead_streams.add(id(stream))
-
-    def _columns(self, stream: TextIO) -> int:
-        if self._width is not None:
-            return self._width
-        if self._page is not None:
-            return WIDTH
-        try:
-            return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
-        except (OSError, ValueError):
-            return shutil.get_terminal_size().columns
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    try:
-        return stream.isatty() and os.environ.get("TERM") != "dumb"
-    except (AttributeError, ValueError):  # A stream without isatty, or a closed one.
-        return False
+    thread = threading.Thread(target=run, name="raytrainer-wait", daemon=True)
+    thread.start()
+    return thread
 
 
 def _number(value: object, otherwise: float | None) -> float | None:

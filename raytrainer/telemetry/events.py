@@ -20,6 +20,13 @@ class EngagedRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WaitBegun:
+    """The driver begins something that shows no progress of its own: it starts workers, or starts them again."""
+
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainStarted:
     """Training is about to take its first step in this attempt."""
 

@@ -1,8 +1,7 @@
-"""How numbers, durations, sizes, paths and symbols are written for people.
+"""How numbers, durations, sizes and paths are written for people.
 
-One place, so that the live line, the log lines, the table and the summary agree. Pure functions of values; the
-only things read from outside are the environment variable ``NO_COLOR`` (https://no-color.org) and the working
-directory. Never writes anything.
+One place, so that the live line, the log lines, the table and the summary agree. Pure functions of values; the only
+thing read from outside is the working directory. Never writes anything.
 """
 
 from __future__ import annotations
@@ -11,144 +10,11 @@ import math
 import numbers
 import os
 import re
-import unicodedata
-from dataclasses import dataclass
-from typing import TextIO
+import textwrap
+from collections.abc import Mapping
 
 MAX_STRING = 100
 """Longer strings in logs are cut [characters]; the same limit as in transformers."""
-
-_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Glyphs:
-    """The characters that differ between terminals with and without Unicode."""
-
-    dot: str
-    full: str
-    partial: str
-    """Glyphs for 1/n ... (n-1)/n of a bar's cell."""
-    empty: str
-    edge: str
-    rule: str
-    ok: str
-    bad: str
-    dash: str
-    ellipsis: str
-    box: str
-    """Top left, top, top tee, top right; the same for middle and bottom; vertical: 10 + 1 + 2 characters."""
-
-
-UNICODE = Glyphs(
-    dot="·",
-    full="█",
-    partial="▏▎▍▌▋▊▉",
-    empty=" ",
-    edge="|",
-    rule="─",
-    ok="✓",
-    bad="✗",
-    dash="–",
-    ellipsis="…",
-    box="┌─┬┐├─┼┤└─┴┘│",
-)
-ASCII = Glyphs(
-    dot="-",
-    full="#",
-    partial="",
-    empty=" ",
-    edge="|",
-    rule="-",
-    ok="ok",
-    bad="!!",
-    dash="-",
-    ellipsis="...",
-    box="+-+++-+++-++|",
-)
-
-
-def glyphs_for(stream: TextIO) -> Glyphs:
-    """The characters that ``stream`` can show, judged by its encoding (a stream without one shows all)."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return UNICODE if encoding.lower().replace("-", "").replace("_", "").startswith("utf") else ASCII
-
-
-@dataclass(frozen=True, slots=True)
-class Paint:
-    """Wraps text in color, or leaves it unchanged when color is off."""
-
-    on: bool
-
-    def _wrap(self, code: str, text: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.on and text else text
-
-    def dim(self, text: str) -> str:
-        """Dim: for details."""
-        return self._wrap("2", text)
-
-    def bold(self, text: str) -> str:
-        """Bold: for what matters most."""
-        return self._wrap("1", text)
-
-    def good(self, text: str) -> str:
-        """Green."""
-        return self._wrap("32", text)
-
-    def warn(self, text: str) -> str:
-        """Yellow."""
-        return self._wrap("33", text)
-
-    def info(self, text: str) -> str:
-        """Cyan."""
-        return self._wrap("36", text)
-
-
-def wants_color(is_terminal: bool) -> bool:
-    """Whether to use color: on terminals, unless ``NO_COLOR`` is set to anything."""
-    return is_terminal and not os.environ.get("NO_COLOR")
-
-
-def without_color(text: str) -> str:
-    """``text`` without color sequences."""
-    return _ESCAPE.sub("", text)
-
-
-def display_width(text: str) -> int:
-    """Columns that ``text`` takes on a terminal; East Asian wide characters take two, combining ones none."""
-    if "\x1b" in text:
-        text = without_color(text)
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
-    )
-
-
-def pad(text: str, columns: int) -> str:
-    """``text`` filled with blanks to ``columns``."""
-    return text + " " * (columns - display_width(text))
-
-
-def cut(text: str, columns: int, ellipsis: str = "…") -> str:
-    """Truncate text without color codes to a display width.
-
-    Args:
-        text: The text.
-        columns: The width [terminal columns].
-        ellipsis: Replaces what is cut off.
-    """
-    if display_width(text) <= columns:
-        return text
-    kept: list[str] = []
-    left = columns - len(ellipsis)
-    for char in text:
-        left -= display_width(char)
-        if left < 0:
-            break
-        kept.append(char)
-    return "".join(kept) + ellipsis[: max(0, columns)]
 
 
 def format_value(value: object) -> str:
@@ -208,6 +74,37 @@ def format_bytes(num_bytes: float) -> str:
             return f"{size:.1f} {unit}" if unit != "B" and size < 9.95 else f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def format_count(count: int) -> str:
+    """``912``, ``91.2 k``, ``22.7 M`` or ``1.3 B``."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if count >= limit:
+            return f"{count / (1e3 if unit == 'k' else limit):.1f} {unit}"
+    return str(count)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of a text, broken between words: neither a path or URL, which rich would break, nor a number and its unit.
+
+    Args:
+        text: May have several lines.
+        width: Available width [columns].
+    """
+    together = re.sub(r"(?<=\d) (?=(?:[kMGT]?B|s|CPUs)\b)", "\u00a0", text)
+    lines: list[str] = []
+    for line in together.split("\n"):
+        lines += (
+            textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+            if len(line) > width
+            else [line]
+        )
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def is_evaluation(logs: Mapping[str, object]) -> bool:
+    """Whether these logs are the metrics of an evaluation."""
+    return any(key.startswith("eval_") for key in logs)
 
 
 def shorten_path(path: str) -> str:

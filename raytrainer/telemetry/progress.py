@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from raytrainer.telemetry.formatting import (
-    Glyphs,
-    Paint,
-    cut,
-    display_width,
-    format_time_left,
-    without_color,
-)
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.text import Text
+
+from raytrainer.telemetry.formatting import format_time_left
+from raytrainer.telemetry.paint import UNICODE, Glyphs, Paint, as_text, drawn
 
 BAR_CELLS = 10
 MAX_WORKERS_LISTED = 4
 """Above this the slowest and the fastest worker are shown instead of all."""
+SHOW_WAIT_S = 2.0
+"""Waiting that takes less is shown without its time [s]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +48,14 @@ class PredictionProgress:
     total: int | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """What is waited for before there is progress."""
+
+    what: str
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class LineStyle:
     """How lines are drawn."""
@@ -65,14 +73,14 @@ def train_line(progress: TrainProgress, style: LineStyle, width: int) -> str:
         style: How the line is drawn.
         width: Available width [columns].
     """
-    separator = style.paint.dim(f" {style.glyphs.dot} ")
+    separator = Text(f" {style.glyphs.dot} ", style="dim")
     head = _head(progress.step, progress.max_steps, style)
     line = head
     for parts in _forms_by_width(progress, style.glyphs):
-        line = separator.join([head, *parts])
-        if display_width(line) <= width:
-            return line
-    return cut(without_color(line), width, style.glyphs.ellipsis)
+        line = separator.join([head, *map(Text, parts)])
+        if line.cell_len <= width:
+            break
+    return _fitted(line, style, width)
 
 
 def prediction_line(progress: PredictionProgress, style: LineStyle, width: int) -> str:
@@ -84,10 +92,24 @@ def prediction_line(progress: PredictionProgress, style: LineStyle, width: int) 
         width: Available width [columns].
     """
     if progress.total:
-        line = f"{progress.description} {_head(progress.done, progress.total, style)}"
+        line = Text.assemble(f"{progress.description} ", _head(progress.done, progress.total, style))
     else:
-        line = f"{progress.description} {progress.done} batches"
-    return line if display_width(line) <= width else cut(without_color(line), width, style.glyphs.ellipsis)
+        line = Text(f"{progress.description} {progress.done} batches")
+    return _fitted(line, style, width)
+
+
+def waiting_line(waiting: Waiting, style: LineStyle, width: int) -> str:
+    """The live line before there is progress, in at most ``width`` columns.
+
+    Args:
+        waiting: What is waited for.
+        style: How the line is drawn.
+        width: Available width [columns].
+    """
+    frames = Spinner(style.glyphs.spinner)
+    frame = frames.frames[int(1000 * waiting.seconds / frames.interval) % len(frames.frames)]
+    took = f"  {format_time_left(waiting.seconds)}" if waiting.seconds >= SHOW_WAIT_S else ""
+    return _fitted(Text.assemble((frame, "cyan"), f" {waiting.what}", (took, "dim")), style, width)
 
 
 def fraction_done(done: int, total: int | None) -> float:
@@ -100,24 +122,32 @@ def format_rate(rate: float) -> str:
     return f"{rate:.1f}" if rate < 1000 else f"{rate:.0f}"
 
 
-def _head(done: int, total: int, style: LineStyle) -> str:
+def _fitted(line: Text, style: LineStyle, width: int) -> str:
+    utf8 = style.glyphs is UNICODE
+    line.truncate(width, overflow="ellipsis" if utf8 else "crop")
+    return drawn(line, width=width, paint=style.paint, utf8=utf8)
+
+
+def _head(done: int, total: int, style: LineStyle) -> Text:
     if not total:
-        return f"step {done}"
+        return Text(f"step {done}")
     fraction = fraction_done(done, total)
     count = f"{done:>{len(str(total))}}/{total}"
     # Rounded down, so that 100% means done.
     percent = f"{int(fraction * 100):>3}%"
     if not style.with_bar:
-        return f"{percent} {count}"
-    edge = style.glyphs.edge
-    return f"{percent}{edge}{style.paint.info(_bar(fraction, style.glyphs))}{edge} {count}"
-
-
-def _bar(fraction: float, glyphs: Glyphs) -> str:
-    levels = len(glyphs.partial) + 1
-    full, part = divmod(int(fraction * BAR_CELLS * levels), levels)
-    bar = glyphs.full * full + (glyphs.partial[part - 1] if part else "")
-    return bar + glyphs.empty * (BAR_CELLS - len(bar))
+        return Text(f"{percent} {count}")
+    bar = ProgressBar(
+        total=total,
+        completed=done,
+        width=BAR_CELLS,
+        style="dim",
+        complete_style="cyan",
+        finished_style="green",
+    )
+    cells = as_text(bar, width=BAR_CELLS, paint=style.paint, utf8=style.glyphs is UNICODE)
+    cells.pad_right(BAR_CELLS - cells.cell_len)  # without colors rich leaves out what is not done
+    return Text.assemble(f"{percent} ", cells, f" {count}")
 
 
 def _forms_by_width(progress: TrainProgress, glyphs: Glyphs) -> Iterator[list[str]]:

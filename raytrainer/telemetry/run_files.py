@@ -31,9 +31,9 @@ from raytrainer.telemetry.events import (
     TrainFailed,
     TrainStarted,
 )
+from raytrainer.telemetry.formatting import is_evaluation
 from raytrainer.telemetry.json_lines import JsonLines
 from raytrainer.telemetry.redaction import redacted
-from raytrainer.telemetry.summary import is_evaluation
 
 logger = logging.getLogger(__name__)
 

@@ -6,25 +6,16 @@ not look at the disk.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from raytrainer.telemetry.formatting import (
-    ASCII,
-    UNICODE,
-    Paint,
-    display_width,
-    format_duration,
-    format_value,
-    glyphs_for,
-    pad,
-    shorten_path,
-)
+from rich.cells import cell_len, set_cell_size
+
+from raytrainer.telemetry.formatting import format_duration, format_value, shorten_path
+from raytrainer.telemetry.log_lines import SPEED_SUFFIXES
+from raytrainer.telemetry.paint import UNICODE, Glyphs, Paint
 
 RULE_WIDTH = 72
-
-_SPEED_SUFFIXES = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,20 +45,19 @@ def run_status(facts: RunFacts) -> str:
 
 
 def run_summary(
-    facts: RunFacts, *, width: int = RULE_WIDTH, utf8: bool | None = None, paint: Paint | None = None
+    facts: RunFacts, *, width: int = RULE_WIDTH, glyphs: Glyphs = UNICODE, paint: Paint | None = None
 ) -> str:
     """Write the final block.
 
     Args:
         facts: What happened.
         width: Available width [columns].
-        utf8: Whether the rule and the dots can be Unicode; None looks at ``sys.stdout``.
+        glyphs: What can be shown.
         paint: Colors; none by default.
 
     Returns:
         Lines without a trailing newline. Paths are never cut or wrapped, so that they can be copied.
     """
-    glyphs = glyphs_for(sys.stdout) if utf8 is None else UNICODE if utf8 else ASCII
     paint = paint or Paint(on=False)
     status = run_status(facts)
     dot = f" {glyphs.dot} "
@@ -76,22 +66,17 @@ def run_summary(
         _evaluation(facts.eval_metrics),
         [(label, shorten_path(path)) for label, path in facts.places.items()],
     ]
-    column = max(display_width(label) for group in groups for label, _ in group) + 2
-    color = paint.good if status == "finished" else paint.warn
+    column = max(cell_len(label) for group in groups for label, _ in group) + 2
+    color = "bold green" if status == "finished" else "bold yellow"
     title = f"{glyphs.rule * 2} {status} "
     rule = glyphs.rule * max(2, min(width, RULE_WIDTH) - len(title))
-    lines = [f"{paint.dim(glyphs.rule * 2)} {paint.bold(color(status))} {paint.dim(rule)}"]
+    lines = [f"{paint.dim(glyphs.rule * 2)} {paint(color, status)} {paint.dim(rule)}"]
     for index, group in enumerate(group for group in groups if group):
         if index:
             lines.append("")
-        lines += [f"   {paint.dim(pad(label, column))}{text}" for label, text in group]
+        lines += [f"   {paint.dim(set_cell_size(label, column))}{text}" for label, text in group]
     lines.append(paint.dim(glyphs.rule * (len(title) + len(rule))))
     return "\n".join(lines)
-
-
-def is_evaluation(logs: Mapping[str, object]) -> bool:
-    """Whether these logs are the metrics of an evaluation."""
-    return any(key.startswith("eval_") for key in logs)
 
 
 def _steps(facts: RunFacts, dot: str) -> str:
@@ -124,6 +109,6 @@ def _losses(facts: RunFacts, dot: str) -> list[tuple[str, str]]:
 
 def _evaluation(metrics: Mapping[str, object]) -> list[tuple[str, str]]:
     """The metrics without their timings; losses come last, since other metrics are more interesting."""
-    kept = [key for key in metrics if key != "epoch" and not key.endswith(_SPEED_SUFFIXES)]
+    kept = [key for key in metrics if key != "epoch" and not key.endswith(SPEED_SUFFIXES)]
     kept.sort(key=lambda key: key.endswith("_loss"))
     return [(key, format_value(metrics[key])) for key in kept]

@@ -17,8 +17,9 @@ from typing import Any
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.workers import Workers
 from raytrainer.runtimes.base import Command
-from raytrainer.telemetry.console import Renderer, Shown
+from raytrainer.telemetry.console import Renderer
 from raytrainer.telemetry.events import Evaluated
+from raytrainer.telemetry.shown import Shown
 from raytrainer.trainer_protocol import TrainerProtocol
 
 _LOOK_S = 0.5

@@ -19,6 +19,7 @@ from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.loop.micro_batch_sizes import MicroBatchSizes
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import EngagedRow
+from raytrainer.telemetry.formatting import format_count
 from raytrainer.worker.kernels import kernel_rows
 
 
@@ -121,7 +122,7 @@ def optimizer_row(run: TrainRun) -> EngagedRow:
     return EngagedRow(
         what="optimizer",
         requested=_own_name(run) if is_own else wanted,
-        engaged=f"{name}, {trained / 1e6:.1f} M parameters",
+        engaged=f"{name}, {format_count(trained)} parameters",
         ok=is_own or is_fused == wanted.endswith("_fused"),
     )
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import re
 
-from raytrainer.telemetry.formatting import without_color
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def without_color(text: str) -> str:
+    """``text`` without styles."""
+    return _STYLE.sub("", text)
 
 
 class Stream(io.StringIO):

@@ -75,9 +75,12 @@ def play(renderer, clock, *what):
 def test_the_live_line_stands_below_the_log_lines(renderer, terminal, clock):
     play(renderer, clock, started(), step(40), logged(40), step(45))
     *above, line = terminal.screen()
-    assert above[-1] == " 40/100  loss=0.5000  learning_rate=4.000e-05  epoch=0.5000"
+    assert above[-2:] == [
+        "            loss  learning_rate    epoch",
+        " 40/100   0.5000      4.000e-05    0.500",
+    ]
     assert line == (
-        " 45%|████▌     |  45/100 · epoch 0.45 · loss 0.500 · lr 4.0e-05 · "
+        " 45% ━━━━╸━━━━━  45/100 · epoch 0.45 · loss 0.500 · lr 4.0e-05 · "
         "2 workers 58.1 samples/s (29.1 + 29.0) · 1:10 left"
     )
 
@@ -121,9 +124,9 @@ def test_a_resumed_run_says_from_where(renderer, terminal, clock):
 
 def test_an_evaluation_takes_the_line_and_gives_it_back(renderer, terminal, clock):
     play(renderer, clock, started(), step(50), batch(2))
-    assert terminal.screen()[-1] == "Evaluation  50%|█████     | 2/4"
+    assert terminal.screen()[-1] == "Evaluation  50% ━━━━━╺━━━━ 2/4"
     play(renderer, clock, events.PredictionDone(description="Evaluation"))
-    assert terminal.screen()[-1].startswith(" 50%|")
+    assert terminal.screen()[-1].startswith(" 50% ━")
 
 
 def test_an_evaluation_alone_leaves_only_its_metrics(renderer, terminal, clock):
@@ -144,6 +147,15 @@ def test_warnings_are_yellow(renderer, terminal, clock):
     assert terminal.screen() == ["warning: worker 1 is slow", "all well"]
 
 
+def test_warnings_break_between_words_and_keep_paths(terminal, clock):
+    path = "/a" * 40
+    text = f"the disk of {path} is almost full, and the rest of this has several lines"
+    play(Renderer(terminal, width=40, clock=clock), clock, events.Note(text=text, level="warning"))
+    lines = terminal.screen()
+    assert " ".join(lines) == f"warning: {text}"
+    assert [line for line in lines if len(line) > 40] == [path]
+
+
 def test_no_color_is_respected(terminal, clock, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     play(
@@ -154,7 +166,7 @@ def test_no_color_is_respected(terminal, clock, monkeypatch):
         logged(3, {"loss": float("nan")}),
     )
     assert "\x1b[3" not in terminal.getvalue()
-    assert terminal.screen()[-1].startswith("  3%|")
+    assert terminal.screen()[-1].startswith("  3% ")
 
 
 def test_disable_switches_the_bar_off_and_keeps_the_log_lines(terminal, clock):
@@ -167,7 +179,7 @@ def test_disable_switches_the_bar_off_and_keeps_the_log_lines(terminal, clock):
         logged(40),
     )
     assert "\r" not in terminal.getvalue()
-    assert "loss=0.5000" in terminal.screen()[-1]
+    assert terminal.screen()[-1].startswith(" 40/100   0.5000")
 
 
 def test_the_line_changes_at_most_a_dozen_times_a_second(renderer, terminal, clock):
@@ -192,7 +204,7 @@ def test_the_summary_replaces_the_line(renderer, terminal, clock):
         "checkpoints    /r",
     ):
         assert part in text
-    assert "%|" not in text
+    assert "━" not in text
 
 
 def test_the_evaluation_of_the_last_step_is_shown_once_by_the_summary(renderer, terminal, clock):
@@ -215,6 +227,42 @@ def test_a_file_has_a_line_for_the_last_evaluation(plain, file, clock):
     assert "100/100  eval_loss=0.2500\n" in file.getvalue()
 
 
+def test_an_evaluation_in_between_is_short(renderer, terminal, clock):
+    logs = {"eval_loss": 0.25, "eval_runtime": 5.69, "eval_steps_per_second": 0.7, "epoch": 0.4}
+    play(renderer, clock, started(), step(40), logged(40, logs))
+    assert terminal.screen()[-2] == " 40/100  eval_loss=0.2500  (5.7 s)"
+
+
+def test_until_training_starts_the_line_says_what_is_waited_for(renderer, terminal, clock):
+    play(renderer, clock, events.WaitBegun(what="starting the workers"))
+    assert terminal.screen()[-1].endswith("starting the workers")
+    clock.now += 5
+    play(renderer, clock, events.Busy(what="the set-up of the workers"))
+    assert renderer.tick()
+    assert terminal.screen()[-1].endswith("waiting for the set-up of the workers  6 s")
+    play(renderer, clock, started(), step(1))
+    assert terminal.screen()[-1].startswith("  1%")
+    assert not renderer.tick()
+
+
+def test_after_a_death_the_line_says_that_workers_start_again(renderer, terminal, clock):
+    death = events.Note(text="rank 1 died", level="warning", kind="restart")
+    play(renderer, clock, started(), step(40), death)
+    assert terminal.screen()[-2] == "warning: rank 1 died"
+    assert terminal.screen()[-1].endswith("starting the workers again")
+    play(renderer, clock, started(attempt=1, first_step=20, resumed_from="/r/checkpoint-20"))
+    assert terminal.screen()[-1].startswith(" 20%")
+    renderer.close()
+
+
+def test_nothing_ticks_when_the_run_is_over(renderer, terminal, clock):
+    play(renderer, clock, events.WaitBegun(what="starting the workers"))
+    renderer.close()
+    before = terminal.getvalue()
+    assert not renderer.tick()
+    assert terminal.getvalue() == before
+
+
 def test_a_run_that_ends_before_its_last_step_stopped_early(renderer, terminal, clock):
     play(renderer, clock, started(), step(40), events.TrainEnded(step=40))
     assert "stopped early" in "\n".join(terminal.screen())
@@ -235,10 +283,15 @@ def test_a_step_that_arrives_after_the_end_does_not_bring_the_line_back(renderer
 def test_close_takes_the_line_away(renderer, terminal, clock):
     play(renderer, clock, started(), step(40))
     renderer.close()
-    assert "%|" not in "\n".join(terminal.screen())
+    assert "━" not in "\n".join(terminal.screen())
 
 
 # ---- Without a terminal -----------------------------------------------------------------------------------------
+
+
+def test_a_file_says_nothing_of_waiting(plain, file, clock):
+    play(plain, clock, events.WaitBegun(what="starting the workers"), events.Busy(what="a save"))
+    assert file.getvalue() == ""
 
 
 def test_a_file_gets_one_plain_line_for_each_log_and_no_control_characters(plain, file, clock):
@@ -298,7 +351,7 @@ def test_logs_go_to_stdout_and_the_line_to_stderr(terminal, file, clock):
     renderer = Renderer(file, progress_stream=terminal, width=120, clock=clock)
     play(renderer, clock, started(rows=[]), logged(40), step(41))
     assert file.getvalue().startswith(" 40/100  loss=0.5000")
-    assert terminal.screen()[0].startswith(" 41%|")
+    assert terminal.screen()[0].startswith(" 41% ━")
 
 
 def test_a_stream_that_is_not_utf8_gets_ascii(clock):

@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 
 from raytrainer.telemetry.formatting import (
-    ASCII,
-    UNICODE,
-    Paint,
-    cut,
-    display_width,
     format_bytes,
+    format_count,
     format_duration,
     format_time_left,
     format_value,
-    glyphs_for,
+    is_evaluation,
     shorten_path,
-    wants_color,
 )
-from tests.telemetry.terminal import Stream
 
 
 @pytest.mark.parametrize(
@@ -83,6 +77,14 @@ def test_bytes(num_bytes, text):
     assert format_bytes(num_bytes) == text
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(18, "18"), (9_999, "9999"), (91_200, "91.2 k"), (22_700_000, "22.7 M"), (1_340_000_000, "1.3 B")],
+)
+def test_counts(count, text):
+    assert format_count(count) == text
+
+
 def test_paths_below_the_working_directory_are_shown_relative_to_it():
     assert shorten_path(str(Path.cwd() / "runs" / "a")) == str(Path("runs") / "a")
 
@@ -92,26 +94,6 @@ def test_paths_that_would_not_get_shorter_stay(path):
     assert shorten_path(path) == path
 
 
-def test_wide_characters_take_two_columns():
-    assert display_width("훈련") == 4
-
-
-def test_a_cut_is_never_wider_than_asked():
-    assert [display_width(cut("훈련 loss", width)) for width in range(1, 10)] == [1, 1, 3, 3, 5, 6, 7, 8, 9]
-
-
-def test_color_takes_no_columns():
-    assert display_width(Paint(on=True).warn("nan")) == 3
-
-
-def test_no_color_switches_color_off(monkeypatch):
-    assert wants_color(is_terminal=True)
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not wants_color(is_terminal=True)
-
-
-@pytest.mark.parametrize(
-    ("encoding", "glyphs"), [("utf-8", UNICODE), ("UTF8", UNICODE), ("ascii", ASCII), ("cp1252", ASCII)]
-)
-def test_marks_follow_the_encoding(encoding, glyphs):
-    assert glyphs_for(Stream(encoding=encoding)) is glyphs
+def test_evaluations_are_recognized_by_their_prefix():
+    assert is_evaluation({"eval_loss": 1.0})
+    assert not is_evaluation({"loss": 1.0})

@@ -52,11 +52,11 @@ def test_newest_lines_and_what_stays_are_shown_and_the_rest_is_counted(outputs: 
         page.keep(f"line {number}", passes=True)
     page.keep("a warning")
     clock.now += 1
-    page.show("50%|")
+    page.show(" 50% ━")
     (texts,) = outputs
     lines = texts[-1].splitlines()
     assert lines[:3] == ["a table", "... 5 earlier lines are in metrics.jsonl and events.jsonl", "line 5"]
-    assert lines[-2:] == ["a warning", "50%|"]
+    assert lines[-2:] == ["a warning", " 50% ━"]
     page.hide()
     assert texts[-1].splitlines()[-1] == "a warning"
 
@@ -114,8 +114,8 @@ def test_a_run_writes_into_its_output_and_nothing_to_the_streams(
         renderer.handle(event)
     renderer.close()
     (texts,) = outputs
-    assert any("50%|" in text for text in texts)
-    for part in ("requested", "2/4  loss=0.5000", "warning: worker 1 is slow", "finished"):
+    assert any(" 50% ━" in text for text in texts)
+    for part in ("requested", "2/4   0.5000", "warning: worker 1 is slow", "finished"):
         assert part in texts[-1]
     assert texts[-1].count("eval_loss") == 1
     assert "\x1b" not in texts[-1]

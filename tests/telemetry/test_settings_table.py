@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
+
 from raytrainer.telemetry.events import EngagedRow
-from raytrainer.telemetry.formatting import display_width
+from raytrainer.telemetry.paint import ASCII, Paint
 from raytrainer.telemetry.settings_table import engaged_table
 
 ROWS = [
@@ -14,40 +16,45 @@ LONG = EngagedRow(what="optimizer", requested="adamw_torch " * 9, engaged="torch
 
 
 def test_the_table_is_drawn_with_boxes():
-    assert engaged_table(ROWS, utf8=True).split("\n") == [
-        "┌───────────┬───────────┬───────────────────┐",
+    assert engaged_table(ROWS).split("\n") == [
+        "╭───────────┬───────────┬───────────────────╮",
         "│           │ requested │ engaged           │",
         "├───────────┼───────────┼───────────────────┤",
         "│ workers   │ 2         │ ✓ 2 (1 node, cpu) │",
         "│ precision │ bf16      │ ✗ fp32            │",
-        "└───────────┴───────────┴───────────────────┘",
+        "╰───────────┴───────────┴───────────────────╯",
     ]
 
 
 def test_without_utf8_the_table_is_ascii_and_still_aligned():
-    table = engaged_table(ROWS, utf8=False)
+    table = engaged_table(ROWS, glyphs=ASCII)
     assert table.isascii()
     assert len({len(line) for line in table.split("\n")}) == 1
     assert "!! fp32" in table
 
 
 def test_long_cells_wrap_and_lose_nothing():
-    table = engaged_table([*ROWS, LONG], utf8=True)
-    assert {display_width(line) for line in table.split("\n")} == {100}
+    table = engaged_table([*ROWS, LONG])
+    assert {cell_len(line) for line in table.split("\n")} == {100}
     assert table.count("AdamW") + table.count("Adam\n") >= 8
     assert table.count("adamw_torch") == 9
 
 
 def test_a_narrow_terminal_gets_a_narrow_table():
-    assert {
-        display_width(line) for line in engaged_table([*ROWS, LONG], width=60, utf8=True).split("\n")
-    } == {60}
+    assert {cell_len(line) for line in engaged_table([*ROWS, LONG], width=60).split("\n")} == {60}
 
 
 def test_wide_characters_keep_the_edges_aligned():
     rows = [*ROWS, EngagedRow(what="훈련", requested="가나다" * 20, engaged="라마바" * 20)]
-    assert len({display_width(line) for line in engaged_table(rows, utf8=True).split("\n")}) == 1
+    assert len({cell_len(line) for line in engaged_table(rows).split("\n")}) == 1
 
 
 def test_no_rows_give_a_header_alone():
-    assert len(engaged_table([], utf8=True).split("\n")) == 4
+    assert len(engaged_table([]).split("\n")) == 4
+
+
+def test_a_mismatch_is_seen_in_color_and_text_is_never_markup():
+    rows = [EngagedRow(what="a", requested="[bold]x[/]", engaged="[red]y", ok=False)]
+    assert "[bold]x[/]" in engaged_table(rows)
+    assert "!! [red]y" in engaged_table(rows, glyphs=ASCII)
+    assert "\x1b[33m" in engaged_table(rows, paint=Paint(on=True))

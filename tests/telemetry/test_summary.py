@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raytrainer.telemetry.formatting import Paint
-from raytrainer.telemetry.summary import RunFacts, is_evaluation, run_status, run_summary
+from raytrainer.telemetry.paint import ASCII, Paint
+from raytrainer.telemetry.summary import RunFacts, run_status, run_summary
+from tests.telemetry.terminal import without_color
 
 METRICS = {
     "train_runtime": 118.2,
@@ -33,7 +34,7 @@ def facts(**changes):
 
 
 def test_the_summary_says_how_it_went_and_where_everything_lies():
-    assert run_summary(facts(), width=40, utf8=True).split("\n") == [
+    assert run_summary(facts(), width=40).split("\n") == [
         "── finished ────────────────────────────",
         "   steps          300 of 300 · 3 epochs",
         "   time           1:58 · 58.10 samples/s · 2.540 steps/s",
@@ -60,30 +61,21 @@ def test_a_run_of_unknown_length_is_finished():
 
 
 def test_a_run_without_metrics_still_has_its_steps():
-    assert "   steps  7" in run_summary(RunFacts(step=7), utf8=True).split("\n")
+    assert "   steps  7" in run_summary(RunFacts(step=7)).split("\n")
 
 
 def test_one_epoch_is_singular():
-    assert "1 epoch\n" in run_summary(facts(epoch=1.0), utf8=True)
+    assert "1 epoch\n" in run_summary(facts(epoch=1.0))
 
 
 def test_paths_are_never_cut(tmp_path):
     deep = tmp_path / ("x" * 120)
-    assert "x" * 120 in run_summary(facts(places={"model": str(deep)}), width=40, utf8=True)
+    assert "x" * 120 in run_summary(facts(places={"model": str(deep)}), width=40)
 
 
 def test_without_utf8_the_summary_is_ascii():
-    assert run_summary(facts(), utf8=False).isascii()
+    assert run_summary(facts(), glyphs=ASCII).isascii()
 
 
 def test_color_changes_no_text():
-    from raytrainer.telemetry.formatting import without_color
-
-    assert without_color(run_summary(facts(), utf8=True, paint=Paint(on=True))) == run_summary(
-        facts(), utf8=True
-    )
-
-
-def test_evaluations_are_recognized_by_their_prefix():
-    assert is_evaluation({"eval_loss": 1.0})
-    assert not is_evaluation({"loss": 1.0})
+    assert without_color(run_summary(facts(), paint=Paint(on=True))) == run_summary(facts())
