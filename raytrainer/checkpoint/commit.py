@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
+from raytrainer.checkpoint.digests import digest_of_file
 from raytrainer.checkpoint.durable_writes import (
     free_space,
     is_storage_error,
@@ -188,10 +188,10 @@ def record_files(target: Path, names: Iterable[str]) -> dict[str, FileRecord]:
             with contextlib.suppress(OSError):  # some file systems have no permissions
                 (target / name).chmod(mode)
         with (target / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = digest_of_file(file)
             size = file.tell()
         sync_file(target / name)
-        records[name] = FileRecord(size=size, sha256=digest)
+        records[name] = FileRecord(size=size, digest=digest)
     return records
 
 

@@ -22,11 +22,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from raytrainer._version import __version__
+from raytrainer.checkpoint.digests import ALGORITHMS, CURRENT, LENGTHS
 from raytrainer.checkpoint.names import MANIFEST_NAME
 from raytrainer.checkpoint.regular_files import read_regular
 from raytrainer.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
+"""Of new manifests. The first one knew SHA-256 only, and versions of then read no other."""
+FORMATS = (1, FORMAT)
+"""Those that are read."""
 _LONGEST_NAME = 4000
 """Of paths on Linux, about [bytes]."""
 
@@ -37,7 +41,20 @@ class FileRecord:
 
     size: int
     """[bytes]"""
-    sha256: str
+    digest: str
+    """Hexadecimal digits of the hash of its content."""
+    algorithm: str = CURRENT
+    """By which it is hashed; see ``digests``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in a manifest: the hash is called by its algorithm."""
+        return {"size": self.size, self.algorithm: self.digest}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> FileRecord:
+        """Read an entry that ``_is_record`` accepts."""
+        algorithm = next(name for name in entry if name in ALGORITHMS)
+        return cls(size=entry["size"], digest=entry[algorithm], algorithm=algorithm)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +107,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
-        body = {"format": FORMAT, **dataclasses.asdict(self)}
+        body: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(self)}
+        body["files"] = {name: record.to_json() for name, record in self.files.items()}
         return json.dumps({**body, "digest": digest_of(body)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -110,10 +128,11 @@ class Manifest:
         digest = body.pop("digest", None)
         if digest != digest_of(body):
             raise ValueError("its content does not match its own hash")
-        if body.pop("format", None) != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}, the only one that this version reads")
+        if body.pop("format", None) not in FORMATS:
+            formats = " and ".join(map(str, FORMATS))
+            raise ValueError(f"its format is none of those that this version reads, {formats}")
         _check_fields(body)
-        files = {_checked(name): FileRecord(**record) for name, record in body.pop("files").items()}
+        files = {_checked(name): FileRecord.from_json(record) for name, record in body.pop("files").items()}
         return cls(files=files, continues=tuple(body.pop("continues", ())), **body)
 
 
@@ -221,12 +240,16 @@ def _is_record(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     record = cast("dict[str, object]", value)
-    digest = record.get("sha256")
+    algorithms = record.keys() - {"size"}
+    if len(record) != 2 or len(algorithms) != 1 or not algorithms <= ALGORITHMS.keys():
+        return False
+    algorithm = algorithms.pop()
+    digest = record[algorithm]
     return (
-        record.keys() == {"size", "sha256"}
-        and _is_count(record["size"])
+        _is_count(record["size"])
         and isinstance(digest, str)
-        and re.fullmatch(r"[0-9a-f]{64}", digest) is not None
+        and re.fullmatch(r"[0-9a-f]+", digest) is not None
+        and len(digest) == LENGTHS[algorithm]
     )
 
 
@@ -238,7 +261,10 @@ _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "global_batch_size": ("a whole number", _is_count),
     "run_id": ("a text", _is_text),
     "attempt": ("a whole number", _is_count),
-    "files": ("files, each with its size and the hexadecimal digits of its SHA-256", _are_files),
+    "files": (
+        f"files, each with its size and the hexadecimal digits of one hash ({', '.join(ALGORITHMS)})",
+        _are_files,
+    ),
     "versions": ("versions by name", _are_versions),
     "created_at": ("a time in ISO 8601", _is_time),
     "model_signature": ("a text", _is_text),

@@ -7,7 +7,6 @@ missing or truncated. Files that are not listed do not matter.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -15,6 +14,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from raytrainer.checkpoint.digests import digest_of_file
 from raytrainer.checkpoint.manifest import FileRecord, Manifest, read_manifest
 from raytrainer.checkpoint.names import (
     INCOMPLETE_NAME,
@@ -119,12 +119,12 @@ def _check_size(path: Path, record: FileRecord) -> None:
 def _check_hash(path: Path, record: FileRecord) -> None:
     try:
         with open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = digest_of_file(file, record.algorithm)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if digest != record.sha256:
+    if digest != record.digest:
         raise CheckpointError(
-            f"{path} is damaged: its content has the hash {digest[:12]}..., its manifest says {record.sha256[:12]}..."
+            f"{path} is damaged: its content has the hash {digest[:12]}..., its manifest says {record.digest[:12]}..."
         )
 
 

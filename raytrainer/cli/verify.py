@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from raytrainer.checkpoint.digests import TITLES
 from raytrainer.checkpoint.locate import readable
 from raytrainer.checkpoint.manifest import Manifest
 from raytrainer.checkpoint.names import (
@@ -87,7 +88,7 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
     return {
         "step": manifest.step,
         "epoch": manifest.epoch,
-        "verified": "sizes and SHA-256 of all files",
+        "verified": f"sizes and {_hashes(manifest)} of all files",
         "files": len(manifest.files),
         "bytes": sum(record.size for record in manifest.files.values()),
         "created_at": manifest.created_at,
@@ -97,6 +98,10 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
         "versions": manifest.versions,
         "other_versions_here": _differing(manifest.versions),
     }
+
+
+def _hashes(manifest: Manifest) -> str:
+    return ", ".join(sorted({TITLES[record.algorithm] for record in manifest.files.values()}))
 
 
 def _differing(versions: dict[str, str]) -> dict[str, str]:

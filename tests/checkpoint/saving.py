@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -37,6 +38,19 @@ def save_small(run_dir, step, *, world_size=1, run_id="run", attempt=0, facts=FA
             run_dir, step, runtime=runtime, write_parts=[write_small_part(step, runtime.rank)], facts=facts
         )
     )[0]
+
+
+def as_an_earlier_version(checkpoint: Path) -> None:
+    """Give a checkpoint the manifest that versions wrote which knew SHA-256 only."""
+    path = checkpoint / "manifest.json"
+    body = json.loads(path.read_text())
+    del body["digest"]
+    body["format"] = 1
+    for name, record in body["files"].items():
+        content = (checkpoint / name).read_bytes()
+        body["files"][name] = {"size": record["size"], "sha256": hashlib.sha256(content).hexdigest()}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**body, "digest": digest}, indent=2, sort_keys=True) + "\n")
 
 
 def tree(run_dir):

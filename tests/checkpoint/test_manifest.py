@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raytrainer.checkpoint.digests import LENGTHS
 from raytrainer.checkpoint.manifest import FileRecord, Manifest, current_versions, digest_of, read_manifest
 from raytrainer.errors import CheckpointError
 
@@ -28,10 +29,13 @@ manifests = st.builds(
         st.text("abc./-", min_size=1).filter(
             lambda name: not name.startswith("/") and ".." not in name and name.strip("./")
         ),
-        st.builds(
-            FileRecord,
-            size=st.integers(0, 10**12),
-            sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+        st.sampled_from(sorted(LENGTHS)).flatmap(
+            lambda algorithm: st.builds(
+                FileRecord,
+                size=st.integers(0, 10**12),
+                digest=st.text("0123456789abcdef", min_size=LENGTHS[algorithm], max_size=LENGTHS[algorithm]),
+                algorithm=st.just(algorithm),
+            )
         ),
         min_size=1,
         max_size=4,
@@ -68,7 +72,7 @@ def write(tmp_path, change):
         global_batch_size=1,
         run_id="",
         attempt=0,
-        files={"a": FileRecord(size=1, sha256="0" * 64)},
+        files={"a": FileRecord(size=1, digest="0" * 32)},
         versions=current_versions(),
         created_at="2026-01-01T00:00:00+00:00",
         model_signature="",
@@ -96,10 +100,10 @@ def test_a_damaged_manifest_is_as_good_as_none(tmp_path, change):
 
 
 def test_a_manifest_of_a_later_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("raytrainer.checkpoint.manifest.FORMAT", 2)
+    monkeypatch.setattr("raytrainer.checkpoint.manifest.FORMAT", 3)
     write(tmp_path, lambda text: text)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format is not 1"):
+    with pytest.raises(CheckpointError, match="format is none of those that this version reads, 1 and 2"):
         read_manifest(tmp_path)
 
 
@@ -110,7 +114,7 @@ def test_a_manifest_cannot_name_files_outside_of_its_checkpoint():
         ),
         **dict.fromkeys(("run_id", "model_signature"), ""),
         created_at="2026-01-01T00:00:00+00:00",
-        files={"../other": FileRecord(size=1, sha256="0" * 64)},
+        files={"../other": FileRecord(size=1, digest="0" * 32)},
         versions={},
     )
     with pytest.raises(ValueError, match="outside"):
@@ -133,6 +137,10 @@ ODD = {
     "size is negative": {"files": {"a": {**RECORD, "size": -1}}},
     "hash is a number": {"files": {"a": {**RECORD, "sha256": 5}}},
     "hash is short": {"files": {"a": {**RECORD, "sha256": "ab"}}},
+    "hash has the length of another": {"files": {"a": {"size": 1, "xxh3_128": "0" * 64}}},
+    "hash is unknown": {"files": {"a": {"size": 1, "md5": "0" * 32}}},
+    "no hash": {"files": {"a": {"size": 1}}},
+    "two hashes": {"files": {"a": {**RECORD, "xxh3_128": "0" * 32}}},
     "record is a text": {"files": {"a": "b"}},
     "more in a record": {"files": {"a": {**RECORD, "mode": 1}}},
     "NUL in a name": {"files": {"a\0b": RECORD}},

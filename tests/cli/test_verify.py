@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import raytrainer
 from raytrainer.cli.main import main
+from tests.checkpoint.saving import as_an_earlier_version
 from tests.parity.twins import make_trainer
 
 
@@ -35,6 +37,15 @@ def test_all_checkpoints_of_a_run_are_checked(trained: Path, capsys: pytest.Capt
     assert [(one["step"], one["intact"]) for one in found] == [(1, True), (2, True)]
     assert found[0]["other_versions_here"] == {}
     assert found[0]["workers"] == 1
+
+
+def test_it_says_by_which_hash_files_were_compared(trained: Path, tmp_path: Path, capsys):
+    earlier = Path(shutil.copytree(trained / "checkpoint-1", tmp_path / "checkpoint-1"))
+    as_an_earlier_version(earlier)
+    assert main(["verify", str(trained / "checkpoint-1"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["verified"] == "sizes and XXH3 of 128 bits of all files"
+    assert main(["verify", str(earlier), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["verified"] == "sizes and SHA-256 of all files"
 
 
 def test_a_damaged_checkpoint_is_named_and_ends_with_1(trained: Path, capsys: pytest.CaptureFixture[str]):

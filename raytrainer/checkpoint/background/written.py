@@ -6,17 +6,17 @@ imports torch.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-import os
-import zlib
 from collections.abc import Generator, Sequence
 
+from raytrainer.checkpoint.background.direct import DirectFile
 from raytrainer.checkpoint.background.messages import CheckSum, Identity, Image, Part, Place, Summed
+from raytrainer.checkpoint.background.sums import crc32
+from raytrainer.checkpoint.digests import new_digest
 from raytrainer.checkpoint.manifest import FileRecord
 
 STEP = 1 << 20
-"""What is hashed and written at once; it fits into a processor's cache [bytes]."""
+"""What is summed and copied at once; it fits into a processor's cache [bytes]."""
 _UNSIGNED = (1 << 64) - 1
 
 
@@ -33,21 +33,29 @@ def write_image(image: Image, memory: Sequence[mmap.mmap]) -> Generator[None, No
     Returns:
         What a manifest says about the file.
     """
-    digest, size = hashlib.sha256(), 0
+    digest, size = new_digest(), 0
     sums: dict[int, int] = {}
-    with image.path.open("wb", buffering=STEP) as file:
+    with DirectFile(image.path) as file:
+
+        def write() -> None:
+            nonlocal size
+            digest.update(file.content)
+            size += len(file.content)
+            file.write()
+
         for part in image.parts:
             for chunk in _chunks(part, memory, sums):
-                digest.update(chunk)
-                file.write(chunk)
-                size += len(chunk)
-                if len(chunk) == STEP:
-                    yield
-        file.flush()
+                taken = 0
+                while taken < len(chunk):
+                    taken += file.put(chunk[taken:])
+                    if file.is_full:
+                        write()
+                        yield
+        write()
         yield
-        os.fsync(file.fileno())
+        file.sync()
     yield
-    return FileRecord(size=size, sha256=digest.hexdigest())
+    return FileRecord(size=size, digest=digest.hexdigest())
 
 
 def _chunks(part: Part, memory: Sequence[mmap.mmap], sums: dict[int, int]) -> Generator[bytes | memoryview]:
@@ -61,12 +69,12 @@ def _chunks(part: Part, memory: Sequence[mmap.mmap], sums: dict[int, int]) -> Ge
     elif isinstance(part, Summed):
         total = 0
         for chunk in _copied(part.place, memory):
-            total = zlib.crc32(chunk, total)
+            total = crc32(chunk, total)
             yield chunk
         sums[part.number] = total
     else:
         text = _digits(part, sums)
-        sums[part.NUMBER] = zlib.crc32(text)
+        sums[part.NUMBER] = crc32(text, 0)
         yield text
 
 
