@@ -8,6 +8,7 @@ Types of higher rooms are imported for type checkers alone: nothing here calls t
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from raytrainer.backends.base import Backend
     from raytrainer.data.loader import KeptLoader
+    from raytrainer.driver.traces import CallTraces
     from raytrainer.driver.workers import Workers
     from raytrainer.hub.connection import HubConnection
     from raytrainer.loop.item_count import LossFunction
@@ -45,6 +47,8 @@ class ProcessState:
     """Ranks of the last ``train()``."""
     renderer: Renderer | None = None
     """Shows progress in the terminal of this process."""
+    traces: CallTraces | None = None
+    """Follows the calls in this process, if it shows them."""
     session: Session | None = None
     """Runs tasks on the trainer, once it is bound to this process."""
     runtime: Runtime | None = None
@@ -76,6 +80,10 @@ class ProcessState:
     """Uploads to the Hub from this process."""
     own_push: PushInProgress | None = None
     """Uploads that an override of ``_push_from_checkpoint`` began by itself."""
+
+    def call_of(self, method: str) -> contextlib.AbstractContextManager[None]:
+        """The block is a call of a method in this process, or a part of one."""
+        return contextlib.nullcontext() if self.traces is None else self.traces.call(method)
 
     @property
     def loss_scaling(self) -> LossScaling | None:

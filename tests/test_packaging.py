@@ -56,6 +56,7 @@ def imported_distributions(folder: str) -> dict[str, str]:
     """Distribution -> one file that imports it, for every third-party import below ``folder``."""
     found: dict[str, str] = {}
     distributions = owners_of_modules()
+    declared = {name_of(line) for line in requirements(*PROJECT["optional-dependencies"])}
     own = {"raytrainer", "tests", "benchmarks", "examples", "docs", *sys.stdlib_module_names}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -68,8 +69,10 @@ def imported_distributions(folder: str) -> dict[str, str]:
             for top in {module.partition(".")[0] for module in modules} - own:
                 if (path.parent / f"{top}.py").exists():
                     continue
-                owners = distributions.get(top, [top])
-                found.setdefault(normalize(owners[0]), str(path.relative_to(ROOT)))
+                owners = [normalize(owner) for owner in distributions.get(top, [top])]
+                # Several packages may share a module, as those of OpenTelemetry do.
+                owner = next((one for one in owners if one in declared), owners[0])
+                found.setdefault(owner, str(path.relative_to(ROOT)))
     return found
 
 

@@ -34,6 +34,7 @@ from raytrainer.checkpoint.manifest import CheckpointFacts, FileRecord, Manifest
 from raytrainer.checkpoint.names import MANIFEST_NAME, checkpoint_name, replaced_name, writing_name
 from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.checkpoint.replaced import settle_replaced
+from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
 
@@ -62,6 +63,7 @@ def commit_checkpoint(
     runtime: Runtime,
     write_parts: Sequence[WritePart],
     facts: CheckpointFacts,
+    laps: Laps | None = None,
 ) -> Path:
     """All ranks: write a checkpoint and commit it.
 
@@ -73,6 +75,7 @@ def commit_checkpoint(
             none of them begins before all ranks have ended the one before, so that a rank whose storage fails leaves
             no other waiting in a collective of the next.
         facts: What the manifest says about the run; rank 0's counts.
+        laps: Gets how long each phase took.
 
     Returns:
         The directory of the committed checkpoint.
@@ -85,6 +88,7 @@ def commit_checkpoint(
     target = run_dir / writing_name(step, runtime.run_id, runtime.attempt)
     final = run_dir / checkpoint_name(step)
     ranks = Agreement(runtime, f"{final} was not saved")
+    laps = laps or Laps()
 
     def record() -> dict[str, FileRecord]:
         with storage_explained(final, always=True):
@@ -96,8 +100,11 @@ def commit_checkpoint(
 
     with removed_on_error(target, is_owner=runtime.rank == 0):
         share = write_all_parts(target, final, ranks, runtime=runtime, write_parts=write_parts)
+        laps.end("writing")
         records = ranks.on_all(record)
+        laps.end("hashing")
         ranks.on_rank_0(commit)
+        laps.end("commit")
     return final
 
 

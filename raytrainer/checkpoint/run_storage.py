@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from raytrainer.checkpoint.locate import forget_copies
 from raytrainer.checkpoint.names import checkpoint_name
 from raytrainer.checkpoint.replaced import run_of
 from raytrainer.checkpoint.retention import prune
+from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.checkpoint.scan import (
     checkpoints_of_others,
     newest_checkpoint,
@@ -27,6 +28,7 @@ from raytrainer.checkpoint.scan import (
 from raytrainer.checkpoint.shared_directory import check_shared
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
+from raytrainer.telemetry.events import Phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,8 @@ class Committed:
 
     location: str
     num_bytes: int
+    phases: list[Phase] = field(default_factory=list[Phase])
+    """Of what the save consisted, as this rank saw it."""
 
 
 class RunStorage(Protocol):
@@ -173,11 +177,14 @@ class DiskStorage:
     ) -> Committed:
         """All ranks: see ``commit_checkpoint``."""
         del keep_files
-        path = commit_checkpoint(self.directory, step, runtime=runtime, write_parts=write_parts, facts=facts)
+        laps = Laps()
+        path = commit_checkpoint(
+            self.directory, step, runtime=runtime, write_parts=write_parts, facts=facts, laps=laps
+        )
         num_bytes = 0
         if runtime.rank == 0:
             num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        return Committed(location=str(path), num_bytes=num_bytes)
+        return Committed(location=str(path), num_bytes=num_bytes, phases=laps.phases)
 
     def prune(
         self,

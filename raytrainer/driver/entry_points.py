@@ -34,7 +34,8 @@ def entry_point(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, *args: object, **kwargs: object) -> Any:
         if self._process.session is not None:
             rebind_arguments(self)
-            return method(self, *args, **kwargs)
+            with self._process.call_of(method.__name__):
+                return method(self, *args, **kwargs)
         return self._launch(method.__name__, args, kwargs)
 
     call._is_entry_point = True  # pyright: ignore[reportAttributeAccessIssue]
@@ -96,6 +97,7 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
     """Set a trainer up in this process, alone or as a rank of a launcher's group."""
     from raytrainer.callbacks.defaults import shown_by
     from raytrainer.driver.run_records import recorder_here
+    from raytrainer.driver.traces import CallTraces
     from raytrainer.runtimes.in_process import LocalRuntime
     from raytrainer.runtimes.process_group import ProcessGroupRuntime
     from raytrainer.telemetry.console import Renderer
@@ -108,8 +110,12 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
     def on_event(event: object) -> None:
         renderer.handle(event)
         record(event)
+        traces.handle(event)
 
+    traces = CallTraces(lambda: trainer.args, lambda: runtime.run_id, on_event)
     is_rank = is_launched_rank(os.environ)
+    if not is_rank or os.environ.get("RANK", "0") == "0":
+        trainer._process.traces = traces
     runtime = ProcessGroupRuntime(on_event, trainer.args) if is_rank else LocalRuntime(on_event)
     trainer._process.renderer = renderer
     return Session(trainer, runtime)

@@ -183,7 +183,7 @@ class GroupCall:
         reason = restarts.why_not()
         if reason is None:
             task = restarts.restarted(task)
-            self._group.updates.show(Note(text=restarts.announcement(death), level="warning"))
+            self._group.updates.show(Note(text=restarts.announcement(death), level="warning", kind="restart"))
             _end_remains(before)
             try:
                 self._group.start_again(before)

@@ -19,6 +19,7 @@ from raytrainer.driver.metrics import RunMetrics
 from raytrainer.driver.run_records import DriverRecords
 from raytrainer.driver.startup_trace import StartupTrace
 from raytrainer.driver.taking_back import Taken, take_back
+from raytrainer.driver.traces import RunTrace, traced
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError
@@ -64,6 +65,7 @@ class Workers:
         self._metrics: RunMetrics | None = None
         self._records: DriverRecords | None = None
         self._startup: StartupTrace | None = None
+        self._trace: RunTrace | None = None
         self._run_id = ""
         """Names the call."""
         self._trained: TaskContext | None = None
@@ -95,12 +97,16 @@ class Workers:
         self._renderer, self._metrics, self._records = renderer, metrics, records
         self._startup = StartupTrace(trainer.args)
         try:
-            with metrics:
+            with (
+                metrics,
+                traced(trainer.args, method, self._show, run_id=lambda: self._run_id) as self._trace,
+            ):
                 return self._call(trainer, method, args, kwargs)
         except BaseException as error:
             records.failed(error)
             raise
         finally:
+            self._trace = None
             if (note := self._startup.close()) is not None:
                 renderer.handle(note)
             renderer.close()
@@ -226,6 +232,8 @@ class Workers:
             self._records.handle(event)
         if self._startup is not None:
             self._startup.handle(event)
+        if self._trace is not None:
+            self._trace.handle(event)
         if self._decide is not None and isinstance(event, Evaluated) and self._group is not None:
             self._group.decide(event.step, self._decide(event))
 

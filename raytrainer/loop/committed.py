@@ -33,7 +33,12 @@ def after_commit(
     if run.runtime.rank == 0:
         run.runtime.emit(
             CheckpointCommitted(
-                step=step, path=saved.location, num_bytes=saved.num_bytes, seconds=seconds, waited_s=waited_s
+                step=step,
+                path=saved.location,
+                num_bytes=saved.num_bytes,
+                seconds=seconds,
+                waited_s=waited_s,
+                phases=saved.phases,
             )
         )
     if args.push_to_hub:

@@ -6,7 +6,27 @@ them. They hold no tensors and no references to the trainer.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timed:
+    """An event that says when it happened, by the clock of the machine where it did."""
+
+    at: float = field(default_factory=time.time, compare=False, repr=False)
+    """[s since the epoch]"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A part of something that took time."""
+
+    name: str
+    began: float
+    """[s since the epoch]"""
+    ended: float
+    """[s since the epoch]"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +47,7 @@ class WaitBegun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainStarted:
+class TrainStarted(Timed):
     """Training is about to take its first step in this attempt."""
 
     max_steps: int
@@ -40,10 +60,12 @@ class TrainStarted:
     resumed_from: str | None = None
     arguments: dict[str, object] = field(default_factory=dict[str, object])
     """As they were asked for; tokens are masked."""
+    phases: list[Phase] = field(default_factory=list[Phase])
+    """What the process of rank 0 has gone through since it was made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Busy:
+class Busy(Timed):
     """Rank 0 begins what may take longer than a step: its set-up, an evaluation, a prediction or a save."""
 
     what: str
@@ -62,7 +84,7 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Logged:
+class Logged(Timed):
     """`Trainer.log` was called on rank 0."""
 
     step: int
@@ -80,7 +102,7 @@ class PredictionStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PredictionDone:
+class PredictionDone(Timed):
     """An evaluation or prediction loop ended."""
 
     description: str
@@ -99,7 +121,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointCommitted:
+class CheckpointCommitted(Timed):
     """A checkpoint is complete in storage."""
 
     step: int
@@ -109,10 +131,12 @@ class CheckpointCommitted:
     """From the beginning of the save to the commit [s]."""
     waited_s: float | None = None
     """How long training waited for a save that was written beside it [s]; None: all the time."""
+    phases: list[Phase] = field(default_factory=list[Phase])
+    """Of what it consisted on rank 0: "staging", "writing", "hashing", "upload", "commit"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Note:
+class Note(Timed):
     """One sentence that the user should see."""
 
     text: str
@@ -123,7 +147,7 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainEnded:
+class TrainEnded(Timed):
     """The training task is over on rank 0."""
 
     step: int
@@ -134,7 +158,7 @@ class TrainEnded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainFailed:
+class TrainFailed(Timed):
     """An exception ended the training task on rank 0."""
 
     type_name: str

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from raytrainer.telemetry.events import Phase
 from raytrainer.telemetry.json_lines import JsonLines, read_lines
 
 TRACE_NAME = "startup_trace.json"
@@ -80,6 +81,10 @@ class Phases:
             yield
         finally:
             self.add(name, began)
+
+    def known(self) -> list[Phase]:
+        """All phases that nobody has taken."""
+        return [Phase(name=span.phase, began=span.began, ended=span.ended) for span in self._spans]
 
     def take(self) -> list[Span]:
         """The phases since the last call, under the name that the process has now."""

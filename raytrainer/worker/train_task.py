@@ -41,6 +41,7 @@ from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
 from raytrainer.telemetry import run_lines
 from raytrainer.telemetry.events import TrainFailed, TrainStarted
+from raytrainer.telemetry.startup import here
 from raytrainer.trainer_protocol import TrainerProtocol
 from raytrainer.worker.applied_settings import check_engaged, engaged_rows
 from raytrainer.worker.batch_size_search import apply_saved_sizes, search_batch_size
@@ -301,6 +302,7 @@ def announce(run: TrainRun, origin: Origin) -> None:
                 num_workers=run.runtime.world_size,
                 resumed_from=origin.location,
                 arguments=plain_arguments(run.args),
+                phases=here.known(),
             )
         )
     # All ranks: on uneven shards the table of one rank may be right and that of another wrong.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from raytrainer.checkpoint.manifest import FileRecord, Manifest
+from raytrainer.telemetry.events import Phase
 
 _LENGTH = struct.Struct("!QI")
 """Bytes of the pickle, and how many descriptors come with it."""
@@ -129,6 +130,8 @@ class Reply:
     """Size of the checkpoint that was committed."""
     error: Exception | None = None
     said: list[Said] = field(default_factory=list[Said])
+    phases: list[Phase] = field(default_factory=list[Phase])
+    """What it took."""
 
 
 def send(connection: socket.socket, message: object, descriptors: Sequence[int] = ()) -> None:

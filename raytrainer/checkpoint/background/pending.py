@@ -30,8 +30,10 @@ from raytrainer.checkpoint.manifest import FileRecord
 from raytrainer.checkpoint.names import checkpoint_name, writing_name
 from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.checkpoint.run_storage import Committed
+from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
+from raytrainer.telemetry.events import Phase
 
 
 class PendingSave:
@@ -58,6 +60,7 @@ class PendingSave:
         self.is_written = False
         """On all ranks; what is left is the commit."""
         self._began = time.monotonic()
+        self._phases: list[Phase] = []
 
     def stage(self, write_parts: Sequence[WritePart]) -> int:
         """All ranks: copy the state to host memory, and have it written beside training.
@@ -71,6 +74,7 @@ class PendingSave:
         Raises:
             CheckpointError: As there.
         """
+        laps = Laps()
         with removed_on_error(self._target, is_owner=self._runtime.rank == 0):
             with self._writer.staging() as stage:
                 names = write_all_parts(
@@ -90,7 +94,10 @@ class PendingSave:
                 self._writer.order(order)
                 return at_once
 
-            return sum(self._ranks.on_all(hand_over) or [])
+            at_once = sum(self._ranks.on_all(hand_over) or [])
+            laps.end("staging")
+            self._phases += laps.phases
+            return at_once
 
     def is_busy(self) -> bool:
         """Whether this rank's process is still at work; never blocks."""
@@ -112,6 +119,7 @@ class PendingSave:
             with storage_explained(self._final, always=True):
                 reply = self._writer.result()
             committed.extend([] if reply.committed_bytes is None else [reply.committed_bytes])
+            self._phases += reply.phases
             return reply.records or {}
 
         with removed_on_error(self._target, is_owner=self._runtime.rank == 0):
@@ -123,7 +131,7 @@ class PendingSave:
                     return None
             else:
                 self._ranks.on_all(lambda: hear() if self._runtime.rank == 0 else {})
-        return Committed(location=str(self._final), num_bytes=sum(committed))
+        return Committed(location=str(self._final), num_bytes=sum(committed), phases=self._phases)
 
     def finish(self) -> Committed:
         """All ranks: wait until the checkpoint is committed.

@@ -42,6 +42,7 @@ from raytrainer.checkpoint.background.messages import (
 from raytrainer.checkpoint.background.written import write_image
 from raytrainer.checkpoint.commit import publish, record_files
 from raytrainer.checkpoint.manifest import FileRecord
+from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
 
 _PRIORITY = 19
@@ -130,13 +131,19 @@ class Writer:
 
     def steps(self, order: WriteOrder | PublishOrder) -> Generator[None, None, Reply]:
         """Follow an order in small steps."""
+        laps = Laps()
         if isinstance(order, PublishOrder):
-            return Reply(committed_bytes=self.publish(order))
+            size = self.publish(order)
+            laps.end("commit")
+            return Reply(committed_bytes=size, phases=laps.phases)
         records = yield from self.write(order)
+        laps.end("writing")
         if order.publish is None:
-            return Reply(records=records)
+            return Reply(records=records, phases=laps.phases)
         manifest = dataclasses.replace(order.publish.manifest, files=records)
-        return Reply(committed_bytes=self.publish(dataclasses.replace(order.publish, manifest=manifest)))
+        size = self.publish(dataclasses.replace(order.publish, manifest=manifest))
+        laps.end("commit")
+        return Reply(committed_bytes=size, phases=laps.phases)
 
     def write(self, order: WriteOrder) -> Generator[None, None, dict[str, FileRecord]]:
         """Write files and bring them to the disk; return the records of all that are to be recorded."""

@@ -48,6 +48,7 @@ from raytrainer.checkpoint.remote.contents import (
 )
 from raytrainer.checkpoint.remote.fetch import keep_as_copy
 from raytrainer.checkpoint.run_storage import Committed
+from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.retry import Patience
@@ -111,6 +112,7 @@ def commit_to_bucket(
         with _bucket_explained(location):
             _publish(store, name, make_manifest(step, runtime, facts, records or []))
 
+    laps = Laps()
     with _removed(target):
         ranks.on_all(make_directory)
         for write_part in write_parts:
@@ -118,15 +120,18 @@ def commit_to_bucket(
         claims = ranks.on_all(functools.partial(_names_below, target))
         shares = runtime.broadcast(_share_out(claims or []))
         with _undone_on_error(store, name, step, is_owner=runtime.rank == 0) as aside:
+            laps.end("writing")
             ranks.on_rank_0(functools.partial(_make_room, store, name, aside, location))
             records = ranks.on_all(upload)
+            laps.end("upload")
             ranks.on_rank_0(publish)
+            laps.end("commit")
         if runtime.rank == 0:
             settle_replaced(store, aside, name, {runtime.run_id, *facts.continues})
         if keep_files:
             _keep(target, stage / name)
     size = sum(record.size for part in records or [] for record in part.values())
-    return Committed(location=location, num_bytes=size)
+    return Committed(location=location, num_bytes=size, phases=laps.phases)
 
 
 def _names_below(target: Path) -> list[str]:
