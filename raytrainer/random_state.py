@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import random
+import struct
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 
 _MT19937_BYTES = 625 * 4
-"""What numpy's default generator draws from: 624 words, and the position in them."""
+"""What the default generators of Python and numpy draw from: 624 words, and the position in them."""
+_PYTHON_FORMAT = "i624I"
 
 
 class Generators(Protocol):
@@ -27,6 +29,41 @@ class Generators(Protocol):
     def restore(self, states: dict[str, Any]) -> None:
         """Restore the states of those that are among them."""
         ...
+
+
+class PythonState:
+    """The state of Python's global generator, which the loop asks for at every micro-batch.
+
+    Python makes a tuple of 625 numbers of it, and few datasets draw from it. So it is read where the memory of the
+    generator is another one than at the last reading. Where that memory is is looked up once, and believed only if what
+    is there is the state that Python gives.
+    """
+
+    def __init__(self) -> None:
+        self._generator: Any = random._inst
+        self._address = id(self._generator) + object.__basicsize__
+        self._memory: bytes | None = None
+        self._read: tuple[Any, ...] = ()
+        self._is_known = struct.unpack(_PYTHON_FORMAT, self._look()) == _index_and_words(random.getstate())
+
+    def now(self) -> tuple[Any, ...]:
+        """The state, as ``random.getstate`` gives it."""
+        if not self._is_known:
+            return random.getstate()
+        memory = self._look()
+        if memory != self._memory or self._generator.gauss_next != self._read[2]:
+            self._read = random.getstate()
+            self._memory = memory
+        return self._read
+
+    def _look(self) -> bytes:
+        return ctypes.string_at(self._address, _MT19937_BYTES)
+
+
+def _index_and_words(state: tuple[Any, ...]) -> tuple[int, ...]:
+    """What the memory of a generator holds: the position in its words, and the words."""
+    *words, index = state[1]
+    return (index, *words)
 
 
 class NumpyState:
@@ -60,6 +97,7 @@ class NumpyState:
         self._memory = None
 
 
+_PYTHON = PythonState()
 _NUMPY = NumpyState()
 
 
@@ -74,9 +112,9 @@ class HostRandomState:
     def now(cls, own: Generators | None = None) -> Self:
         """The state of this process, and of the user's generators."""
         states: dict[str, Any] = {
-            "python": random.getstate(),
+            "python": _PYTHON.now(),
             "numpy": _NUMPY.now(),
-            "cpu": torch.random.get_rng_state(),
+            "cpu": torch.default_generator.get_state(),
         }
         of_user = own.states() if own is not None else {}
         return cls({**states, "own": of_user} if of_user else states)

@@ -128,6 +128,9 @@ class FakeRuntime:
     def agree(self, flags: Sequence[int]) -> list[int]:
         return [max(column) for column in zip(*self._world.exchange(self.rank, list(flags)), strict=True)]
 
+    def add_up(self, numbers: Sequence[int]) -> list[int]:
+        return [sum(column) for column in zip(*self._world.exchange(self.rank, list(numbers)), strict=True)]
+
     def command(self) -> Command:
         return self._world.commanded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from raytrainer.random_state import HostRandomState, NumpyState
+from raytrainer.random_state import HostRandomState, NumpyState, PythonState
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -92,3 +93,52 @@ def test_a_state_that_is_restored_gives_the_same_numbers() -> None:
     assert is_same(drawn, again)
     before.restore()
     assert is_same(HostRandomState.now().states["numpy"], before.states["numpy"])
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: None,
+        lambda: random.random(),
+        lambda: random.gauss(0, 1),
+        lambda: (random.gauss(0, 1), random.gauss(0, 1)),
+        lambda: [random.random() for _ in range(700)],
+        lambda: random.seed(5),
+        lambda: random.setstate(random.Random(7).getstate()),
+        lambda: random.shuffle(list(range(9))),
+    ],
+    ids=["nothing", "uniform", "normal", "normals", "many", "seed", "set", "shuffle"],
+)
+def test_pythons_state_is_the_one_that_python_gives(act: Callable[[], object]) -> None:
+    state = PythonState()
+    for _ in range(3):
+        act()
+        assert state.now() == random.getstate()
+
+
+def test_that_the_other_half_of_a_pair_is_kept_is_seen_in_pythons_state_though_its_words_are_the_same() -> (
+    None
+):
+    state = PythonState()
+    random.seed(0)
+    random.gauss(0, 1)
+    before = state.now()
+    random.gauss(0, 1)
+    assert before[2] is not None
+    assert state.now()[2] is None
+
+
+def test_pythons_state_is_not_made_again_where_nothing_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = PythonState()
+    found = state.now()
+    monkeypatch.setattr(random, "getstate", lambda: pytest.fail("asked again"))
+    assert state.now() is found
+
+
+def test_where_the_memory_is_not_known_python_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PythonState, "_look", lambda self: bytes(2500))
+    state = PythonState()
+    random.random()
+    first = state.now()
+    random.random()
+    assert first != state.now() == random.getstate()

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from raytrainer.backends.clipping import Clipping
 from raytrainer.backends.precision import autocast_dtype
 from raytrainer.checkpoint.model_files import load_model_weights, save_model_weights
 from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_full_optimizer
@@ -43,7 +44,7 @@ class DataParallelBackend:
         self.accelerator = accelerator
         self._finds_unused = finds_unused
         self.name = "ddp" if accelerator.num_processes > 1 else "single"
-        self._parameters: list[nn.Parameter] = []
+        self._clipping = Clipping([])
         self._optimizer: Any = None
         self._prepared: list[nn.Module] = []
         self._reduces = True
@@ -52,7 +53,7 @@ class DataParallelBackend:
         self._reduces = reduces
         wrapped = self._prepare(model, evaluation_mode=not reduces)
         self._prepared.append(self.unwrap(wrapped))
-        self._parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+        self._clipping = Clipping([one for one in wrapped.parameters() if one.requires_grad])
         return wrapped
 
     def wrap_optimizer(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
@@ -109,7 +110,7 @@ class DataParallelBackend:
             return torch.tensor(float("nan"))  # the optimizer reduces, and knows the norm then
         if self.accelerator.scaler is not None:
             self.accelerator.unscale_gradients()
-        return nn.utils.clip_grad_norm_(self._parameters, float("inf") if max_norm is None else max_norm)
+        return self._clipping.clip(float("inf") if max_norm is None else max_norm)
 
     def norm_of_step(self, found: torch.Tensor) -> torch.Tensor:
         norm_of_step = None if self._reduces else getattr(self._optimizer, "norm_of_step", None)
@@ -118,7 +119,7 @@ class DataParallelBackend:
     def follow_trainable(self, model: nn.Module) -> nn.Module:
         if isinstance(model, DistributedDataParallel):
             model = self._wrap_again(model)
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._clipping = Clipping([one for one in model.parameters() if one.requires_grad])
         return model
 
     def _wrap_again(self, wrapped: DistributedDataParallel) -> DistributedDataParallel:
@@ -139,7 +140,7 @@ class DataParallelBackend:
         return again
 
     def zero_grad(self, model: nn.Module) -> None:
-        for parameter in self._parameters:
+        for parameter in self._clipping.parameters:
             parameter.grad = None
 
     def step_was_skipped(self) -> bool:

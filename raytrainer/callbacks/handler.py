@@ -185,36 +185,39 @@ class CallbackHandler(trainer_callback.CallbackHandler):
         """
         # Inlined from _listeners_of: for most events this is all that happens, several times per step.
         listeners = self._listeners.get(event) if self.callbacks == self._indexed else None
-        for callback in self._listeners_of(event) if listeners is None else listeners:
-            control = self._call(callback, event, args, state, control, kwargs)
-        return control
+        if listeners is None:
+            listeners = self._listeners_of(event)
+        return self._call(listeners, event, args, state, control, kwargs) if listeners else control
 
     def _call(
         self,
-        callback: Any,
+        callbacks: Iterable[Any],
         event: str,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         kwargs: dict[str, object],
     ) -> TrainerControl:
-        try:
-            answer = getattr(callback, event)(
-                args,
-                state,
-                control,
-                model=self.model,
-                processing_class=self.processing_class,
-                optimizer=self.optimizer,
-                lr_scheduler=self.lr_scheduler,
-                train_dataloader=self.train_dataloader,
-                eval_dataloader=self.eval_dataloader,
-                **kwargs,
-            )
-        except Exception as error:
-            error.add_note(f"Raised by the callback {type(callback).__qualname__} in {event}.")
-            raise
-        return control if answer is None else _apply(answer, control, callback, event)
+        for callback in callbacks:
+            try:
+                answer = getattr(callback, event)(
+                    args,
+                    state,
+                    control,
+                    model=self.model,
+                    processing_class=self.processing_class,
+                    optimizer=self.optimizer,
+                    lr_scheduler=self.lr_scheduler,
+                    train_dataloader=self.train_dataloader,
+                    eval_dataloader=self.eval_dataloader,
+                    **kwargs,
+                )
+            except Exception as error:
+                error.add_note(f"Raised by the callback {type(callback).__qualname__} in {event}.")
+                raise
+            if answer is not None and answer is not control:
+                control = _apply(answer, control, callback, event)
+        return control
 
     def open_trackers(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl
@@ -226,10 +229,12 @@ class CallbackHandler(trainer_callback.CallbackHandler):
             state: The state of the trainer.
             control: The control flags.
         """
-        for callback in self.callbacks:
-            if is_tracker(callback) and any(callback is one for one in self._of_constructor):
-                control = self._call(callback, "on_init_end", args, state, control, {})
-        return control
+        told = [
+            callback
+            for callback in self.callbacks
+            if is_tracker(callback) and any(callback is one for one in self._of_constructor)
+        ]
+        return self._call(told, "on_init_end", args, state, control, {})
 
     def _listeners_of(self, event: str) -> tuple[Any, ...]:
         if self.callbacks != self._indexed:

@@ -105,11 +105,14 @@ def weights_of(loader: Any, count: int) -> list[float]:
         loader: One of ours; the micro-batches of other loaders weigh 1.
         count: Number of micro-batches.
     """
-    known: list[float] = loader.weights(count) if hasattr(loader, "weights") else []
-    return [1.0] * (count - len(known)) + known
+    weights = getattr(loader, "weights", None)
+    known: list[float] = weights(count) if weights is not None else []
+    return known if len(known) == count else [1.0] * (count - len(known)) + known
 
 
 def without_stand_ins(loader: DataLoader[Any], batches: list[Any]) -> list[Any]:
     """The micro-batches, of those that a loader yielded last, that hold real samples."""
     weights = weights_of(loader, len(batches))
+    if all(weights):
+        return batches
     return [batch for batch, weight in zip(batches, weights, strict=True) if weight > 0]

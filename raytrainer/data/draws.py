@@ -100,6 +100,9 @@ class PlacedSamples(Dataset[Read]):
 
     def __getitems__(self, places: list[Place]) -> Read:
         several = getattr(self.dataset, "__getitems__", None)
+        if self.draws.seed is None and not callable(several):
+            dataset = self.dataset
+            return Read([dataset[place.index] for place in places], places)
         with self.draws.apart():
             if not callable(several):
                 return Read(self._one_by_one(places), places)
@@ -113,8 +116,6 @@ class PlacedSamples(Dataset[Read]):
 
     def _one_by_one(self, places: list[Place]) -> list[Any]:
         dataset, draws = self.dataset, self.draws
-        if draws.seed is None:
-            return [dataset[place.index] for place in places]
         samples: list[Any] = []
         for place in places:
             draws.begin("sample", place, self.own)
@@ -156,7 +157,10 @@ class PlacedCollate:
         self.own = OwnGenerators(collator=collate)
 
     def __call__(self, read: Read) -> Fetched:
-        with self.draws.apart():
-            self.draws.begin("collate", read.places[0], self.own)
+        if self.draws.seed is None:
             batch = self.collate(read.samples)
+        else:
+            with self.draws.apart():
+                self.draws.begin("collate", read.places[0], self.own)
+                batch = self.collate(read.samples)
         return Fetched(batch, [place.index for place in read.places])

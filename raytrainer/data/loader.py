@@ -54,6 +54,13 @@ def to_device(data: object, device: torch.device, *, non_blocking: bool = False)
     """
     if isinstance(data, torch.Tensor):
         return data.to(device, non_blocking=non_blocking)
+    if type(data) is dict:
+        return {
+            key: value.to(device, non_blocking=non_blocking)
+            if type(value) is torch.Tensor
+            else to_device(value, device, non_blocking=non_blocking)
+            for key, value in data.items()
+        }
     if isinstance(data, Mapping):
         moved = {key: to_device(value, device, non_blocking=non_blocking) for key, value in data.items()}
         return type(data)(moved)  # pyright: ignore[reportCallIssue]
@@ -113,6 +120,8 @@ class RankDataLoader(DataLoader[Any]):
         self._positions: deque[tuple[int, dict[str, Any]]] = deque(maxlen=keep)
         super().__init__(*args, **kwargs)
         self._shard = self._find_shard()
+        split = self._shard.split
+        self._weigh_alike = split.fills_up and split.dealing is None
 
     @property
     def split(self) -> BatchSplit:
@@ -195,6 +204,8 @@ class RankDataLoader(DataLoader[Any]):
 
     def weights(self, count: int) -> list[float]:
         """Return the weights of the latest micro-batches in a mean over ranks; fill-ups count as samples."""
+        if self._weigh_alike:
+            return [1.0] * min(count, len(self._shares))
         return [self.split.weight_of(share) for share in list(self._shares)[-count:]]
 
     def samples_used(self, count: int) -> UsedSamples:
@@ -251,9 +262,7 @@ class RankDataLoader(DataLoader[Any]):
         """This rank's micro-batches and their shares."""
         split = self.split
         if self._scatter is None:
-            return (
-                (batch, split.share_of_turn(num_round, turn)) for batch, (num_round, turn) in self._read()
-            )
+            return _with_shares(self._read(), split)
         rounds = ((batches, num_round) for batches, (num_round, _) in self._read())
         return (
             dispatch_rounds(rounds, self._scatter, split)
@@ -313,6 +322,18 @@ class RankDataLoader(DataLoader[Any]):
                 position = {"processes": list(places), "next": (process + 1) % num_processes}
                 self._positions.append((first, position))
             yield batch, (round_end.num_round, round_end.turn)
+
+
+def _with_shares(
+    batches: Iterator[tuple[Any, tuple[int, Turn]]], split: BatchSplit
+) -> Iterator[tuple[Any, Share]]:
+    """Micro-batches and their shares, which differ from one to the next in the last round and where turns do."""
+    known: tuple[int, Turn] | None = None
+    share = Share(0, 0)
+    for batch, at in batches:
+        if at != known:
+            share, known = split.share_of_turn(*at), at
+        yield batch, share
 
 
 def _draw_like_torch() -> None:

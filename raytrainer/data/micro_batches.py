@@ -17,9 +17,8 @@ from typing import Any
 
 from raytrainer.random_state import Generators, HostRandomState
 
-
-class _End:
-    """There is no further item."""
+_END = object()
+"""There is no further item."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,12 @@ class MicroBatches(Iterator[Any]):
     @property
     def state_before_held(self) -> HostRandomState | None:
         """The random state before the item that is held was fetched; None if none is held, or no state is kept."""
-        return self._before_held if self._held is not None and not isinstance(self._held, _End) else None
+        return self._before_held if self._held is not None and self._held is not _END else None
+
+    @property
+    def held(self) -> Any:
+        """The item that was fetched ahead; None if there is none, or fetching it failed."""
+        return None if self._held is _END or type(self._held) is _Failed else self._held
 
     def keep_no_state(self) -> None:
         """Keep no random state: no checkpoint holds a place in this pass, so the generators need not be read."""
@@ -82,7 +86,7 @@ class MicroBatches(Iterator[Any]):
     def _fetch(self) -> None:
         self._before_held = HostRandomState.now(self._own) if self._keeps_state else None
         try:
-            self._held = next(self._items, _End())
+            self._held = next(self._items, _END)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised in its turn
             self._held = _Failed(error)
 
@@ -90,10 +94,10 @@ class MicroBatches(Iterator[Any]):
         if self._held is None:
             self._fetch()
         found = self._held
-        if isinstance(found, _End):
+        if found is _END:
             raise StopIteration
         self._held = None
-        if isinstance(found, _Failed):
+        if type(found) is _Failed:
             if self._explain is not None:
                 self._explain(found.error, self._num_handed_out)
             raise found.error

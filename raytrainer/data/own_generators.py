@@ -17,10 +17,15 @@ import torch
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
-@functools.lru_cache(maxsize=1024)
-def _is_kind(kind: type) -> bool:
-    """Whether instances of a class are generators: asked for each attribute of the owners in each micro-batch."""
-    return issubclass(kind, _KINDS)
+_OTHERS: set[type[Any]] = set()
+"""Classes of attributes that were seen to be no generators: the owners' are looked through in each micro-batch."""
+
+
+def _may_hold_any(attributes: dict[str, Any]) -> bool:
+    """Whether an object with these attributes keeps a generator among them."""
+    unknown: set[type[Any]] = set(map(type, attributes.values())) - _OTHERS
+    _OTHERS.update(kind for kind in unknown if not issubclass(kind, _KINDS))
+    return not unknown <= _OTHERS
 
 
 class OwnGenerators:
@@ -53,12 +58,14 @@ class OwnGenerators:
                 _restore(generator, states[name])
 
     def _found(self) -> dict[str, Any]:
-        return {
-            f"{owner}.{name}": value
-            for owner, thing in self._owners.items()
-            for name, value in _attributes(thing).items()
-            if _is_kind(type(value))  # pyright: ignore[reportUnknownArgumentType]
-        }
+        found: dict[str, Any] = {}
+        for owner, thing in self._owners.items():
+            attributes = _attributes(thing)
+            if _may_hold_any(attributes):
+                found |= {
+                    f"{owner}.{name}": one for name, one in attributes.items() if isinstance(one, _KINDS)
+                }
+        return found
 
 
 def unwrapped(owner: Any) -> Any:

@@ -9,7 +9,7 @@ process group or access to the dataset, a run can start at any sample without re
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import cast
 
 import torch
@@ -121,15 +121,19 @@ class RankBatchSampler:
         began, self._began = self._began, None
         with drawing_from(began, self.own):
             order = list(self.sampler)
-        length, epoch = len(order), self.epoch
+        length, epoch, total = len(order), self.epoch, self.num_samples()
         for start, turn in self._turns(skip):
-            positions = self.positions(start, turn)
+            positions = self._positions(start, turn, total)
             yield [Place(order[position % length], position, epoch) for position in positions]
 
     def positions(self, start: int, turn: Turn) -> list[int]:
         """The positions that this rank reads in one of its turns, of a round that begins at a position."""
-        positions = range(start, min(start + self.split.round_size, self.num_samples()))
-        return list(positions if self.split.takes_rounds else self.split.part_of(positions, turn.part))
+        return list(self._positions(start, turn, self.num_samples()))
+
+    def _positions(self, start: int, turn: Turn, total: int) -> Sequence[int]:
+        split = self.split
+        positions = range(start, min(start + split.batch_size * split.world_size, total))
+        return positions if split.takes_rounds else split.part_of(positions, turn.part)
 
     def turn_at(self, micro_batch: int) -> tuple[int, Turn] | None:
         """The first position of the round of a micro-batch of this rank, and its turn; None after the last."""
@@ -154,6 +158,6 @@ class RankBatchSampler:
         Args:
             skip: Number of samples of the global order that are left out.
         """
-        num_samples = len(self.sampler)  # pyright: ignore[reportArgumentType]
+        num_samples, size = len(self.sampler), self.split.round_size  # pyright: ignore[reportArgumentType]
         for start, turn in self._turns(skip):
-            yield max(0, min(self.split.round_size, num_samples - start)), turn
+            yield max(0, min(size, num_samples - start)), turn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,30 @@ def count_items(batches: Sequence[Any], *, loss_shifts_labels: bool) -> torch.Te
                 labels = batch["shift_labels"]
             else:
                 labels = batch["labels"][..., 1:] if loss_shifts_labels else batch["labels"]
-            counts.append(labels.ne(-100).sum())
+            counts.append(labels.ne(-100).count_nonzero())
     except (TypeError, AttributeError):
         return None
     total = counts[0]
     for count in counts[1:]:
         total = total + count
     return total
+
+
+def has_labels(batch: Any) -> bool:
+    """Whether a micro-batch has targets under the name that they have in ``transformers``."""
+    return isinstance(batch, Mapping) and "labels" in batch
+
+
+def own_items(batches: list[Any], own: list[Any], loss_shifts_labels: bool) -> torch.Tensor | None:
+    """Count the target items of a step that belong to this rank.
+
+    Args:
+        batches: Its micro-batches.
+        own: Those that are no stand-ins.
+        loss_shifts_labels: As of ``count_items``.
+
+    Returns:
+        As of ``count_items``.
+    """
+    count = count_items(own or batches[:1], loss_shifts_labels=loss_shifts_labels)
+    return count if own or count is None else torch.zeros_like(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from raytrainer.data.columns import drop_unused_columns, signature_columns, stri
 from raytrainer.data.dataset_kinds import as_dataset
 from raytrainer.data.loader import KeptLoader, RankDataLoader, build_loader, to_device
 from raytrainer.data.sampling_strategies import train_sampler
-from raytrainer.data.target_count import count_items
+from raytrainer.data.target_count import has_labels, own_items
 from raytrainer.errors import ConfigurationError
 from raytrainer.trainer_protocol import TrainerParts
 from raytrainer.user_types import Batch, DatasetLike
@@ -176,20 +176,24 @@ class DataHooks(TrainerParts):
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        scaling = self._process.loss_scaling
-        if not batch_samples or scaling is None or not scaling.needs_count:
+        run = self._process.run
+        if (
+            not batch_samples
+            or run is None
+            or not run.scaling.needs_count
+            or not has_labels(batch_samples[0])
+        ):
             return None
-        if not isinstance(batch_samples[0], Mapping) or "labels" not in batch_samples[0]:
-            return None
+        known = run.count_ahead.take(batch_samples)
+        if known is not None:
+            return known
         own = without_stand_ins(self.callback_handler.train_dataloader, batch_samples)
-        count = count_items(own or batch_samples[:1], loss_shifts_labels=self._process.loss_shifts_labels)
+        count = own_items(batch_samples, own, self._process.loss_shifts_labels)
         if count is None:
             return None
-        if not own:
-            count = torch.zeros_like(count)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+        if self.args.world_size > 1 and self.args.average_tokens_across_devices:
             return self._backend.sum_over_ranks(count.to(device))
-        return count.to(device)
+        return count if count.device == device else count.to(device)
 
     def _prepare_input(self, data: object) -> Any:
         return to_device(data, self.args.device)

@@ -15,6 +15,8 @@ from raytrainer.loop.item_count import call_compute_loss, forward_with_count, lo
 from raytrainer.loop.step import FlopCounter
 from raytrainer.trainer_protocol import TrainerParts
 
+_NO_CONTEXT: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+
 
 class StepHooks(TrainerParts):
     """Forward, loss and backward of a micro-batch."""
@@ -57,9 +59,9 @@ class StepHooks(TrainerParts):
             torch.cuda.empty_cache()
         loss = scaling.scale_for_step(loss, count, self.current_gradient_accumulation_steps)
         if getattr(self.optimizer, "measures", False):
-            self.optimizer.backward(partial(self._backend.backward, loss), max_norm=self.args.max_grad_norm)
+            self.optimizer.backward(partial(run.backend.backward, loss), max_norm=self.args.max_grad_norm)
         else:
-            self._backend.backward(loss)
+            run.backend.backward(loss)
         return loss.detach()
 
     def compute_loss(
@@ -115,18 +117,19 @@ class StepHooks(TrainerParts):
         self, cache_enabled: bool | None = True
     ) -> contextlib.AbstractContextManager[Any]:
         """A further context for the forward pass; none by default."""
-        return contextlib.nullcontext()
+        return _NO_CONTEXT
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Floating-point operations of a forward and backward pass of a batch."""
-        if self._process.flop_counter is None:
-            self._process.flop_counter = FlopCounter()
-        return self._process.flop_counter(self.model, inputs)
+        counter = self._process.flop_counter
+        if counter is None:
+            counter = self._process.flop_counter = FlopCounter()
+        return counter(self.model, inputs)
 
 
 def loss_of(outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """The loss in a model's outputs, a scalar."""
-    if isinstance(outputs, Mapping):
+    if isinstance(outputs, dict | Mapping):  # the first of the two is known at once
         named = cast("Mapping[str, Any]", outputs)
         if "loss" not in named:
             raise ConfigurationError(

@@ -19,7 +19,7 @@ from raytrainer.trainer_protocol import TrainerProtocol
 
 _EMIT_EVERY_S = 0.2
 _FLAGS = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
-
+_COMMANDS = (Command.MOVE, Command.STOP_AFTER_SAVE, Command.STOP)
 
 _STEP_EVENTS = ("on_step_begin", "on_substep_end")
 """Events within a step whose callbacks may ask for something that all ranks must do."""
@@ -37,21 +37,32 @@ def agree_on_events(run: TrainRun) -> None:
     )
 
 
-def agree_on_control(run: TrainRun) -> None:
+def agree_on_control(run: TrainRun, *more: int) -> list[int]:
     """All ranks: make every rank act alike on what any rank's callbacks, or the driver, asked for.
 
     They also see whether callbacks have frozen or unfrozen parameters.
+
+    Args:
+        run: The run.
+        *more: Numbers to be added up over ranks in the same message, as many on each rank.
+
+    Returns:
+        Their sums.
     """
-    control = run.trainer.control
+    control, sums = run.trainer.control, list(more)
     command, is_changed = run.runtime.command(), has_changed(run)
     if run.runtime.world_size > 1:
         flags = [int(getattr(control, flag)) for flag in _FLAGS]
-        *agreed, number, is_changed = run.runtime.agree([*flags, int(command), int(is_changed)])
-        for flag, value in zip(_FLAGS, agreed, strict=True):
+        reached = [int(command >= one) for one in _COMMANDS]  # whose sums tell the most urgent command
+        found = run.runtime.add_up([*flags, *reached, int(is_changed), *more])
+        for flag, value in zip(_FLAGS, found, strict=False):
             setattr(control, flag, bool(value))
-        command = Command(number)
+        reached, is_changed, sums = found[5:8], found[8], found[9:]
+        command = Command(sum(map(bool, reached)))
     if is_changed:
         apply_changes(run)
+    if command == Command.NONE:
+        return sums
     if command >= Command.STOP:
         run.stopped = control.should_training_stop = True
         control.should_save = control.should_evaluate = control.should_log = False
@@ -62,6 +73,7 @@ def agree_on_control(run: TrainRun) -> None:
     elif command == Command.MOVE and not run.moves:
         run.moves = True
         control.should_save |= is_unsaved(run)
+    return sums
 
 
 def is_unsaved(run: TrainRun) -> bool:
@@ -74,6 +86,8 @@ def at_boundary(run: TrainRun) -> None:
     trainer = run.trainer
     control = trainer.control
     acted = control.should_log or control.should_evaluate or control.should_save
+    if not acted:
+        return
     if control.should_log and trainer.state.global_step > run.meter.logged_step:
         log_window(run)
     metrics: dict[str, float] | None = None
@@ -90,11 +104,9 @@ def at_boundary(run: TrainRun) -> None:
             trainer.control.should_save = False  # on_save follows when it is committed
     if metrics is not None:
         trainer._report_to_hp_search(trainer._trial, trainer.state.global_step, metrics)
-    if acted:
-        run.speed.restart()  # The time of an evaluation or a save does not count as training.
-    if acted:
-        # Callbacks of evaluate and save may have asked to stop, on some ranks only; and the driver, meanwhile.
-        agree_on_control(run)
+    run.speed.restart()  # The time of an evaluation or a save does not count as training.
+    # Callbacks of evaluate and save may have asked to stop, on some ranks only; and the driver, meanwhile.
+    agree_on_control(run)
 
 
 def leave_if_moving(run: TrainRun) -> None:
@@ -184,8 +196,8 @@ def gather_rows(run: TrainRun, row: list[float]) -> list[list[float]]:
 
 def mean_window(per_rank: list[list[float]]) -> Window:
     """The mean of the ranks' windows, which begin their rows."""
-    total, empty_steps = (sum(row[column] for row in per_rank) / len(per_rank) for column in (0, 1))
-    return Window(total=total, empty_steps=empty_steps)
+    totals, empty_steps, *_ = zip(*per_rank, strict=True)
+    return Window(total=sum(totals) / len(per_rank), empty_steps=sum(empty_steps) / len(per_rank))
 
 
 def window_over_ranks(run: TrainRun) -> Window:

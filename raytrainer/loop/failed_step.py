@@ -6,8 +6,6 @@ others may be anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 from raytrainer.backends.reduction_errors import explain_reduction
@@ -19,30 +17,20 @@ from raytrainer.loop.run import TrainRun
 _CAUSE = "Likely cause: "
 
 
-@contextmanager
-def told_step(run: TrainRun) -> Generator[None]:
-    """While it lasts, an error is told the step that the run is in."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"{step_of(run)}.")
-        raise
+def tell_step(run: TrainRun, error: Exception) -> None:
+    """Add to an error the step that the run is in."""
+    error.add_note(f"{step_of(run)}.")
 
 
-@contextmanager
-def told_late_cause(run: TrainRun) -> Generator[None]:
-    """While it lasts, an error that a GPU reports late is told what caused it, wherever the host noticed it."""
-    try:
-        yield
-    except Exception as error:
-        notes: list[str] = getattr(error, "__notes__", [])
-        if is_late(error) and not any(note.startswith(_CAUSE) for note in notes):
-            index = max(0, run.cursor.micro_batches - 1)
-            newest = f"micro-batch {index} of epoch {run.cursor.epoch}. {describe_samples(run.loader, index)}"
-            error.add_note(f"{step_of(run)}, or before it. The newest micro-batch is {newest}")
-            cause = likely_cause(error, run.trainer.model, None, read_again=read_back(run.loader, index))
-            error.add_note(f"{_CAUSE}{cause}")
-        raise
+def tell_late_cause(run: TrainRun, error: Exception) -> None:
+    """Add to an error that a GPU reports late what caused it, wherever the host noticed it."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    if is_late(error) and not any(note.startswith(_CAUSE) for note in notes):
+        index = max(0, run.cursor.micro_batches - 1)
+        newest = f"micro-batch {index} of epoch {run.cursor.epoch}. {describe_samples(run.loader, index)}"
+        error.add_note(f"{step_of(run)}, or before it. The newest micro-batch is {newest}")
+        cause = likely_cause(error, run.trainer.model, None, read_again=read_back(run.loader, index))
+        error.add_note(f"{_CAUSE}{cause}")
 
 
 def explain_failure(run: TrainRun, error: Exception, inputs: Any) -> None:

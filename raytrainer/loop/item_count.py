@@ -43,6 +43,17 @@ def rejects_count(error: TypeError) -> bool:
     return NAME in str(error) and _REJECTED.search(str(error)) is not None
 
 
+def is_counted_here(count: torch.Tensor | int | None) -> bool:
+    """Whether a step is known to have targets, without waiting for a device.
+
+    Args:
+        count: Targets of the step over all ranks, a scalar; None where they are not counted.
+    """
+    if isinstance(count, torch.Tensor):
+        return count.is_cpu and int(count) > 0
+    return count is not None and count > 0
+
+
 class LossFunction:
     """A user's ``compute_loss_func``: whether it takes the count, and whether it was seen to divide by it."""
 

@@ -107,9 +107,14 @@ class ForwardWatch:
             module.register_forward_hook(self._after),
         ]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a forward pass is still waited for."""
+        return bool(self._hooks)
+
     def leave_uncompiled(self) -> None:
         """Before a forward pass: a compiler would compile the watching, and then the model once more without it."""
-        if self._hooks and self._module._compiled_call_impl is not None:
+        if self._module._compiled_call_impl is not None:
             self._compiled, self._module._compiled_call_impl = self._module._compiled_call_impl, None
 
     def _before(

@@ -68,9 +68,11 @@ class LossMeter:
     def _fold(self) -> None:
         if not self._losses:
             return
-        values = cast(
-            "list[float]", torch.stack([loss.reshape(()) for loss in self._losses]).double().tolist()
-        )
+        if len(self._losses) == 1:
+            values = [float(self._losses[0].item())]
+        else:
+            stacked = torch.stack([loss.reshape(()) for loss in self._losses])
+            values = cast("list[float]", stacked.double().tolist())
         for value, step, is_real in zip(values, self._steps, _as_bools(self._are_real), strict=True):
             if not is_real:
                 self._empty_steps.add(step)

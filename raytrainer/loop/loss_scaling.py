@@ -68,7 +68,10 @@ class LossScaling:
         self._base_divided: bool | None = None
         self.may_reject_count = override is not None and passes_count_on(override)
         """The user's ``compute_loss`` may pass the count on to what does not take it; False once it has not."""
-        self._was_divided = False
+        self.was_divided = False
+        """Whether the loss that was scaled last was divided by the count."""
+        self.positive_count: Any = None
+        """The count of the step in progress, if it is known to be no zero."""
         self.weight = 1.0
         """What the next micro-batch counts in a mean over ranks; 0 for a stand-in. Not 1 only where the last round of
         the data is not filled up."""
@@ -91,10 +94,6 @@ class LossScaling:
             self._watch.model_divides = seen
             self._watch.close()
 
-    def has_divided(self) -> bool:
-        """Whether the loss that was scaled last was divided by the count."""
-        return self._was_divided
-
     @property
     def needs_count(self) -> bool:
         """Whether anybody uses ``num_items_in_batch``, so that it must be summed over ranks."""
@@ -111,11 +110,12 @@ class LossScaling:
     def count_for_override(self, count: torch.Tensor | None) -> torch.Tensor | None:
         """Return the count, a scalar, in the form in which the user's ``compute_loss`` gets it."""
         self._base_divided = None
-        if self._watch is not None:
+        if self._watch is not None and self._watch.is_open:
             self._watch.leave_uncompiled()
         if count is None:
             return None
-        count = count.clamp(min=1)  # A step without a target has a loss of 0, not of 0/0.
+        if count is not self.positive_count:
+            count = count.clamp(min=1)  # A step without a target has a loss of 0, not of 0/0.
         if self._override is None or self._override_divides is not None:
             return count
         return WatchedCount.watch(count)
@@ -156,8 +156,8 @@ class LossScaling:
             count: What it was given as ``num_items_in_batch``.
             num_micro_batches: Micro-batches of this step on this rank.
         """
-        self._was_divided = self._is_divided(count) if self._declared is None else self._declared
-        if not self._was_divided:
+        self.was_divided = self._is_divided(count) if self._declared is None else self._declared
+        if not self.was_divided:
             return loss / num_micro_batches * self.weight_of_mean
         if self.weight == 0:
             return loss * 0.0  # its items were not counted

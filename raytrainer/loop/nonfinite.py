@@ -41,8 +41,7 @@ def check_loss(run: TrainRun, loss: torch.Tensor, inputs: Any, num_items: Any) -
         inputs: The micro-batch.
         num_items: Targets of the step over all ranks, or None.
     """
-    is_looked_at = loss.device.type == "cpu" or is_debugging(run.args)
-    if run.traced_bad_loss or not is_looked_at or math.isfinite(loss.item()):
+    if run.traced_bad_loss or not (loss.is_cpu or is_debugging(run.args)) or math.isfinite(loss.item()):
         return
     run.traced_bad_loss = True
     text = (

@@ -23,6 +23,7 @@ from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 
 if TYPE_CHECKING:
+    from raytrainer.loop.count_ahead import CountAhead
     from raytrainer.loop.saves_beside import SavesBeside
     from raytrainer.loop.trainable import Trainable
     from raytrainer.trainer_protocol import TrainerProtocol
@@ -44,6 +45,12 @@ class TrainRun:
     scaling: LossScaling
     meter: LossMeter
     speed: SpeedMeter
+    micro_batch_size: int
+    """Samples of a full micro-batch on this rank."""
+    reduces_each: bool
+    """Ranks reduce gradients after every micro-batch, rather than only after the last one of a step."""
+    count_ahead: CountAhead = field(init=False)
+    """The targets of the next step, where ranks know them already."""
     train_mode: TrainMode = field(default_factory=TrainMode)
     is_restart: bool = False
     """This attempt goes on with what an earlier attempt of the same ``train()`` call saved."""

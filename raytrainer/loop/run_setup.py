@@ -19,6 +19,7 @@ from transformers.trainer_utils import (
     has_length,
 )
 
+from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.backends.base import Backend
 from raytrainer.callbacks.early_stopping import ended_by
 from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states
@@ -27,6 +28,7 @@ from raytrainer.checkpoint.state_files import load_trainer_state
 from raytrainer.data.loader import RankDataLoader, dealing_of
 from raytrainer.data.undivided import describe_undivided, is_divided
 from raytrainer.errors import ConfigurationError
+from raytrainer.loop.count_ahead import CountAhead, can_count_ahead
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
 from raytrainer.loop.loss_meter import LossMeter, Window
@@ -116,6 +118,8 @@ def open_run(
         trainable=trainable,
         meter=LossMeter(first_step=trainer.state.global_step, fills_in=bool(args.logging_nan_inf_filter)),
         speed=SpeedMeter(),
+        micro_batch_size=args.train_batch_size,
+        reduces_each=syncs_each_batch(args),
         is_restart=is_restart,
         resumed_step=trainer.state.global_step,
         saved_step=trainer.state.global_step,
@@ -125,6 +129,7 @@ def open_run(
         last_checkpoint=None if checkpoint is None else str(checkpoint),
         rng_checkpoint=str(checkpoint) if checkpoint is not None and not args.ignore_data_skip else None,
     )
+    run.count_ahead = CountAhead(is_possible=can_count_ahead(run))
     if saved is not None:
         restore_window(run, saved)
     if checkpoint is not None and not is_restart:

@@ -114,8 +114,14 @@ def begin_save(
     saves.begun = Begun(pending=pending, storage=storage, state=saved, waited_s=time.monotonic() - began)
 
 
+def is_writing(run: TrainRun) -> bool:
+    """This rank: whether it still writes a save; never blocks."""
+    begun = run.saves_beside.begun if run.saves_beside is not None else None
+    return begun is not None and begun.pending.is_busy()
+
+
 def look_for_commit(run: TrainRun) -> bool:
-    """All ranks, after a step: go on with the save that is being written, if no rank is waited for.
+    """All ranks, after a step in which no rank was writing: go on with the save that was written, if there is one.
 
     Returns:
         Whether it was committed, so that callbacks may have asked for something.
@@ -125,11 +131,6 @@ def look_for_commit(run: TrainRun) -> bool:
     """
     begun = run.saves_beside.begun if run.saves_beside is not None else None
     if begun is None:
-        return False
-    is_busy = begun.pending.is_busy()
-    if run.runtime.world_size > 1:
-        is_busy = bool(run.runtime.agree([int(is_busy)])[0])
-    if is_busy:
         return False
     saved = _go_on(run, begun, begun.pending.go_on)
     if saved is None:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from raytrainer.arguments.accelerator_config import syncs_each_batch
 from raytrainer.layout.tensor_layout import full_shape
 from raytrainer.loop.elastic_draws import seed_between_steps, seed_micro_batch
 from raytrainer.loop.failed_step import explain_failure
+from raytrainer.loop.item_count import is_counted_here
 from raytrainer.loop.nonfinite import check_loss
 from raytrainer.loop.out_of_memory import agree_on_memory, average_gradients
 from raytrainer.loop.run import TrainRun
@@ -39,7 +39,8 @@ def take_step(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | N
     """
     if not accumulate_gradients(run, group, num_items):
         return False
-    tell_untouched(run)
+    if run.trainer.state.global_step == run.resumed_step:
+        tell_untouched(run)
     if not run.args.auto_find_batch_size:
         update_weights(run)
     else:
@@ -59,12 +60,13 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
     Returns:
         False when a callback stopped the step between two micro-batches.
     """
-    trainer, handler = run.trainer, run.trainer.callback_handler
-    fits = run.args.auto_find_batch_size
+    trainer, handler, scaling = run.trainer, run.trainer.callback_handler, run.scaling
+    fits, step = run.args.auto_find_batch_size, trainer.state.global_step + 1
     last_index = len(group) - 1
-    reduces_each = syncs_each_batch(run.args)
-    targets = targets_of(run, group, num_items)
-    is_counted = None if num_items is None else num_items > 0
+    has_items = is_counted_here(num_items)
+    targets = targets_of(run, group, has_items=has_items)
+    is_counted = num_items is not None and (has_items or num_items > 0)
+    scaling.positive_count = num_items if has_items else None
     trainer.current_gradient_accumulation_steps = len(group)
     for index, inputs in enumerate(group):
         if index == 0:
@@ -72,10 +74,10 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
             if "on_step_begin" in run.step_events:
                 follow(run)
         is_last = index == last_index
-        run.scaling.weight, run.scaling.weight_of_mean = targets.shares[index], targets.weights[index]
+        scaling.weight, scaling.weight_of_mean = targets.shares[index], targets.weights[index]
         has_target = targets.has_target[index]
         seed_micro_batch(run, index)
-        with run.backend.micro_batch(run.model, is_last=(is_last or reduces_each) and not fits):
+        with run.backend.micro_batch(run.model, is_last=(is_last or run.reduces_each) and not fits):
             try:
                 if fits:
                     compute = functools.partial(
@@ -88,16 +90,18 @@ def accumulate_gradients(run: TrainRun, group: list[Any], num_items: torch.Tenso
                 explain_failure(run, error, inputs)
                 raise
         check_loss(run, loss, inputs, num_items)
-        is_real = targets.exist if is_counted is None or not run.scaling.has_divided() else is_counted
-        run.meter.add(loss, trainer.state.global_step + 1, is_real=is_real)
+        is_real = targets.exist if num_items is None or not scaling.was_divided else is_counted
+        run.meter.add(loss, step, is_real=is_real)
         run.cursor.micro_batches += 1
         track_work(run, inputs, counts=targets.shares[index] > 0)
         if not is_last:
             trainer.control = handler.on_substep_end(run.args, trainer.state, trainer.control)
             if "on_substep_end" in run.step_events and should_stop(run):
                 return False
-    report_missing(run, targets, num_items)
-    learn_kind_of_loss(run)
+    if not all(targets.has_target):
+        report_missing(run, targets, num_items)
+    if not run.kind_of_loss_is_known:
+        learn_kind_of_loss(run)
     return True
 
 
@@ -115,11 +119,11 @@ def compute_gradients(
     Returns:
         Its share of the loss of the step, a scalar.
     """
-    if has_target or not run.may_average_micro_batches or run.scaling.has_divided():
+    if has_target or not run.may_average_micro_batches or run.scaling.was_divided:
         return call_training_step(run, inputs, num_items)
     with without_gradients(run):
         loss = call_training_step(run, inputs, num_items)
-    return torch.zeros_like(loss) if not run.scaling.has_divided() else loss
+    return torch.zeros_like(loss) if not run.scaling.was_divided else loss
 
 
 def should_stop(run: TrainRun) -> bool:
@@ -146,17 +150,12 @@ def call_training_step(run: TrainRun, inputs: Batch, num_items: torch.Tensor | i
     return run.trainer.training_step(run.model, inputs)
 
 
-_TAKES_NUM_ITEMS: dict[Any, bool] = {}
-
-
+@functools.cache
 def takes_num_items(function: Callable[..., Any]) -> bool:
     """Whether a ``training_step`` takes a third argument."""
-    known = _TAKES_NUM_ITEMS.get(function)
-    if known is None:
-        parameters = inspect.signature(function).parameters
-        is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-        known = _TAKES_NUM_ITEMS[function] = is_open or len(parameters) > 3
-    return known
+    parameters = inspect.signature(function).parameters
+    is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+    return is_open or len(parameters) > 3
 
 
 def update_weights(run: TrainRun) -> None:
@@ -179,7 +178,8 @@ def update_weights(run: TrainRun) -> None:
     run.backend.zero_grad(run.model)
     trainer.state.global_step += 1
     trainer.state.epoch = run.cursor.epoch + run.plan.part_of_epoch(run.cursor.micro_batches)
-    seed_between_steps(run)
+    if run.plan.dealing is not None:
+        seed_between_steps(run)
     trainer.control = handler.on_step_end(args, trainer.state, trainer.control)
 
 
@@ -207,7 +207,7 @@ def track_work(run: TrainRun, inputs: Batch, *, counts: bool) -> None:
     """
     trainer = run.trainer
     if counts:
-        run.speed.add(run.args.train_batch_size)
+        run.speed.add(run.micro_batch_size)
         trainer.current_flos += float(trainer.floating_point_ops(inputs))
     if run.args.include_num_input_tokens_seen != "no":
         run.trainer.state.num_input_tokens_seen += count_input_tokens(run, inputs, counts=counts)
@@ -262,10 +262,11 @@ class FlopCounter:
         self._num_parameters = 0
 
     def __call__(self, model: nn.Module, inputs: Batch) -> int:
-        name = getattr(model, "main_input_name", "input_ids")
-        if name not in inputs or not hasattr(model, "num_parameters"):
-            return 0
         if model is not self._model:
             self._model = model
-            self._num_parameters = num_parameters(model)
+            self._name: str = getattr(model, "main_input_name", "input_ids")
+            self._num_parameters = num_parameters(model) if hasattr(model, "num_parameters") else 0
+        name = self._name
+        if not self._num_parameters or name not in inputs:
+            return 0
         return 6 * inputs[name].numel() * self._num_parameters

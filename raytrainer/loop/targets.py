@@ -8,6 +8,7 @@ loss that is divided by the targets of the whole step needs none of this, unless
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -36,9 +37,12 @@ class StepTargets:
     exist: bool
     """Whether a micro-batch that counts has one, on any rank."""
 
-    @property
-    def all_exist(self) -> bool:
-        return all(self.has_target)
+
+@functools.cache
+def _all_exist(count: int) -> StepTargets:
+    """Of so many micro-batches, each with a target, that count alike."""
+    ones = [1.0] * count
+    return StepTargets(has_target=[True] * count, shares=ones, weights=ones, exist=True)
 
 
 def has_target(run: TrainRun, batch: Any) -> bool:
@@ -58,17 +62,20 @@ def has_target(run: TrainRun, batch: Any) -> bool:
     return not found
 
 
-def targets_of(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | None) -> StepTargets:
+def targets_of(run: TrainRun, group: list[Any], *, has_items: bool) -> StepTargets:
     """All ranks, before a step: find out which of its micro-batches have a target.
 
     Args:
         run: The run.
         group: This rank's micro-batches.
-        num_items: Targets of the step over all ranks, a scalar; None where they are not counted. Where they are on the
-            CPU and all losses are divided by them, they tell that none is missed.
+        has_items: The step is known to have targets (``is_counted_here``). Where all losses are divided by their
+            number, none is missed then.
     """
     shares = weights_of(run.loader, len(group))
-    if not run.may_average_micro_batches and run.scaling.has_divided() and is_counted_here(num_items):
+    if has_items and not run.may_average_micro_batches and run.scaling.was_divided:
+        alike = _all_exist(len(group))
+        if shares == alike.shares:
+            return alike
         return StepTargets(has_target=[True] * len(group), shares=shares, weights=shares, exist=True)
     found = [has_target(run, batch) for batch in group]
     missing = sum(share > 0 and not has for share, has in zip(shares, found, strict=True))
@@ -87,19 +94,10 @@ def targets_of(run: TrainRun, group: list[Any], num_items: torch.Tensor | int | 
     )
 
 
-def is_counted_here(num_items: torch.Tensor | int | None) -> bool:
-    """Whether a step is known to have targets, without waiting for a device."""
-    if isinstance(num_items, torch.Tensor):
-        return num_items.device.type == "cpu" and int(num_items) > 0
-    return num_items is not None and num_items > 0
-
-
 def learn_kind_of_loss(run: TrainRun) -> None:
     """All ranks, after the first step: whether any rank must go on looking for micro-batches without a target."""
-    if run.kind_of_loss_is_known:
-        return
     run.kind_of_loss_is_known = True
-    may_average = not run.scaling.has_divided()
+    may_average = not run.scaling.was_divided
     run.may_average_micro_batches = bool(run.runtime.agree([int(may_average)])[0])
 
 
@@ -126,9 +124,9 @@ def report_missing(run: TrainRun, targets: StepTargets, num_items: torch.Tensor 
         targets: Of the step.
         num_items: Targets of the step over all ranks, or None.
     """
-    if run.reported_missing_targets or targets.all_exist:
+    if run.reported_missing_targets:
         return
-    divisor = num_items if run.scaling.has_divided() else None
+    divisor = num_items if run.scaling.was_divided else None
     if divisor is not None and (any(targets.has_target) or int(divisor) > 0):
         return
     run.reported_missing_targets = True

@@ -6,6 +6,7 @@ import logging
 from typing import Any, cast
 
 from transformers.trainer_utils import (
+    SaveStrategy,
     TrainOutput,
     speed_metrics,  # pyright: ignore[reportUnknownVariableType]
 )
@@ -22,14 +23,15 @@ from raytrainer.loop.boundary import (
     leave_if_moving,
     window_over_ranks,
 )
+from raytrainer.loop.count_ahead import held_items
 from raytrainer.loop.elastic_draws import epoch_state, seed_between_steps
-from raytrainer.loop.failed_step import told_late_cause, told_step
+from raytrainer.loop.failed_step import tell_late_cause, tell_step
 from raytrainer.loop.lost_output import look_for_saved, tell_what_is_gone
 from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.sample_ledger import check_ledger_of_epoch, open_ledger, record_step
-from raytrainer.loop.saves_beside import finish_save, look_for_commit
+from raytrainer.loop.saves_beside import finish_save, is_writing, look_for_commit
 from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.loop.step import take_step
 from raytrainer.loop.trainable import after_train_begin, follow
@@ -145,33 +147,73 @@ def train_on_epoch(run: TrainRun, epoch: int) -> bool:
     if not is_fresh:
         # ... or after it, in the middle of the epoch, when the next micro-batch had been fetched.
         restore_rng(run)
+    device = run.args.device
     while not is_over(run):
-        with told_step(run):
+        try:
             group, num_items = trainer.get_batch_samples(
-                batches, run.plan.group_size(run.cursor.micro_batches), run.args.device
+                batches, run.plan.group_size(run.cursor.micro_batches), device
             )
+        except Exception as error:
+            tell_step(run, error)
+            raise
         if not group:
             return True
-        with told_late_cause(run):
-            if take_step(run, group, num_items):
-                record_step(run, len(group))
-                finish_step(run)
-                leave_if_moving(run)
+        train_on_group(run, group, num_items)
         if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
             break
     return False
+
+
+def train_on_group(run: TrainRun, group: list[Any], num_items: Any) -> None:
+    """All ranks: one step, and what follows it.
+
+    Args:
+        run: The run.
+        group: This rank's micro-batches of the step.
+        num_items: Targets of the step over all ranks; None where they are not counted.
+    """
+    try:
+        if take_step(run, group, num_items):
+            if run.ledger is not None:
+                record_step(run, len(group))
+            finish_step(run)
+            if run.moves:
+                leave_if_moving(run)
+    except Exception as error:
+        tell_late_cause(run, error)
+        raise
 
 
 def finish_step(run: TrainRun) -> None:
     """All ranks: what follows a step."""
     if is_check_due(run):
         check_ranks_agree(run)
-    agree_on_control(run)
-    if look_for_commit(run):
+    if run.runtime.world_size == 1:
         agree_on_control(run)
-    emit_progress(run)
-    look_for_saved(run, checkpoint_storage(run.trainer))
+        num_writing = run.saves_beside is not None and is_writing(run)
+    else:
+        num_writing = agree_ahead(run)
+    if run.saves_beside is not None and not num_writing and look_for_commit(run):
+        agree_on_control(run)
+    if run.runtime.rank == 0:
+        emit_progress(run)
+        if run.args.save_strategy != SaveStrategy.NO:
+            look_for_saved(run, checkpoint_storage(run.trainer))
     at_boundary(run)
+
+
+def agree_ahead(run: TrainRun) -> int:
+    """All ranks, after a step: agree on the control flags, and count the targets of the next step if they can.
+
+    Returns:
+        How many ranks still write a save.
+    """
+    held = held_items(run) if run.count_ahead.is_possible else None
+    num_items = 0 if held is None else held[1]
+    num_writing, num_without, total = agree_on_control(run, is_writing(run), held is None, num_items)
+    if held is not None and num_without == 0:
+        run.count_ahead.keep(held[0], total)
+    return num_writing
 
 
 def began_with(run: TrainRun, epoch: int, *, is_fresh: bool) -> HostRandomState | None:

@@ -11,6 +11,7 @@ because a wrapper such as DDP is made anew on all of them.
 
 from __future__ import annotations
 
+import operator
 import zlib
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -28,6 +29,9 @@ _LOOK_FOR_NEW_EVERY = 100
 """Steps between two looks for parameters that were not there before, which walk through all modules."""
 
 
+_requires_grad = operator.attrgetter("requires_grad")
+
+
 @dataclass(kw_only=True)
 class Trainable:
     """The parameters of a model and an optimizer, as they were when they were last looked at."""
@@ -42,10 +46,15 @@ class Trainable:
     named: list[tuple[str, nn.Parameter]]
     flags: list[bool]
     num_groups: int
+    parameters: list[nn.Parameter] = field(init=False)
+    """Those of ``named``."""
     begun: list[str] | None = None
     """What could be trained after ``on_train_begin``."""
     to_restore: list[str] | None = field(default=None)
     """What could be trained where the run goes on, until ``on_train_begin`` is over."""
+
+    def __post_init__(self) -> None:
+        self.parameters = [parameter for _, parameter in self.named]
 
     @property
     def names(self) -> list[str]:
@@ -54,19 +63,21 @@ class Trainable:
 
     def has_changed(self, model: nn.Module, *, looks_for_new: bool) -> bool:
         """Whether parameters were frozen, unfrozen or replaced, or groups were added, since they were looked at."""
-        if [parameter.requires_grad for _, parameter in self.named] != self.flags:
+        if list(map(_requires_grad, self.parameters)) != self.flags:
             return True
         if len(self.optimizer.param_groups) != self.num_groups:
             return True
         if not looks_for_new:
             return False
-        known = [parameter for _, parameter in self.named]
         now = list(model.parameters())
-        return len(known) != len(now) or any(one is not other for one, other in zip(known, now, strict=True))
+        return len(self.parameters) != len(now) or any(
+            one is not other for one, other in zip(self.parameters, now, strict=True)
+        )
 
     def look(self, model: nn.Module) -> None:
         """Take things as they are now."""
         self.named = list(model.named_parameters())
+        self.parameters = [parameter for _, parameter in self.named]
         self.flags = [parameter.requires_grad for _, parameter in self.named]
         self.num_groups = len(self.optimizer.param_groups)
 

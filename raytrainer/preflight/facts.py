@@ -54,12 +54,15 @@ LOADS_WEIGHTS = "_load_from_checkpoint"
 """The hook whose override knows which weights its checkpoints hold."""
 SAVES = "_save_checkpoint"
 """The hook whose override finds a committed checkpoint when the method that it overrides returns."""
+COUNTS_TARGETS = frozenset({"get_batch_samples", "_get_num_items_in_batch"})
+"""Methods that fetch the micro-batches of a step and count its targets."""
 OVERRIDES_OF_INTEREST = (
     MAKES_BATCHES
     | USES_INPUTS
     | MAKES_METRICS
     | MAKES_OPTIMIZER
     | WRITES_CHECKPOINTS
+    | COUNTS_TARGETS
     | {"_get_train_sampler", LOADS_WEIGHTS}
 )
 """Methods whose override changes what a check may assume."""

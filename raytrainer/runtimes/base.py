@@ -66,7 +66,11 @@ class Runtime(Protocol):
         ...
 
     def agree(self, flags: Sequence[int]) -> list[int]:
-        """All ranks: the element-wise maximum of small non-negative ints over ranks. Cheap; called every step."""
+        """All ranks: the element-wise maximum of small non-negative ints over ranks. Cheap."""
+        ...
+
+    def add_up(self, numbers: Sequence[int]) -> list[int]:
+        """All ranks: the element-wise sum of non-negative ints over ranks. Cheap; called every step."""
         ...
 
     def command(self) -> Command:

@@ -47,6 +47,9 @@ class LocalRuntime:
     def agree(self, flags: Sequence[int]) -> list[int]:
         return list(flags)
 
+    def add_up(self, numbers: Sequence[int]) -> list[int]:
+        return list(numbers)
+
     def command(self) -> Command:
         return self._command
 

@@ -33,8 +33,8 @@ class CollectiveRuntime:
 
     def open_group(self, timeout_s: float) -> None:
         """All ranks: use the default group if it is gloo, else create a gloo group beside it."""
-        self._flags = torch.zeros(16, dtype=torch.int32)
-        self._flag_values = self._flags.numpy()
+        self._numbers = torch.zeros(16, dtype=torch.int64)
+        self._number_values = self._numbers.numpy()
         if self.world_size == 1 and not dist.is_initialized():
             self._group = None
         elif dist.get_backend() == "gloo":
@@ -72,11 +72,17 @@ class CollectiveRuntime:
         return box[0]
 
     def agree(self, flags: Sequence[int]) -> list[int]:
+        return self._reduce(flags, dist.ReduceOp.MAX)
+
+    def add_up(self, numbers: Sequence[int]) -> list[int]:
+        return self._reduce(numbers, dist.ReduceOp.SUM)
+
+    def _reduce(self, numbers: Sequence[int], operation: Any) -> list[int]:
         if self.world_size == 1:
-            return list(flags)
-        mine = self._flags[: len(flags)]
-        self._flag_values[: len(flags)] = flags
-        dist.all_reduce(mine, op=dist.ReduceOp.MAX, group=self._group)
+            return list(numbers)
+        mine = self._numbers[: len(numbers)]
+        self._number_values[: len(numbers)] = numbers
+        dist.all_reduce(mine, op=operation, group=self._group)
         return cast("list[int]", mine.tolist())
 
 

@@ -40,7 +40,11 @@ class JsonLines:
         """
         if self._descriptor is None:
             self._descriptor = _open(self.path)
-        line = (_ENCODE(plain(values)) + "\n").encode()
+        try:  # Most values are plain: those are not gone through twice.
+            text = _ENCODE(values)
+        except (TypeError, ValueError):
+            text = _ENCODE(plain(values))
+        line = (text + "\n").encode()
         written = os.write(self._descriptor, line)
         if written < len(line):  # A disk that is full: the rest, or the error that says so.
             os.write(self._descriptor, line[written:])

@@ -54,7 +54,11 @@ def redacted(value: object) -> object:
     if type(value) is dict or isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value)
         return {
-            str(key): HIDDEN if one and isinstance(one, str) and is_secret_name(str(key)) else redacted(one)
+            str(key): one
+            if type(one) in _NUMBERS
+            else HIDDEN
+            if one and isinstance(one, str) and is_secret_name(str(key))
+            else redacted(one)
             for key, one in pairs.items()
         }
     if isinstance(value, Sequence) and not isinstance(value, bytes):

@@ -97,9 +97,9 @@ def calls_per_step(directory: Path, *, more: int = 0, **options: Any) -> float:
 @pytest.mark.parametrize(
     ("options", "bound"),
     [
-        ({}, 200),
-        ({"logging_strategy": "steps", "logging_steps": 1}, 380),
-        ({"gradient_accumulation_steps": 4}, 520),
+        ({}, 130),
+        ({"logging_strategy": "steps", "logging_steps": 1}, 235),
+        ({"gradient_accumulation_steps": 4}, 370),
     ],
     ids=["plain", "log", "accumulate"],
 )
@@ -125,14 +125,15 @@ class Looks(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("accumulation", "bound"), [(1, 2), (4, 5)])
-def test_values_are_taken_out_of_tensors_once_per_loss_and_once_per_step(
+@pytest.mark.parametrize(("accumulation", "bound"), [(1, 3), (4, 6)])
+def test_values_are_taken_out_of_tensors_once_per_loss_and_twice_per_step(
     tmp_path: Path, accumulation: int, bound: int
 ) -> None:
     looks = Looks()
     clock = Between(looks.__enter__, lambda: looks.__exit__(None, None, None))
     train(tmp_path, [clock], gradient_accumulation_steps=accumulation)
-    # On the CPU the loss is looked at, and the number of targets; on a GPU neither (tests/gpu/test_synchronization.py).
+    # On the CPU the loss is looked at, the number of targets, and by how much gradients are clipped; on a GPU none of
+    # them (tests/gpu/test_synchronization.py).
     assert looks.count / (LAST - FIRST) <= bound
 
 
