@@ -225,8 +225,14 @@ def _saves(records: Sequence[Record]) -> str:
         ]
         heads = ["checkpoint", "size", "saved in", "at", "there when this page was written"]
         table = _table(heads, rows, classes=classes)
-        stalls = sum(save.seconds or 0.0 for save in record.saves)
-        note = f"{len(record.saves)} saves took {format_duration(stalls)} in all."
+        whole = sum(save.seconds or 0.0 for save in record.saves)
+        note = f"{len(record.saves)} saves took {format_duration(whole)} in all"
+        if any(save.waited_s is not None for save in record.saves):
+            waited = sum(
+                (save.seconds if save.waited_s is None else save.waited_s) or 0.0 for save in record.saves
+            )
+            note += f"; training waited for {format_duration(waited)} of it"
+        note += "."
         parts.append(
             f"{_of(record, records)}<p>{_text(note)}</p>{_folded(table, len(rows) > 12, 'all checkpoints')}"
         )

@@ -24,7 +24,16 @@ from raytrainer.telemetry.json_lines import read_lines
 from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 
 _NO_CURVE = frozenset(
-    {"epoch", "num_input_tokens_seen", "total_flos", "step", "train_loss", "train_runtime", "eval_runtime"}
+    {
+        "epoch",
+        "eval_runtime",
+        "num_input_tokens_seen",
+        "num_workers",  # the attempts have it
+        "step",
+        "total_flos",
+        "train_loss",
+        "train_runtime",
+    }
 )
 _NO_CURVE_ENDINGS = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 TAIL_BYTES = 64 * 1024
@@ -84,6 +93,8 @@ class Save:
     time: float | None
     num_bytes: int | None
     seconds: float | None
+    waited_s: float | None = None
+    """How long training waited, if it was not all the time [s]."""
     is_there: bool = True
     is_best: bool = False
 
@@ -189,10 +200,21 @@ def _take(record: Record, line: dict[str, Any]) -> None:
     elif kind != "summary":
         text = str(line.get("text", ""))
         if kind in ("failed", "interrupted"):
-            text = f"{line.get('error', '')}: {text}".strip(": ")
+            text = _ending(str(line.get("error", "")), text)
         record.happenings.append(
             Happening(kind=kind, time=line["time"], step=line["step"], text=text, rank=line.get("rank"))
         )
+
+
+def _ending(error: str, text: str) -> str:
+    """How a call ended: what Python calls the end of a process says nothing to people."""
+    if error == "SystemExit":
+        return (
+            f"The process was told to end (exit status {text})." if text else "The process was told to end."
+        )
+    if error == "KeyboardInterrupt" and not text:
+        return "Ctrl-C"
+    return f"{error}: {text}".strip(": ")
 
 
 def _start(record: Record, line: dict[str, Any]) -> None:
@@ -285,7 +307,13 @@ def _as_number(found: object) -> float | None:
 def _save(record: Record, line: dict[str, Any]) -> None:
     record.saves = [save for save in record.saves if save.step != line["step"]]
     record.saves.append(
-        Save(step=line["step"], time=line["time"], num_bytes=line.get("bytes"), seconds=line.get("seconds"))
+        Save(
+            step=line["step"],
+            time=line["time"],
+            num_bytes=line.get("bytes"),
+            seconds=line.get("seconds"),
+            waited_s=line.get("waited_s"),
+        )
     )
 
 

@@ -61,11 +61,12 @@ class WrittenRun:
             self.rank.handle(event)
             self.driver.handle(event)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, waited_s: float | None = None) -> None:
         """A checkpoint, of which there is only the directory."""
-        self.rank.handle(
-            CheckpointCommitted(step=step, path=f"checkpoint-{step}", num_bytes=10**6, seconds=0.5)
+        event = CheckpointCommitted(
+            step=step, path=f"checkpoint-{step}", num_bytes=10**6, seconds=0.5, waited_s=waited_s
         )
+        self.rank.handle(event)
         (self.directory / f"checkpoint-{step}").mkdir()
 
     def restart(self, cause: str, first: int, workers: int = 4) -> None:

@@ -178,3 +178,16 @@ def test_a_run_in_a_bucket_is_read(memory_bucket, tmp_path: Path):
         memory_bucket.write(name, (tmp_path / name).read_bytes())
     write_report([memory_bucket.uri], str(tmp_path / "report.html"))
     assert "A node was lost." in without_library(tmp_path / "report.html")
+
+
+def test_a_page_says_for_how_much_of_its_saves_training_waited(tmp_path: Path):
+    run = WrittenRun(tmp_path, 4)
+    run.start(0)
+    run.steps(0, 4)
+    run.save(2, waited_s=0.25)
+    run.save(4)
+    run.end()
+    write_report([str(tmp_path)], str(tmp_path / "report.html"))
+    assert "2 saves took 1.0 s in all; training waited for 0.8 s of it." in without_library(
+        tmp_path / "report.html"
+    )

@@ -6,7 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from raytrainer.report.record import read_record
+from raytrainer.telemetry.events import Logged, TrainFailed
 from tests.report.runs import WrittenRun, two_deaths
 
 
@@ -106,3 +109,30 @@ def test_the_end_of_a_long_run_is_read_alone(tmp_path: Path):
     record = read_record(tmp_path, tail_only=True)
     assert len(record.series["loss"]) < 400
     assert (record.step, record.state, len(record.attempts)) == (1000, "finished", 3)
+
+
+def test_the_number_of_workers_that_an_elastic_run_logs_is_no_curve_beside_that_of_its_attempts(
+    tmp_path: Path,
+):
+    run = WrittenRun(tmp_path, 4)
+    run.start(0)
+    run.rank.handle(Logged(step=1, max_steps=4, logs={"loss": 1.0, "num_workers": 4}))
+    record = read_record(tmp_path)
+    assert "loss" in record.series
+    assert "num_workers" not in record.series
+    assert record.attempts[0].workers == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "expected"),
+    [
+        ("SystemExit", "143", "The process was told to end (exit status 143)."),
+        ("KeyboardInterrupt", "", "Ctrl-C"),
+        ("ValueError", "no column", "ValueError: no column"),
+    ],
+)
+def test_the_end_of_a_call_is_told_in_words(tmp_path: Path, error: str, text: str, expected: str):
+    run = WrittenRun(tmp_path, 4)
+    run.start(0)
+    run.driver.handle(TrainFailed(type_name=error, text=text, interrupted=error != "ValueError"))
+    assert read_record(tmp_path).happenings[-1].text == expected
