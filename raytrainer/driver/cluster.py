@@ -79,7 +79,7 @@ def will_be_private(ray_address: str | None) -> bool:
     import ray
 
     if ray.is_initialized():
-        return _is_private()
+        return is_private()
     return (ray_address or os.environ.get("RAY_ADDRESS") or "local") == "local"
 
 
@@ -93,7 +93,7 @@ def _connect(ray_address: str | None) -> Cluster:
     if ray.is_initialized() and is_gone():
         _leave_dead()
     if ray.is_initialized():
-        return Cluster(is_private=_is_private())
+        return Cluster(is_private=is_private())
     address = ray_address or os.environ.get("RAY_ADDRESS")
     # Ray Train takes seconds to import. Most of ray.init() is waiting for processes, so both fit into one time.
     imports = threading.Thread(target=_import_ray_train, name="raytrainer-import", daemon=True)
@@ -104,7 +104,7 @@ def _connect(ray_address: str | None) -> Cluster:
     else:
         _start(options)
     imports.join()
-    return Cluster(is_private=_is_private())
+    return Cluster(is_private=is_private())
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
@@ -180,7 +180,8 @@ def warn_of_empty_mode() -> None:
         )
 
 
-def _is_private() -> bool:
+def is_private() -> bool:
+    """Whether the Ray that this process has joined is its own: see ``Cluster``."""
     import ray
 
     # Ray has no public way to ask. If this one goes away, the cluster counts as shared, which is only slower.

@@ -6,8 +6,8 @@ node, where it exports its own. ``cluster/monitoring`` has a dashboard of them.
 
 A name never holds a step, a rank or a metric of the user: what varies is a label, and there are few values of each.
 
-Off unless the environment of the driver has ``RAYTRAINER_METRICS=1``: of some tens of drivers that exported numbers,
-two ended with a segmentation fault, and why is not known yet.
+On where the driver has joined a cluster, whose nodes export Ray's own numbers anyway. Off on a Ray of the driver's own,
+which ends with it and which nobody scrapes. ``RAYTRAINER_METRICS`` in the driver's environment says otherwise: 1 or 0.
 
 Ray exports the value of a gauge once, and its node forgets it 20 s later. So values are set again while a call lasts:
 the time of the newest checkpoint, of which nothing is heard for an hour, is what a person looks for.
@@ -27,8 +27,10 @@ from typing import Any, Protocol, Self
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver import ray_threads
+from raytrainer.driver.cluster import is_private
 from raytrainer.telemetry.events import CheckpointCommitted, Logged, StepDone, TrainEnded, TrainStarted
 from raytrainer.telemetry.formatting import is_evaluation
+from raytrainer.telemetry.redaction import redacted_text
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ _LOGGED = {
 }
 _TOKENS = "num_input_tokens_seen"
 SWITCH = "RAYTRAINER_METRICS"
-"""The environment variable that has numbers exported if it is 1."""
+"""The environment variable that has numbers exported everywhere if it is 1, and nowhere if it is 0."""
 REPEAT_S = 5.0
 """How often gauges are set again; Ray exports them every 10 s."""
 
@@ -103,23 +105,36 @@ class RaySink:
         return self._made[name]
 
 
-class NoSink:
-    """Where numbers go that nobody asked for."""
+class SinkOfCluster:
+    """Ray's metrics, where they are wanted: known when the first number comes, because Ray has been joined then."""
+
+    def __init__(self) -> None:
+        self._sink: RaySink | None = None
+        self._is_decided = False
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        """Nothing."""
+        if (sink := self._decided()) is not None:
+            sink.set(name, value, **labels)
 
     def add(self, name: str, value: float, **labels: str) -> None:
-        """Nothing."""
+        if (sink := self._decided()) is not None:
+            sink.add(name, value, **labels)
+
+    def _decided(self) -> RaySink | None:
+        if not self._is_decided:
+            self._sink, self._is_decided = _ray_sink() if exports() else None, True
+        return self._sink
+
+
+def exports() -> bool:
+    """Whether numbers of this driver go to Ray's metrics; after Ray was joined."""
+    wanted = os.environ.get(SWITCH, "")
+    return wanted == "1" or (wanted != "0" and not is_private())
 
 
 @functools.cache
 def _ray_sink() -> RaySink:
     return RaySink()
-
-
-def _default_sink() -> Sink:
-    return _ray_sink() if os.environ.get(SWITCH) == "1" else NoSink()
 
 
 class RunMetrics:
@@ -134,8 +149,8 @@ class RunMetrics:
     def __init__(
         self, args: TrainingArguments, sink: Sink | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self._run = str(args.run_name or args.output_dir)
-        self._sink = sink or _default_sink()
+        self._run = redacted_text(str(args.run_name or args.output_dir))
+        self._sink = sink or SinkOfCluster()
         self._clock = clock
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         """Name and labels of each gauge, and what it was set to."""

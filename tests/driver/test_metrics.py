@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 import urllib.request
@@ -13,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from raytrainer.driver.metrics import SWITCH, NoSink, RaySink, RunMetrics
+from raytrainer.driver import metrics as exporting
+from raytrainer.driver.metrics import SWITCH, RunMetrics, exports
 from raytrainer.telemetry.events import (
     CheckpointCommitted,
     Logged,
@@ -170,23 +170,45 @@ def numbers_of(run: str, text: str) -> dict[str, float]:
     return found
 
 
-def test_nothing_is_exported_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    args = cast("Any", SimpleNamespace(run_name=None, output_dir="runs/one"))
+@pytest.mark.parametrize(
+    ("switch", "private", "expected"),
+    [(None, True, False), (None, False, True), ("0", False, False), ("1", True, True), ("", False, True)],
+)
+def test_numbers_are_exported_in_a_cluster_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, switch: str | None, private: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(exporting, "is_private", lambda: private)
     monkeypatch.delenv(SWITCH, raising=False)
-    assert isinstance(RunMetrics(args)._sink, NoSink)
-    monkeypatch.setenv(SWITCH, "1")
-    assert isinstance(RunMetrics(args)._sink, RaySink)
+    if switch is not None:
+        monkeypatch.setenv(SWITCH, switch)
+    assert exports() is expected
+
+
+def test_whether_they_are_is_decided_when_ray_has_been_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink, is_joined = Sink(), False
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(exporting, "_ray_sink", lambda: sink)
+    monkeypatch.setattr(exporting, "is_private", lambda: not is_joined)
+    followed = RunMetrics(cast("Any", SimpleNamespace(run_name=None, output_dir="runs/one")))
+    is_joined = True
+    followed.handle(STARTED)
+    assert sink.values["raytrainer_workers"] == 3
+
+
+def test_a_label_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = metrics_of(STARTED, name="s3://me:of-nobody@host/runs").labels
+    assert labels
+    assert "of-nobody" not in str(labels)
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-@pytest.mark.skipif(
-    not os.environ.get("RAYTRAINER_TWO_NODES"),
-    reason="a driver that exports may crash; `make cluster` runs it",
-)
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_exports_the_numbers_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SWITCH, "1")
+def test_ray_exports_the_numbers_of_a_run_in_a_cluster_without_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(exporting, "is_private", lambda: False)
     import ray
 
     import raytrainer
