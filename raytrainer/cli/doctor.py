@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+from raytrainer.cli import node_packages
 from raytrainer.cli.findings import Finding, lines_of
 from raytrainer.cli.known_issues import PACKAGES, broken_requirements, is_installed, known_issues
 from raytrainer.cli.node_facts import NodeFacts, node_facts
@@ -157,14 +158,21 @@ def _cluster(
         text = "none is named. --address HOST:PORT, or RAY_ADDRESS, looks at one."
         yield Finding(section="cluster", what="cluster", state="note", text=text)
         return
-    from raytrainer.driver.every_node import ask_every_node, joined
+    from raytrainer.driver.every_node import ask_every_node, by_value, joined
 
     with joined(address):
         answers = ask_every_node(node_facts, storage, marker)
+        packages: dict[str, dict[str, str | None] | str] = {}
+        if any(isinstance(answer, str) for answer in answers.values()):
+            with by_value(node_packages):
+                packages = ask_every_node(node_packages.packages_there, [*_MUST_AGREE[1:]])
     text = f"{address} answers, with {len(answers)} node{'s' * (len(answers) != 1)}"
     yield Finding(section="cluster", what="cluster", state="ok", text=text)
     for name, answer in answers.items():
-        yield from _node(f"node {name}", answer, here, storage)
+        if isinstance(answer, str) and isinstance(there := packages.get(name), dict):
+            yield _silent(f"node {name}", answer, there, here)
+        else:
+            yield from _node(f"node {name}", answer, here, storage)
 
 
 def _node(section: str, answer: NodeFacts | str, here: NodeFacts, storage: str | None) -> Iterator[Finding]:
@@ -182,6 +190,25 @@ def _node(section: str, answer: NodeFacts | str, here: NodeFacts, storage: str |
         text = f"{'; '.join(differing)}. What is pickled in one version may not be read in another."
         yield Finding(section=section, what="versions", state="bad", text=text)
     yield from _storage(answer, storage, section)
+
+
+def _silent(section: str, problem: str, there: dict[str, str | None], here: NodeFacts) -> Finding:
+    """A node that runs Python, and could not say more: probably because of what it lacks."""
+    where = there.pop("python")
+    lacking = [name for name, version in there.items() if version is None]
+    differing = [
+        f"{name} {version}, and {ours} here"
+        for name, version in there.items()
+        if version is not None and version != (ours := _version_on(here, name))
+    ]
+    text = f"it could not be looked at: {problem}"
+    if lacking:
+        text = (
+            f"{where} there has no {', no '.join(lacking)}: install the same versions as here on every node"
+        )
+    if differing:
+        text += f". It has {'; '.join(differing)}"
+    return Finding(section=section, what="packages", state="bad", text=f"{text.rstrip('.')}.")
 
 
 def _version_on(node: NodeFacts, name: str) -> str:

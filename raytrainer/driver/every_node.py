@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import ray
 import ray.exceptions
+from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytrainer.driver.cluster import connect
@@ -46,7 +48,8 @@ def ask_every_node(
     """Run a function on each node that is alive.
 
     Args:
-        question: A function that runs there; importable there, like all that it returns.
+        question: A function that runs there; importable there, like all that it returns, unless its module was
+            registered with ``by_value``.
         arguments: What it is called with.
         timeout_s: How long all of them may take [s].
 
@@ -54,7 +57,7 @@ def ask_every_node(
         Address of a node, with its number where several have one address -> its answer, or in words why there is none.
     """
     calls: dict[str, Ref[T]] = {}
-    for node in cast("list[dict[str, Any]]", ray.nodes()):
+    for node in sorted(cast("list[dict[str, Any]]", ray.nodes()), key=_place):
         if not node.get("Alive"):
             continue
         name = str(node.get("NodeManagerAddress", ""))
@@ -65,6 +68,26 @@ def ask_every_node(
         calls[name] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*arguments)
     deadline = time.monotonic() + timeout_s
     return {name: _answer(call, max(0.0, deadline - time.monotonic())) for name, call in calls.items()}
+
+
+@contextmanager
+def by_value(module: ModuleType) -> Generator[None]:
+    """Within the block, functions of a module travel whole, also to nodes that do not have it.
+
+    Args:
+        module: Needs no other module of ours.
+    """
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _place(node: dict[str, Any]) -> tuple[bool, str]:
+    """The head comes first."""
+    resources = cast("dict[str, float]", node.get("Resources") or {})
+    return "node:__internal_head__" not in resources, str(node.get("NodeManagerAddress", ""))
 
 
 def _answer(call: Ref[T], timeout_s: float) -> T | str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from raytrainer.cli import doctor as module
+from raytrainer.cli import node_packages
 from raytrainer.cli.main import main
 from raytrainer.cli.node_facts import NodeFacts, node_facts, storage_problem
 from tests.buckets import MemoryBucket
@@ -69,6 +73,42 @@ def test_a_node_with_other_versions_or_without_an_answer_is_a_problem():
     assert "torch 1.0, and " in found["versions"].text
     (silent,) = module._node("node c", "it did not answer in time", here, None)
     assert silent.state == "bad"
+
+
+def test_a_node_that_lacks_packages_is_told_with_what_it_lacks():
+    there = {
+        "python": "/usr/bin/python3",
+        "torch": None,
+        "accelerate": None,
+        "transformers": "4.0",
+        "ray": None,
+    }
+    here = node_facts()
+    there["ray"] = str(here.facts["versions"]["ray"])  # pyright: ignore[reportIndexIssue]
+    found = module._silent("node c", "ModuleNotFoundError: No module named 'torch'", there, here)
+    assert found.state == "bad"
+    assert "/usr/bin/python3 there has no torch, no accelerate: install" in found.text
+    assert "transformers 4.0, and " in found.text
+    assert "ray " not in found.text
+
+
+def test_what_a_node_lacks_is_asked_without_anything_of_ours(tmp_path: Path):
+    from ray import cloudpickle
+
+    from raytrainer.driver.every_node import by_value
+
+    with by_value(node_packages):
+        (tmp_path / "question").write_bytes(cloudpickle.dumps(node_packages.packages_there))
+    script = (
+        "import pickle, sys; sys.modules['raytrainer'] = None; "
+        "print(pickle.load(open(sys.argv[1], 'rb'))(['no-such-package', 'torch']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "question")], capture_output=True, text=True, check=True
+    )
+    found = ast.literal_eval(done.stdout)
+    assert found["no-such-package"] is None
+    assert found["torch"]
 
 
 def test_a_cluster_that_does_not_answer_ends_with_2(capsys: pytest.CaptureFixture[str]):
