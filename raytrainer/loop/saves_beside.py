@@ -25,7 +25,12 @@ from raytrainer.checkpoint.run_storage import Committed
 from raytrainer.loop.committed import after_commit
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
-from raytrainer.loop.saves_chosen import may_save_beside, saves_are_beside
+from raytrainer.loop.saves_chosen import (
+    may_save_beside,
+    saves_are_ahead,
+    saves_are_beside,
+    size_of_copy,
+)
 from raytrainer.telemetry.events import Busy
 
 if TYPE_CHECKING:
@@ -131,12 +136,22 @@ def look_for_commit(run: TrainRun) -> bool:
     """
     begun = run.saves_beside.begun if run.saves_beside is not None else None
     if begun is None:
+        _prepare(run)
         return False
     saved = _go_on(run, begun, begun.pending.go_on)
     if saved is None:
         return False
     _follow(run, begun, saved)
     return True
+
+
+def _prepare(run: TrainRun) -> None:
+    """All ranks, after the first step: get ready for the first save, if it is due later and steps will follow it."""
+    saves, control = run.saves_beside, run.trainer.control
+    if saves is None or saves.is_decided or control.should_save or not saves_are_ahead(run):
+        return
+    if writes_beside(run):
+        saves.writer.prepare(size_of_copy(run))
 
 
 def finish_save(run: TrainRun) -> None:

@@ -42,8 +42,7 @@ def may_save_beside(trainer: TrainerProtocol) -> bool:
 def saves_are_beside(run: TrainRun) -> bool:
     """All ranks, at the first save of a run: whether it and those that follow are written beside training."""
     args, runtime = run.args, run.runtime
-    is_writer = runtime.rank == 0 or args.sharded_by is not None
-    needed = size_of_state(run.trainer) if is_writer else 0
+    needed = size_of_copy(run)
     copies = runtime.local_world_size if args.sharded_by is not None else 1
     lacks_room = needed * copies > free_memory()
     flags = [int(needed >= LEAST or bool(args.async_save)), int(lacks_room)]
@@ -56,6 +55,21 @@ def saves_are_beside(run: TrainRun) -> bool:
             "memory, or set async_save=False.",
         )
     return bool(pays and not is_short)
+
+
+def saves_are_ahead(run: TrainRun) -> bool:
+    """All ranks: whether a save is planned that steps will follow; one at the end is waited for in any case."""
+    state, strategy = run.trainer.state, run.args.save_strategy
+    if strategy != SaveStrategy.STEPS:
+        return True
+    every = int(state.save_steps) or state.max_steps
+    return (state.global_step // every + 1) * every < state.max_steps
+
+
+def size_of_copy(run: TrainRun) -> int:
+    """About what this rank copies in a save [bytes]."""
+    is_writer = run.runtime.rank == 0 or run.args.sharded_by is not None
+    return size_of_state(run.trainer) if is_writer else 0
 
 
 def size_of_state(trainer: TrainerProtocol) -> int:

@@ -117,6 +117,26 @@ def test_the_second_save_waits_for_the_first_and_takes_its_memory(tmp_path, monk
     assert sizes[0] > 0
 
 
+@pytest.mark.parametrize(
+    ("save_steps", "is_ready"), [(3, [1, 2]), (1, []), (9, [])], ids=["later", "at once", "at the end"]
+)
+def test_memory_is_had_before_the_first_save_if_steps_come_before_it_and_after_it(
+    tmp_path, save_steps, is_ready
+):
+    ready = []
+
+    class Look(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            beside = trainer._process.run.saves_beside
+            if beside.writer.memory and not trainer.calls.saves and beside.begun is None:
+                ready.append(state.global_step)
+
+    trainer = run(tmp_path, Look(), **EVERY_THIRD | {"save_steps": save_steps})
+    trainer.train()
+    assert ready == is_ready
+    assert trainer.calls.saves[0] == save_steps
+
+
 def test_nothing_is_left_of_a_run(tmp_path, monkeypatch):
     started = []
     real = writer.BackgroundWriter.start

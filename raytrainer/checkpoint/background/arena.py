@@ -2,11 +2,13 @@
 
 It consists of anonymous files in memory (``memfd_create``), so the size of ``/dev/shm`` does not limit it, and nothing
 of it is left when both processes have ended. It is kept from one save to the next: memory that is touched for the first
-time costs several times the copy. On a GPU it is pinned, so that copies to it run at the speed of the bus.
+time costs several times the copy. Where the size of a save is known before it is due, the other process touches the
+memory, and this one only maps what is there. On a GPU it is pinned, so that copies to it run at the speed of the bus.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -24,6 +26,8 @@ SMALLEST_SEGMENT = 32 << 20
 """[bytes] What many small tensors share; a larger tensor may have a segment of its own."""
 _ALIGNMENT = 64
 """[bytes]"""
+_MAP = 22
+"""MADV_POPULATE_READ, which Python has no name for: map pages, many at a time; Linux 5.14."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,8 +35,9 @@ class Segment:
     """One piece of shared memory, mapped."""
 
     descriptor: int
+    memory: mmap.mmap
     content: torch.Tensor
-    """[bytes], uint8"""
+    """The same: [bytes], uint8"""
     used: int = 0
     """[bytes]"""
 
@@ -53,6 +58,23 @@ class Arena:
     def size(self) -> int:
         """Of all segments [bytes]."""
         return sum(segment.content.numel() for segment in self.segments)
+
+    def reserve(self, size: int) -> int:
+        """Get a segment that another process may touch before it is used; nothing is allocated here.
+
+        Returns:
+            Its number.
+        """
+        self.segments.append(_new(size))
+        return len(self.segments) - 1
+
+    def map(self, number: int) -> None:
+        """Map the pages of a segment that was reserved, and has been touched."""
+        segment = self.segments[number]
+        with contextlib.suppress(OSError):  # then each of them is mapped when it is used
+            segment.memory.madvise(_MAP)
+        if self._is_pinned:
+            _pin(segment)
 
     def reuse(self) -> None:
         """The save is written; the next one takes its place."""
@@ -91,24 +113,11 @@ class Arena:
             if segment.used + size <= segment.content.numel():
                 self._current = number
                 return number, segment
-        self.segments.append(self._new(max(size, SMALLEST_SEGMENT)))
+        self.segments.append(_new(max(size, SMALLEST_SEGMENT)))
+        if self._is_pinned:
+            _pin(self.segments[-1])
         self._current = len(self.segments) - 1
         return self._current, self.segments[-1]
-
-    def _new(self, size: int) -> Segment:
-        descriptor = os.memfd_create("raytrainer-save", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(descriptor, size)
-            content = torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
-        except (OSError, ValueError) as error:
-            os.close(descriptor)
-            raise CheckpointError(
-                f"async_save=True copies the state of a save to host memory, which holds {self.size:,} bytes of it, "
-                f"and {size:,} more could not be had: {error}. Give the workers more memory, or set async_save=False."
-            ) from error
-        if self._is_pinned:
-            _pin(content)
-        return Segment(descriptor=descriptor, content=content)
 
 
 def bytes_of(storage: Any) -> torch.Tensor:
@@ -116,8 +125,24 @@ def bytes_of(storage: Any) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _pin(content: torch.Tensor) -> None:
+def _new(size: int) -> Segment:
+    descriptor = os.memfd_create("raytrainer-save", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size)
+        memory = mmap.mmap(descriptor, size)
+    except (OSError, ValueError) as error:
+        os.close(descriptor)
+        raise CheckpointError(
+            f"async_save=True copies the state of a save to host memory, and {size:,} bytes of it could not be had: "
+            f"{error}. Give the workers more memory, or set async_save=False."
+        ) from error
+    content = torch.frombuffer(memory, dtype=torch.uint8)
+    return Segment(descriptor=descriptor, memory=memory, content=content)
+
+
+def _pin(segment: Segment) -> None:
     """Pin memory that torch did not allocate; where that fails, copies to it are slower."""
+    content = segment.content
     status: int = int(_driver().cudaHostRegister(content.data_ptr(), content.numel(), 0))
     if status != 0:
         logger.warning(

@@ -108,6 +108,13 @@ class WriteOrder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TouchOrder:
+    """Touch shared memory for the first time, which takes longer than a copy to it, so that the rank need not."""
+
+    segment: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Hurry:
     """Training waits for the order that is under way."""
 
@@ -123,7 +130,7 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """How an order ended. One of the first three fields is set."""
+    """How an order ended. One of the first three fields is set, unless memory was touched."""
 
     records: dict[str, FileRecord] | None = None
     committed_bytes: int | None = None

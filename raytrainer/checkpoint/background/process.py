@@ -2,10 +2,10 @@
 
     python -m raytrainer.checkpoint.background.process DESCRIPTOR PARENT
 
-It does what it is told over a socket, one order at a time: write files from shared memory, hash them, bring them to the
-disk; commit. It does so in small steps in a thread that gets a core only when nothing else wants it. When training
-waits for the save, the rest is done at the rank's own priority, because on a busy machine the idle thread could wait
-for minutes. It imports neither torch nor transformers, and never sees a GPU.
+It does what it is told over a socket, one order at a time: touch memory before the first save; write files from shared
+memory, hash them, bring them to the disk; commit. It does so in small steps in a thread that gets a core only when
+nothing else wants it. When training waits for the save, the rest is done at the rank's own priority, because on a busy
+machine the idle thread could wait for minutes. It imports neither torch nor transformers, and never sees a GPU.
 
 It must not outlive its rank: an attempt that follows would find checkpoints appear. The kernel ends it with the rank's
 process, and it looks itself before it commits. Signals that ask the rank to end, and that a supervisor may send to all
@@ -35,6 +35,7 @@ from raytrainer.checkpoint.background.messages import (
     Reply,
     Said,
     Segments,
+    TouchOrder,
     WriteOrder,
     receive,
     send,
@@ -49,6 +50,10 @@ _PRIORITY = 19
 """The niceness of the thread that writes, where the system has no idle priority."""
 _DIES_WITH_PARENT = 1
 """PR_SET_PDEATHSIG"""
+_AT_ONCE = 4 << 20
+"""Memory that is touched in a step [bytes]."""
+_MAP = 22
+"""MADV_POPULATE_READ, which Python has no name for."""
 _LOOK_S = 0.2
 """How often it looks whether its rank lives, where the kernel does not tell it [s]."""
 
@@ -129,8 +134,11 @@ class Writer:
             self._segments.append(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
             os.close(descriptor)
 
-    def steps(self, order: WriteOrder | PublishOrder) -> Generator[None, None, Reply]:
+    def steps(self, order: WriteOrder | PublishOrder | TouchOrder) -> Generator[None, None, Reply]:
         """Follow an order in small steps."""
+        if isinstance(order, TouchOrder):
+            yield from _touched(self._segments[order.segment])
+            return Reply()
         laps = Laps()
         if isinstance(order, PublishOrder):
             size = self.publish(order)
@@ -161,6 +169,17 @@ class Writer:
             os._exit(1)
         publish(order.target, order.final, step=order.manifest.step, manifest=order.manifest)
         return sum(path.stat().st_size for path in order.final.rglob("*") if path.is_file())
+
+
+def _touched(memory: mmap.mmap) -> Generator[None]:
+    """Have the kernel allocate all pages of shared memory."""
+    for begin in range(0, len(memory), _AT_ONCE):
+        size = min(_AT_ONCE, len(memory) - begin)
+        try:
+            memory.madvise(_MAP, begin, size)
+        except OSError:  # before Linux 5.14
+            memory[begin : begin + size : mmap.PAGESIZE]
+        yield
 
 
 def _yield_to_others() -> None:

@@ -22,6 +22,7 @@ from raytrainer.checkpoint.background.messages import (
     PublishOrder,
     Reply,
     Segments,
+    TouchOrder,
     WriteOrder,
     receive,
     send,
@@ -29,6 +30,8 @@ from raytrainer.checkpoint.background.messages import (
 from raytrainer.checkpoint.background.staging import Stage, staging
 from raytrainer.errors import CheckpointError
 
+_SPARE = 64
+"""This part of the size of a copy is reserved beyond it, because tensors begin at round places."""
 PROCESS = "raytrainer.checkpoint.background.process"
 """The module that it runs."""
 
@@ -46,6 +49,8 @@ class BackgroundWriter:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._reply: Reply | None = None
+        self._touched: int | None = None
+        """The segment that is touched, and not mapped yet."""
 
     @property
     def pid(self) -> int | None:
@@ -80,15 +85,30 @@ class BackgroundWriter:
             )
         self._connection = ours
 
+    def prepare(self, size: int) -> None:
+        """Before the first save: start the process, and have it touch memory in idle time.
+
+        Args:
+            size: About what will be copied [bytes].
+        """
+        self.start()
+        if size > 0:
+            self._touched = self._arena.reserve(size + size // _SPARE)
+            self.order(TouchOrder(segment=self._touched))
+
     @contextlib.contextmanager
     def staging(self) -> Generator[Stage]:
         """Copy what is saved meanwhile, and have the process started; the last order has ended."""
         self.start()
+        if self._touched is not None:
+            self.result()
+            self._arena.map(self._touched)
+            self._touched = None
         self._arena.reuse()
         with staging(self._arena) as stage:
             yield stage
 
-    def order(self, order: WriteOrder | PublishOrder) -> None:
+    def order(self, order: WriteOrder | PublishOrder | TouchOrder) -> None:
         """Give an order; the one before has ended.
 
         Raises:
@@ -140,7 +160,7 @@ class BackgroundWriter:
             self._process.kill()
             self._process.wait()
         self._process = self._connection = None
-        self._num_sent = 0
+        self._num_sent, self._touched = 0, None
         self._arena.close()
 
     def _hear(self) -> None:

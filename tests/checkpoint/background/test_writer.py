@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import mmap
 import os
 import socket
 import subprocess
@@ -146,6 +147,46 @@ def test_the_process_writes_in_idle_time_until_training_waits_for_it(tmp_path, m
     environment = Path(f"/proc/{own.pid}/environ").read_bytes()
     assert b"\0CUDA_VISIBLE_DEVICES=\0" in environment
     own.close()
+
+
+def test_memory_is_touched_before_the_first_save_and_then_used(tmp_path):
+    own = BackgroundWriter()
+    size = 64 << 20
+    own.prepare(size)
+    own.result()
+    assert allocated(own) == [own.memory]
+    assert size < own.memory < 1.1 * size
+    with own.staging() as stage:
+        write_tensors(tmp_path / "w.safetensors", {"a": torch.arange(size // 8)})
+    write(own, tmp_path, stage, "w.safetensors")
+    assert len(own.segments) == 1
+    assert torch.equal(read_tensors(tmp_path / "w.safetensors")["a"], torch.arange(size // 8))
+    own.close()
+
+
+def test_a_save_that_comes_before_all_memory_is_touched_waits_for_that(tmp_path, monkeypatch):
+    own = BackgroundWriter()
+    own.prepare(256 << 20)
+    with own.staging() as stage:
+        assert allocated(own) == [own.memory]
+        write_tensors(tmp_path / "w.safetensors", {"a": torch.ones(2)})
+    assert write(own, tmp_path, stage, "w.safetensors").size > 0
+    own.close()
+
+
+def test_kernels_that_do_not_populate_memory_have_it_touched_page_by_page(monkeypatch):
+    monkeypatch.setattr(process, "_MAP", 4711)
+    descriptor = os.memfd_create("touched")
+    os.ftruncate(descriptor, 9 << 20)
+    with mmap.mmap(descriptor, 9 << 20, prot=mmap.PROT_READ) as memory:
+        assert len(list(process._touched(memory))) == 3
+    assert os.fstat(descriptor).st_blocks * 512 == 9 << 20
+    os.close(descriptor)
+
+
+def allocated(writer):
+    """What the kernel has allocated of each segment [bytes]."""
+    return [os.fstat(segment.descriptor).st_blocks * 512 // 4096 * 4096 for segment in writer.segments]
 
 
 def policies_of(pid):
