@@ -11,11 +11,13 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:  # importlib.abc imports what reads zip files
+    from importlib.abc import Loader
 
 _IMPORTS_PEFT = "transformers.trainer_utils"
 
@@ -51,7 +53,7 @@ class _Module(ModuleType):
         return _StandIn(name, (), {})
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Takes part in one import, that of ``transformers.trainer_utils``."""
 
     def find_spec(
@@ -62,11 +64,11 @@ class _Finder(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None and "peft" not in sys.modules and find_spec("peft"):
-            spec.loader = _WithoutPeft(spec.loader)
+            spec.loader = cast("Loader", _WithoutPeft(spec.loader))
         return spec
 
 
-class _WithoutPeft(Loader):
+class _WithoutPeft:
     """Loads a module, and leaves peft out."""
 
     def __init__(self, loader: Loader) -> None:

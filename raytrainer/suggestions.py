@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -18,6 +17,8 @@ def nearest(word: str, known: Iterable[str], *, count: int = 3, cutoff: float = 
     Returns:
         Between 0 and ``count`` names.
     """
+    import difflib  # by who has mistyped something
+
     return difflib.get_close_matches(word, list(known), n=count, cutoff=cutoff)
 
 

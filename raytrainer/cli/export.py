@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from raytrainer.checkpoint.names import list_checkpoints
+from raytrainer.checkpoint.weight_files import find_adapter, find_weights
 from raytrainer.errors import ConfigurationError
 from raytrainer.storage.locations import is_uri
 
@@ -33,10 +35,12 @@ def export(
         The exit code, 0.
 
     Raises:
-        ConfigurationError: If the size cannot be read.
+        ConfigurationError: If the size cannot be read, or there is no checkpoint.
         CheckpointError: If the checkpoint has no weights or is damaged, or the directory is not empty.
     """
     size = num_bytes(max_shard_size)
+    if not is_uri(checkpoint):
+        check_is_checkpoint(Path(checkpoint))  # torch, which the rest needs, takes seconds to import
 
     import torch
 
@@ -58,6 +62,21 @@ def export(
     files = exported.files[0] if count == 1 else f"{count} files"
     print(f"{target}: {exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB, in {files}")
     return 0
+
+
+def check_is_checkpoint(path: Path) -> None:
+    """Check that a directory is not something else, such as the output_dir of a run.
+
+    Raises:
+        ConfigurationError: If it is, with the newest checkpoint in it.
+    """
+    if not path.is_dir():
+        raise ConfigurationError(f"{path} is not a directory. Name a checkpoint-N of a run.")
+    inside = list_checkpoints(path)
+    if inside and find_weights(path) is None and find_adapter(path) is None:
+        raise ConfigurationError(
+            f"{path} is a run, not a checkpoint. Name one of its checkpoints; the newest is {inside[-1]}."
+        )
 
 
 def check_is_new(uri: str) -> None:

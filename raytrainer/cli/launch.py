@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     parser = cast("argparse.ArgumentParser", launch_command_parser())
-    parser.prog = "raytrainer launch"
+    parser.usage = "raytrainer launch [FLAGS] SCRIPT.PY [ARGUMENTS OF THE SCRIPT]"
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return parser

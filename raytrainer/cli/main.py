@@ -9,6 +9,7 @@ command line or settings that cannot be used. ``launch`` ends with the exit code
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -22,8 +23,22 @@ _EPILOG = (
     "Exit codes: 0 done; 1 what was looked at is damaged, or failed; 2 a command line or settings that cannot be "
     "used.\n\n"
     "\b\nCompletion in a shell:\n"
-    '  eval "$(_RAYTRAINER_COMPLETE=bash_source raytrainer)"     or zsh_source; in fish\n'
-    "  _RAYTRAINER_COMPLETE=fish_source raytrainer | source"
+    '  bash  eval "$(_RAYTRAINER_COMPLETE=bash_source raytrainer)"\n'
+    '  zsh   eval "$(_RAYTRAINER_COMPLETE=zsh_source raytrainer)"\n'
+    "  fish  _RAYTRAINER_COMPLETE=fish_source raytrainer | source"
+)
+_LAUNCH_FLAGS = (
+    "\b\nFlags, all of which `accelerate launch --help` lists:\n"
+    "  --num_processes N           num_workers\n"
+    "  --mixed_precision bf16      bf16; fp16, no\n"
+    "  --cpu                       use_cpu\n"
+    "  --use_fsdp, --fsdp_...      fsdp, fsdp_config\n"
+    "  --use_deepspeed, --zero_stage, --deepspeed_config_file ...\n"
+    "                              deepspeed\n"
+    "  --config_file FILE          what `accelerate config` wrote\n"
+    "  -m, --module                the script is a module, as for python -m\n\n"
+    "\b\nExample:\n"
+    "  raytrainer launch --num_processes 4 train.py --learning_rate 1e-4"
 )
 _PLACE = click.Path()
 """A path, which a shell completes, or a URI."""
@@ -56,16 +71,19 @@ def commands() -> None:
 
 @commands.command(
     short_help="Run a script that trains on Ray.",
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_interspersed_args": False,
-        "help_option_names": [],
-    },
-    options_metavar="[flags of accelerate launch]",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="[FLAGS]",
+    epilog=_LAUNCH_FLAGS,
 )
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="script.py [arguments of the script]")
+@click.argument(
+    "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT.PY [ARGUMENTS OF THE SCRIPT]"
+)
 def launch(words: tuple[str, ...]) -> int:
-    """Run a script whose Trainer trains on Ray, with the flags of `accelerate launch`."""
+    """Run a script whose Trainer trains on Ray, with the flags of `accelerate launch`.
+
+    The script runs here, as the driver, and the flags become defaults of its TrainingArguments. A flag that has no
+    meaning on Ray is refused before the script starts, with what to do instead.
+    """
     from raytrainer.cli import launch as module
 
     return module.launch(list(words))
@@ -180,6 +198,15 @@ def main(arguments: list[str] | None = None) -> int:
     except click.Abort:
         return 130
     except RayTrainerError as error:
-        print(f"raytrainer {words[0]}: {error}", file=sys.stderr)
+        print(_for_people(f"raytrainer {words[0]}: {error}"), file=sys.stderr)
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _for_people(text: str) -> str:
+    """On a terminal, lines that break between words."""
+    if not sys.stderr.isatty():
+        return text
+    from raytrainer.telemetry.formatting import wrapped
+
+    return "\n".join(wrapped(text, shutil.get_terminal_size().columns))

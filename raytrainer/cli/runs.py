@@ -22,7 +22,7 @@ from raytrainer.report.record import Record, read_record
 from raytrainer.storage.locations import is_uri, join, split, without_options
 from raytrainer.storage.retry import BEFORE_A_RUN
 from raytrainer.telemetry.bucket_records import FOLDER
-from raytrainer.telemetry.formatting import format_duration, format_value
+from raytrainer.telemetry.formatting import format_ago, format_value
 from raytrainer.telemetry.paint import UNICODE, Paint, drawn, glyphs_for, is_terminal, wants_style
 
 MAX_DEPTH = 6
@@ -155,7 +155,7 @@ def _table(found: list[dict[str, Any]], root: str) -> str:
             _number(facts["loss"]),
             _number(facts["best_metric"]),
             "-" if facts["last_checkpoint"] is None else str(facts["last_checkpoint"]),
-            "-" if heard is None else f"{format_duration(max(0.0, time.time() - heard))} ago",
+            "-" if heard is None else format_ago(time.time() - heard),
         )
     # Who reads a file or a pipe gets whole names.
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else _UNLIMITED

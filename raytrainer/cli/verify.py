@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,11 @@ from raytrainer.checkpoint.verify import check_complete, is_ours, verify_checkpo
 from raytrainer.checkpoint.weight_files import find_adapter, find_weights
 from raytrainer.errors import CheckpointError, ConfigurationError
 from raytrainer.storage.locations import is_uri
-from raytrainer.telemetry.formatting import format_bytes
+from raytrainer.telemetry.formatting import format_bytes, wrapped
+from raytrainer.telemetry.paint import Paint, is_terminal, wants_style
+
+_NAME_COLUMNS = 9
+_UNLIMITED = 10_000
 
 
 def verify(location: str, *, as_json: bool) -> int:
@@ -131,13 +138,15 @@ def _parts(path: Path) -> dict[str, bool]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    lines = [f"{facts['checkpoint']}: {'intact' if facts['intact'] else 'DAMAGED'}"]
+    paint, width = Paint(wants_style(sys.stdout)), _width()
+    state = paint("green", "intact") if facts["intact"] else paint("bold yellow", "DAMAGED")
+    lines = [f"{facts['checkpoint']}: {state}"]
     if facts["problem"]:
-        return [*lines, f"  {facts['problem']}"]
+        return [*lines, *(f"  {line}" for line in wrapped(facts["problem"], width - 2))]
     rows = {"checked": facts["verified"], "step": facts["step"]}
     if "bytes" in facts:
         rows |= {
-            "written": f"{facts['created_at']}, by {facts['workers']} worker(s)",
+            "written": f"{_when(facts['created_at'])}, by {facts['workers']} worker{'s' * (facts['workers'] != 1)}",
             "batch": f"{facts['samples_per_step']} samples in a step",
             "size": f"{format_bytes(facts['bytes'])} in {facts['files']} files",
         }
@@ -150,7 +159,23 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     if others:
         saved = facts["versions"]
         rows["versions"] = ", ".join(f"{name} {saved[name]}, here {here}" for name, here in others.items())
-    return [*lines, *(f"  {name:<9}{value}" for name, value in rows.items())]
+    for name, value in rows.items():
+        first, *others = wrapped(str(value), width - _NAME_COLUMNS - 2)
+        lines.append(f"  {paint.dim(f'{name:<{_NAME_COLUMNS}}')}{first}")
+        lines += [" " * (_NAME_COLUMNS + 2) + line for line in others]
+    return lines
+
+
+def _width() -> int:
+    """Of a terminal; in a file lines are whole."""
+    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else _UNLIMITED
+
+
+def _when(time: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return time
 
 
 def _resumes(parts: dict[str, bool]) -> str:

@@ -61,6 +61,14 @@ def format_duration(seconds: float) -> str:
     return f"{days} d {hours:02d}:{minutes:02d}"
 
 
+def format_ago(seconds: float) -> str:
+    """``12 s ago``, ``28 min ago``, ``5 h ago`` or ``3 days ago``."""
+    for unit, size, limit in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 2 * 86400)):
+        if seconds < limit:
+            return f"{max(0, int(seconds / size))} {unit} ago"
+    return f"{int(seconds / 86400)} days ago"
+
+
 def format_time_left(seconds: float) -> str:
     """Like ``format_duration`` in whole seconds, since tenths of an estimate mean nothing."""
     return f"{max(0, round(seconds))} s" if seconds < 60 else format_duration(seconds)

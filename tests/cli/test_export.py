@@ -133,3 +133,12 @@ def test_a_damaged_checkpoint_in_a_bucket_is_not_exported(checkpoint, memory_buc
     memory_bucket.write("checkpoint-2/config.json", b"{}")
     assert main(["export", f"{memory_bucket.uri}/checkpoint-2", str(tmp_path / "model")]) != 0
     assert f"{memory_bucket.uri}/checkpoint-2/config.json is truncated" in capsys.readouterr().err
+
+
+def test_a_run_is_no_checkpoint_and_its_newest_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert main(["export", str(tmp_path), str(tmp_path / "model")]) == 2
+    assert f"the newest is {tmp_path / 'checkpoint-10'}." in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def test_an_intact_checkpoint_says_what_it_holds(trained: Path, capsys: pytest.C
     assert "checkpoint-2: intact" in text
     assert "any number of workers" in text
     assert "weights, optimizer, schedule, random state, trainer state" in text
+    assert re.search(r"written  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, by 1 worker\n", text)
 
 
 def test_all_checkpoints_of_a_run_are_checked(trained: Path, capsys: pytest.CaptureFixture[str]):

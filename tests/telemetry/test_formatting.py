@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raytrainer.telemetry.formatting import (
+    format_ago,
     format_bytes,
     format_count,
     format_duration,
@@ -55,6 +56,20 @@ def test_long_strings_are_cut_and_say_how_long_they_were():
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s ago"),
+        (59.9, "59 s ago"),
+        (1730, "28 min ago"),
+        (90_000, "25 h ago"),
+        (200_000, "2 days ago"),
+    ],
+)
+def test_how_long_ago(seconds, text):
+    assert format_ago(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (4.4, "4 s"), (70, "1:10")])
