@@ -160,9 +160,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         saved = facts["versions"]
         rows["versions"] = ", ".join(f"{name} {saved[name]}, here {here}" for name, here in others.items())
     for name, value in rows.items():
-        first, *others = wrapped(str(value), width - _NAME_COLUMNS - 2)
+        first, *rest = wrapped(str(value), width - _NAME_COLUMNS - 2)
         lines.append(f"  {paint.dim(f'{name:<{_NAME_COLUMNS}}')}{first}")
-        lines += [" " * (_NAME_COLUMNS + 2) + line for line in others]
+        lines += [" " * (_NAME_COLUMNS + 2) + line for line in rest]
     return lines
 
 

@@ -87,7 +87,9 @@ def _connect(ray_address: str | None) -> Cluster:
     import ray
 
     from raytrainer.driver.own_raylet import is_gone
+    from raytrainer.driver.ray_output import tidy_ray_output
 
+    tidy_ray_output()
     _set_environment(ENVIRONMENT)
     warn_of_empty_mode()
     if ray.is_initialized() and is_gone():

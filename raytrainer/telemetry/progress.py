@@ -137,6 +137,10 @@ def _head(done: int, total: int, style: LineStyle) -> Text:
     percent = f"{int(fraction * 100):>3}%"
     if not style.with_bar:
         return Text(f"{percent} {count}")
+    if style.glyphs is not UNICODE:  # rich tells what is done from what is not by color alone here
+        full = int(fraction * BAR_CELLS)
+        cells = Text("#" * full + " " * (BAR_CELLS - full), style="cyan")
+        return Text.assemble(f"{percent} |", cells, f"| {count}")
     bar = ProgressBar(
         total=total,
         completed=done,
@@ -145,7 +149,7 @@ def _head(done: int, total: int, style: LineStyle) -> Text:
         complete_style="cyan",
         finished_style="green",
     )
-    cells = as_text(bar, width=BAR_CELLS, paint=style.paint, utf8=style.glyphs is UNICODE)
+    cells = as_text(bar, width=BAR_CELLS, paint=style.paint)
     cells.pad_right(BAR_CELLS - cells.cell_len)  # without colors rich leaves out what is not done
     return Text.assemble(f"{percent} ", cells, f" {count}")
 

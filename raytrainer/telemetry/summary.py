@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len, set_cell_size
 
-from raytrainer.telemetry.formatting import format_duration, format_value, shorten_path
+from raytrainer.telemetry.formatting import format_duration, format_value, shorten_path, wrapped
 from raytrainer.telemetry.log_lines import SPEED_SUFFIXES
 from raytrainer.telemetry.paint import UNICODE, Glyphs, Paint
 
 RULE_WIDTH = 72
+_LEAST_COLUMNS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +75,11 @@ def run_summary(
     for index, group in enumerate(group for group in groups if group):
         if index:
             lines.append("")
-        lines += [f"   {paint.dim(set_cell_size(label, column))}{text}" for label, text in group]
+        for label, text in group:
+            whole = label in facts.places  # to be copied
+            first, *others = [text] if whole else wrapped(text, max(_LEAST_COLUMNS, width - column - 3))
+            lines.append(f"   {paint.dim(set_cell_size(label, column))}{first}")
+            lines += [" " * (column + 3) + line for line in others]
     lines.append(paint.dim(glyphs.rule * (len(title) + len(rule))))
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ from raytrainer.storage.locations import below, is_uri
 from raytrainer.storage.stage import discard_stage, working_directory
 from raytrainer.telemetry.events import Busy
 from raytrainer.telemetry.startup import here, process_began
+from raytrainer.told import log_told
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult, Watch
 from raytrainer.wire.preparations import Preparations, call_all
@@ -167,7 +168,7 @@ class _Worker:
                 while self._do_next():
                     pass
         except _DriverGoneError:
-            logger.info("The driver is gone.")
+            log_told(logger, "The driver is gone.", level=logging.INFO)
         except WorkersMove:
             self._move()
             raise RuntimeError(f"rank {self._rank} leaves for other workers") from None

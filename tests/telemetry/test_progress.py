@@ -71,7 +71,9 @@ def test_one_worker_is_not_counted():
 
 
 def test_ascii_terminals_get_ascii():
-    assert train_line(HALFWAY, LineStyle(ASCII, Paint(on=False)), 120).isascii()
+    line = train_line(HALFWAY, LineStyle(ASCII, Paint(on=False)), 120)
+    assert line.isascii()
+    assert line.startswith(" 45% |####      | 135/300 - ")
 
 
 def test_an_unknown_total_counts_batches():

@@ -34,8 +34,8 @@ def facts(**changes):
 
 
 def test_the_summary_says_how_it_went_and_where_everything_lies():
-    assert run_summary(facts(), width=40).split("\n") == [
-        "── finished ────────────────────────────",
+    assert run_summary(facts(), width=56).split("\n") == [
+        "── finished ────────────────────────────────────────────",
         "   steps          300 of 300 · 3 epochs",
         "   time           1:58 · 58.10 samples/s · 2.540 steps/s",
         "   loss           0.4120 at the end · 0.4550 on average",
@@ -44,7 +44,7 @@ def test_the_summary_says_how_it_went_and_where_everything_lies():
         "   eval_loss      0.6600",
         "",
         "   checkpoints    runs",
-        "────────────────────────────────────────",
+        "────────────────────────────────────────────────────────",
     ]
 
 
@@ -66,6 +66,13 @@ def test_a_run_without_metrics_still_has_its_steps():
 
 def test_one_epoch_is_singular():
     assert "1 epoch\n" in run_summary(facts(epoch=1.0))
+
+
+def test_a_narrow_terminal_gets_values_that_break_between_words():
+    lines = run_summary(facts(), width=44).split("\n")
+    assert max(map(len, lines)) <= 44
+    assert "   time           1:58 · 58.10 samples/s · " in "".join(f"{line} " for line in lines)
+    assert " " * 18 + "2.540 steps/s" in lines
 
 
 def test_paths_are_never_cut(tmp_path):

@@ -1,0 +1,66 @@
+"""How what Ray brings to the driver's terminal looks there: what workers print, and what Ray says of them.
+
+Ray marks these lines with color wherever they go, also in a file or the log of a job, and tells of each worker that
+dies in some twelve lines, most of which are the same every time. The run says who died and what follows; so Ray's words
+are cut to which process it was, and why. All of them are in Ray's logs.
+
+This wraps a function of Ray's. If it is gone one day, Ray's lines look as Ray has them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+_MARKED = re.compile(r"^\x1b\[\d+m(\([^)]*\))\x1b\[0m")
+_REPEATED = re.compile(r"\x1b\[32m( \[repeated .*)\x1b\[0m$", re.DOTALL)
+_DEATH = re.compile(
+    r"A worker died or was killed while executing a task.*Worker PID: (?P<pid>\d+).*"
+    r"Worker exit detail: (?P<detail>.*?)\s*Some common causes include:.*",
+    re.DOTALL,
+)
+
+
+def tidy_ray_output() -> None:
+    """From now on lines that Ray brings are plain where no colors are wanted, and short where a worker has died."""
+    import ray
+
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    printing: Callable[..., None] | None = getattr(worker, "print_worker_logs", None)
+    if printing is None or hasattr(printing, "__wrapped__"):
+        return
+
+    @functools.wraps(printing)
+    def print_tidily(data: dict[str, Any], print_file: Any, *args: Any, **kwargs: Any) -> None:
+        from raytrainer.telemetry.paint import wants_style
+
+        if data.get("pid") == "raylet":
+            data = {**data, "lines": [shortened(line) for line in data.get("lines", [])]}
+        printing(data, print_file if wants_style(print_file) else _Plain(print_file), *args, **kwargs)
+
+    worker.print_worker_logs = print_tidily
+
+
+def shortened(text: str) -> str:
+    """What Ray says of a worker that has died, without what it says of each; any other text as it is."""
+    return _DEATH.sub(r"A worker died (PID \g<pid>): \g<detail>", text)
+
+
+def plain(text: str) -> str:
+    """A line without the colors that Ray has added; those of whoever printed it stay."""
+    return _REPEATED.sub(r"\1", _MARKED.sub(r"\1", text))
+
+
+class _Plain:
+    """A stream that gets lines without Ray's colors."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(plain(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
