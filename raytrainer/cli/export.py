@@ -10,6 +10,7 @@ from raytrainer.checkpoint.names import list_checkpoints
 from raytrainer.checkpoint.weight_files import find_adapter, find_weights
 from raytrainer.errors import ConfigurationError
 from raytrainer.storage.locations import is_uri
+from raytrainer.telemetry.formatting import format_bytes
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -60,7 +61,7 @@ def export(
         return 0
     count = len(exported.files)
     files = exported.files[0] if count == 1 else f"{count} files"
-    print(f"{target}: {exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB, in {files}")
+    print(f"{target}: {exported.num_tensors} tensors, {format_bytes(exported.num_bytes)}, in {files}")
     return 0
 
 

@@ -55,7 +55,7 @@ def watch(location: str, *, once: bool, as_json: bool = False) -> int:
                 if as_json:
                     print(json.dumps(line), flush=True)
                     continue
-                for event in events_of(line):
+                for event in events_of(line, follower.max_steps):
                     renderer.handle(event)
             if once or follower.is_over:
                 break
@@ -64,8 +64,11 @@ def watch(location: str, *, once: bool, as_json: bool = False) -> int:
         return 0
     finally:
         renderer.close()
-    if follower.ending is None and not once and not as_json:
-        print("The run was killed: nothing holds its directory any more, and it has written no end.")
+    if follower.ending is None and not as_json:
+        if once and (is_uri(location) or is_held(Path(location))):
+            print("The run has not ended.")
+        else:
+            print("The run was killed: nothing holds its directory any more, and it has written no end.")
     return 1 if follower.ending == "failed" or (follower.ending is None and not once) else 0
 
 
@@ -83,6 +86,8 @@ class Follower:
         self._silent_since = time.monotonic()
         self.ending: str | None = None
         """``end``, ``failed`` or ``interrupted``, when the run has written one."""
+        self.max_steps = 0
+        """Of the run, once it has started."""
 
     @property
     def is_over(self) -> bool:
@@ -106,6 +111,8 @@ class Follower:
         lines.sort(key=lambda line: line.get("time", 0.0))
         for line in lines:
             kind = line.get("kind")
+            if kind == "start":
+                self.max_steps = int(line.get("max_steps", 0))
             self.ending = kind if kind in ENDINGS else None if kind == "start" else self.ending
             yield line
 
@@ -121,8 +128,13 @@ class Follower:
         return [path for name in (METRICS_NAME, EVENTS_NAME) for path in record_files(directory, name)]
 
 
-def events_of(line: dict[str, Any]) -> Iterator[object]:
-    """The events that a line tells of."""
+def events_of(line: dict[str, Any], max_steps: int = 0) -> Iterator[object]:
+    """The events that a line tells of.
+
+    Args:
+        line: Of the record.
+        max_steps: Of the run, which not every line has.
+    """
     kind, step = line.get("kind"), int(line.get("step", 0))
     if kind == "start":
         rows: list[dict[str, Any]] = line.get("engaged") or []
@@ -137,7 +149,7 @@ def events_of(line: dict[str, Any]) -> Iterator[object]:
         )
     elif kind in ("log", "eval", "summary", "progress"):
         values: dict[str, Any] = dict(line.get("values") or {})
-        of = int(line.get("max_steps", 0))
+        of = int(line.get("max_steps", 0)) or max_steps
         if kind in ("log", "progress") and of:
             epoch = float(values.get("epoch") or 0.0)
             speeds: list[float] = list(line.get("samples_per_s") or [])

@@ -16,8 +16,8 @@ from raytrainer.telemetry.formatting import format_value
 from raytrainer.telemetry.log_lines import HIDDEN, is_broken, position
 from raytrainer.telemetry.paint import Paint
 
-EVERY_ROWS = 20
-"""The keys stand above so many rows."""
+EVERY_ROWS = 12
+"""The keys stand above so many rows: fewer than a small terminal, or the page in a notebook, shows."""
 _LEAST_COLUMNS = 7
 _GAP = "  "
 

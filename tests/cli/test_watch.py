@@ -9,6 +9,7 @@ import pytest
 
 from raytrainer.cli.main import main
 from raytrainer.cli.watch import Follower
+from raytrainer.telemetry.events import Logged
 from tests.report.runs import WrittenRun, two_deaths
 
 
@@ -21,6 +22,19 @@ def test_a_run_that_has_ended_is_shown_whole(tmp_path: Path, capsys: pytest.Capt
     assert "checkpoint-5 committed" in shown.out
     assert "finished" in shown.out
     assert "A node was lost." in shown.err
+
+
+def test_an_evaluation_has_the_position_of_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = WrittenRun(tmp_path, 10)
+    run.start(0)
+    run.steps(0, 4)
+    run.rank.handle(Logged(step=4, max_steps=10, logs={"eval_loss": 0.25}))
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    shown = capsys.readouterr().out
+    assert " 4/10  eval_loss=0.2500" in shown
+    assert shown.endswith(
+        "The run was killed: nothing holds its directory any more, and it has written no end.\n"
+    )
 
 
 def test_a_program_gets_the_lines_of_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
