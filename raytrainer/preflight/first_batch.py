@@ -6,7 +6,8 @@ pass is made, so no device is touched. Streams are never read, nor is anything t
 different. What reading changes is put back: the random state of this process, and attributes and generators of the
 dataset and the collator.
 
-A sample that cannot be read here is left to the workers: the data may exist only there.
+A sample that cannot be read here is left to the workers: the data may exist only there. So are the samples of a model
+that is made there (``model_init``, a name), if columns that it does not take are dropped.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def check_first_batch(facts: TrainerFacts, name: str, given: Any) -> None:
     Raises:
         ConfigurationError: If they make no batch, or one that the model does not take.
     """
+    if facts.args.remove_unused_columns and not isinstance(facts.model, torch.nn.Module):
+        return  # A model that model_init or a name will make says which columns are left.
     dataset = as_dataset(given)
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or has_transform(dataset):
         return
@@ -81,7 +84,7 @@ def check_first_batch(facts: TrainerFacts, name: str, given: Any) -> None:
         samples = _first_samples(dataset, facts.args.per_device_train_batch_size)
         if not samples:
             return
-        if facts.args.remove_unused_columns and isinstance(facts.model, torch.nn.Module):
+        if facts.args.remove_unused_columns:
             samples = [_without_unused(one, facts) for one in samples]
         batch = _collated(facts, name, samples)
     if not facts.overrides & USES_INPUTS:

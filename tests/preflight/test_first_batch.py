@@ -162,3 +162,20 @@ def test_what_it_can_take_passes(bert):
     check({"input_ids": [1, 9], "labels": 2}, model=bert)
     check({"input_ids": [1, 9], "labels": [0.0, 1.0, 0.0]}, model=bert)
     check({"input_ids": [1.0, 9.0], "labels": 2}, model=Model())
+
+
+def pads_numbers_alone(rows: list[dict[str, object]]) -> dict[str, object]:
+    """As a collator that pads every column that it gets."""
+    if any("text" in row for row in rows):
+        raise ValueError("text cannot be padded")
+    return collate(rows)
+
+
+@pytest.mark.parametrize("model", [{"model": None, "model_init": Model}, {"model": "a/name"}])
+def test_columns_that_a_model_to_be_made_may_not_take_are_left_to_the_workers(model):
+    row = {"x": [1.0, 2.0], "text": "dropped"}
+    given = {"collate": pads_numbers_alone, **model}
+    check_first_batches(facts(**given), "train_dataset", Rows(row))
+    kept = facts({"remove_unused_columns": False}, **given)
+    with pytest.raises(ConfigurationError, match="make no batch"):
+        check_first_batches(kept, "train_dataset", Rows(row))
