@@ -14,7 +14,8 @@ It needs a C compiler; without one that part is left out.
 
 On a machine whose cores are all busy with training, whatever a process beside it computes is taken from training;
 ``--threads`` gives training fewer cores than there are, as where it runs on a GPU. What other programs took of the
-machine is printed, because it spoils the figures.
+machine is printed, because it spoils the figures. So is what the process beside computed for a save, which other
+programs hardly change.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -105,6 +107,8 @@ class Saves(transformers.TrainerCallback):
         self.due: list[int] = []
         self.committed: list[int] = []
         """How many steps had ended when a save was due, and when it was committed."""
+        self.computed_beside = [0.0]
+        """What other processes of this run had computed then [s]."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.ends.append(time.perf_counter())
@@ -120,6 +124,7 @@ class Saves(transformers.TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.committed.append(len(self.ends))
+        self.computed_beside.append(beside_s())
 
     def taken(self) -> dict[str, Any]:
         """Seconds that each save took, and those of a step."""
@@ -130,7 +135,13 @@ class Saves(transformers.TrainerCallback):
             lengths[number] for number in range(2, len(lengths)) if number not in in_saves
         )
         taken = [sum(lengths[number] - step for number in window) for window in windows]
-        return {"saves": taken, "step": step, "steps_beside": [len(window) - 1 for window in windows]}
+        beside = [end - begin for begin, end in itertools.pairwise(self.computed_beside)]
+        return {
+            "saves": taken,
+            "step": step,
+            "steps_beside": [len(window) - 1 for window in windows],
+            "computed_beside": beside,
+        }
 
 
 def make_model(is_quick: bool) -> torch.nn.Module:
@@ -193,6 +204,12 @@ def busy_s() -> float:
     return times.user + times.nice + times.system
 
 
+def beside_s() -> float:
+    """Time that processes which this one started, and which live, have computed [s]."""
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(one.user + one.system for one in times)
+
+
 def own_s() -> float:
     """The same of this process and those that it started and has waited for [s]."""
     times = psutil.Process().cpu_times()
@@ -248,10 +265,12 @@ def compare(name: str, environment: dict[str, str], options: argparse.Namespace)
     for side, runs in found.items():
         first = statistics.median(one["saves"][0] for one in runs)
         beside = max(steps for one in runs for steps in one["steps_beside"])
+        computed = statistics.median(s for one in runs for s in one["computed_beside"])
         print(
             f"  {side:12} {medians[side]:8.3f} s a save ({first:.3f} s the first)"
             f"   {medians[side] / medians['transformers']:6.3f} x transformers"
             f"   up to {beside} steps beside a save, {statistics.median(one['step'] for one in runs):.3f} s each"
+            f"   {computed:.2f} s computed beside"
         )
 
 
