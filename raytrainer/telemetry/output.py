@@ -45,7 +45,10 @@ class Output:
         self._page = NotebookPage(clock) if is_page else None
         self._live = LiveLine(self._err)
         self._gone: set[int] = set()
-        self.paint, self.progress_paint = Paint(wants_style(self._out)), Paint(wants_style(self._err))
+        # A page shows text as it is; a kernel asks for colors in its streams (FORCE_COLOR).
+        self.paint, self.progress_paint = (
+            Paint(not is_page and wants_style(stream)) for stream in (self._out, self._err)
+        )
         self.glyphs: Glyphs = glyphs_for(self._out)
         self.progress_glyphs: Glyphs = glyphs_for(self._err)
 

@@ -54,6 +54,7 @@ def test_newest_lines_and_what_stays_are_shown_and_the_rest_is_counted(outputs: 
     clock.now += 1
     page.show(" 50% ━")
     (texts,) = outputs
+    assert not any("\x1b" in text for text in texts)
     lines = texts[-1].splitlines()
     assert lines[:3] == ["a table", "... 5 earlier lines are in metrics.jsonl and events.jsonl", "line 5"]
     assert lines[-2:] == ["a warning", " 50% ━"]
@@ -97,8 +98,9 @@ def test_an_evaluation_alone_leaves_its_metrics(outputs: list[list[str]]):
 
 
 def test_a_run_writes_into_its_output_and_nothing_to_the_streams(
-    outputs: list[list[str]], capsys: pytest.CaptureFixture[str]
+    outputs: list[list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as kernels do for their streams
     clock = Clock()
     renderer = Renderer(clock=clock)
     rows = [events.EngagedRow(what="workers", requested="2", engaged="2")]
