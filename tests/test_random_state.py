@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,3 +146,25 @@ def test_where_the_memory_is_not_known_python_is_asked_each_time(monkeypatch: py
     first = state.now()
     random.random()
     assert first != state.now() == random.getstate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_the_first_run_of_a_process_ends_with_the_random_state_of_the_second(tmp_path):
+    """Modules that draw when they are imported, as rich does, are imported in the first one."""
+    code = """
+import random, sys
+import raytrainer
+from tests.parity.twins import make_trainer
+assert "rich.style" not in sys.modules
+states = []
+for name in ("first", "second"):
+    make_trainer(raytrainer, f"{sys.argv[1]}/{name}", max_steps=1, save_strategy="no", report_page=False).train()
+    states.append(random.getstate())
+assert "rich.style" in sys.modules
+assert states[0] == states[1]
+"""
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=120, env=environment)

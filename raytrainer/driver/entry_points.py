@@ -98,10 +98,13 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
     from raytrainer.callbacks.defaults import shown_by
     from raytrainer.driver.run_records import recorder_here
     from raytrainer.driver.traces import CallTraces
+    from raytrainer.random_state import kept
     from raytrainer.runtimes.in_process import LocalRuntime
     from raytrainer.runtimes.process_group import ProcessGroupRuntime
-    from raytrainer.telemetry.console import Renderer
     from raytrainer.worker.session import Session
+
+    with kept():  # rich draws from the generator that the trainer has seeded, when it is imported
+        from raytrainer.telemetry.console import Renderer
 
     renderer = Renderer(shown=lambda: shown_by(trainer.callback_handler.callbacks))
     runtime: Runtime
