@@ -83,7 +83,7 @@ def test_the_benchmark_of_the_loop_notes_each_figure_that_the_table_shows(
 ) -> None:
     table, loop = load("table", monkeypatch), load("loop_overhead", monkeypatch)
     monkeypatch.setenv("RAYTRAINER_BENCHMARK_READINGS", str(tmp_path / "readings.jsonl"))
-    monkeypatch.setattr("sys.argv", ["loop_overhead.py", "--steps", "12", "--rounds", "1"])
+    monkeypatch.setattr("sys.argv", ["loop_overhead.py", "--steps", "16", "--rounds", "1"])
     loop.main()
     found = {(one["figure"], one["side"]) for one in table.noted(tmp_path / "readings.jsonl")}
     shown = table.BENCHMARKS["loop"].figures
