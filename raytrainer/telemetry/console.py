@@ -32,7 +32,7 @@ from raytrainer.telemetry.events import (
     TrainStarted,
     WaitBegun,
 )
-from raytrainer.telemetry.formatting import format_bytes, format_duration, is_evaluation, wrapped
+from raytrainer.telemetry.formatting import format_bytes, format_duration, is_evaluation, is_summary, wrapped
 from raytrainer.telemetry.log_lines import LogLines, without_speed
 from raytrainer.telemetry.log_rows import LogRows
 from raytrainer.telemetry.output import Output
@@ -224,7 +224,7 @@ class Renderer:
                 learning_rate=_number(event.logs.get("learning_rate"), self._train.learning_rate),
             )
         has_screen = self._output.is_screen()
-        if not self._shown().logs or (has_screen and "train_runtime" in event.logs):
+        if not self._shown().logs or (has_screen and is_summary(event.logs)):
             return  # The second is shown by the summary, which comes next.
         line = self._on_screen(event) if has_screen else self._in_file(event)
         if line and self._is_last_evaluation(event):

@@ -110,6 +110,11 @@ def wrapped(text: str, width: int) -> list[str]:
     return [line.replace("\u00a0", " ") for line in lines]
 
 
+def is_summary(logs: Mapping[str, object]) -> bool:
+    """Whether logs are what ``train()`` returns; with ``include_num_input_tokens_seen`` all have a run time."""
+    return "train_runtime" in logs and "train_loss" in logs
+
+
 def is_evaluation(logs: Mapping[str, object]) -> bool:
     """Whether these logs are the metrics of an evaluation."""
     return any(key.startswith("eval_") for key in logs)

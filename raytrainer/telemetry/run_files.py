@@ -31,7 +31,7 @@ from raytrainer.telemetry.events import (
     TrainFailed,
     TrainStarted,
 )
-from raytrainer.telemetry.formatting import is_evaluation
+from raytrainer.telemetry.formatting import is_evaluation, is_summary
 from raytrainer.telemetry.json_lines import JsonLines
 from raytrainer.telemetry.redaction import redacted
 
@@ -185,7 +185,7 @@ class RunFiles:
     def _logged(self, event: Logged) -> None:
         if is_evaluation(event.logs):
             self._write(self._metrics, "eval", {"values": event.logs})
-        elif "train_runtime" in event.logs:
+        elif is_summary(event.logs):
             self._write(self._metrics, "summary", {"values": event.logs})
         else:
             self._write(self._metrics, "log", {"values": event.logs, **self._position()})

@@ -166,3 +166,14 @@ def test_a_run_that_fails_says_so_at_the_end(tmp_path: Path):
     last = lines(tmp_path / EVENTS_NAME)[-1]
     assert (last["kind"], last["error"]) == ("failed", "ValueError")
     assert "the data are gone" in last["text"]
+
+
+def test_a_log_that_counts_tokens_is_a_log_and_no_summary(tmp_path: Path):
+    of_tokens = {"num_input_tokens_seen": 64, "train_runtime": 1.0, "train_tokens_per_second": 64.0}
+    final = {"train_runtime": 2.0, "train_loss": 1.0}
+    events = (
+        Logged(step=4, max_steps=9, logs={"loss": 1.0, **of_tokens}),
+        Logged(step=9, max_steps=9, logs=final),
+    )
+    found = record(tmp_path, *events)
+    assert [line["kind"] for line in found] == ["log", "summary"]
