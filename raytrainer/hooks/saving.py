@@ -45,10 +45,10 @@ class SavingHooks(TrainerParts):
 
     def store_flos(self) -> None:
         """All ranks: add what the ranks computed since the last time to the state."""
-        flos = float(self.current_flos)
+        backend, flos = self._backend, float(self.current_flos)
         if self.args.world_size > 1:
             of_rank = torch.tensor(flos, dtype=torch.float64, device=self.args.device)
-            flos = self._backend.sum_over_ranks(of_rank).item()
+            flos = backend.sum_over_ranks(of_rank).item()
         self.state.total_flos += flos
         self.current_flos = 0.0
 

@@ -75,7 +75,8 @@ def test_prometheus_finds_the_nodes_where_ray_lists_them() -> None:
     from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
     (job,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
-    assert job["file_sd_configs"] == [{"files": [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]}]
+    (discovery,) = job["file_sd_configs"]
+    assert discovery["files"] == [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]
 
 
 def test_the_pod_monitor_selects_the_pods_of_kuberay() -> None:
