@@ -35,6 +35,7 @@ class LogLines:
         self.width = width
         self._paint = paint
         self._widths: dict[str, int] = {}
+        self._names: dict[str, tuple[str, int]] = {}
 
     def format(self, step: int, max_steps: int, logs: Mapping[str, object], note: str = "") -> str:
         """Return the line of a log.
@@ -70,13 +71,17 @@ class LogLines:
     def _item(self, key: str, value: object) -> tuple[str, int, int]:
         """An item, its width, and that without the blanks at its end [columns]."""
         text = format_value(value)
-        columns = cell_len(text)
-        least = _FLOAT_COLUMNS if isinstance(value, float) else 0
+        is_float = isinstance(value, float)
+        columns = len(text) if is_float else cell_len(text)
+        least = _FLOAT_COLUMNS if is_float else 0
         self._widths[key] = widest = max(columns, least, self._widths.get(key, 0))
         shown = self._paint("bold yellow", text) if is_broken(value) else text
         blanks = widest - columns
-        length = cell_len(key) + 1 + columns
-        return f"{self._paint.dim(key + '=')}{shown}{' ' * blanks}", length + blanks, length
+        name = self._names.get(key)
+        if name is None:
+            name = self._names[key] = (self._paint.dim(key + "="), cell_len(key) + 1)
+        length = name[1] + columns
+        return f"{name[0]}{shown}{' ' * blanks}", length + blanks, length
 
 
 def position(step: int, max_steps: int) -> str:
@@ -88,7 +93,7 @@ def position(step: int, max_steps: int) -> str:
 
 def is_broken(value: object) -> bool:
     """Whether a value is a number that should not be logged: infinite, or none."""
-    return isinstance(value, numbers.Real) and not math.isfinite(value)
+    return isinstance(value, float | numbers.Real) and not math.isfinite(value)  # a float is known at once
 
 
 def without_speed(logs: Mapping[str, object]) -> tuple[dict[str, object], str]:
