@@ -44,7 +44,10 @@ class PythonState:
         self._address = id(self._generator) + object.__basicsize__
         self._memory: bytes | None = None
         self._read: tuple[Any, ...] = ()
-        self._is_known = struct.unpack(_PYTHON_FORMAT, self._look()) == _index_and_words(random.getstate())
+        holds_it = type(self._generator).__basicsize__ >= object.__basicsize__ + _MT19937_BYTES
+        self._is_known = holds_it and (
+            struct.unpack(_PYTHON_FORMAT, self._look()) == _index_and_words(random.getstate())
+        )
 
     def now(self) -> tuple[Any, ...]:
         """The state, as ``random.getstate`` gives it."""
