@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from raytrainer.backends.base import Backend
     from raytrainer.data.loader import KeptLoader
-    from raytrainer.driver.traces import CallTraces
+    from raytrainer.driver.traced_calls import CallTraces
     from raytrainer.driver.workers import Workers
     from raytrainer.hub.connection import HubConnection
     from raytrainer.loop.item_count import LossFunction

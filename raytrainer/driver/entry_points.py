@@ -97,7 +97,7 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
     """Set a trainer up in this process, alone or as a rank of a launcher's group."""
     from raytrainer.callbacks.defaults import shown_by
     from raytrainer.driver.run_records import recorder_here
-    from raytrainer.driver.traces import CallTraces
+    from raytrainer.driver.traced_calls import CallTraces
     from raytrainer.random_state import kept
     from raytrainer.runtimes.in_process import LocalRuntime
     from raytrainer.runtimes.process_group import ProcessGroupRuntime

@@ -14,8 +14,7 @@ span with it. The tree is
 
 There is never one span per step. A phase that began and did not end when its attempt died ends then, with an error.
 
-Texts go through ``telemetry.redaction``. Where spans are sent, ``telemetry.otlp`` says; without an endpoint there is
-nothing of all this.
+Texts go through ``telemetry.redaction``. Which calls have a trace, ``driver.traced_calls`` says.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from raytrainer.telemetry.events import (
     TrainStarted,
 )
 from raytrainer.telemetry.formatting import is_evaluation
-from raytrainer.telemetry.otlp import NoTracesError, Traces, endpoint, open_traces, parent
+from raytrainer.telemetry.otlp import Traces, parent
 from raytrainer.telemetry.redaction import redacted_text
 from raytrainer.telemetry.startup import here
 
@@ -61,8 +60,6 @@ _MAX_TEXT = 1000
 """How much of a text is sent [characters]."""
 END_S = 0.2
 """How long a call that has ended lets its spans be sent [s]; the process goes on sending."""
-_told: set[str] = set()
-"""What this process has said about its endpoint."""
 
 
 class RunTrace:
@@ -304,94 +301,6 @@ class RunTrace:
             span.set_status(Status(StatusCode.ERROR, redacted_text(error)[:_MAX_TEXT]))
         # Of another machine, whose clock may be behind.
         span.end(max(_ns(time.time() if ended is None else ended), getattr(span, "start_time", 0)))
-
-
-class CallTraces:
-    """The traces of the calls on a trainer that runs in this process: of one call within another there is one.
-
-    Args:
-        args: Of the trainer; they may change between calls.
-        run_id: Names the call that runs.
-        tell: Shows an event.
-    """
-
-    def __init__(
-        self,
-        args: Callable[[], TrainingArguments],
-        run_id: Callable[[], str],
-        tell: Callable[[object], None],
-    ) -> None:
-        self._args = args
-        self._run_id = run_id
-        self._tell = tell
-        self._trace: RunTrace | None = None
-        self._began: float | None = time.time()
-        """The first call began before the trainer was set up."""
-
-    def handle(self, event: object) -> None:
-        """Take over an event."""
-        if self._trace is not None:
-            self._trace.handle(event)
-
-    @contextlib.contextmanager
-    def call(self, method: str) -> Generator[None]:
-        """The block is a call."""
-        if self._trace is not None:
-            yield
-            return
-        began, self._began = self._began or time.time(), None
-        with traced(self._args(), method, self._tell, began=began, run_id=self._run_id) as self._trace:
-            try:
-                yield
-            finally:
-                self._trace = None
-
-
-@contextlib.contextmanager
-def traced(
-    args: TrainingArguments,
-    method: str,
-    tell: Callable[[object], None],
-    *,
-    began: float | None = None,
-    run_id: Callable[[], str] = str,
-) -> Generator[RunTrace | None]:
-    """The block is a call, whose spans are sent if an endpoint is set.
-
-    Args:
-        args: Name the run.
-        method: That is called.
-        tell: Shows an event. What is wrong with the endpoint is told once.
-        began: When [s since the epoch]; now by default.
-        run_id: Names the call, once that is known.
-    """
-    where = endpoint()
-    trace = None
-    if where is not None:
-        try:
-            traces = open_traces(where)
-            trace = RunTrace(args, method, traces, tell, began=began or time.time(), run_id=run_id)
-        except NoTracesError as error:
-            _tell_once(tell, f"{redacted_text(where)} is set as OpenTelemetry's endpoint, but {error}")
-        except Exception:
-            logger.debug("No trace of this call.", exc_info=True)
-    if trace is not None and trace.is_sampled and method == "train":
-        tell(Note(text=f"trace {trace.trace_id} goes to {redacted_text(str(where))}"))
-    try:
-        yield trace
-    except BaseException as error:
-        if trace is not None:
-            trace.end(error)
-        raise
-    else:
-        if trace is not None:
-            trace.end()
-
-
-def _tell_once(tell: Callable[[object], None], text: str) -> None:
-    if text not in _told:
-        _told.add(text)
-        tell(Note(text=text, level="warning"))
 
 
 def _set(span: Span | None, **facts: object) -> None:

@@ -19,7 +19,8 @@ from raytrainer.driver.metrics import RunMetrics
 from raytrainer.driver.run_records import DriverRecords
 from raytrainer.driver.startup_trace import StartupTrace
 from raytrainer.driver.taking_back import Taken, take_back
-from raytrainer.driver.traces import RunTrace, traced
+from raytrainer.driver.traced_calls import traced
+from raytrainer.driver.traces import RunTrace
 from raytrainer.driver.trial_room import TrialRoom
 from raytrainer.driver.worker_group import WorkerGroup
 from raytrainer.errors import GroupClosedError

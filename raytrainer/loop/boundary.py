@@ -54,11 +54,11 @@ def agree_on_control(run: TrainRun, *more: int) -> list[int]:
     if run.runtime.world_size > 1:
         flags = [int(getattr(control, flag)) for flag in _FLAGS]
         reached = [int(command >= one) for one in _COMMANDS]  # whose sums tell the most urgent command
-        found = run.runtime.add_up([*flags, *reached, int(is_changed), *more])
-        for flag, value in zip(_FLAGS, found, strict=False):
-            setattr(control, flag, bool(value))
-        reached, is_changed, sums = found[5:8], found[8], found[9:]
-        command = Command(sum(map(bool, reached)))
+        found = iter(run.runtime.add_up([*flags, *reached, int(is_changed), *more]))
+        for flag in _FLAGS:
+            setattr(control, flag, bool(next(found)))
+        command = Command(sum(next(found) > 0 for _ in _COMMANDS))
+        is_changed, *sums = found
     if is_changed:
         apply_changes(run)
     if command == Command.NONE:

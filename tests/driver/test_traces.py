@@ -16,8 +16,9 @@ import pytest
 from transformers import TrainerCallback
 
 import raytrainer
-from raytrainer.driver import traces as traces_module
-from raytrainer.driver.traces import RunTrace, traced
+from raytrainer.driver import traced_calls
+from raytrainer.driver.traced_calls import traced
+from raytrainer.driver.traces import RunTrace
 from raytrainer.telemetry import otlp
 from raytrainer.telemetry.events import (
     Busy,
@@ -41,7 +42,7 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     for name in [name for name in os.environ if name.startswith("OTEL_") or name == "TRACEPARENT"]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(traces_module, "_told", set[str]())
+    monkeypatch.setattr(traced_calls, "_told", set[str]())
     yield
     otlp.open_traces.cache_clear()
 
