@@ -82,10 +82,31 @@ def discard(path: Path, step: int) -> None:
     What cannot be deleted stays under a dot-name for the next sweep, with a warning: a superfluous checkpoint
     is no reason to stop training.
     """
-    doomed = path if path.name.startswith(".") else path.with_name(deleting_name(step))
+    doomed = without_name(path, step)
+    if doomed is not None:
+        delete(doomed)
+
+
+def without_name(path: Path, step: int) -> Path | None:
+    """The first half of ``discard``: take its name from a directory.
+
+    Returns:
+        What is to be deleted; None if there is nothing, or, with a warning, if the name cannot be taken.
+    """
+    if path.name.startswith("."):
+        return path
     try:
-        if doomed != path:
-            path.rename(doomed)
+        return path.rename(path.with_name(deleting_name(step)))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("%s could not be deleted and takes space: %s", path, error)
+        return None
+
+
+def delete(doomed: Path) -> None:
+    """The second half of ``discard``: delete a directory without a name."""
+    try:
         if doomed.is_symlink() or not doomed.is_dir():
             doomed.unlink()
         else:
@@ -93,9 +114,7 @@ def discard(path: Path, step: int) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        logger.warning(
-            "%s could not be deleted and takes space: %s", doomed if doomed.exists() else path, error
-        )
+        logger.warning("%s could not be deleted and takes space: %s", doomed, error)
 
 
 def is_storage_error(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ of the runs that it goes on with (``ownership``). What is deleted loses its name
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ def prune(
     keep: Iterable[Path | str],
     keep_newest: bool = True,
     owners: Collection[str] | None = None,
+    discard: Callable[[Path, int], None] = discard,
 ) -> list[Path]:
     """Delete the oldest checkpoints beyond a limit.
 
@@ -39,6 +40,7 @@ def prune(
         keep_newest: Keep the newest committed one too. False has an effect only if one of ``keep`` is here: the last
             checkpoint of a run directory is never deleted.
         owners: The runs whose checkpoints count; None for all.
+        discard: Deletes a checkpoint, of a step; its name is gone when that returns.
 
     Returns:
         What was deleted, oldest first.

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.commit import CheckpointFacts, WritePart, commit_checkpoint
+from raytrainer.checkpoint.durable_writes import discard
 from raytrainer.checkpoint.locate import forget_copies
 from raytrainer.checkpoint.names import checkpoint_name
 from raytrainer.checkpoint.replaced import run_of
@@ -98,8 +100,17 @@ class RunStorage(Protocol):
         keep: Iterable[str],
         owners: Collection[str],
         keep_newest: bool = True,
+        beside: Deletions | None = None,
     ) -> None:
-        """Rank 0: delete the oldest checkpoints of some runs beyond a limit; see ``retention.prune``."""
+        """Rank 0: delete the oldest checkpoints of some runs beyond a limit; see ``retention.prune``.
+
+        Args:
+            limit: How many stay.
+            keep: Those that stay in any case.
+            owners: The runs.
+            keep_newest: As there.
+            beside: Where there is a directory, files are deleted by it, beside training.
+        """
         ...
 
     def sweep(self) -> None:
@@ -193,9 +204,17 @@ class DiskStorage:
         keep: Iterable[str],
         owners: Collection[str],
         keep_newest: bool = True,
+        beside: Deletions | None = None,
     ) -> None:
         """Rank 0: see ``retention.prune``."""
-        prune(self.directory, limit=limit, keep=keep, owners=owners, keep_newest=keep_newest)
+        prune(
+            self.directory,
+            limit=limit,
+            keep=keep,
+            owners=owners,
+            keep_newest=keep_newest,
+            discard=discard if beside is None else beside.discard,
+        )
 
     def sweep(self) -> None:
         """Rank 0: see ``sweep_leftovers``."""

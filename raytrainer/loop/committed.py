@@ -47,5 +47,10 @@ def after_commit(
         trainer._push_from_checkpoint(str(readable(saved.location) if has_files else saved.location))
     if run.runtime.rank == 0:
         best = trainer.state.best_model_checkpoint
-        storage.prune(limit=args.save_total_limit, keep={best} if best else set(), owners=run.owners)
+        storage.prune(
+            limit=args.save_total_limit,
+            keep={best} if best else set(),
+            owners=run.owners,
+            beside=run.saves_beside.deletions if run.saves_beside is not None else None,
+        )
     storage.share()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.background.pending import PendingSave
 from raytrainer.checkpoint.background.writer import BackgroundWriter
 from raytrainer.checkpoint.run_storage import Committed
@@ -66,6 +67,7 @@ class SavesBeside:
 
     def __init__(self, *, is_pinned: bool) -> None:
         self.writer = BackgroundWriter(is_pinned=is_pinned)
+        self.deletions = Deletions()
         self.begun: Begun | None = None
         self.is_decided = False
         """Whether it is known that they are written beside it, and not in the loop."""
@@ -105,6 +107,7 @@ def begin_save(
     pending = PendingSave(
         storage.directory, state.global_step, runtime=run.runtime, facts=facts, writer=saves.writer
     )
+    saves.deletions.wait()  # so that the disk needs no room for one more
     at_once = pending.stage(write_parts)
     if at_once > _MUCH_AT_ONCE and not saves.has_told:
         saves.has_told = True
@@ -190,6 +193,7 @@ def saving_beside(run: TrainRun) -> Generator[None]:
             saves.begun.pending.drop()
             tell(run.runtime, f"The save of step {saves.begun.pending.step} was not complete and is dropped.")
         saves.writer.close()
+        saves.deletions.wait()
 
 
 def _go_on(run: TrainRun, begun: Begun, act: Callable[[], T]) -> T:

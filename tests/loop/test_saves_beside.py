@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import transformers
 
 import raytrainer
 from raytrainer import CheckpointError, ConfigurationError
-from raytrainer.checkpoint.background import writer
+from raytrainer.checkpoint import durable_writes
+from raytrainer.checkpoint.background import deletions, writer
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.names import list_checkpoints, list_leftovers, step_of
 from raytrainer.checkpoint.verify import verify_checkpoint
@@ -171,6 +173,35 @@ def test_an_old_checkpoint_stays_until_a_new_one_is_committed(tmp_path, gate):
     assert [seen[step] for step in (4, 5)] == [[], []]
     assert [seen[step] for step in (7, 8)] == [["checkpoint-3"], ["checkpoint-3"]]
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-9"]
+
+
+def test_training_goes_on_while_an_old_checkpoint_is_deleted_and_ends_when_it_is_gone(tmp_path, monkeypatch):
+    step_is_done = threading.Event()
+    deleted = []
+    real = durable_writes.delete
+
+    def wait_for_a_step(doomed: Path) -> None:
+        deleted.append((doomed.exists(), step_is_done.wait(60)))
+        real(doomed)
+
+    class Step(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 8:
+                assert not (Path(args.output_dir) / "checkpoint-3").exists()
+                step_is_done.set()
+
+    def has_ended(self: writer.BackgroundWriter) -> bool:
+        if self._reply is None and self._connection is not None:
+            self._hear()
+        return self._reply is not None
+
+    monkeypatch.setattr(writer.BackgroundWriter, "has_ended", has_ended)
+    monkeypatch.setattr(deletions, "delete", wait_for_a_step)
+    trainer = run(tmp_path, Step(), **EVERY_THIRD, save_total_limit=1)
+    trainer.train()
+    assert deleted[0] == (True, True)
+    assert len(deleted) == 2
+    assert list_leftovers(tmp_path) == []
 
 
 def test_the_best_model_is_loaded_when_its_checkpoint_is_there(tmp_path, gate):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.commit import CheckpointFacts, WritePart
 from raytrainer.checkpoint.names import checkpoint_name
 from raytrainer.checkpoint.rank_agreement import Agreement
@@ -102,8 +103,10 @@ class BucketStorage:
         keep: Iterable[str],
         owners: Collection[str],
         keep_newest: bool = True,
+        beside: Deletions | None = None,
     ) -> None:
         """Rank 0: see ``prune_bucket``; a store that fails leaves one too many, with a warning."""
+        del beside
         try:
             prune_bucket(self._store, limit=limit, keep=keep, owners=owners, keep_newest=keep_newest)
         except OSError as error:
