@@ -49,6 +49,8 @@ POINTS_OF_PAGE = 24_000
 MOST_OF_CURVE = 2_000
 FEW = 40
 """Curves of fewer points show each point."""
+DENSE = 1000
+"""From how many points a curve of noise is a band, in front of which other curves need contrast."""
 MAX_OTHERS = 16
 """Curves of what a user logged beside the usual."""
 MAX_BAD = 100
@@ -194,6 +196,7 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
     if len(chart.names) > 1:
         dash = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": chart.names}}
         encoding["strokeDash"] = dash | {"legend": {"orient": "top"} if by_run else None}
+        encoding |= _contrast(chart)
     # Not clipped: a curve along the edge would be half as thick.
     mark: dict[str, Any] = {"type": "line", "strokeWidth": 1.5}
     if chart.is_step:
@@ -226,6 +229,20 @@ def spec_of(chart: Chart, *, by_time: bool, unit: tuple[str, float], runs: Seque
         "layer": layers,
         "resolve": {"scale": {"color": "independent", "strokeDash": "independent"}},
         "config": _CONFIG,
+    }
+
+
+def _contrast(chart: Chart) -> dict[str, Any]:
+    """Curves of few points are thick where another one of the chart may be a band; the band is paler."""
+    names = {curve["n"] for curve in chart.points}
+    most = {name: max(len(one["s"]) for one in chart.points if one["n"] == name) for name in names}
+    sparse = [name for name, count in sorted(most.items()) if count <= DENSE]
+    if not sparse or len(sparse) == len(most):
+        return {}
+    is_sparse = {"field": "name", "oneOf": sparse}
+    return {
+        "strokeWidth": {"condition": {"test": is_sparse, "value": 2.5}, "value": 0.8},
+        "strokeOpacity": {"condition": {"test": is_sparse, "value": 1}, "value": 0.5},
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import importlib.resources
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ _ENDINGS = {
     "interrupted": "interrupted",
     "running": "no end recorded",
 }
+WHOLE = re.compile(r"\d{4}-\d\d-\d\d|\d+(?:\.\d+)? [a-zA-Z]{1,2}\b")
+"""What is on one line in a narrow table: a date, a number with its unit."""
 _LOUD = {"restart", "failed"}
 
 
@@ -223,8 +226,8 @@ def _saves(records: Sequence[Record]) -> str:
         classes = [
             "best" if save.is_best else "" if save.is_there else "gone" for save in record.saves[-MAX_SAVES:]
         ]
-        heads = ["checkpoint", "size", "saved in", "at", "there when this page was written"]
-        table = _table(heads, rows, classes=classes)
+        heads = ["checkpoint", "size", "saved in", "at", "still there"]
+        table = _table(heads, rows, classes=classes, name="saves")
         whole = sum(save.seconds or 0.0 for save in record.saves)
         note = f"{len(record.saves)} saves took {format_duration(whole)} in all"
         if any(save.waited_s is not None for save in record.saves):
@@ -320,9 +323,10 @@ def _table(
     *,
     classes: Sequence[str] | None = None,
     is_html: bool = False,
+    name: str = "",
 ) -> str:
     def cell(text: str) -> str:
-        return text if is_html else _text(text)
+        return text if is_html else WHOLE.sub(r'<span class="whole">\g<0></span>', _text(text))
 
     head = "".join(f"<th>{cell(one)}</th>" for one in heads)
     lines = [
@@ -331,7 +335,8 @@ def _table(
         + "</tr>"
         for index, row in enumerate(rows)
     ]
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="table {name}">{table}</div>'
 
 
 def _folded(content: str, is_long: bool, summary: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from raytrainer.telemetry.events import (
@@ -49,15 +50,25 @@ class WrittenRun:
         self.rank.handle(event)
         self.driver.handle(event)
 
-    def steps(self, begin: int, end: int, *, spike: int = -1) -> None:
-        """Steps from ``begin`` + 1 to ``end``, each logged after one second."""
+    def steps(
+        self, begin: int, end: int, *, spike: int = -1, logs: Callable[[int], dict[str, object]] | None = None
+    ) -> None:
+        """Steps from ``begin`` + 1 to ``end``, each logged after one second.
+
+        Args:
+            begin: Steps that are done.
+            end: The last step.
+            spike: The step with the loss ``SPIKE``, unless ``logs`` are given.
+            logs: What is logged of a step.
+        """
         for step in range(begin + 1, end + 1):
             self.now += 1
             self.rank.handle(
                 StepDone(step=step, max_steps=self.num_steps, epoch=0.1, samples_per_s=[2.0, 3.0])
             )
-            logs = {"loss": SPIKE if step == spike else 1 / step, "grad_norm": 1.0, "learning_rate": 1e-3}
-            event = Logged(step=step, max_steps=self.num_steps, logs=logs)
+            smooth = {"loss": SPIKE if step == spike else 1 / step, "grad_norm": 1.0, "learning_rate": 1e-3}
+            values = smooth if logs is None else logs(step)
+            event = Logged(step=step, max_steps=self.num_steps, logs=values)
             self.rank.handle(event)
             self.driver.handle(event)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raytrainer.report.charts import (
+    DENSE,
     ENDING_COLORS,
     FEW,
     Chart,
@@ -48,3 +49,14 @@ def test_a_picture_says_what_the_lines_across_it_mean():
         "dashed orange, a death or failure after which the workers started again; "
         "dotted blue, another number of workers"
     )
+
+
+def test_a_curve_of_few_points_is_seen_in_front_of_a_band():
+    both = chart([1.0] * (DENSE + 1))
+    both.names.append("eval_loss")
+    both.points.append({"r": "run", "n": "eval_loss", "s": [0, 1], "t": [0, 1], "v": [1.0, 1.0], "l": []})
+    encoding = spec_of(both, by_time=False, unit=UNIT, runs=["run"])["layer"][0]["encoding"]
+    assert encoding["strokeWidth"]["condition"]["test"]["oneOf"] == ["eval_loss"]
+    assert encoding["strokeWidth"]["condition"]["value"] > encoding["strokeWidth"]["value"]
+    both.points[0] |= {"s": [0], "t": [0], "v": [1.0]}
+    assert "strokeWidth" not in spec_of(both, by_time=False, unit=UNIT, runs=["run"])["layer"][0]["encoding"]
