@@ -24,6 +24,11 @@ def log_told(logger: logging.Logger, text: str, *, level: int = logging.WARNING)
     logger.log(level, "%s", text, extra={_MARK: True})
 
 
+def mark_told(record: logging.LogRecord) -> None:
+    """From now on, handlers that print to a terminal leave a record out, because an event has its text."""
+    setattr(record, _MARK, True)
+
+
 def was_not_told(record: logging.LogRecord) -> bool:
     """A filter for handlers that print to a terminal."""
     return not getattr(record, _MARK, False)

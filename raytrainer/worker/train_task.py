@@ -48,6 +48,7 @@ from raytrainer.worker.batch_size_search import apply_saved_sizes, search_batch_
 from raytrainer.worker.recomputation import enable_recomputation
 from raytrainer.worker.run_lease import held_by_run
 from raytrainer.worker.setup import build_model
+from raytrainer.worker.storage_notes import warnings_as_notes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,13 +103,14 @@ def train_on_rank(
     storage = checkpoint_storage(trainer)
     in_bucket = is_uri(storage.location)
     try:
-        if saves(trainer) or in_bucket:
-            storage.check_from_all(runtime)
-        with held_by_run(storage.location, runtime, saves=saves(trainer)):
-            prepare_model(trainer)
-            if trainer.args.auto_find_batch_size:
-                return search_batch_size(trainer, runtime, attempt)
-            return attempt()
+        with warnings_as_notes(runtime):
+            if saves(trainer) or in_bucket:
+                storage.check_from_all(runtime)
+            with held_by_run(storage.location, runtime, saves=saves(trainer)):
+                prepare_model(trainer)
+                if trainer.args.auto_find_batch_size:
+                    return search_batch_size(trainer, runtime, attempt)
+                return attempt()
     except BaseException as error:
         if runtime.rank == 0:
             ends = isinstance(error, KeyboardInterrupt | SystemExit)
