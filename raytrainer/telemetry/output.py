@@ -17,7 +17,7 @@ from typing import TextIO
 from raytrainer.telemetry.live_line import LiveLine
 from raytrainer.telemetry.notebook_cell import in_notebook
 from raytrainer.telemetry.notebook_page import WIDTH, NotebookPage
-from raytrainer.telemetry.paint import Glyphs, Paint, glyphs_for, is_terminal, wants_style
+from raytrainer.telemetry.paint import Glyphs, Paint, glyphs_for, is_screen, is_terminal, wants_style
 
 
 class Output:
@@ -68,7 +68,7 @@ class Output:
         Args:
             to_err: Where progress goes is meant.
         """
-        return self._page is not None or is_terminal(self._err if to_err else self._out)
+        return self._page is not None or is_screen(self._err if to_err else self._out)
 
     def columns(self, otherwise: int | None = None, *, of_err: bool = False) -> int:
         """Available width for permanent lines.

@@ -2,7 +2,7 @@
 
 Styles are the terminal's own 16 colors, so that they suit its background, and no meaning is in a color alone: a word or
 a mark says it too. ``NO_COLOR`` (https://no-color.org) switches all styles off, ``FORCE_COLOR`` switches them on in a
-file or a job's log, and a terminal that calls itself dumb is treated as a file.
+file or a job's log, and a terminal that calls itself dumb gets neither styles nor a line that is written again.
 
 Imports rich, so it is imported where something is shown, and not by ``import raytrainer`` or on a worker.
 """
@@ -46,12 +46,17 @@ def glyphs_for(stream: TextIO) -> Glyphs:
     return UNICODE if encoding.lower().replace("-", "").replace("_", "").startswith("utf") else ASCII
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a line of this stream can be written again."""
+def is_screen(stream: TextIO) -> bool:
+    """Whether somebody sees this stream, and it has a width: a terminal, also a dumb one."""
     try:
-        return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        return stream.isatty()
     except (AttributeError, ValueError):  # A stream without isatty, or a closed one.
         return False
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a line of this stream can be written again."""
+    return is_screen(stream) and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def wants_style(stream: TextIO) -> bool:

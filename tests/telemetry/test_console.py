@@ -341,10 +341,17 @@ def test_disable_silences_progress_in_a_file(file, clock):
     assert file.getvalue() == ""
 
 
-def test_a_dumb_terminal_is_treated_as_a_file(terminal, clock, monkeypatch):
+def test_a_dumb_terminal_gets_lines_of_its_width_none_of_which_is_written_again(terminal, clock, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    play(Renderer(terminal, clock=clock), clock, started(), step(40), logged(40))
-    assert "\r" not in terminal.getvalue()
+    renderer = Renderer(terminal, width=60, clock=clock)
+    logs = {"eval_loss": 0.5, "eval_accuracy": 0.25, "eval_runtime": 2.0, "eval_samples_per_second": 1143.25}
+    play(renderer, clock, started(), step(40), logged(40), logged(40, logs))
+    text = terminal.getvalue()
+    assert "\r" not in text
+    assert "\x1b" not in text
+    assert "eval_accuracy=0.2500" in text
+    assert "eval_samples_per_second" not in text
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_logs_go_to_stdout_and_the_line_to_stderr(terminal, file, clock):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.cells import cell_len
 
 from raytrainer.telemetry.events import EngagedRow
-from raytrainer.telemetry.paint import ASCII, Paint
+from raytrainer.telemetry.paint import ASCII, UNICODE, Paint
 from raytrainer.telemetry.settings_table import engaged_table
 
 ROWS = [
@@ -42,6 +42,18 @@ def test_long_cells_wrap_and_lose_nothing():
 
 def test_a_narrow_terminal_gets_a_narrow_table():
     assert {cell_len(line) for line in engaged_table([*ROWS, LONG], width=60).split("\n")} == {60}
+
+
+def test_in_50_columns_what_applies_is_not_broken_within_words():
+    rows = [
+        EngagedRow(what="global batch", requested="4 x 1 x 2", engaged="8 samples a step"),
+        EngagedRow(what="backend", requested="data parallel", engaged="DistributedDataParallel (gloo)"),
+        EngagedRow(what="optimizer", requested="adamw_torch_fused", engaged="AdamW (fused), 18 parameters"),
+    ]
+    for glyphs in (UNICODE, ASCII):
+        table = engaged_table(rows, width=50, glyphs=glyphs)
+        assert max(map(cell_len, table.split("\n"))) <= 50
+        assert "DistributedDataParallel" in table
 
 
 def test_wide_characters_keep_the_edges_aligned():
