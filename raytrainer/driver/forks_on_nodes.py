@@ -33,7 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raytrainer.driver.fork_server import ForkServer
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.ray_calls import Ref
-from raytrainer.worker.main import directory_of_session
+from raytrainer.worker.session_directory import directory_of_session
 
 logger = logging.getLogger(__name__)
 

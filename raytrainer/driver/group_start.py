@@ -29,7 +29,7 @@ from raytrainer.telemetry.events import Note
 from raytrainer.telemetry.startup import here
 from raytrainer.wire.preparations import Preparations
 from raytrainer.wire.spec import Shipped, with_sources
-from raytrainer.worker.main import WorkerConfig
+from raytrainer.worker.config import WorkerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

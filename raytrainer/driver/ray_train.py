@@ -36,7 +36,8 @@ from raytrainer.driver.fork_server import ForkServer, starts_plain_python
 from raytrainer.driver.rendezvous import Rendezvous
 from raytrainer.driver.reservation import Reservation
 from raytrainer.runtimes import ray_calls
-from raytrainer.worker.main import WorkerConfig, work
+from raytrainer.worker.config import WorkerConfig
+from raytrainer.worker.main import work
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from raytrainer.driver.cluster import connect
 from raytrainer.wire.spec import Shipped, receive_on_worker, ship, with_sources
-from raytrainer.worker.main import directory_for_copies
+from raytrainer.worker.session_directory import directory_for_copies
 
 
 def ship_to_trials(value: object, name: str = "trainer") -> Shipped:

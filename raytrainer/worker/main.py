@@ -13,13 +13,8 @@ import contextlib
 import importlib
 import logging
 import os
-import tempfile
 import threading
 import time
-import traceback
-from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import ray
@@ -28,16 +23,19 @@ import ray.exceptions
 from raytrainer.runtimes import ray_calls
 from raytrainer.runtimes.base import WorkersMove
 from raytrainer.runtimes.ray_calls import Ref
-from raytrainer.storage.locations import below, is_uri
-from raytrainer.storage.stage import discard_stage, working_directory
+from raytrainer.storage.stage import discard_stage
 from raytrainer.telemetry.events import Busy
 from raytrainer.telemetry.startup import here, process_began
 from raytrainer.told import log_told
 from raytrainer.wire.failure_record import record_failure
 from raytrainer.wire.messages import Answer, Joined, NextTrainer, Task, TaskResult, Watch
-from raytrainer.wire.preparations import Preparations, call_all
+from raytrainer.wire.preparations import call_all
+from raytrainer.worker.config import WorkerConfig
 from raytrainer.worker.last_words import end_output
-from raytrainer.worker.stacks import StackWriter, place_of, this_process
+from raytrainer.worker.process_group import disconnect_peers, prepare_process
+from raytrainer.worker.rank_log import RankLog
+from raytrainer.worker.session_directory import directory_for_copies
+from raytrainer.worker.stacks import place_of, this_process
 
 if TYPE_CHECKING:
     from raytrainer.runtimes.ray_worker import RayRuntime
@@ -51,30 +49,6 @@ LONG_POLL_S = 20.0
 """How long one call waits in the control actor before it is made again."""
 STUCK_S = 5.0
 """How long a rank may go on after the run has ended, before its process is ended."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """What a worker needs before it can read the trainer."""
-
-    control: Any
-    """Handle of the control actor."""
-    trainer: list[Ref[Shipped]]
-    """One reference to the trainer in transport form; in a list, so that Ray passes the reference on."""
-    open_session: str
-    """``module:function`` that sets the trainer up: ``(trainer, runtime) -> session``."""
-    output_dir: str | None
-    num_threads: int | None
-    """CPU threads of torch, unless OMP_NUM_THREADS says otherwise."""
-    use_gpu: bool
-    backend: str
-    """Backend of ``torch.distributed``."""
-    timeout_s: float
-    """Limit of a collective [s]."""
-    directory: str | None
-    """Working directory of the driver, when workers run on its machine."""
-    preparations: Preparations = field(default_factory=Preparations)
-    """What is called before the trainer is unpacked, and when it is set up."""
 
 
 def work(config: dict[str, Any]) -> None:
@@ -143,8 +117,7 @@ class _Worker:
         self._session: WorkerSession | None = None
         self._trainer_number = 0
         self._runtime: RayRuntime | None = None
-        self._output_dir: str | None = None
-        self._log_file: Path | None = None
+        self._log = RankLog()
         self._rank = 0
         self._attempt: int | None = None
         """None until rank 0 has joined."""
@@ -153,14 +126,13 @@ class _Worker:
         """Of the trainer in this process; 0 as it was sent at first."""
         self._is_done = threading.Event()
         self._thread = threading.get_ident()
-        self._stacks: StackWriter | None = None
 
     def work(self) -> None:
         try:
             here.has_driver = True
             here.add("until Ray calls it", process_began())
             with here.phase("process group"):
-                self._prepare_process()
+                self._rank = prepare_process(self._config)
             here.process = f"rank {self._rank}"
             if self._join():
                 threading.Thread(target=self._watch, name="raytrainer-watch", daemon=True).start()
@@ -176,7 +148,7 @@ class _Worker:
             if self._report(error) is Answer.RETRY:
                 # Not the error itself: Ray may be unable to pickle it, and the driver has its record already.
                 raise RuntimeError(f"rank {self._rank} failed with {type(error).__name__}") from None
-            self._disconnect_peers()
+            disconnect_peers(STUCK_S)
         finally:
             self._is_done.set()
             if self._runtime is not None:
@@ -184,51 +156,6 @@ class _Worker:
             discard_stage()
 
     # ---- start --------------------------------------------------------------------------------------------------
-
-    def _prepare_process(self) -> None:
-        import ray.train
-
-        context = ray.train.get_context()
-        self._rank = context.get_world_rank()
-        if self._config.directory is not None and Path(self._config.directory).is_dir():
-            os.chdir(self._config.directory)
-        # Variables that torchrun would set; Accelerate and the backends read them.
-        os.environ.update(
-            RANK=str(self._rank),
-            WORLD_SIZE=str(context.get_world_size()),
-            LOCAL_RANK=str(context.get_local_rank()),
-            LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
-            NODE_RANK=str(context.get_node_rank()),
-        )
-        self._open_process_group(context.get_world_size())
-
-    def _open_process_group(self, world_size: int) -> None:
-        import torch
-        import torch.distributed as dist
-
-        # Ray derives the variable from the CPUs of a worker, unless the user has set it.
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        number = int(threads) if threads.isdigit() else self._config.num_threads
-        if number:
-            torch.set_num_threads(number)
-        device = torch.device("cpu")
-        if self._config.use_gpu:
-            from ray.train.torch import get_device
-
-            device = get_device()
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-        from raytrainer.worker.loopback_store import store_of_one_machine
-
-        timeout = timedelta(seconds=self._config.timeout_s)
-        dist.init_process_group(
-            self._config.backend,
-            store=store_of_one_machine(self._rank, world_size, timeout),
-            rank=self._rank,
-            world_size=world_size,
-            timeout=timeout,
-        )
 
     def _join(self) -> bool:
         from raytrainer.runtimes.ray_worker import RayRuntime
@@ -243,39 +170,8 @@ class _Worker:
             return False
         if self._rank == 0:
             self._runtime.emit(Busy(what="the set-up of the workers"))
-        self._write_log(self._config.output_dir)
+        self._log.begin(self._config.output_dir, self._runtime)
         return True
-
-    def _write_log(self, output_dir: str | None) -> None:
-        self._output_dir = output_dir
-        if output_dir is not None:
-            from raytrainer.telemetry.logfile import attach_rank_log
-
-            self._bring_log(output_dir)
-            directory = working_directory(output_dir)
-            self._log_file = attach_rank_log(directory / "logs", self._rank, attempt=self._attempt)
-            if self._rank == 0 and self._runtime is not None:
-                self._runtime.record_in(output_dir)
-        if self._stacks is not None:
-            self._stacks.close()
-        self._stacks = StackWriter(self._log_file)
-
-    def _bring_log(self, output_dir: str) -> None:
-        """If logs are in a bucket, go on in the one that an earlier process of this rank wrote."""
-        if is_uri(output_dir):
-            from raytrainer.checkpoint.run_storage import storage_of
-
-            storage_of(output_dir).bring(_log_name(self._rank))
-
-    def _share_log(self) -> None:
-        """If logs are in a bucket, upload this rank's, as far as that is possible."""
-        if self._output_dir is not None and is_uri(self._output_dir):
-            from raytrainer.checkpoint.run_storage import storage_of
-
-            with contextlib.suppress(Exception):
-                if self._runtime is not None:
-                    self._runtime.share_records()
-                storage_of(self._output_dir).share()
 
     def _open(self, next_trainer: NextTrainer | None = None) -> None:
         """All ranks: set up the trainer of a task in place of the one that is there."""
@@ -283,7 +179,9 @@ class _Worker:
         call_all(self._config.preparations.before)
         shipped: Ref[Shipped] = self._config.trainer[0] if next_trainer is None else next_trainer.shipped[0]
         self._trainer_number = 0 if next_trainer is None else next_trainer.number
-        self._write_log(self._config.output_dir if next_trainer is None else next_trainer.output_dir)
+        output_dir = self._config.output_dir if next_trainer is None else next_trainer.output_dir
+        assert self._runtime is not None
+        self._log.begin(output_dir, self._runtime)
         self._version = 0
         if self._session is not None:
             self._session.close()
@@ -374,13 +272,13 @@ class _Worker:
             if self._rank == 0 and weights is not None:
                 runtime.store_final_weights(weights)
             session.close()
-            self._share_log()
+            self._log.share()
             discard_stage()
             # All ranks, before rank 0 says that they are done: from then on the driver may end any of them.
             runtime.barrier()
         except Exception as error:
             logger.exception("Could not leave the trained weights for the driver.")
-            self._write_traceback(error)
+            self._log.write_traceback(error)
         finally:
             if self._rank == 0:
                 runtime.flush()
@@ -397,12 +295,12 @@ class _Worker:
             ray_calls.get(self._control.move.remote(self._attempt, session.step))
             # Ray ends all workers when it sees that one of them raised; what rank 0 has to send comes first.
             runtime.barrier()
-        self._share_log()
+        self._log.share()
 
     # ---- failure ------------------------------------------------------------------------------------------------
 
     def _report(self, error: BaseException) -> Answer:
-        self._write_traceback(error)
+        self._log.write_traceback(error)
         step = None
         with contextlib.suppress(Exception):
             step = self._session.step if self._session is not None else None
@@ -412,7 +310,7 @@ class _Worker:
             attempt=self._attempt,
             step=step,
             method=self._method,
-            log_file=self._log_location(),
+            log_file=self._log.location,
         )
         try:
             if self._runtime is not None:
@@ -421,45 +319,9 @@ class _Worker:
         except (_DriverGoneError, ray.exceptions.RayError):
             return Answer.STOP  # The driver is gone, and nobody would use restarted workers.
 
-    def _log_location(self) -> str | None:
-        """Where a person finds the log of this rank."""
-        output_dir = self._output_dir
-        if self._log_file is None or output_dir is None:
-            return None
-        return below(output_dir, _log_name(self._rank)) if is_uri(output_dir) else str(self._log_file)
-
-    def _write_traceback(self, error: BaseException) -> None:
-        """To the log file only: the driver's terminal shows the relevant part, once."""
-        if self._log_file is None:
-            return
-        text = "".join(traceback.format_exception(error))
-        with contextlib.suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:
-            file.write(text)
-        self._share_log()
-
-    def _disconnect_peers(self) -> None:
-        """Close this rank's connections, so that ranks that wait for it in a collective fail at once."""
-        import torch.distributed as dist
-
-        def destroy() -> None:
-            with contextlib.suppress(Exception):
-                abort: Any = getattr(dist.distributed_c10d, "_abort_process_group", None)
-                if abort is not None and dist.get_backend() == "nccl":
-                    abort()
-                else:
-                    dist.destroy_process_group()
-
-        if dist.is_initialized():
-            thread = threading.Thread(target=destroy, daemon=True)
-            thread.start()
-            thread.join(STUCK_S)
-
     def _tell_place(self, request: int) -> None:
         self._control.tell_place.remote(self._attempt, request, place_of(self._thread, self._rank))
-        if self._stacks is not None:
-            with contextlib.suppress(OSError, ValueError):  # The log is full, or was exchanged just now.
-                self._stacks.write()
-            self._share_log()
+        self._log.write_stacks()
 
     def _watch(self) -> None:
         """Say where this rank is when the driver asks.
@@ -469,7 +331,7 @@ class _Worker:
         node_id: str = ray.get_runtime_context().get_node_id()
         known = 0
         while not self._is_done.is_set():
-            process = this_process(self._rank, node_id, self._log_file)
+            process = this_process(self._rank, node_id, self._log.file)
             try:
                 call: Ref[Watch | None] = self._control.watch.remote(
                     process, self._attempt, known, LONG_POLL_S
@@ -485,19 +347,3 @@ class _Worker:
         if not self._is_done.wait(STUCK_S):
             time.sleep(0.1)  # for text that is being written to stderr
             os._exit(1)
-
-
-def _log_name(rank: int) -> str:
-    return f"logs/rank-{rank}.log"
-
-
-def directory_for_copies() -> str:
-    """Where copies of the driver's modules go: a directory of Ray's session, which ends with Ray."""
-    return os.path.join(directory_of_session(), "raytrainer_modules")
-
-
-def directory_of_session() -> str:
-    """Where Ray's session keeps its files on this machine."""
-    # Ray has no public way to ask. If this one goes away, what is kept here outlives Ray.
-    node: Any = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)
-    return node.get_session_dir_path() if node is not None else tempfile.gettempdir()

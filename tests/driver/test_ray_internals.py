@@ -81,7 +81,7 @@ USED_WITHOUT_IMPORT = [
     ("driver/own_raylet.py", "ray._private.worker", "_global_node"),
     ("driver/own_raylet.py", "ray._private.node:Node", "raylet_socket_name"),
     ("driver/ray_tables.py", "ray._private.state:GlobalState", "get_draining_nodes"),
-    ("worker/main.py", "ray._private.node:Node", "get_session_dir_path"),
+    ("worker/session_directory.py", "ray._private.node:Node", "get_session_dir_path"),
 ]
 PARAMETERS = [
     ("driver/ray_train.py", "ray.train.v2._internal.execution.controller:TrainController", "failure_policy"),
