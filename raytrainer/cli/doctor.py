@@ -7,24 +7,23 @@ import importlib.metadata
 import json
 import os
 import secrets
-import shutil
-import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 from raytrainer.cli import node_packages
-from raytrainer.cli.findings import Finding, lines_of
+from raytrainer.cli.findings import Finding
 from raytrainer.cli.known_issues import PACKAGES, broken_requirements, is_installed, known_issues
 from raytrainer.cli.node_facts import NodeFacts, node_facts
+from raytrainer.cli.telling import Telling
 from raytrainer.storage.locations import as_path, is_uri
+from raytrainer.telemetry.environment import environment
 from raytrainer.telemetry.formatting import format_bytes, format_duration
-from raytrainer.telemetry.paint import Paint, glyphs_for, is_terminal, wants_style
 
-_WIDTH = 80
 _OBJECT_STORE_SHARE = 0.3
 """Of a machine's memory that Ray takes for objects in shared memory."""
+_HERE = "this machine"
 _MUST_AGREE = ("python", "raytrainer", "torch", "transformers", "ray", "accelerate")
 
 
@@ -43,22 +42,42 @@ def doctor(*, address: str | None, storage: str | None, as_json: bool) -> int:
         ConfigurationError: If no cluster answers at the address.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    with left_marker(storage) as marker:
-        here = node_facts(storage)
-        findings = [
-            *_machine(here, "this machine"),
-            *_packages(),
-            *_optimizers(),
-            *_storage(here, storage),
-            *_cluster(address, here, storage, marker),
-        ]
+    findings: list[Finding] = []
+    with left_marker(storage) as marker, Telling(findings, is_shown=not as_json) as telling:
+        telling.begin(_asked(address, storage))
+        here = _examine(telling, address, storage, marker)
     is_well = all(finding.state != "bad" for finding in findings)
     if as_json:
         shown = {"well": is_well, "machine": asdict(here), "findings": [asdict(one) for one in findings]}
         print(json.dumps(shown, indent=2))
     else:
-        print("\n".join(_shown(findings)))
+        bad = sum(finding.state == "bad" for finding in findings)
+        print(f"\n{bad} problem{'s' * (bad != 1)} found." if bad else "\nNo problem found.")
     return 0 if is_well else 1
+
+
+def _asked(address: str | None, storage: str | None) -> str:
+    what = ["this machine", "its packages", "the optimizers"]
+    what += [str(storage)] if storage else []
+    what += [f"every node of the cluster at {address}"] if address and address != "local" else []
+    return f"Looking at {', '.join(what[:-1])} and {what[-1]}."
+
+
+def _examine(telling: Telling, address: str | None, storage: str | None, marker: str | None) -> NodeFacts:
+    """Look at everything, and tell each finding as soon as it is known."""
+    facts = environment()
+    telling.tell([_computer(facts, _HERE)])
+    telling.wait("importing torch, to see its devices" + (f"; trying {storage}" if storage else ""))
+    here = node_facts(storage)
+    telling.tell(_devices(here, _HERE))
+    telling.wait("comparing the versions of packages")
+    telling.tell(_packages())
+    telling.wait("importing the optimizers")
+    telling.tell(_optimizers())
+    telling.tell(_storage(here, storage))
+    telling.wait(f"asking the cluster at {address}")
+    telling.tell(_cluster(address, here, storage, marker))
+    return here
 
 
 @contextlib.contextmanager
@@ -89,16 +108,23 @@ def left_marker(storage: str | None) -> Generator[str | None]:
 
 
 def _machine(node: NodeFacts, section: str) -> Iterator[Finding]:
-    facts = node.facts
+    yield _computer(node.facts, section)
+    yield from _devices(node, section)
+
+
+def _computer(facts: Mapping[str, object], section: str) -> Finding:
     memory = format_bytes(float(cast("int", facts["memory_bytes"])))
-    text = f"{node.host}: {facts['platform']}, {facts['cpus']} CPUs, {memory}, Python {facts['python']}"
-    yield Finding(section=section, what="machine", state="ok", text=text)
+    text = f"{facts['host']}: {facts['platform']}, {facts['cpus']} CPUs, {memory}, Python {facts['python']}"
+    return Finding(section=section, what="machine", state="ok", text=text)
+
+
+def _devices(node: NodeFacts, section: str) -> Iterator[Finding]:
     gpus = ", ".join(node.gpus) or "CPUs alone: torch sees no GPU"
     yield Finding(section=section, what="devices", state="ok", text=gpus)
     if node.shared_memory is None:
         return
     free, _ = node.shared_memory
-    wanted = _OBJECT_STORE_SHARE * cast("int", facts["memory_bytes"])
+    wanted = _OBJECT_STORE_SHARE * cast("int", node.facts["memory_bytes"])
     if free < wanted:
         text = (
             f"{format_bytes(float(free))} are free in /dev/shm, and Ray takes up to {format_bytes(wanted)} for "
@@ -215,12 +241,3 @@ def _version_on(node: NodeFacts, name: str) -> str:
     if name == "python":
         return ".".join(str(node.facts["python"]).split(".")[:2])
     return cast("dict[str, str]", node.facts["versions"]).get(name, "not installed")
-
-
-def _shown(findings: list[Finding]) -> Iterator[str]:
-    width = min(_WIDTH, shutil.get_terminal_size().columns) if is_terminal(sys.stdout) else _WIDTH
-    paint = Paint(wants_style(sys.stdout))
-    yield from lines_of(findings, width=width, glyphs=glyphs_for(sys.stdout), paint=paint)
-    bad = sum(finding.state == "bad" for finding in findings)
-    yield ""
-    yield f"{bad} problem{'s' * (bad != 1)} found." if bad else "No problem found."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,29 +23,33 @@ class Finding:
     text: str
 
 
-def lines_of(findings: Iterable[Finding], *, width: int, glyphs: Glyphs, paint: Paint) -> list[str]:
+class FindingLines:
     """Findings as lines, under a heading for each section.
 
     Args:
-        findings: Those of a section follow each other.
         width: Available width [columns].
         glyphs: Of the terminal.
         paint: Colors.
     """
-    marks = {
-        "ok": paint.good(glyphs.ok),
-        "note": paint.dim(glyphs.dot),
-        "warning": paint.warn("!"),
-        "bad": paint.warn(glyphs.bad),
-    }
-    lines: list[str] = []
-    section = None
-    for finding in findings:
-        if finding.section != section:
-            section = finding.section
-            lines += ["", paint.bold(section)] if lines else [paint.bold(section)]
+
+    def __init__(self, *, width: int, glyphs: Glyphs, paint: Paint) -> None:
+        self._width = width
+        self._paint = paint
+        self._section: str | None = None
+        self._marks = {
+            "ok": paint.good(glyphs.ok),
+            "note": paint.dim(glyphs.dot),
+            "warning": paint.warn("!"),
+            "bad": paint.warn(glyphs.bad),
+        }
+
+    def of(self, finding: Finding) -> list[str]:
+        """The lines of the next finding; those of a section follow each other."""
+        lines: list[str] = []
+        if finding.section != self._section:
+            self._section = finding.section
+            lines = ["", self._paint.bold(finding.section)]
         indent = " " * (_WHAT_COLUMNS + 4)
-        first, *others = wrapped(finding.text, max(20, width - len(indent)))
-        lines.append(f"  {marks[finding.state]} {finding.what:<{_WHAT_COLUMNS}}{first}")
-        lines += [indent + line for line in others]
-    return lines
+        first, *others = wrapped(finding.text, max(20, self._width - len(indent)))
+        lines.append(f"  {self._marks[finding.state]} {finding.what:<{_WHAT_COLUMNS}}{first}")
+        return lines + [indent + line for line in others]

@@ -30,6 +30,24 @@ def test_this_machine_is_shown_in_80_columns_and_no_ray_is_started(capsys: pytes
     assert ray.is_initialized() == was_there
 
 
+def test_what_is_looked_at_is_said_before_torch_is_imported():
+    script = """
+import sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("<torch>", flush=True)
+sys.meta_path.insert(0, Watch())
+from raytrainer.cli.main import main
+main(["doctor"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Looking at this machine, its packages and the optimizers."
+    assert done.stdout.index("✓ machine") < done.stdout.index("<torch>") < done.stdout.index("✓ devices")
+    assert "importing" not in done.stderr, "a line that goes away needs a terminal"
+
+
 def test_a_directory_is_tried_and_nothing_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     place = tmp_path / "not" / "there"
     assert main(["doctor", "--storage", str(place), "--json"]) == 0
