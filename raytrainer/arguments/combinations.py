@@ -198,6 +198,23 @@ def batch_size_search_needs_whole_models(args: TrainingArguments) -> None:
         )
 
 
+def merged_saves_belong_to_no_evaluation(args: TrainingArguments) -> None:
+    """The best checkpoint has the weights that were evaluated; a merged save has those of a later step."""
+    if args.async_save_overlap != "merge":
+        return
+    of_evaluation = "load_best_model_at_end=True" if args.load_best_model_at_end else "save_strategy='best'"
+    if args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST:
+        raise ConfigurationError(
+            "async_save_overlap='merge' saves the state of a later step where the save before is still being written, "
+            f"but {of_evaluation} needs the weights of the step that was evaluated. Set async_save_overlap='wait'."
+        )
+    if args.async_save is False:
+        raise ConfigurationError(
+            "async_save_overlap='merge' needs saves that are written beside training, but async_save=False writes them "
+            "in the loop. Leave one of them out."
+        )
+
+
 def saves_beside_training_have_a_directory(args: TrainingArguments) -> None:
     """What is written beside training is renamed when it is complete, and its copy is in anonymous memory of Linux."""
     if not args.async_save:
@@ -223,6 +240,7 @@ _RULES: tuple[Callable[[Any], None], ...] = (
     schedule_sees_metrics,
     prefetching_has_processes,
     saves_beside_training_have_a_directory,
+    merged_saves_belong_to_no_evaluation,
 )
 """Rules that hold before transformers has normalized everything: it asserts some of them itself."""
 _PLACEMENT_RULES: tuple[Callable[[Any], None], ...] = (

@@ -188,6 +188,7 @@ SUPPORTED: tuple[str, ...] = (
     "accelerate_config",
     "accelerator_config",
     "async_save",
+    "async_save_overlap",
     "rank_check_steps",
     "report_page",
 )

@@ -128,6 +128,15 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
             "64 MiB or more. True: always, or it is an error. False: never."
         },
     )
+    async_save_overlap: str = field(
+        default="wait",
+        metadata={
+            "help": "What follows when a save is due while the one before is still being written beside training. "
+            "'wait': training waits for it. 'merge': training goes on, and as soon as the one before is committed the "
+            "state of that step is saved, once for all saves that were due meanwhile.",
+            "choices": ["wait", "merge"],
+        },
+    )
     report_page: bool = field(
         default=True,
         metadata={

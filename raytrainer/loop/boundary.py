@@ -11,7 +11,7 @@ from transformers.trainer_utils import SaveStrategy
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
-from raytrainer.loop.saves_beside import finish_save
+from raytrainer.loop.saves_beside import finish_save, is_put_off, puts_off
 from raytrainer.loop.trainable import apply_changes, has_changed
 from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import Evaluated, Note, StepDone
@@ -85,6 +85,7 @@ def at_boundary(run: TrainRun) -> None:
     """All ranks: log, evaluate and save as the agreed control says."""
     trainer = run.trainer
     control = trainer.control
+    control.should_save |= is_put_off(run)
     acted = control.should_log or control.should_evaluate or control.should_save
     if not acted:
         return
@@ -96,6 +97,8 @@ def at_boundary(run: TrainRun) -> None:
         is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
         if run.args.save_strategy == SaveStrategy.BEST:
             trainer.control.should_save = is_best or ((run.interrupted or run.moves) and is_unsaved(run))
+    if trainer.control.should_save and puts_off(run):
+        trainer.control.should_save = False
     if trainer.control.should_save:
         trainer._save_checkpoint(run.model, trial=trainer._trial)
         if run.saves_beside is None:

@@ -73,6 +73,9 @@ class SavesBeside:
         """Whether it is known that they are written beside it, and not in the loop."""
         self.has_told = False
         """Of files that training waits for."""
+        self.is_put_off = False
+        """Whether a save was due while one was being written, and is made when that is committed."""
+        self.has_told_of_merging = False
 
 
 def writes_beside(run: TrainRun) -> bool:
@@ -120,6 +123,37 @@ def begin_save(
     saved = copy.copy(state)
     saved.log_history = list(state.log_history)
     saves.begun = Begun(pending=pending, storage=storage, state=saved, waited_s=time.monotonic() - began)
+
+
+def puts_off(run: TrainRun) -> bool:
+    """All ranks, when a save is due: whether it is made when the one before is committed, of the state at that step."""
+    saves, state = run.saves_beside, run.trainer.state
+    if saves is None or saves.begun is None or run.args.async_save_overlap != "merge":
+        return False
+    if run.interrupted or run.moves or is_ending(run):
+        return False
+    saves.is_put_off = True
+    if not saves.has_told_of_merging:
+        saves.has_told_of_merging = True
+        tell(
+            run.runtime,
+            f"The save of step {state.global_step} was due while that of step {saves.begun.pending.step} was being "
+            "written, and is made when that is committed (async_save_overlap='merge'). So are those that follow.",
+            level="info",
+        )
+    return True
+
+
+def is_put_off(run: TrainRun) -> bool:
+    """All ranks, between two steps: whether a save was put off that nothing would make any more, as training ends."""
+    saves = run.saves_beside
+    return saves is not None and saves.is_put_off and is_ending(run) and not run.stopped
+
+
+def is_ending(run: TrainRun) -> bool:
+    """Whether no step follows."""
+    state = run.trainer.state
+    return run.trainer.control.should_training_stop or state.global_step >= state.max_steps
 
 
 def is_writing(run: TrainRun) -> bool:
@@ -218,7 +252,8 @@ def _follow(run: TrainRun, begun: Begun, saved: Committed) -> None:
     _after_commit(run, begun, saved)
     trainer = run.trainer
     # Another save may be due now, of the state as it is now.
-    is_due = trainer.control.should_save
+    is_due = trainer.control.should_save or run.saves_beside.is_put_off
+    run.saves_beside.is_put_off = False
     trainer.control = trainer.callback_handler.on_save(run.args, begun.state, trainer.control)
     trainer.control.should_save |= is_due
 

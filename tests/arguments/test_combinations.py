@@ -51,6 +51,19 @@ CONTRADICTIONS = [
         "save_steps=0.3 and eval_steps=0.2",
     ),
     ({"async_save": True, "output_dir": "s3://bucket/run"}, "async_save=True .* is a URI"),
+    (
+        {"async_save_overlap": "merge", "async_save": False},
+        "async_save_overlap='merge' needs saves that are written",
+    ),
+    (
+        {
+            "async_save_overlap": "merge",
+            "load_best_model_at_end": True,
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+        },
+        "async_save_overlap='merge' .* load_best_model_at_end=True needs the weights",
+    ),
     ({"logging_steps": 0}, "logging_strategy='steps' needs an interval above 0, but logging_steps=0"),
     ({"save_steps": 0}, "save_strategy='steps' needs an interval above 0, but save_steps=0"),
     ({"logging_steps": 2.5}, "logging_steps=2.5"),

@@ -25,6 +25,7 @@ SAMPLES: dict[str, Any] = {
     "activation_checkpointing_kwargs": {"use_reentrant": False},
     "gradient_checkpointing_kwargs": {"use_reentrant": False},
     "adam_beta1": 0.8,
+    "async_save_overlap": "merge",
     "adam_beta2": 0.95,
     "dataloader_multiprocessing_context": "spawn",
     "ddp_backend": "mpi",

@@ -26,11 +26,13 @@ from tests.checkpoint.background import odd_process
 from tests.loop import saves_victim
 from tests.loop.saves import Calls, OpenGate, content
 from tests.parity.twins import make_trainer, rows
+from tests.soak.run import digest
 
 pytestmark = pytest.mark.timeout(120)
 
 ROOT = Path(__file__).parents[2]
 EVERY_THIRD: dict[str, Any] = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
+MERGED: dict[str, Any] = {**EVERY_THIRD, "async_save_overlap": "merge"}
 
 
 @pytest.fixture
@@ -155,6 +157,42 @@ def test_nothing_is_left_of_a_run(tmp_path, monkeypatch):
     assert started[0].memory == 0
     assert list_leftovers(tmp_path) == []
     assert len(os.listdir("/proc/self/fd")) <= num_open
+
+
+def test_a_save_that_is_due_amid_another_is_made_of_the_state_when_that_is_committed(
+    tmp_path, gate, monkeypatch
+):
+    def has_ended(self: writer.BackgroundWriter) -> bool:
+        if gate.exists() and self._reply is None and self._connection is not None:
+            self._hear()
+        return self._reply is not None
+
+    monkeypatch.setattr(writer.BackgroundWriter, "has_ended", has_ended)
+    every = run(tmp_path / "every", async_save=False, **{**EVERY_THIRD, "max_steps": 12, "save_steps": 1})
+    every.train()
+    merged = run(tmp_path / "merged", OpenGate(gate, 7), **{**MERGED, "max_steps": 12})
+    merged.train()
+    assert merged.calls.steps_before_save(3) >= 7, "training waited at the save of step 6"
+    second = merged.calls.saves[1]
+    assert merged.calls.saves == [3, second, 9, 12]
+    assert second in (7, 8), "the save of step 6 was not made when that of step 3 was committed"
+    assert rows(merged) == rows(every)
+    found = content(tmp_path / f"merged/checkpoint-{second}")
+    expected = content(tmp_path / f"every/checkpoint-{second}")
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
+        assert found[name] == expected[name]
+    resumed = run(tmp_path / "merged", **{**MERGED, "max_steps": 12})
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"merged/checkpoint-{second}"))
+    assert digest(resumed) == digest(every)
+
+
+def test_a_save_that_was_put_off_is_made_when_training_is_stopped(tmp_path, gate):
+    class Stop(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop |= state.global_step == 8
+
+    run(tmp_path / "run", OpenGate(gate, 8), Stop(), **MERGED).train()
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-3", "checkpoint-8"]
 
 
 def test_an_old_checkpoint_stays_until_a_new_one_is_committed(tmp_path, gate):
