@@ -40,8 +40,11 @@ def export(
         CheckpointError: If the checkpoint has no weights or is damaged, or the directory is not empty.
     """
     size = num_bytes(max_shard_size)
-    if not is_uri(checkpoint):
-        check_is_checkpoint(Path(checkpoint))  # torch, which the rest needs, takes seconds to import
+    # torch, which the rest needs, takes seconds to import.
+    if is_uri(checkpoint):
+        check_is_checkpoint_in_bucket(checkpoint)
+    else:
+        check_is_checkpoint(Path(checkpoint))
 
     import torch
 
@@ -77,6 +80,21 @@ def check_is_checkpoint(path: Path) -> None:
     if inside and find_weights(path) is None and find_adapter(path) is None:
         raise ConfigurationError(
             f"{path} is a run, not a checkpoint. Name one of its checkpoints; the newest is {inside[-1]}."
+        )
+
+
+def check_is_checkpoint_in_bucket(uri: str) -> None:
+    """Check that a URI does not name something else, such as the output_dir of a run.
+
+    Raises:
+        ConfigurationError: If it does, with the newest checkpoint in it; or if it cannot be read.
+    """
+    from raytrainer.checkpoint.locate import checkpoints_in_bucket
+
+    found = checkpoints_in_bucket(uri)
+    if found != [uri]:
+        raise ConfigurationError(
+            f"{uri} is a run, not a checkpoint. Name one of its checkpoints; the newest is {found[-1]}."
         )
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from raytrainer.checkpoint.lease import is_held
 from raytrainer.checkpoint.names import step_of
 from raytrainer.errors import ConfigurationError
-from raytrainer.report.directory import is_run, is_run_in_bucket, run_directory
-from raytrainer.report.record import Record, read_record
+from raytrainer.report.directory import cannot_read, is_run, is_run_in_bucket, no_bucket, run_directory
+from raytrainer.report.life import state_of
+from raytrainer.report.record import read_record
 from raytrainer.storage.locations import is_uri, join, split, without_options
 from raytrainer.storage.retry import BEFORE_A_RUN
 from raytrainer.telemetry.bucket_records import FOLDER
@@ -28,10 +28,14 @@ from raytrainer.telemetry.paint import UNICODE, Paint, drawn, glyphs_for, is_ter
 MAX_DEPTH = 6
 MAX_BUCKET_DEPTH = 2
 """Each folder of a bucket is a request."""
-SILENCE_IN_BUCKET_S = 180.0
-"""A run in a bucket that was not heard of for so long [s] counts as killed: it sends its record more often."""
 _UNLIMITED = 10_000
-_STYLES = {"running": "cyan", "finished": "green", "killed": "yellow", "failed": "bold yellow"}
+_STYLES = {
+    "running": "cyan",
+    "restarting": "bold cyan",
+    "finished": "green",
+    "killed": "yellow",
+    "failed": "bold yellow",
+}
 
 
 def runs(directory: str, *, as_json: bool) -> int:
@@ -62,7 +66,8 @@ def runs(directory: str, *, as_json: bool) -> int:
     elif found:
         print(_table(found, directory))
     else:
-        print(f"There is no run below {directory}.")
+        depth = MAX_BUCKET_DEPTH if is_uri(directory) else MAX_DEPTH
+        print(f"There is no run in {directory}, nor in folders up to {depth} levels below.")
     return 0 if found else 1
 
 
@@ -96,10 +101,10 @@ def find_in_bucket(uri: str, depth: int = MAX_BUCKET_DEPTH) -> Iterator[str]:
         store = ObjectStore(uri, BEFORE_A_RUN)
         folders = store.folders()
         is_one = is_run_in_bucket(store, folders)
+        if not folders and not is_one and (missing := store.missing_bucket()) is not None:
+            raise no_bucket(uri, missing)
     except OSError as error:
-        raise ConfigurationError(
-            f"{uri} cannot be read: {error}. Check the name and the credentials."
-        ) from error
+        raise cannot_read(uri, error) from error
     if is_one:
         yield uri
     for name in folders if depth else ():
@@ -112,11 +117,11 @@ def facts_of(location: str) -> dict[str, Any]:
     with run_directory(location) as directory:
         record = read_record(directory, location=location, tail_only=True)
     there = [save.step for save in record.saves if save.is_there]
-    lives = _lives(location, record)
+    state = state_of(location, record)
     return {
         "directory": location,
-        "state": "running" if lives and record.state == "unfinished" else _state(record),
-        "alive": lives,
+        "state": state,
+        "alive": state in ("running", "restarting"),
         "step": record.step,
         "max_steps": record.max_steps,
         "loss": record.last("loss"),
@@ -126,17 +131,6 @@ def facts_of(location: str) -> dict[str, Any]:
         "began": record.began,
         "last_record": record.heard,
     }
-
-
-def _lives(location: str, record: Record) -> bool:
-    """Whether a run goes on. Nothing holds a bucket: there a run lives that was heard of lately."""
-    if not is_uri(location):
-        return is_held(Path(location))
-    return record.state == "unfinished" and time.time() - (record.heard or 0.0) < SILENCE_IN_BUCKET_S
-
-
-def _state(record: Record) -> str:
-    return "killed" if record.state == "unfinished" and record.attempts else record.state
 
 
 def _table(found: list[dict[str, Any]], root: str) -> str:

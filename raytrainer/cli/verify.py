@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shutil
 import sys
+from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from raytrainer.checkpoint.digests import TITLES
-from raytrainer.checkpoint.locate import readable
+from raytrainer.checkpoint.locate import checkpoints_in_bucket, forget_copies, readable
 from raytrainer.checkpoint.manifest import Manifest
 from raytrainer.checkpoint.names import (
     MANIFEST_NAME,
@@ -37,7 +39,7 @@ def verify(location: str, *, as_json: bool) -> int:
     """Check a checkpoint, or all of a run, and print what is found.
 
     Args:
-        location: A checkpoint, the directory of a run, or the URI of a checkpoint.
+        location: A checkpoint or a run: a directory or a URI.
         as_json: Print JSON.
 
     Returns:
@@ -46,9 +48,10 @@ def verify(location: str, *, as_json: bool) -> int:
     Raises:
         ConfigurationError: If there is no checkpoint.
     """
-    found = (
-        [check(location)] if is_uri(location) else [check(str(path)) for path in _checkpoints(Path(location))]
-    )
+    if is_uri(location):
+        found = [check(uri) for uri in checkpoints_in_bucket(location)]
+    else:
+        found = [check(str(path)) for path in _checkpoints(Path(location))]
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -64,15 +67,18 @@ def check(location: str) -> dict[str, Any]:
         if is_ours(path):
             facts |= _of_manifest(verify_checkpoint(path))
         else:
-            check_complete(path, needs_optimizer=False)
+            with _named(path, location):
+                check_complete(path, needs_optimizer=False)
             facts |= {
                 "step": step_of(path),
                 "verified": "its files look complete; no hashes prove that they are intact",
             }
+        return facts | {"intact": True, "resumes_with": _parts(path)}
     except CheckpointError as error:
         facts["problem"] = str(error)
         return facts
-    return facts | {"intact": True, "resumes_with": _parts(path)}
+    finally:
+        forget_copies()
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -89,6 +95,18 @@ def _checkpoints(path: Path) -> list[Path]:
             f"{STATE_NAME}. Name a checkpoint-N or the output_dir of a run."
         )
     return found
+
+
+@contextlib.contextmanager
+def _named(path: Path, location: str) -> Generator[None]:
+    """Let errors about a copy of an object name where it is."""
+    if not is_uri(location):
+        yield
+        return
+    from raytrainer.checkpoint.remote.fetch import told_by_uri
+
+    with told_by_uri(path, location):
+        yield
 
 
 def _of_manifest(manifest: Manifest) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raytrainer.checkpoint.lease import is_held
-from raytrainer.cli.runs import SILENCE_IN_BUCKET_S
+from raytrainer.errors import ConfigurationError
 from raytrainer.report.directory import copy_run, record_files, run_directory
+from raytrainer.report.life import RESTARTING, goes_on
 from raytrainer.report.record import ENDINGS
 from raytrainer.storage.locations import is_uri
+from raytrainer.storage.retry import BEFORE_A_RUN, DURING_A_RUN
 from raytrainer.telemetry.console import Renderer
 from raytrainer.telemetry.events import (
     CheckpointCommitted,
@@ -30,7 +32,9 @@ from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 INTERVAL_S = 0.5
 BUCKET_INTERVAL_S = 15.0
 SILENCE_S = 60.0
-"""A run that nobody holds and that has been silent for so long is over [s]."""
+"""So long it may take until a driver tells of a death [s]."""
+_KILLED = "The run was killed: nothing holds its directory any more, and it has written no end."
+_GOES_ON = "The run has not ended."
 
 
 def watch(location: str, *, once: bool, as_json: bool = False) -> int:
@@ -64,12 +68,11 @@ def watch(location: str, *, once: bool, as_json: bool = False) -> int:
         return 0
     finally:
         renderer.close()
-    if follower.ending is None and not as_json:
-        if once and (is_uri(location) or is_held(Path(location))):
-            print("The run has not ended.")
-        else:
-            print("The run was killed: nothing holds its directory any more, and it has written no end.")
-    return 1 if follower.ending == "failed" or (follower.ending is None and not once) else 0
+    if follower.ending is not None:
+        return 1 if follower.ending == "failed" else 0
+    is_dead = follower.has_died
+    print(_KILLED if is_dead else _GOES_ON, file=sys.stderr if as_json else sys.stdout)
+    return 1 if is_dead else 0
 
 
 class Follower:
@@ -83,7 +86,9 @@ class Follower:
         self._location = location
         self._seen: dict[Path, int] = {}
         self._copy: tempfile.TemporaryDirectory[str] | None = None
-        self._silent_since = time.monotonic()
+        self._heard: float | None = None
+        """When it was last heard of [s since the epoch]."""
+        self._restarts = False
         self.ending: str | None = None
         """``end``, ``failed`` or ``interrupted``, when the run has written one."""
         self.max_steps = 0
@@ -94,10 +99,12 @@ class Follower:
         """Whether nothing more comes."""
         if self.ending is not None:
             return True
-        silent_s = time.monotonic() - self._silent_since
-        if is_uri(self._location):
-            return silent_s > SILENCE_IN_BUCKET_S
-        return silent_s > SILENCE_S and not is_held(Path(self._location))
+        return time.time() - (self._heard or 0.0) > SILENCE_S and self.has_died
+
+    @property
+    def has_died(self) -> bool:
+        """Whether a run that has written no end does not go on, as it looks now."""
+        return not goes_on(self._location, heard=self._heard, restarts=self._restarts)
 
     def news(self) -> Iterator[dict[str, Any]]:
         """What was written since the last call, by time."""
@@ -106,26 +113,34 @@ class Follower:
             read = LinesSince(path, self._seen.get(path, 0))
             lines += read
             self._seen[path] = read.end
-        if lines:
-            self._silent_since = time.monotonic()
         lines.sort(key=lambda line: line.get("time", 0.0))
         for line in lines:
             kind = line.get("kind")
+            self._heard = line.get("time", self._heard)
             if kind == "start":
                 self.max_steps = int(line.get("max_steps", 0))
+                self._restarts = False
+            self._restarts = self._restarts or kind in RESTARTING
             self.ending = kind if kind in ENDINGS else None if kind == "start" else self.ending
             yield line
 
     def _files(self) -> list[Path]:
         """Those of its directory, or of a copy of its bucket, which gets what has changed since."""
         if is_uri(self._location):
+            patience = BEFORE_A_RUN if self._copy is None else DURING_A_RUN
             self._copy = self._copy or tempfile.TemporaryDirectory(prefix="raytrainer-watch-")
             directory = Path(self._copy.name)
-            copy_run(self._location, directory)
+            copy_run(self._location, directory, patience)
         else:
             with run_directory(self._location) as directory:
                 pass
-        return [path for name in (METRICS_NAME, EVENTS_NAME) for path in record_files(directory, name)]
+        found = [path for name in (METRICS_NAME, EVENTS_NAME) for path in record_files(directory, name)]
+        if not found and self.has_died:
+            raise ConfigurationError(
+                f"{self._location} has checkpoints, but no record of its run, so there is nothing to watch. "
+                "`raytrainer report` shows what its checkpoints say."
+            )
+        return found
 
 
 def events_of(line: dict[str, Any], max_steps: int = 0) -> Iterator[object]:

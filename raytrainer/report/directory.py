@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from raytrainer.checkpoint.names import STATE_NAME, checkpoint_name, list_checkpoints, step_of
 from raytrainer.errors import ConfigurationError
 from raytrainer.storage.locations import is_uri
+from raytrainer.storage.retry import BEFORE_A_RUN, Patience
 from raytrainer.telemetry.bucket_records import FOLDER, is_record
 from raytrainer.telemetry.run_files import EVENTS_NAME, METRICS_NAME
 
@@ -50,10 +51,7 @@ def run_directory(location: str) -> Generator[Path]:
         if not path.is_dir():
             raise ConfigurationError(f"{location} is not a directory. Name the output_dir of a run.")
         if not is_run(path):
-            raise ConfigurationError(
-                f"{location} holds no run: there is neither {EVENTS_NAME} nor a checkpoint-N in it. Name the "
-                "output_dir of a run; `raytrainer runs DIRECTORY` lists those below a directory."
-            )
+            raise no_run(location)
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="raytrainer-report-") as scratch:
@@ -79,37 +77,61 @@ def is_run_in_bucket(store: ObjectStore, folders: Iterable[str]) -> bool:
     )
 
 
-def copy_run(uri: str, scratch: Path) -> None:
+def copy_run(uri: str, scratch: Path, patience: Patience = BEFORE_A_RUN) -> None:
     """Fetch the record of a run, and the state of its newest checkpoint; what an earlier call has fetched stays.
 
     Args:
         uri: Of the run.
         scratch: Where it goes.
+        patience: How long a bucket that does not answer is asked again.
 
     Raises:
         ConfigurationError: If it cannot be read, or there is no run.
     """
+    from raytrainer.checkpoint.remote.contents import complete_steps
     from raytrainer.storage.store import ObjectStore
 
-    store = ObjectStore(uri)
     try:
-        names = [name for name in _RECORDS if store.exists(name)]
-        steps = sorted(step for name in store.folders() if (step := step_of(Path(name))) is not None)
+        store = ObjectStore(uri, patience)
+        found = store.list()
+        steps = complete_steps(found)
+        names = [
+            name for name in found if name in _RECORDS or (name.startswith(f"{FOLDER}/") and is_record(name))
+        ]
+        if not names and not steps:
+            missing = store.missing_bucket()
+            raise no_bucket(uri, missing) if missing is not None else no_run(uri)
+        (scratch / FOLDER).mkdir(exist_ok=True)
+        store.get_all({name: scratch / name for name in names if _size(scratch / name) != found[name]})
         for step in steps:
             (scratch / checkpoint_name(step)).mkdir(exist_ok=True)
-        names += [f"{checkpoint_name(step)}/{STATE_NAME}" for step in steps[-1:]]
-        parts = {f"{FOLDER}/{name}": size for name, size in store.list(FOLDER).items()}
-        names += [name for name, size in parts.items() if is_record(name) and _size(scratch / name) != size]
-        (scratch / FOLDER).mkdir(exist_ok=True)
-        store.get_all({name: scratch / name for name in names})
+        for step in steps[-1:]:
+            state = f"{checkpoint_name(step)}/{STATE_NAME}"
+            with contextlib.suppress(FileNotFoundError):  # A run that goes on may have deleted it.
+                store.get(state, scratch / state)
     except OSError as error:
-        raise ConfigurationError(
-            f"{uri} cannot be read: {error}. Check the name and the credentials."
-        ) from error
-    if not names and not parts:
-        raise ConfigurationError(
-            f"{uri} holds no run: there is neither {EVENTS_NAME} nor a checkpoint-N in it."
-        )
+        raise cannot_read(uri, error) from error
+
+
+def no_run(location: str) -> ConfigurationError:
+    """The error about a directory or URI at which there is no run."""
+    place = "URI" if is_uri(location) else "DIRECTORY"
+    return ConfigurationError(
+        f"{location} holds no run: there is neither {EVENTS_NAME} nor a checkpoint-N in it. Name the output_dir of a "
+        f"run; `raytrainer runs {place}` lists those below."
+    )
+
+
+def cannot_read(uri: str, error: OSError) -> ConfigurationError:
+    """The error about a bucket that cannot be read."""
+    return ConfigurationError(f"{uri} cannot be read: {error}. Check the name and the credentials.")
+
+
+def no_bucket(uri: str, name: str) -> ConfigurationError:
+    """The error about a bucket that is not there."""
+    return ConfigurationError(
+        f"{uri} cannot be read: there is no bucket {name!r}. Correct the name, or AWS_ENDPOINT_URL if it is set."
+    )
 
 
 def _size(path: Path) -> int:

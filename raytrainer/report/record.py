@@ -134,12 +134,15 @@ class Record:
     @property
     def heard(self) -> float | None:
         """When it was last heard of [s since the epoch]."""
-        return max((attempt.ended for attempt in self.attempts), default=None)
+        times = [attempt.ended for attempt in self.attempts] or [one.time for one in self.happenings]
+        return max(times, default=None)
 
     @property
     def state(self) -> str:
         """``finished``, ``stopped early``, ``interrupted``, ``failed``, or ``unfinished``: it runs, or was killed."""
-        ending = self.attempts[-1].ending if self.attempts else ""
+        endings = [happening.kind for happening in self.happenings if happening.kind in ENDINGS]
+        # A call may end before its first attempt begins.
+        ending = self.attempts[-1].ending if self.attempts else "".join(endings[-1:])
         if ending == "end":
             return "finished" if self.step >= self.max_steps else "stopped early"
         if ending in ("failed", "interrupted"):

@@ -34,13 +34,17 @@ def options_of(uri: str) -> dict[str, str]:
 
 def without_options(uri: str) -> str:
     """A URI without what stands behind its ``?``, and without a slash at its end."""
-    return uri.partition("?")[0].rstrip("/")
+    path = uri.partition("?")[0]
+    scheme = _SCHEME.match(path)
+    trimmed = path.rstrip("/")
+    return scheme[0] if scheme and len(trimmed) < len(scheme[0]) else trimmed
 
 
 def join(uri: str, *names: str) -> str:
     """The URI of what is below another one."""
-    path, mark, options = uri.partition("?")
-    return "/".join([path.rstrip("/"), *names]) + mark + options
+    _, mark, options = uri.partition("?")
+    path = without_options(uri)
+    return "/".join([path.removesuffix("/"), *names]) + mark + options if names else path + mark + options
 
 
 def below(directory: str | os.PathLike[str], *names: str) -> str:
@@ -49,10 +53,10 @@ def below(directory: str | os.PathLike[str], *names: str) -> str:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """The URI of the folder that a URI is in, and its name there."""
-    path, mark, options = uri.partition("?")
-    parent, _, name = path.rstrip("/").rpartition("/")
-    return parent + mark + options, name
+    """The URI of the folder that a URI is in, and its name there; a bucket is in ``s3://``."""
+    _, mark, options = uri.partition("?")
+    parent, _, name = without_options(uri).rpartition("/")
+    return (f"{parent}/" if parent.endswith(":/") else parent) + mark + options, name
 
 
 def as_path(location: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,6 +131,25 @@ class ObjectStore:
         fs = _pyarrow_fs()
         info: Any = self._repeat("Looking up", name, lambda: self._system.get_file_info(self._path(name)))
         return info.type == fs.FileType.File
+
+    def age_of(self, name: str) -> float | None:
+        """For how long an object has been as it is [s], by the clocks of the store and of this machine.
+
+        None if there is no such object, or the store has no times.
+        """
+        info: Any = self._repeat("Looking up", name, lambda: self._system.get_file_info(self._path(name)))
+        return None if info.mtime is None else time.time() - info.mtime.timestamp()
+
+    def missing_bucket(self) -> str | None:
+        """The name of the bucket, if S3 says that there is none; where it may not be asked, None."""
+        if self._system.type_name != "s3":
+            return None
+        bucket = self._root.partition("/")[0]
+        try:
+            info: Any = self._system.get_file_info(bucket)
+        except OSError:  # Whoever may list below a prefix may not always ask for the bucket.
+            return None
+        return bucket if info.type == _pyarrow_fs().FileType.NotFound else None
 
     def delete(self, name: str) -> None:
         """Delete an object; one that does not exist is deleted."""

@@ -142,3 +142,10 @@ def test_a_run_is_no_checkpoint_and_its_newest_one_is_named(
         (tmp_path / f"checkpoint-{step}").mkdir()
     assert main(["export", str(tmp_path), str(tmp_path / "model")]) == 2
     assert f"the newest is {tmp_path / 'checkpoint-10'}." in capsys.readouterr().err
+
+
+def test_a_run_in_a_bucket_is_no_checkpoint_and_its_newest_one_is_named(memory_bucket, tmp_path, capsys):
+    for step in (5, 10):
+        memory_bucket.write(f"checkpoint-{step}/trainer_state.json", b"{}")
+    assert main(["export", memory_bucket.uri, str(tmp_path / "model")]) == 2
+    assert f"the newest is {memory_bucket.uri}/checkpoint-10." in capsys.readouterr().err

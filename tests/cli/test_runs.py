@@ -67,5 +67,5 @@ def test_runs_in_a_bucket_are_found(
 
 def test_a_directory_without_runs_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["runs", str(tmp_path)]) == 1
-    assert "no run below" in capsys.readouterr().out
+    assert "There is no run in" in capsys.readouterr().out
     assert main(["runs", str(tmp_path / "none")]) == 2

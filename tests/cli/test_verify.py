@@ -11,6 +11,7 @@ import pytest
 
 import raytrainer
 from raytrainer.cli.main import main
+from tests.buckets import MemoryBucket
 from tests.checkpoint.saving import as_an_earlier_version
 from tests.parity.twins import make_trainer
 
@@ -67,3 +68,37 @@ def test_a_damaged_checkpoint_is_named_and_ends_with_1(trained: Path, capsys: py
 def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["verify", str(tmp_path)]) == 2
     assert "Name a checkpoint-N" in capsys.readouterr().err
+
+
+def test_all_checkpoints_of_a_run_in_a_bucket_are_checked(
+    trained: Path, memory_bucket: MemoryBucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for path in trained.rglob("checkpoint-*/*"):
+        memory_bucket.write(str(path.relative_to(trained)), path.read_bytes())
+    memory_bucket.write("checkpoint-2/config.json", b"{}")
+    assert main(["verify", memory_bucket.uri, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["checkpoint"], one["intact"]) for one in found] == [
+        (f"{memory_bucket.uri}/checkpoint-1", True),
+        (f"{memory_bucket.uri}/checkpoint-2", False),
+    ]
+    assert f"{memory_bucket.uri}/checkpoint-2/config.json is truncated" in found[1]["problem"]
+    assert not list((tmp_path / "stage").rglob("checkpoint-*"))
+
+
+def test_a_uri_without_a_checkpoint_is_refused_and_others_are_named(
+    memory_bucket: MemoryBucket, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["verify", memory_bucket.uri]) == 2
+    assert "there is nothing" in capsys.readouterr().err
+    memory_bucket.write("checkpoint-7/trainer_state.json", b"{}")
+    assert main(["verify", f"{memory_bucket.uri}/checkpoint-8"]) == 2
+    assert "there are checkpoint-7" in capsys.readouterr().err
+
+
+def test_an_error_about_a_copy_names_the_bucket(
+    memory_bucket: MemoryBucket, capsys: pytest.CaptureFixture[str]
+):
+    memory_bucket.write("checkpoint-7/trainer_state.json", b"no json")
+    assert main(["verify", memory_bucket.uri]) == 1
+    assert f"{memory_bucket.uri}/checkpoint-7/trainer_state.json cannot be read" in capsys.readouterr().out

@@ -31,3 +31,16 @@ def test_a_file_uri_is_the_path_that_it_names():
     assert as_path("file:///data/my%20run") == "/data/my run"
     assert as_path("s3://b/run") == "s3://b/run"
     assert as_path("runs/x") == "runs/x"
+
+
+@pytest.mark.parametrize("uri", ["s3://b", "s3://b/", "s3://b?region=eu", "memory://b/run"])
+def test_a_bucket_is_in_its_scheme_and_joined_again_is_itself(uri):
+    parent, name = split(uri)
+    assert name in ("b", "run")
+    assert without_options(join(parent, name)) == without_options(uri)
+
+
+def test_a_scheme_alone_names_nothing():
+    assert split("s3://b?region=eu") == ("s3://?region=eu", "b")
+    assert without_options("s3://") == "s3://"
+    assert split("s3://")[1] == ""

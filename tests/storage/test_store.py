@@ -49,6 +49,20 @@ def test_an_object_is_replaced_as_a_whole(store):
     assert store.get_text("a") == "short"
 
 
+def test_a_bucket_that_is_missing_is_told_apart_from_an_empty_one(bucket, proxy):
+    assert ObjectStore(bucket.uri).missing_bucket() is None
+    assert ObjectStore("s3://no-such-bucket/run").missing_bucket() == "no-such-bucket"
+
+
+def test_an_object_has_an_age_and_one_that_does_not_exist_has_none(bucket, proxy):
+    store = ObjectStore(bucket.uri)
+    store.put_text("a", "text")
+    age = store.age_of("a")
+    assert age is not None
+    assert -2 < age < 30
+    assert store.age_of("b") is None
+
+
 def test_errors_of_a_client_that_are_no_oserrors_are_requests_that_failed(memory_bucket, monkeypatch, caplog):
     store = ObjectStore(memory_bucket.uri)
     failures = [RuntimeError("HttpError 503"), RuntimeError("HttpError 503")]

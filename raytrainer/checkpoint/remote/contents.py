@@ -9,6 +9,7 @@ is written and the first that is deleted.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def checkpoint_names(store: ObjectStore) -> list[str]:
     """The folders that are named like checkpoints, by ascending step; complete or not."""
     found = [(step, name) for name in store.folders() if (step := step_of(Path(name))) is not None]
     return [name for _, name in sorted(found)]
+
+
+def complete_steps(objects: Iterable[str]) -> list[int]:
+    """The steps of the checkpoints that count among the objects of a run, ascending.
+
+    Args:
+        objects: Names relative to the run.
+    """
+    files: dict[int, dict[str, int]] = {}
+    for name in objects:
+        folder, _, file = name.partition("/")
+        step = step_of(Path(folder))
+        if step is not None and file:
+            files.setdefault(step, {})[file] = 0
+    return sorted(step for step, its in files.items() if is_complete(Contents(files=its)))
 
 
 def read_manifest_of(store: ObjectStore, name: str) -> Manifest:

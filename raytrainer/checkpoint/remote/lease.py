@@ -71,6 +71,23 @@ def check_bucket_free(store: ObjectStore, *, report: Callable[[str], None]) -> N
         _wait_for_end(store, holder, report)
 
 
+def is_held_bucket(store: ObjectStore) -> bool | None:
+    """Whether a run that lives holds a bucket, as far as this machine can see; None if no run says that it does.
+
+    A run of another machine counts as dead when it has not written for ``lease.STALE_S``. Changes nothing.
+
+    Raises:
+        OSError: If the store fails.
+    """
+    holder, text = _read(store)
+    if text is None:
+        return None
+    if holder is not None and holder.is_here():
+        return holder.is_alive()
+    age_s = store.age_of(NAME)
+    return None if age_s is None else age_s < lease.STALE_S
+
+
 def _take(store: ObjectStore, mine: Holder, report: Callable[[str], None]) -> None:
     while True:
         holder, text = _read(store)

@@ -104,3 +104,21 @@ def test_the_holder_renews_its_lease_and_stops_when_somebody_took_it_away(memory
         assert memory_bucket.read(on_disk.NAME) != first
         put(memory_bucket)
     assert json.loads(memory_bucket.read(on_disk.NAME))["run_id"] == "other"
+
+
+def test_a_bucket_is_held_while_its_process_lives(memory_bucket):
+    store = ObjectStore(memory_bucket.uri)
+    assert lease.is_held_bucket(store) is None
+    with lease.held_bucket(store, "mine", report=pytest.fail):
+        assert lease.is_held_bucket(store) is True
+    put(memory_bucket, machine=on_disk._machine(), pid=2**22 + 1)
+    assert lease.is_held_bucket(store) is False
+
+
+@pytest.mark.parametrize(("age_s", "held"), [(0.1, True), (1.0, False), (None, None)])
+def test_a_bucket_that_another_machine_holds_is_held_until_its_lease_is_old(
+    memory_bucket, monkeypatch, age_s, held
+):
+    put(memory_bucket)
+    monkeypatch.setattr(ObjectStore, "age_of", lambda self, name: age_s)
+    assert lease.is_held_bucket(ObjectStore(memory_bucket.uri)) is held
