@@ -8,10 +8,12 @@ python examples/sweep.py --resume                 # go on with the newest sweep
 import argparse
 from typing import Any
 
+from datasets import disable_progress_bars
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from text_classification import accuracy, packaged, read_data
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from raytrainer import Trainer, TrainingArguments
 
@@ -26,6 +28,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the newest sweep")
     parser.add_argument("--output_dir", default="runs/sweep")
     options = parser.parse_args()
+
+    # Bars of a second, and a report that the new layer for the labels is new.
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
     rows = read_data(None)
     test, train = rows.select(range(200)), rows.select(range(200, 2200))

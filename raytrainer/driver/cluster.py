@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from raytrainer.driver import tokens
 from raytrainer.driver.lean_ray import lean
 from raytrainer.driver.loopback import on_loopback
 from raytrainer.errors import ConfigurationError
@@ -40,7 +41,6 @@ notice about it. For torch: hide DDP's warning on every rank that its search for
 turns on by default, found none."""
 
 
-AUTH_MODE = "RAY_AUTH_MODE"
 KNOCK_S = 5.0
 """How long the head of a cluster may take to accept a connection."""
 
@@ -91,7 +91,7 @@ def _connect(ray_address: str | None) -> Cluster:
 
     tidy_ray_output()
     _set_environment(ENVIRONMENT)
-    warn_of_empty_mode()
+    tokens.warn_of_empty_mode()
     if ray.is_initialized() and is_gone():
         _leave_dead()
     if ray.is_initialized():
@@ -112,18 +112,42 @@ def _connect(ray_address: str | None) -> Cluster:
 def _join(address: str, options: dict[str, Any]) -> None:
     import ray
 
+    is_open = False
     try:
         # Ray itself keeps trying for most of a minute, and may end the process then.
         host, _, port = address.rpartition(":")
         if port.isdigit() and "/" not in host:
             socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+            is_open = True
         ray.init(address=address, **options)
         _joined_here.add(_session())
     except Exception as error:
-        raise ConfigurationError(
-            f"No Ray cluster answers at {address!r} ({type(error).__name__}: {str(error)[:200]}). Check "
-            "ray_address and RAY_ADDRESS, and that `ray status` works there; leave both out to train on a local Ray."
-        ) from error
+        raise ConfigurationError(_unanswered(address, error, is_open=is_open)) from error
+
+
+def _unanswered(address: str, error: Exception, *, is_open: bool) -> str:
+    """What a person reads when a cluster cannot be joined.
+
+    Args:
+        address: As it was given.
+        error: What came instead.
+        is_open: Something accepts connections there.
+    """
+    import ray.exceptions
+
+    said = f"{type(error).__name__}: {str(error)[:200]}"
+    # A cluster that refuses a token tells its own log, and whoever connects only that it could not.
+    if isinstance(error, ray.exceptions.AuthenticationError) or is_open:
+        return (
+            f"The Ray cluster at {address!r} could not be joined ({said}). Something answers there, so it may be a "
+            f"cluster that wants a token, and {tokens.sent()}. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what "
+            "`ray get-auth-token` prints on its head, or RAY_AUTH_TOKEN_PATH to a file with it. If that is not it, "
+            "check that the port is that of the head, and that the versions of Ray and Python are the same there."
+        )
+    return (
+        f"No Ray cluster answers at {address!r} ({said}). Check ray_address and RAY_ADDRESS, and that `ray status` "
+        "works there; leave both out to train on a local Ray."
+    )
 
 
 def _start(options: dict[str, Any]) -> None:
@@ -170,16 +194,6 @@ def _leave_dead() -> None:
             "ray.shutdown() and ray.init() again, or run the script again."
         )
     ray.shutdown()
-
-
-def warn_of_empty_mode() -> None:
-    """Say that an empty RAY_AUTH_MODE, which looks like none, switches Ray's tokens off."""
-    if os.environ.get(AUTH_MODE) == "":
-        logger.warning(
-            "%s is set and empty. Ray takes that for a choice, and switches authentication off: whoever reaches its "
-            "ports can run code here. Unset it, or set it to token; disabled says that you want this.",
-            AUTH_MODE,
-        )
 
 
 def is_private() -> bool:

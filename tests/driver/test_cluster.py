@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import pytest
 import ray
 
 from raytrainer.driver import cluster, own_raylet
-from raytrainer.driver.cluster import warn_of_empty_mode
+from raytrainer.driver.tokens import warn_of_empty_mode
 from raytrainer.errors import ConfigurationError
 
 
@@ -55,3 +58,41 @@ def test_a_dead_ray_that_the_script_started_is_left_to_it(calls: list[str]) -> N
     ):
         cluster.connect()
     assert calls == []
+
+
+SECRET = "5ecret" * 10
+
+
+@pytest.mark.parametrize(
+    ("environment", "sends"),
+    [
+        ({}, "this process has none"),
+        ({"RAY_AUTH_MODE": "disabled"}, "sends none, because RAY_AUTH_MODE is disabled"),
+        ({"RAY_AUTH_TOKEN": SECRET}, "sends that of RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN_PATH": "/a/file"}, "sends that in /a/file, which RAY_AUTH_TOKEN_PATH names"),
+    ],
+)
+def test_a_cluster_that_listens_and_cannot_be_joined_may_want_a_token(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: dict[str, str], sends: str
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def refused(**options: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with socket.create_server(("127.0.0.1", 0)) as head, pytest.raises(ConfigurationError) as told:
+        cluster._join(f"127.0.0.1:{head.getsockname()[1]}", {})
+    assert sends in str(told.value)
+    assert "ray get-auth-token" in str(told.value)
+    assert SECRET not in str(told.value)
+
+
+def test_where_nobody_listens_no_token_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="No Ray cluster answers") as told:
+        cluster._join("127.0.0.1:1", {})
+    assert "token" not in str(told.value)
