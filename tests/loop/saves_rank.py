@@ -45,7 +45,8 @@ def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
         **options,
     )
     trainer.add_callback(calls)
-    trainer.add_callback(OpenGate(root / f"{name}.gate", 5))
+    is_merged = options.get("async_save_overlap") == "merge"
+    trainer.add_callback(OpenGate(root / f"{name}.gate", 7 if is_merged else 5))
     try:
         trainer.train()
     except CheckpointError as error:

@@ -28,7 +28,10 @@ RUNS = {
     f"{name}{'_beside' if beside else ''}": {**options, "async_save": beside}
     for name, options in BACKENDS.items()
     for beside in (False, True)
-} | {"full_on_rank_1": {"async_save": True}}
+} | {
+    "full_on_rank_1": {"async_save": True},
+    "merged": {"async_save": True, "async_save_overlap": "merge"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,18 @@ def test_the_shards_of_all_ranks_are_bitwise_those_of_a_synchronous_save(name, r
         for file, value in expected.items():
             assert written[file] == value, file
     assert list_leftovers(root / f"{name}_beside") == []
+
+
+def test_all_ranks_put_off_the_same_save_and_make_it_at_the_same_later_step(runs):
+    found, root = runs
+    merged = found["merged"]
+    assert merged["wrapper"] == "DistributedDataParallel"
+    assert merged["steps_before_3"] >= 7, "training waited at the save of step 6"
+    assert merged["saves"] in ([3, 7, 9], [3, 8, 9], [3, 9])
+    assert merged["rows"] == found["ddp"]["rows"]
+    for step in merged["saves"]:
+        assert {"rng_state_0.pth", "rng_state_1.pth"} < content(root / f"merged/checkpoint-{step}").keys()
+    assert list_leftovers(root / "merged") == []
 
 
 def test_storage_that_fails_on_one_rank_fails_the_save_on_all(runs):
