@@ -40,6 +40,11 @@ _MEMORY = (
 
 HINTS: tuple[tuple[str, str], ...] = (
     (
+        r"its node .*(is lost|died|was shut down)|cannot reach its process",
+        "look at that machine (power, memory, the spot market) and its network; with num_workers=(min, max) a run goes "
+        "on with the nodes that are left",
+    ),
+    (
         r"out of memory|outofmemory|\boom\b|exit code 137|\bsigkill\b|memory usage threshold|low on memory|"
         r"cannot allocate memory",
         _MEMORY,

@@ -8,6 +8,16 @@ from raytrainer.wire.failure_record import WorkerDeaths
 
 MAX_WIDTH = 240
 """Longest text about one death [characters]."""
+UNHEARD = "is lost: Ray hears nothing from it any more"
+"""Of a node whose machine, raylet or network has failed."""
+_NODE_DIED = re.compile(
+    r"its node has died\. Node Id: (?P<id>\w{1,6})\w*"
+    r"(?:\s*the actor's node was terminated(?P<how> expectedly| unexpectedly)?: (?P<why>[^\n]*))?"
+)
+_NODE_OF_TASK = re.compile(
+    r"node it was running on is dead or unavailable\. Node IP: (\S+), node ID: (\w{1,6})"
+)
+_UNREACHABLE = re.compile(r"is unavailable: |RPC error|failed to connect to all addresses", re.IGNORECASE)
 _NAMES = ("Actor", "Died", "Crash", "HealthCheck", "OutOfMemory")
 """Parts of names of Ray's errors for a process that ended; the last one is for what Ray's memory monitor killed."""
 
@@ -28,6 +38,8 @@ def deaths_in(error: BaseException | None) -> WorkerDeaths:
 def cause_in(text: str) -> str:
     """The sentence in Ray's report that says how a process ended, without Ray's guesses about why."""
     text = text.split(" Some common causes include")[0]
+    if (lost := _lost_node(text)) is not None:
+        return lost[:MAX_WIDTH]
     for pattern in (
         r"[Ww]orker exit detail: (.+)",
         r"(The node (?:was|has) .+)",
@@ -39,3 +51,22 @@ def cause_in(text: str) -> str:
             return found.group(1).strip()[:MAX_WIDTH]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[0] if lines else "unknown cause")[:MAX_WIDTH]
+
+
+def _lost_node(text: str) -> str | None:
+    """Which node took a process with it, or could not be reached; None if Ray says neither."""
+    ip = re.search(r"\bip: (\S+)", text)
+    if died := _NODE_DIED.search(text):
+        node = f"its node{f' {ip.group(1)}' if ip else ''} ({died['id']})"
+        why = (died["why"] or "").strip()
+        if "heartbeats" in why:
+            return f"{node} {UNHEARD}"
+        what = "was shut down" if died["how"] == " expectedly" else "died"
+        return f"{node} {what}{f': {why}' if why else ''}"
+    if task := _NODE_OF_TASK.search(text):
+        return f"its node {task[1]} ({task[2]}) {UNHEARD}"
+    if _UNREACHABLE.search(text):
+        at = re.search(r"ipv[46]:(\[?[\da-fA-F.:]+\]?):\d+", text)
+        where = f" on {at.group(1)}" if at else ""
+        return f"Ray cannot reach its process{where}: the process, its node or the network between has failed"
+    return None

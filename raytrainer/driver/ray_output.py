@@ -1,8 +1,9 @@
 """How what Ray brings to the driver's terminal looks there: what workers print, and what Ray says of them.
 
 Ray marks these lines with color wherever they go, also in a file or the log of a job, and tells of each worker that
-dies in some twelve lines, most of which are the same every time. The run says who died and what follows; so Ray's words
-are cut to which process it was, and why. All of them are in Ray's logs.
+dies in some twelve lines, most of which are the same every time, and of a node by its number of 56 digits. The run
+says who died and what follows; so Ray's words are cut to which process or node it was, and why. All of them are in
+Ray's logs.
 
 This wraps a function of Ray's. If it is gone one day, Ray's lines look as Ray has them.
 """
@@ -14,6 +15,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from raytrainer.driver.ray_deaths import UNHEARD
+
 _MARKED = re.compile(r"^\x1b\[\d+m(\([^)]*\))\x1b\[0m")
 _REPEATED = re.compile(r"\x1b\[32m( \[repeated .*)\x1b\[0m$", re.DOTALL)
 _DEATH = re.compile(
@@ -22,9 +25,15 @@ _DEATH = re.compile(
     re.DOTALL,
 )
 
+_NODE_DEATH = re.compile(
+    r"The node with node id: (?P<id>\w{1,6})\w* and address: (?P<address>\S+) and node name: .* has been marked dead "
+    r"because the detector has missed too many heartbeats from it\..*",
+    re.DOTALL,
+)
+
 
 def tidy_ray_output() -> None:
-    """From now on lines that Ray brings are plain where no colors are wanted, and short where a worker has died."""
+    """From now on lines that Ray brings are plain where no colors are wanted, and short where somebody has died."""
     import ray
 
     worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
@@ -44,8 +53,9 @@ def tidy_ray_output() -> None:
 
 
 def shortened(text: str) -> str:
-    """What Ray says of a worker that has died, without what it says of each; any other text as it is."""
-    return _DEATH.sub(r"A worker died (PID \g<pid>): \g<detail>", text)
+    """What Ray says of a worker or a node that has died, without what it says of each; any other text as it is."""
+    text = _DEATH.sub(r"A worker died (PID \g<pid>): \g<detail>", text)
+    return _NODE_DEATH.sub(rf"Node \g<address> (\g<id>) {UNHEARD}. What ran there ended with it.", text)
 
 
 def plain(text: str) -> str:

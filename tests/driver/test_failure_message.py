@@ -153,3 +153,11 @@ def test_notes_and_the_end_of_a_long_message_are_shown():
     assert lines[0].startswith("ValueError: Caught in a loading process")
     assert "the cause" in lines[:10]
     assert "Its samples in the data: 4, 5." in lines[:10]
+
+
+def test_the_death_of_a_node_has_a_hint_about_the_node():
+    cause = "its node 10.0.0.2 (7aa86e) is lost: Ray hears nothing from it any more"
+    text = str(training_failed(Failure(records=[], deaths={1: cause})))
+    assert text.startswith(f"The worker of rank 1 died without an exception: {cause}")
+    assert "hint: look at that machine" in text
+    assert "per_device_train_batch_size" not in text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import ray.exceptions
 
 from raytrainer.driver.ray_deaths import cause_in, deaths_in
@@ -31,3 +32,40 @@ def test_what_ray_supposes_is_no_cause():
         "process was killed by the OOM killer due to high memory usage"
     )
     assert cause_in(text) == "Worker unexpectedly exits with a connection error code 2. End of file."
+
+
+HEAD = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: RayTrainWorker\n\tactor_id: 6b01\n"
+    "\tpid: 77\n\tnamespace: a\n\tip: 10.0.0.2\nThe actor died because its node has died. Node Id: 7aa86eceeed8"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (
+            f"{HEAD}\n\tthe actor's node was terminated unexpectedly: health check failed due to missing too many "
+            "heartbeats",
+            "its node 10.0.0.2 (7aa86e) is lost: Ray hears nothing from it any more",
+        ),
+        (
+            f"{HEAD}\n\tthe actor's node was terminated expectedly: received SIGTERM",
+            "its node 10.0.0.2 (7aa86e) was shut down: received SIGTERM",
+        ),
+        (HEAD, "its node 10.0.0.2 (7aa86e) died"),
+        (
+            "Task failed because the node it was running on is dead or unavailable. Node IP: 10.0.0.3, node ID: "
+            "c716a6783f. This can happen if the node was preempted, had a hardware failure",
+            "its node 10.0.0.3 (c716a6) is lost: Ray hears nothing from it any more",
+        ),
+        (
+            "The actor 6b01 is unavailable: The actor is temporarily unavailable: RPC error: RpcError: RPC Error "
+            "message: failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.4:35555: Failed to connect "
+            "to remote host: Connection refused; RPC Error details:  rpc_code: 14. The task may or may not have been "
+            "executed on the actor.",
+            "Ray cannot reach its process on 10.0.0.4: the process, its node or the network between has failed",
+        ),
+    ],
+)
+def test_the_death_of_a_node_is_told_with_the_node_and_without_words_of_rpc(text: str, cause: str):
+    assert cause_in(text) == cause

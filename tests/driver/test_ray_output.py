@@ -35,6 +35,18 @@ def test_a_death_is_told_in_one_sentence_and_other_texts_stay():
     assert shortened("The node is full.") == "The node is full."
 
 
+def test_the_death_of_a_node_is_told_in_one_line():
+    text = (
+        "The node with node id: 7aa86eceeed881bec0ec03b5bd3cf18ec8f7c895580e97532f5881ea and address: 10.0.0.2 and "
+        "node name: 10.0.0.2 has been marked dead because the detector has missed too many heartbeats from it. This "
+        "can happen when a \t(1) raylet crashes unexpectedly (OOM, etc.) \n\t(2) raylet has lagging heartbeats due to "
+        "slow network or busy workload."
+    )
+    assert shortened(text) == (
+        "Node 10.0.0.2 (7aa86e) is lost: Ray hears nothing from it any more. What ran there ended with it."
+    )
+
+
 def test_the_colors_of_who_printed_stay():
     assert plain("\x1b[36m(Worker pid=7)\x1b[0m \x1b[31mred\x1b[0m") == "(Worker pid=7) \x1b[31mred\x1b[0m"
     assert plain("a\x1b[32m [repeated 2x across cluster]\x1b[0m") == "a [repeated 2x across cluster]"
