@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from raytrainer.errors import ConfigurationError
-from raytrainer.storage.locations import is_uri
 
 if TYPE_CHECKING:
     from raytrainer.arguments.training_arguments import TrainingArguments
@@ -215,17 +214,9 @@ def merged_saves_belong_to_no_evaluation(args: TrainingArguments) -> None:
         )
 
 
-def saves_beside_training_have_a_directory(args: TrainingArguments) -> None:
-    """What is written beside training is renamed when it is complete, and its copy is in anonymous memory of Linux."""
-    if not args.async_save:
-        return
-    if is_uri(str(args.output_dir)):
-        raise ConfigurationError(
-            f"async_save=True writes checkpoints into a directory, but output_dir={str(args.output_dir)!r} is a URI. "
-            "Set async_save=False, or give a directory that all workers share, for instance on NFS or on a mounted "
-            "bucket."
-        )
-    if not hasattr(os, "memfd_create"):
+def saves_beside_training_have_memory(args: TrainingArguments) -> None:
+    """The copy of what is written beside training is in anonymous memory of Linux."""
+    if args.async_save and not hasattr(os, "memfd_create"):
         raise ConfigurationError(
             "async_save=True keeps the copy of a save in anonymous memory, which this system does not have; Linux has "
             "it. Set async_save=False."
@@ -239,7 +230,7 @@ _RULES: tuple[Callable[[Any], None], ...] = (
     precisions_exclude_each_other,
     schedule_sees_metrics,
     prefetching_has_processes,
-    saves_beside_training_have_a_directory,
+    saves_beside_training_have_memory,
     merged_saves_belong_to_no_evaluation,
 )
 """Rules that hold before transformers has normalized everything: it asserts some of them itself."""

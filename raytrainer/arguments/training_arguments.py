@@ -123,9 +123,9 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         default=None,
         metadata={
             "help": "Write checkpoints beside training: a save copies the state to memory, and a process of its own "
-            "writes and commits it while training goes on. Needs memory for one copy of what a worker saves, and an "
-            "output_dir that is a directory. By default this is done on CPUs, where it can be and a worker saves "
-            "64 MiB or more. True: always, or it is an error. False: never."
+            "writes and commits it while training goes on. Needs memory for one copy of what a worker saves. By "
+            "default this is done on CPUs, where it can be, a worker saves 64 MiB or more, and output_dir is a "
+            "directory. True: always, also into a bucket, or it is an error. False: never."
         },
     )
     async_save_overlap: str = field(

@@ -11,9 +11,11 @@ import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from raytrainer.checkpoint.background.deletions import Deletions
+from raytrainer.checkpoint.background.destination import Destination
+from raytrainer.checkpoint.background.to_directory import ToDirectory
 from raytrainer.checkpoint.commit import CheckpointFacts, WritePart, commit_checkpoint
 from raytrainer.checkpoint.durable_writes import discard
 from raytrainer.checkpoint.locate import forget_copies
@@ -31,6 +33,9 @@ from raytrainer.checkpoint.shared_directory import check_shared
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
 from raytrainer.telemetry.events import Phase
+
+if TYPE_CHECKING:
+    from raytrainer.checkpoint.background.writer import BackgroundWriter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +95,18 @@ class RunStorage(Protocol):
 
         Raises:
             CheckpointError: On all ranks, if storage failed on one of them.
+        """
+        ...
+
+    def destination(self, step: int, *, runtime: Runtime, keep_files: bool = False) -> Destination:
+        """All ranks: where a save goes that is written beside training; see ``commit``."""
+        ...
+
+    def why_not_beside(self, writer: BackgroundWriter) -> str | None:
+        """This rank: why the process beside it cannot write here; None if it can.
+
+        Args:
+            writer: Of this rank; it has no order.
         """
         ...
 
@@ -196,6 +213,16 @@ class DiskStorage:
         if runtime.rank == 0:
             num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return Committed(location=str(path), num_bytes=num_bytes, phases=laps.phases)
+
+    def destination(self, step: int, *, runtime: Runtime, keep_files: bool = False) -> ToDirectory:
+        """All ranks: the directory of a checkpoint."""
+        del keep_files
+        return ToDirectory(self.directory, step, runtime)
+
+    def why_not_beside(self, writer: BackgroundWriter) -> str | None:
+        """It is on the same machine."""
+        del writer
+        return None
 
     def prune(
         self,

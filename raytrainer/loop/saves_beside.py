@@ -82,8 +82,9 @@ def writes_beside(run: TrainRun) -> bool:
     """All ranks, before a save: whether it is written beside training; the first save decides for all."""
     saves = run.saves_beside
     if saves is not None and not saves.is_decided:
-        saves.is_decided = saves_are_beside(run)
+        saves.is_decided = saves_are_beside(run, saves.writer)
         if not saves.is_decided:
+            saves.writer.close()
             run.saves_beside = None
     return run.saves_beside is not None
 
@@ -93,6 +94,7 @@ def begin_save(
     storage: RunStorage,
     *,
     began: float,
+    keep_files: bool,
     write_parts: Sequence[WritePart],
     facts: CheckpointFacts,
 ) -> None:
@@ -100,15 +102,17 @@ def begin_save(
 
     Args:
         run: The run.
-        storage: A directory that all ranks share.
+        storage: Where the checkpoint will be.
         began: When the save began, on the monotonic clock [s].
+        keep_files: This rank needs its files after the commit.
         write_parts: As in ``commit_checkpoint``.
         facts: What the manifest says about the run.
     """
     saves, state = run.saves_beside, run.trainer.state
     assert saves is not None
+    destination = storage.destination(state.global_step, runtime=run.runtime, keep_files=keep_files)
     pending = PendingSave(
-        storage.directory, state.global_step, runtime=run.runtime, facts=facts, writer=saves.writer
+        destination, state.global_step, runtime=run.runtime, facts=facts, writer=saves.writer
     )
     saves.deletions.wait()  # so that the disk needs no room for one more
     at_once = pending.stage(write_parts)

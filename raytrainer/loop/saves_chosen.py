@@ -2,7 +2,8 @@
 
 ``async_save=True`` and ``False`` say so. Otherwise they are written beside training where nobody could expect the
 checkpoint to be there when a save returns, and where it pays: what is small is written before a process could start.
-Whatever was asked for, a copy that the host has no room for is not made: the kernel, or Ray, would end a worker.
+Whatever was asked for, a copy that the host has no room for is not made: the kernel, or Ray, would end a worker. Nor is
+a bucket written that the process beside a rank does not see as the rank does.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.checkpoint.background import WRITES_CHECKPOINTS
 from raytrainer.checkpoint.background.room import free_memory
+from raytrainer.checkpoint.background.writer import BackgroundWriter
+from raytrainer.checkpoint.run_storage import storage_of
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
-from raytrainer.storage.locations import is_uri
+from raytrainer.storage.locations import is_uri, without_options
 from raytrainer.trainer_protocol import TrainerProtocol
 
 LEAST = 64 << 20
@@ -39,7 +42,7 @@ def may_save_beside(trainer: TrainerProtocol) -> bool:
     )
 
 
-def saves_are_beside(run: TrainRun) -> bool:
+def saves_are_beside(run: TrainRun, writer: BackgroundWriter) -> bool:
     """All ranks, at the first save of a run: whether it and those that follow are written beside training."""
     args, runtime = run.args, run.runtime
     needed = size_of_copy(run)
@@ -54,7 +57,26 @@ def saves_are_beside(run: TrainRun) -> bool:
             "the state takes are not free on every machine. Training waits for each save. Give the workers more "
             "memory, or set async_save=False.",
         )
-    return bool(pays and not is_short)
+    return bool(pays and not is_short) and _are_seen(run, writer)
+
+
+def _are_seen(run: TrainRun, writer: BackgroundWriter) -> bool:
+    """All ranks: whether the process beside each of them can write where the run is kept."""
+    runtime, trainer = run.runtime, run.trainer
+    storage = storage_of(trainer._get_output_dir(trainer._trial))
+    reason = storage.why_not_beside(writer)
+    is_unseen = int(reason is not None)
+    if runtime.world_size > 1 and is_uri(storage.location):
+        (is_unseen,) = runtime.agree([is_unseen])
+    if is_unseen and (reason is not None or runtime.rank == 0):
+        tell(
+            runtime,
+            "Saves are written in the loop, because the process that would write them beside training does not see "
+            f"{without_options(storage.location)} as the worker does ({reason or 'on another rank'}). It is another "
+            "process: file systems that code registers in a worker, or that are in its memory, are not there. Set "
+            "async_save=False to be told no more.",
+        )
+    return not is_unseen
 
 
 def saves_are_ahead(run: TrainRun) -> bool:

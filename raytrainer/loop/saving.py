@@ -70,10 +70,10 @@ def save_checkpoint(run: TrainRun) -> str:
         continues=run.continues,
     )
     run.saved_step = step
-    if writes_beside(run):
-        begin_save(run, storage, began=began, write_parts=parts, facts=facts)
-        return storage.checkpoint(step)
     keep_files = runtime.rank == 0 and uploads_checkpoints(args)
+    if writes_beside(run):
+        begin_save(run, storage, began=began, keep_files=keep_files, write_parts=parts, facts=facts)
+        return storage.checkpoint(step)
     saved = storage.commit(step, runtime=runtime, write_parts=parts, facts=facts, keep_files=keep_files)
     after_commit(run, storage, saved, step, seconds=time.monotonic() - began)
     return saved.location

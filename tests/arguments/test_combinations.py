@@ -50,7 +50,6 @@ CONTRADICTIONS = [
         {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 0.2, "save_steps": 0.3},
         "save_steps=0.3 and eval_steps=0.2",
     ),
-    ({"async_save": True, "output_dir": "s3://bucket/run"}, "async_save=True .* is a URI"),
     (
         {"async_save_overlap": "merge", "async_save": False},
         "async_save_overlap='merge' needs saves that are written",

@@ -26,9 +26,14 @@ class OpenGate(transformers.TrainerCallback):
 
 
 class Calls(transformers.TrainerCallback):
-    """Records steps and saves, in their order, and whether the checkpoint was there."""
+    """Records steps and saves, in their order, and whether the checkpoint was there.
 
-    def __init__(self) -> None:
+    Args:
+        directory: Where the checkpoints are; by default the ``output_dir``.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
         self.seen: list[tuple[Any, ...]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -38,7 +43,7 @@ class Calls(transformers.TrainerCallback):
         step = state.global_step
         names = [log["step"] for log in state.log_history]
         assert max(names, default=0) <= step, "the state is a later one"
-        is_there = Path(args.output_dir, f"checkpoint-{step}", MANIFEST_NAME).is_file()
+        is_there = Path(self.directory or args.output_dir, f"checkpoint-{step}", MANIFEST_NAME).is_file()
         self.seen.append(("save", step, is_there))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -19,25 +19,42 @@ import torch.distributed as dist
 import raytrainer
 from raytrainer import CheckpointError
 from raytrainer.checkpoint.background import writer
+from raytrainer.storage.store import ObjectStore
 from tests.checkpoint.background import odd_process
 from tests.loop.saves import Calls, OpenGate
 from tests.parity.twins import make_trainer, rows
 
 EVERY_THIRD: dict[str, Any] = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
 
+uploads: list[str] = []
+"""Files of checkpoints that rank 0 itself uploaded in a run."""
+
+
+def count_uploads() -> None:
+    put = ObjectStore.put
+
+    def counted(self: ObjectStore, path: Path, name: str) -> None:
+        if name.startswith("checkpoint-"):
+            uploads.append(name)
+        put(self, path, name)
+
+    ObjectStore.put = counted
+
 
 def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
     """The steps of a run and its saves, or the error that ended it."""
     odd = {"gate": str(root / f"{name}.gate")}
+    rank = os.environ["RANK"]
+    if name == "denied_on_rank_1_bucket":
+        odd = {"denies": "rng_state_1.pth"} if rank == "1" else {}
     if name == "full_on_rank_1":
-        odd = (
-            {"fails": dist.get_rank() == 1} if dist.is_initialized() else {"fails": os.environ["RANK"] == "1"}
-        )
+        odd = {"fails": rank == "1"}
     os.environ[odd_process.VARIABLE] = json.dumps(odd)
-    calls = Calls()
+    calls = Calls(root / name)
+    uploads.clear()
     trainer = make_trainer(
         raytrainer,
-        root / name,
+        f"local://{root / name}" if name.endswith("_bucket") else root / name,
         num_ranks=2,
         per_device_train_batch_size=2,
         report_page=False,
@@ -54,6 +71,7 @@ def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
     found = {"rows": rows(trainer), "saves": calls.saves, "wrapper": type(trainer.model_wrapped).__name__}
     if options.get("async_save"):
         found["steps_before_3"] = calls.steps_before_save(3)
+        found["uploads"] = list(uploads)
     return found
 
 
@@ -61,6 +79,7 @@ def main() -> None:
     """All runs."""
     target, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)
+    count_uploads()
     writer.PROCESS = odd_process.NAME
     found = {name: results(name, options, target.parent) for name, options in runs.items()}
     if dist.get_rank() == 0:

@@ -1,9 +1,9 @@
 """Runs that save beside training and are killed by SIGKILL at chosen moments of a save.
 
-    python saves_victim.py ROOT
+    python saves_victim.py ROOT [bucket]
 
-For each moment a child trains in a directory of ROOT until it is killed in the save of step 8. Writes ROOT/killed.json:
-for each child the moment, its directory, and how it ended.
+For each moment a child trains in a directory of ROOT until it is killed in the save of step 8; with the second argument
+the directory is a bucket. Writes ROOT/killed.json: for each child the moment, its directory, and how it ended.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ OPTIONS: dict[str, Any] = {
 }
 STAGING = "staging"
 MOMENTS = (STAGING, *odd_process.MOMENTS)
+IN_A_BUCKET = (STAGING, *odd_process.IN_A_BUCKET)
 WAIT_S = 30
 
 
@@ -58,14 +59,14 @@ def die_while_staging() -> None:
     PendingSave.stage = armed
 
 
-def train(directory: Path, moment: str) -> None:
+def train(directory: Path, moment: str, scheme: str) -> None:
     torch.set_num_threads(1)
     options = {"kills": moment, "step": STEP, "pid_file": f"{directory}.pid"}
     os.environ[odd_process.VARIABLE] = json.dumps(options)
     writer.PROCESS = odd_process.NAME
     if moment == STAGING:
         die_while_staging()
-    make_trainer(raytrainer, directory, **OPTIONS).train()
+    make_trainer(raytrainer, f"{scheme}{directory}", **OPTIONS).train()
 
 
 def wait_for_end(pid: int) -> None:
@@ -78,12 +79,13 @@ def wait_for_end(pid: int) -> None:
 
 def main() -> None:
     root = Path(sys.argv[1])
+    has_buckets = sys.argv[2:] == ["bucket"]
     killed: list[tuple[str, str, int]] = []
-    for moment in MOMENTS:
+    for moment in IN_A_BUCKET if has_buckets else MOMENTS:
         directory = root / moment.replace(" ", "-")
         child = os.fork()
         if child == 0:
-            train(directory, moment)
+            train(directory, moment, "local://" if has_buckets else "")
             os._exit(0)
         _, status = os.waitpid(child, 0)
         wait_for_end(int(Path(f"{directory}.pid").read_text()))

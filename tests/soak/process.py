@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raytrainer.checkpoint import commit
-from raytrainer.checkpoint.background import process, written
+from raytrainer.checkpoint.background import process, to_directory, written
 from tests.soak.plan import Fault, Round
 
 VARIABLE = "RAYTRAINER_SOAK"
@@ -51,7 +51,7 @@ class Armed:
         image, chunks, publish, write = (
             process.write_image,
             written._chunks,
-            process.publish,
+            to_directory.publish,
             commit.write_synced,
         )
 
@@ -79,7 +79,7 @@ class Armed:
             self.at("kill worker after the rename", target, kill_rank)
 
         process.write_image, written._chunks = write_image, counted
-        process.publish, commit.write_synced = published, write_synced
+        to_directory.publish, commit.write_synced = published, write_synced
 
 
 def kill_rank() -> None:

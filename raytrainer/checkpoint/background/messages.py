@@ -9,12 +9,12 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from raytrainer.checkpoint.manifest import FileRecord, Manifest
+from raytrainer.checkpoint.manifest import FileRecord
 from raytrainer.telemetry.events import Phase
 
 _LENGTH = struct.Struct("!QI")
@@ -86,13 +86,32 @@ class Segments:
     """[bytes]"""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishOrder:
-    """Commit a directory that all ranks have written."""
+class FollowUp(Protocol):
+    """What the process does with a save when its files are written; what needs other ranks is sent when they are ready.
 
-    target: Path
-    final: Path
-    manifest: Manifest
+    It is sent as it is, so its module is imported there, which must import neither torch nor transformers.
+    """
+
+    @property
+    def phase(self) -> str:
+        """What it is called where phases of a save are listed."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it talks to a store, which gives up connections that stand still: idle time is not enough for it."""
+        ...
+
+    def follow(self, written: Mapping[str, FileRecord]) -> int | None:
+        """Do it.
+
+        Args:
+            written: What this process has written and recorded of the save.
+
+        Returns:
+            The size of the checkpoint, if it is committed now [bytes].
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +122,15 @@ class WriteOrder:
     files: list[Image]
     names: list[str]
     """What this rank records; files of hooks are among them, and those that it is to write."""
-    publish: PublishOrder | None = None
-    """To be followed at once, if there is one rank; its manifest gets the files that were recorded."""
+    then: Sequence[FollowUp] = ()
+    """To be followed at once, one after the other: all of them, if there is one rank."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FollowOrder:
+    """Go on with the save whose files were written last."""
+
+    what: FollowUp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +147,7 @@ class Hurry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
-    """A line that was logged."""
+    """A line that was logged while an order is followed; comes before its reply."""
 
     logger: str
     level: int
@@ -136,7 +162,6 @@ class Reply:
     committed_bytes: int | None = None
     """Size of the checkpoint that was committed."""
     error: Exception | None = None
-    said: list[Said] = field(default_factory=list[Said])
     phases: list[Phase] = field(default_factory=list[Phase])
     """What it took."""
 

@@ -3,9 +3,10 @@
     python -m raytrainer.checkpoint.background.process DESCRIPTOR PARENT
 
 It does what it is told over a socket, one order at a time: touch memory before the first save; write files from shared
-memory, hash them, bring them to the disk; commit. It does so in small steps in a thread that gets a core only when
-nothing else wants it. When training waits for the save, the rest is done at the rank's own priority, because on a busy
-machine the idle thread could wait for minutes. It imports neither torch nor transformers, and never sees a GPU.
+memory, hash them, bring them to the disk; upload; commit. It does so in small steps in a thread that gets a core only
+when nothing else wants it. When training waits for the save, the rest is done at the rank's own priority, because on a
+busy machine the idle thread could wait for minutes; and so is what talks to a store, which would end a connection that
+waits so long, and takes little of a core. It imports neither torch nor transformers, and never sees a GPU.
 
 It must not outlive its rank: an attempt that follows would find checkpoints appear. The kernel ends it with the rank's
 process, and it looks itself before it commits. Signals that ask the rank to end, and that a supervisor may send to all
@@ -30,8 +31,9 @@ import time
 from collections.abc import Generator
 
 from raytrainer.checkpoint.background.messages import (
+    FollowOrder,
+    FollowUp,
     Hurry,
-    PublishOrder,
     Reply,
     Said,
     Segments,
@@ -41,10 +43,13 @@ from raytrainer.checkpoint.background.messages import (
     send,
 )
 from raytrainer.checkpoint.background.written import write_image
-from raytrainer.checkpoint.commit import publish, record_files
+from raytrainer.checkpoint.commit import record_files
 from raytrainer.checkpoint.manifest import FileRecord
 from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
+
+Steps = Generator[bool | None, None, Reply]
+"""Small steps of an order; True says that those that follow are not for idle time."""
 
 _PRIORITY = 19
 """The niceness of the thread that writes, where the system has no idle priority."""
@@ -74,13 +79,13 @@ def _serve(connection: socket.socket, writer: Writer) -> None:
         if isinstance(message, Segments):
             writer.add(message, descriptors)
         elif not isinstance(message, Hurry):  # one may come when the order has just ended
-            with _heard() as said:
+            with _heard(connection):
                 reply = _ended(writer.steps(message), connection)
-            send(connection, _sendable(dataclasses.replace(reply, said=said)))
+            send(connection, _sendable(reply))
 
 
-def _ended(steps: Generator[None, None, Reply], connection: socket.socket) -> Reply:
-    """Follow an order to its end, in idle time until the rank hurries."""
+def _ended(steps: Steps, connection: socket.socket) -> Reply:
+    """Follow an order to its end, in idle time until the rank hurries, or a step is not for idle time."""
     ended: list[Reply] = []
     has_stopped, stopped = os.pipe()
     hurry = threading.Event()
@@ -89,7 +94,8 @@ def _ended(steps: Generator[None, None, Reply], connection: socket.socket) -> Re
         _yield_to_others()
         try:
             while not ended and not hurry.is_set():
-                _step(steps, ended)
+                if _step(steps, ended):
+                    break
         finally:
             os.close(stopped)
 
@@ -108,13 +114,15 @@ def _ended(steps: Generator[None, None, Reply], connection: socket.socket) -> Re
     return ended[0]
 
 
-def _step(steps: Generator[None, None, Reply], ended: list[Reply]) -> None:
+def _step(steps: Steps, ended: list[Reply]) -> bool:
+    """Go one step, after which the order may have ended; return whether the next ones are not for idle time."""
     try:
-        next(steps)
+        return bool(next(steps))
     except StopIteration as stop:
         ended.append(stop.value)
     except Exception as error:  # noqa: BLE001 - the rank raises it
         ended.append(Reply(error=error))
+    return False
 
 
 class Writer:
@@ -127,6 +135,8 @@ class Writer:
     def __init__(self, parent: int) -> None:
         self._parent = parent
         self._segments: list[mmap.mmap] = []
+        self._written: dict[str, FileRecord] = {}
+        """In the save that is under way."""
 
     def add(self, message: Segments, descriptors: list[int]) -> None:
         """Map new memory."""
@@ -134,24 +144,22 @@ class Writer:
             self._segments.append(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
             os.close(descriptor)
 
-    def steps(self, order: WriteOrder | PublishOrder | TouchOrder) -> Generator[None, None, Reply]:
-        """Follow an order in small steps."""
+    def steps(self, order: WriteOrder | FollowOrder | TouchOrder) -> Steps:
+        """Follow an order in small steps; where one yields True, the next are not for idle time."""
         if isinstance(order, TouchOrder):
             yield from _touched(self._segments[order.segment])
             return Reply()
         laps = Laps()
-        if isinstance(order, PublishOrder):
-            size = self.publish(order)
-            laps.end("commit")
-            return Reply(committed_bytes=size, phases=laps.phases)
-        records = yield from self.write(order)
-        laps.end("writing")
-        if order.publish is None:
-            return Reply(records=records, phases=laps.phases)
-        manifest = dataclasses.replace(order.publish.manifest, files=records)
-        size = self.publish(dataclasses.replace(order.publish, manifest=manifest))
-        laps.end("commit")
-        return Reply(committed_bytes=size, phases=laps.phases)
+        if isinstance(order, WriteOrder):
+            self._written = yield from self.write(order)
+            laps.end("writing")
+        size: int | None = None
+        for one in order.then if isinstance(order, WriteOrder) else [order.what]:
+            yield one.is_remote
+            size = self.follow(one)
+            laps.end(one.phase)
+        records = self._written if isinstance(order, WriteOrder) else {}
+        return Reply(records=records, committed_bytes=size, phases=laps.phases)
 
     def write(self, order: WriteOrder) -> Generator[None, None, dict[str, FileRecord]]:
         """Write files and bring them to the disk; return the records of all that are to be recorded."""
@@ -163,12 +171,11 @@ class Writer:
         found = record_files(order.target, of_hooks) | records
         return {name: found[name] for name in order.names}
 
-    def publish(self, order: PublishOrder) -> int:
-        """Commit a directory; return the size of the checkpoint [bytes]."""
+    def follow(self, one: FollowUp) -> int | None:
+        """Go on with a save; return the size of the checkpoint if it is committed [bytes]."""
         if os.getppid() != self._parent:
             os._exit(1)
-        publish(order.target, order.final, step=order.manifest.step, manifest=order.manifest)
-        return sum(path.stat().st_size for path in order.final.rglob("*") if path.is_file())
+        return one.follow(self._written)
 
 
 def _touched(memory: mmap.mmap) -> Generator[None]:
@@ -192,18 +199,18 @@ def _yield_to_others() -> None:
 
 
 @contextlib.contextmanager
-def _heard() -> Generator[list[Said]]:
-    """What is logged meanwhile, for the rank to log it."""
-    said: list[Said] = []
+def _heard(connection: socket.socket) -> Generator[None]:
+    """Send what is logged meanwhile to the rank, which logs it: a store may fail for minutes before the order ends."""
 
     class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(Said(logger=record.name, level=record.levelno, text=record.getMessage()))
+        def emit(self, record: logging.LogRecord) -> None:  # one at a time, also from threads
+            with contextlib.suppress(OSError):  # the rank is gone
+                send(connection, Said(logger=record.name, level=record.levelno, text=record.getMessage()))
 
     handler = Handler(logging.WARNING)
     logging.getLogger().addHandler(handler)
     try:
-        yield said
+        yield
     finally:
         logging.getLogger().removeHandler(handler)
 

@@ -18,9 +18,10 @@ from collections.abc import Generator, Sequence
 from raytrainer.checkpoint.background.arena import Arena, Segment
 from raytrainer.checkpoint.background.messages import (
     MOST_DESCRIPTORS,
+    FollowOrder,
     Hurry,
-    PublishOrder,
     Reply,
+    Said,
     Segments,
     TouchOrder,
     WriteOrder,
@@ -108,7 +109,7 @@ class BackgroundWriter:
         with staging(self._arena) as stage:
             yield stage
 
-    def order(self, order: WriteOrder | PublishOrder | TouchOrder) -> None:
+    def order(self, order: WriteOrder | FollowOrder | TouchOrder) -> None:
         """Give an order; the one before has ended.
 
         Raises:
@@ -132,7 +133,7 @@ class BackgroundWriter:
         if self._reply is None and self._connection is not None:
             poll = select.poll()
             poll.register(self._connection, select.POLLIN)
-            if poll.poll(0):
+            while self._reply is None and poll.poll(0):
                 self._hear()
         return self._reply is not None
 
@@ -146,7 +147,8 @@ class BackgroundWriter:
             with contextlib.suppress(OSError):  # what is wrong is heard next
                 assert self._connection is not None, "it was not started"
                 send(self._connection, Hurry())
-            self._hear()
+            while self._reply is None:
+                self._hear()
         assert self._reply is not None
         if self._reply.error is not None:
             raise self._reply.error
@@ -164,14 +166,16 @@ class BackgroundWriter:
         self._arena.close()
 
     def _hear(self) -> None:
+        """Take one message: a line that is logged here, or the reply."""
         assert self._connection is not None
         try:
-            reply: Reply = receive(self._connection)[0]
+            message: Said | Reply = receive(self._connection)[0]
         except (EOFError, OSError):
-            reply = Reply(error=self._ended())
-        for line in reply.said:
-            logging.getLogger(line.logger).log(line.level, line.text)
-        self._reply = reply
+            message = Reply(error=self._ended())
+        if isinstance(message, Said):
+            logging.getLogger(message.logger).log(message.level, message.text)
+        else:
+            self._reply = message
 
     def _ended(self) -> CheckpointError:
         assert self._process is not None

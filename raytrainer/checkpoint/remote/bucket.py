@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.commit import CheckpointFacts, WritePart
@@ -22,6 +23,7 @@ from raytrainer.checkpoint.remote.scan import (
     sweep_bucket,
 )
 from raytrainer.checkpoint.remote.side_files import SideFiles
+from raytrainer.checkpoint.remote.to_bucket import ToBucket, why_unseen
 from raytrainer.checkpoint.run_storage import Committed
 from raytrainer.checkpoint.scan import AUTO
 from raytrainer.runtimes.base import Runtime
@@ -30,6 +32,9 @@ from raytrainer.storage.probe import check_bucket
 from raytrainer.storage.retry import DURING_A_RUN, OF_LOGS
 from raytrainer.storage.stage import stage_of
 from raytrainer.storage.store import ObjectStore
+
+if TYPE_CHECKING:
+    from raytrainer.checkpoint.background.writer import BackgroundWriter
 
 _OF_TRACKERS = ("logs/reporters.json", "mlflow.db", "mlruns", "trackio")
 
@@ -95,6 +100,14 @@ class BucketStorage:
         )
         release_copies(keep=self.directory / checkpoint_name(step) if keep_files else None)
         return committed
+
+    def destination(self, step: int, *, runtime: Runtime, keep_files: bool = False) -> ToBucket:
+        """All ranks: the folder of a checkpoint, by way of this rank's stage."""
+        return ToBucket(self._store, self.directory, step, runtime=runtime, keep_files=keep_files)
+
+    def why_not_beside(self, writer: BackgroundWriter) -> str | None:
+        """This rank: have its process read an object that this one writes."""
+        return why_unseen(self._store, writer)
 
     def prune(
         self,

@@ -22,7 +22,6 @@ from raytrainer.checkpoint.names import (
 )
 from raytrainer.checkpoint.ownership import Found, of_newest_run, report_of_others
 from raytrainer.checkpoint.pickles import check_pickles
-from raytrainer.checkpoint.remote.commit import settle_aside
 from raytrainer.checkpoint.remote.contents import (
     check_sizes,
     checkpoint_names,
@@ -40,6 +39,7 @@ from raytrainer.checkpoint.remote.fetch import (
     nearby,
     told_by_uri,
 )
+from raytrainer.checkpoint.remote.steps import settle_aside
 from raytrainer.checkpoint.scan import AUTO, check_may_begin, check_resumable
 from raytrainer.checkpoint.verify import check_complete, verify_checkpoint
 from raytrainer.errors import CheckpointError

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from raytrainer.checkpoint.names import list_checkpoints, list_leftovers, step_of
+from raytrainer.checkpoint.names import INCOMPLETE_NAME, list_checkpoints, list_leftovers, step_of
 from tests.loop.saves import content
 from tests.torchrun import torchrun
 
@@ -31,6 +31,9 @@ RUNS = {
 } | {
     "full_on_rank_1": {"async_save": True},
     "merged": {"async_save": True, "async_save_overlap": "merge"},
+    "ddp_bucket": {"async_save": True},
+    "fsdp_bucket": {"fsdp": True, "async_save": True},
+    "denied_on_rank_1_bucket": {"async_save": True},
 }
 
 
@@ -82,3 +85,32 @@ def test_storage_that_fails_on_one_rank_fails_the_save_on_all(runs):
     assert "No space left on device" in found["full_on_rank_1"]["error"]
     assert [step_of(path) for path in list_checkpoints(directory)] == []
     assert list_leftovers(directory) == []
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_in_a_bucket_each_process_uploads_what_its_rank_would_have_written(name, runs):
+    found, root = runs
+    sync, beside = found[name], found[f"{name}_bucket"]
+    assert beside["wrapper"] == WRAPPERS[name]
+    assert beside["uploads"] == [], "a rank uploaded itself"
+    assert beside["steps_before_3"] >= 5, "no step ran while the save was pending"
+    assert sync["saves"] == beside["saves"] == [3, 6, 9]
+    assert sync["rows"] == beside["rows"]
+    for step in (3, 6, 9):
+        expected = content(root / name / f"checkpoint-{step}")
+        written = content(root / f"{name}_bucket" / f"checkpoint-{step}")
+        assert written.keys() == expected.keys()
+        for file, value in expected.items():
+            assert written[file] == value, file
+        assert not (root / f"{name}_bucket" / f"checkpoint-{step}" / INCOMPLETE_NAME).exists()
+
+
+def test_a_store_that_fails_on_one_rank_fails_the_save_on_all_and_nothing_is_left(runs):
+    found, root = runs
+    error = found["denied_on_rank_1_bucket"]["error"]
+    location = f"local://{root}/denied_on_rank_1_bucket/checkpoint-3"
+    assert error.startswith(
+        f"{location} was not saved, because rank 1 failed: {location} could not be uploaded"
+    )
+    assert "Access Denied" in error
+    assert not [path for path in (root / "denied_on_rank_1_bucket/checkpoint-3").rglob("*") if path.is_file()]

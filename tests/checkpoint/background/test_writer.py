@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ from raytrainer import CheckpointError
 from raytrainer.checkpoint.background import process
 from raytrainer.checkpoint.background import writer as writer_module
 from raytrainer.checkpoint.background.arena import SMALLEST_SEGMENT
-from raytrainer.checkpoint.background.messages import Hurry, Reply, WriteOrder, send
+from raytrainer.checkpoint.background.messages import FollowOrder, Hurry, Reply, WriteOrder, send
 from raytrainer.checkpoint.background.writer import BackgroundWriter
 from raytrainer.checkpoint.state_files import save_state
 from raytrainer.checkpoint.tensor_files import read_tensors, write_tensors
 from tests.checkpoint.background import odd_process
+from tests.checkpoint.background.follow_ups import SayPolicy, Warn
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -236,8 +238,27 @@ def test_a_rank_that_is_gone_stops_the_work_without_a_word():
     theirs.close()
 
 
-def test_the_process_imports_neither_torch_nor_transformers():
-    module = "raytrainer.checkpoint.background.process"
+@pytest.mark.parametrize(("is_remote", "policy"), [(True, os.SCHED_OTHER), (False, os.SCHED_IDLE)])
+def test_what_talks_to_a_store_is_not_left_to_idle_time(is_remote, policy, writer):
+    writer.order(FollowOrder(what=SayPolicy(is_remote=is_remote)))
+    while not writer.has_ended():  # without a word that it is waited for
+        time.sleep(0.001)
+    assert writer.result().committed_bytes == policy
+
+
+def test_what_the_process_warns_of_is_heard_before_the_order_has_ended(writer, tmp_path, caplog):
+    writer.order(FollowOrder(what=Warn(gate=tmp_path / "gate")))
+    while not caplog.messages:
+        assert not writer.has_ended()
+    assert caplog.messages == ["the store does not answer"]
+    (tmp_path / "gate").touch()
+    assert writer.result().committed_bytes is None
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("name", ["background.process", "background.to_directory", "remote.orders"])
+def test_the_process_imports_neither_torch_nor_transformers(name):
+    module = f"raytrainer.checkpoint.{name}"
     code = f"import sys, {module}; print({{'torch', 'transformers', 'numpy'}} & {{*sys.modules}})"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
