@@ -20,6 +20,7 @@ import functools
 import logging
 import numbers
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -67,6 +68,8 @@ _LOGGED = {
 _TOKENS = "num_input_tokens_seen"
 SWITCH = "RAYTRAINER_METRICS"
 """The environment variable that has numbers exported everywhere if it is 1, and nowhere if it is 0."""
+_NEXT_TO_NOTHING = sys.float_info.min
+"""Ray refuses to add 0 to a counter. Any number that counts plus this one is that number."""
 REPEAT_S = 5.0
 """How often gauges are set again; Ray exports them every 10 s."""
 
@@ -93,7 +96,7 @@ class RaySink:
         self._metric(name, labels).set(value, tags=labels)
 
     def add(self, name: str, value: float, **labels: str) -> None:
-        self._metric(name, labels).inc(value, tags=labels)
+        self._metric(name, labels).inc(max(value, _NEXT_TO_NOTHING), tags=labels)
 
     def _metric(self, name: str, labels: Mapping[str, str]) -> Any:
         if name not in self._made:
@@ -187,6 +190,10 @@ class RunMetrics:
         if isinstance(event, TrainStarted):
             self._set(training=1, step=event.first_step, max_steps=event.max_steps)
             self._set(workers=event.num_workers, restarts=event.attempt)
+            for (
+                name
+            ) in COUNTERS:  # A counter that appears with its first save hides it from rate() and increase().
+                self._sink.add(name, 0, run=self._run)
             self._tokens = None
         elif isinstance(event, StepDone):
             self._set(step=event.step, epoch=event.epoch)

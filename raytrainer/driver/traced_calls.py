@@ -1,7 +1,7 @@
 """Which calls on a trainer have a trace: those of a process in which an endpoint of OpenTelemetry is set.
 
-Of one call within another there is one trace. What its spans say is in ``driver.traces``, and where they are sent in
-``telemetry.otlp``.
+Of one call within another there is one trace, and a sweep is one with its trials below. What its spans say is in
+``driver.traces``, and where they are sent in ``telemetry.otlp``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from raytrainer.driver.traces import RunTrace
+from raytrainer.driver.traces import END_S, PREFIX, RunTrace
 from raytrainer.telemetry.events import Note
-from raytrainer.telemetry.otlp import NoTracesError, endpoint, open_traces
+from raytrainer.telemetry.otlp import NoTracesError, as_parent, endpoint, open_traces, parent
 from raytrainer.telemetry.redaction import redacted_text
 
 if TYPE_CHECKING:
@@ -106,6 +106,41 @@ def traced(
     else:
         if trace is not None:
             trace.end()
+
+
+@contextlib.contextmanager
+def traced_sweep(args: TrainingArguments, tell: Callable[[object], None]) -> Generator[str | None]:
+    """The block is a sweep: a span that the calls of its trials, in other processes, are below.
+
+    Args:
+        args: Of its trainer.
+        tell: Shows an event. What is wrong with the endpoint is told once.
+
+    Yields:
+        ``TRACEPARENT`` for those processes; None where no endpoint is set.
+    """
+    where = endpoint()
+    if where is None:
+        yield None
+        return
+    try:
+        traces = open_traces(where)
+    except NoTracesError as error:
+        _tell_once(tell, f"{redacted_text(where)} is set as OpenTelemetry's endpoint, but {error}")
+        yield None
+        return
+    from opentelemetry.trace import use_span
+
+    location = redacted_text(str(args.run_name or args.output_dir))
+    span = traces.tracer.start_span("sweep", context=parent(), attributes={f"{PREFIX}run": location})
+    try:
+        with use_span(span, end_on_exit=True, record_exception=False):
+            yield as_parent(span)
+    finally:
+        traces.send(END_S)
+        trouble = traces.trouble()
+        if trouble is not None:
+            tell(Note(text=f"traces are not sent ({trouble})", level="warning"))
 
 
 def _tell_once(tell: Callable[[object], None], text: str) -> None:

@@ -28,7 +28,7 @@ from raytrainer.telemetry.redaction import redacted_text
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, Tracer
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """The first that is set counts."""
@@ -48,8 +48,12 @@ _LOGGERS = (
     "opentelemetry.sdk._shared_internal",
 )
 """They say each time that something could not be sent."""
-_CAUSE = re.compile(r"\[Errno -?\d+\] [^\"')]+|[Rr]ead timed out|code: \d+, reason: .*")
-"""In what the exporters log."""
+_CAUSES = (
+    re.compile(r"\[Errno -?\d+\] [^\"')]+|[Rr]ead timed out|code: \d+, reason: .*"),
+    re.compile(r"(?<=Failed to connect to remote host: )[^.\"]+"),
+    re.compile(r"(?:StatusCode\.)\w+"),
+)
+"""In what the exporters log: the first that is found says most."""
 _MAX_CAUSE = 300
 """[characters]"""
 _exporting = threading.local()
@@ -173,6 +177,12 @@ def parent() -> Any:
     return TraceContextTextMapPropagator().extract(carrier)
 
 
+def as_parent(span: Span) -> str:
+    """A span as ``TRACEPARENT`` names it to other processes."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+
+
 class _SystemIds:
     """Names of spans and traces.
 
@@ -195,8 +205,8 @@ class _SystemIds:
 
 def _in_short(message: str) -> str:
     """What went wrong, out of what the exporter logged."""
-    found = _CAUSE.search(message)
-    return redacted_text(message if found is None else found[0])[:_MAX_CAUSE].rstrip(". ")
+    found = next((match[0] for cause in _CAUSES if (match := cause.search(message))), message)
+    return redacted_text(found)[:_MAX_CAUSE].rstrip(". ")
 
 
 def _draw_elsewhere() -> None:

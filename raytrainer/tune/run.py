@@ -16,6 +16,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.driver.run_records import write_page
+from raytrainer.driver.traced_calls import traced_sweep
 from raytrainer.errors import ConfigurationError
 from raytrainer.tune.interruption import Interruption
 from raytrainer.tune.objective import Objective
@@ -87,8 +88,9 @@ def run_sweep(
         verbose=0,
     )
     with shared_data(trainer):
-        sweep = Sweep(trainer=ship_to_trials(trainer), objective=objective, reports_failures=True)
-    with _environment(_ENVIRONMENT):
+        shipped = ship_to_trials(trainer)
+    with traced_sweep(args, _warn) as traceparent, _environment(_ENVIRONMENT):
+        sweep = Sweep(trainer=shipped, objective=objective, reports_failures=True, traceparent=traceparent)
         with_sweep = cast("Any", tune.with_parameters(cast("Any", Trial), sweep=sweep))
         trainable = cast("Any", tune.with_resources(with_sweep, cast("Any", reserved)))
         if options.resume:
@@ -114,6 +116,10 @@ def run_sweep(
     if stopper.message is not None:
         raise ConfigurationError(stopper.message)
     return result
+
+
+def _warn(event: object) -> None:
+    logger.warning("%s", getattr(event, "text", event))
 
 
 @contextlib.contextmanager

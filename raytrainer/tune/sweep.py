@@ -26,6 +26,8 @@ class Sweep:
     is_factory: bool = False
     reports_failures: bool = False
     """A failed trial ends with a result that says so; Tune would start an exception's trial again."""
+    traceparent: str | None = None
+    """The span that the calls of trials are below, as ``TRACEPARENT`` names it."""
 
     def make_trainer(self, config: Mapping[str, Any], directory: Path, trial_id: str) -> Any:
         """Make the trainer of a trial.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +39,8 @@ class Trial(ray.tune.Trainable):
         # It would tell users, in each process, to hand processes on to later trials, which they do.
         logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.WARNING)
         self._sweep = sweep
+        if sweep.traceparent is not None:
+            os.environ["TRACEPARENT"] = sweep.traceparent
         self._workers = workers_for(lambda: self._run, current_room())
         self._begin(config)
 

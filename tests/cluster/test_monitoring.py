@@ -39,6 +39,26 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     assert set(re.findall(r"ray_\w+", " ".join(queries()))) == EXPORTED
 
 
+def test_rates_are_taken_of_counters_and_slopes_of_gauges() -> None:
+    of_rates = re.findall(r"(?:rate|increase)\((ray_\w+)", " ".join(queries()))
+    of_slopes = re.findall(r"(?:deriv|delta)\((ray_\w+)", " ".join(queries()))
+    assert of_rates
+    assert set(of_rates) <= {f"ray_{name}_total" for name in COUNTERS}
+    assert set(of_slopes) <= {f"ray_{name}" for name in GAUGES}
+
+
+def test_labels_of_the_dashboard_are_those_of_its_metrics() -> None:
+    labels = {
+        label
+        for query in queries()
+        for kept in re.findall(r"(?:by|on) \(([^)]*)\)", query)
+        for label in kept.replace(" ", "").split(",")
+    }
+    labels |= set(re.findall(r"[{,]\s*(\w+)\s*[=!]", " ".join(queries())))
+    assert labels == {"run", "metric"}
+    assert all(EVALUATION in query for query in queries() if "metric" in query)
+
+
 def test_the_dashboard_can_be_narrowed_to_runs() -> None:
     (runs,) = (one for one in dashboard()["templating"]["list"] if one["name"] == "run")
     assert runs["definition"] == "label_values(ray_raytrainer_step, run)"

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from raytrainer.driver import metrics as exporting
-from raytrainer.driver.metrics import SWITCH, RunMetrics, exports
+from raytrainer.driver.metrics import SWITCH, RaySink, RunMetrics, exports
 from raytrainer.telemetry.events import (
     CheckpointCommitted,
     Logged,
@@ -68,7 +68,15 @@ def test_a_start_says_where_the_run_stands_and_on_how_many_workers() -> None:
         "raytrainer_max_steps": 9,
         "raytrainer_workers": 3,
         "raytrainer_restarts": 2,
+        "raytrainer_saves": 0,
+        "raytrainer_save_stall_seconds": 0,
     }
+
+
+def test_counters_are_there_before_the_first_save_and_another_attempt_does_not_take_them_back() -> None:
+    saved = CheckpointCommitted(step=5, path="p", num_bytes=7, seconds=1.5)
+    values = metrics_of(STARTED, saved, STARTED).values
+    assert (values["raytrainer_saves"], values["raytrainer_save_stall_seconds"]) == (1, 1.5)
 
 
 def test_the_speed_is_that_of_all_workers() -> None:
@@ -214,6 +222,9 @@ def test_ray_exports_the_numbers_of_a_run_in_a_cluster_without_being_asked(
     import raytrainer
     from tests.parity.twins import make_trainer
 
+    begun = RunMetrics(cast("Any", SimpleNamespace(run_name="begun")), RaySink())
+    begun.handle(STARTED)
+
     trainer = make_trainer(
         raytrainer,
         tmp_path,
@@ -237,3 +248,6 @@ def test_ray_exports_the_numbers_of_a_run_in_a_cluster_without_being_asked(
     assert values["ray_raytrainer_workers"] == 2
     assert values["ray_raytrainer_save_stall_seconds_total"] > 0
     assert values["ray_raytrainer_evaluation eval_loss"] > 0
+    before_a_save = numbers_of("begun", exported(port))
+    assert before_a_save["ray_raytrainer_saves_total"] == pytest.approx(0, abs=1e-300)
+    assert before_a_save["ray_raytrainer_save_stall_seconds_total"] == pytest.approx(0, abs=1e-300)

@@ -32,7 +32,7 @@ from raytrainer.telemetry.events import (
     TrainStarted,
 )
 from tests.parity.twins import make_trainer
-from tests.telemetry.otlp_receiver import Receiver, receiver
+from tests.telemetry.otlp_receiver import Receiver, grpc_receiver, receiver
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -328,6 +328,50 @@ def test_no_run_waits_for_an_endpoint_that_does_not_answer(endpoint: Receiver, t
         assert endpoint.paths == []  # It has answered nothing, and train() is over.
     finally:
         endpoint.release()
+
+
+@pytest.fixture
+def over_grpc(monkeypatch: pytest.MonkeyPatch) -> Generator[Receiver]:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+    with grpc_receiver() as found:
+        monkeypatch.setenv(ENDPOINT, found.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        yield found
+
+
+def test_spans_go_over_grpc_where_that_is_asked_for(over_grpc: Receiver) -> None:
+    assert follow(over_grpc, STARTED, RESTART) == []
+    assert over_grpc.paths == ["grpc"]
+    assert over_grpc.below(over_grpc.one("train")) == ["attempt", "attempt"]
+    assert {span.trace for span in over_grpc.spans} == {over_grpc.one("train").trace}
+
+
+def test_what_grpc_says_of_an_endpoint_that_is_down_is_told_in_a_word() -> None:
+    down = "down: UNKNOWN: ipv4:127.0.0.1:9: Failed to connect to remote host: Connection refused."
+    assert (
+        otlp._in_short(f"Transient error StatusCode.UNAVAILABLE, retrying in 0.9s. {down}")
+        == "Connection refused"
+    )
+    assert otlp._in_short("Failed to export traces, error code: StatusCode.UNIMPLEMENTED") == (
+        "StatusCode.UNIMPLEMENTED"
+    )
+
+
+def test_the_calls_of_trials_are_below_their_sweep(
+    endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with traced_calls.traced_sweep(ARGS, pytest.fail) as traceparent:
+        assert traceparent is not None
+    monkeypatch.setenv("TRACEPARENT", traceparent)  # As the process of a trial has it.
+    follow(endpoint, STARTED)
+    assert endpoint.below(endpoint.one("sweep")) == ["train"]
+    assert endpoint.one("sweep").facts == {"raytrainer.run": "runs/one"}
+    assert endpoint.one("train").trace == endpoint.one("sweep").trace
+
+
+def test_a_sweep_without_an_endpoint_has_no_span() -> None:
+    with traced_calls.traced_sweep(ARGS, pytest.fail) as traceparent:
+        assert traceparent is None
 
 
 def test_a_process_without_an_endpoint_imports_nothing_of_opentelemetry(

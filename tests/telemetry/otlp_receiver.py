@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import http.server
 import threading
@@ -138,3 +139,32 @@ def receiver() -> Generator[Receiver]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def grpc_receiver() -> Generator[Receiver]:
+    """An endpoint that speaks gRPC while the block lasts; one whose ``status`` is not 200 is unavailable."""
+    import grpc
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as messages
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as services
+
+    found = Receiver()
+
+    class Service(services.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            found.paths.append("grpc")
+            if found.status != 200:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "by a test")
+            body = request.SerializeToString()
+            found.bodies.append(body)
+            found.spans.extend(_spans(body))
+            return messages.ExportTraceServiceResponse()
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
+    services.add_TraceServiceServicer_to_server(Service(), server)
+    found.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield found
+    finally:
+        server.stop(grace=None).wait()
