@@ -16,14 +16,17 @@ import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 from torch.nn.functional import cross_entropy
+
+from raytrainer import EvalPrediction, Trainer, TrainingArguments
+
+# isort: split
+# After raytrainer, because models import libraries that tell what they lack on this machine.
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     ViTConfig,
     ViTForImageClassification,
 )
-
-from raytrainer import EvalPrediction, Trainer, TrainingArguments
 
 RARE, KEPT = 9, 8
 """The rare digit, and how many images of it are kept for training."""

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
+
+from raytrainer import EvalPrediction, Trainer, TrainingArguments
+
+# isort: split
+# After raytrainer, because models import libraries that tell what they lack on this machine.
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     ViTConfig,
     ViTForImageClassification,
 )
-
-from raytrainer import EvalPrediction, Trainer, TrainingArguments
 
 
 def read_digits() -> Dataset:

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 
 from raytrainer import SFTConfig, SFTTrainer
+
+# isort: split
+# After raytrainer, because models import libraries that tell what they lack on this machine.
+from peft import LoraConfig
 
 
 def passages(count: int) -> list[str]:

@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, load_dataset
 from tokenizers import SentencePieceBPETokenizer
+
+from raytrainer import EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+# isort: split
+# After raytrainer, because models import libraries that tell what they lack on this machine.
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -22,8 +27,6 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-
-from raytrainer import EvalPrediction, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 
 def read_catalogues(directory: str, language: str) -> dict[str, str]:

@@ -11,11 +11,14 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 import raytrainer.tune
 from raytrainer import Trainer, TrainingArguments
+
+# isort: split
+# After raytrainer, because models import libraries that tell what they lack on this machine.
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class Digits(PreTrainedModel):
