@@ -104,6 +104,7 @@ def measure(benchmark: Benchmark, tree: Path, ours: dict[str, list[float]], read
         done = subprocess.run(
             [sys.executable, str(ROOT / "benchmarks" / benchmark.script), "--rounds", "1", *benchmark.flags],
             env={**os.environ, VARIABLE: str(noted_in), "PYTHONPATH": path},
+            cwd=tree,  # Ray's workers look for modules there first
             check=False,
         )
         if done.returncode:
