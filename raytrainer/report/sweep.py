@@ -112,7 +112,7 @@ def objective_spec(sweep: Sweep, *, by_time: bool) -> dict[str, Any]:
             "transform": [{"filter": which}],
             "mark": {
                 "type": "line",
-                "point": {"size": 18, "color": color},
+                "point": {"size": 30, "color": color, "filled": True, "opacity": 1},
                 "color": color,
                 "strokeWidth": width,
             },
@@ -122,7 +122,7 @@ def objective_spec(sweep: Sweep, *, by_time: bool) -> dict[str, Any]:
                     "field": "y",
                     "type": "quantitative",
                     "title": "objective",
-                    "scale": {"zero": False},
+                    "scale": {"zero": False, "padding": 6},
                     "axis": {"tickCount": 5, "format": "~g"},
                 },
                 "detail": {"field": "trial"},
@@ -197,7 +197,9 @@ def parallel_spec(sweep: Sweep) -> dict[str, Any] | None:
         "title": "objective",
         "legend": {"orient": "top"},
     }
-    scheme["scale"] = {"scheme": "viridis", "reverse": not sweep.direction.startswith("min")}
+    # Without its yellow end, which is not seen on white.
+    named = {"name": "viridis", "extent": [0, 0.75]}
+    scheme["scale"] = {"scheme": named, "reverse": not sweep.direction.startswith("min")}
     tooltip = [{"field": name} for name in ("trial", "axis", "value", "objective")]
     base = timeline_spec(("s", 1.0), by_time=False, endings=())
     return {
