@@ -24,10 +24,11 @@ from raytrainer.backends.base import Backend
 from raytrainer.callbacks.early_stopping import ended_by
 from raytrainer.callbacks.saved_states import describe_states, differing_states, export_states
 from raytrainer.checkpoint.locate import is_checkpoint
+from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.state_files import load_trainer_state
 from raytrainer.data.loader import RankDataLoader, dealing_of
 from raytrainer.data.undivided import describe_undivided, is_divided
-from raytrainer.errors import ConfigurationError
+from raytrainer.errors import CheckpointError, ConfigurationError
 from raytrainer.loop.count_ahead import CountAhead, can_count_ahead
 from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
@@ -209,6 +210,23 @@ def fresh_state(trainer: TrainerProtocol, plan: TrainPlan) -> TrainerState:
     return state
 
 
+def best_checkpoint(known: str, checkpoint: Path) -> str | None:
+    """Where the best checkpoint of a run is that goes on; None if it is gone.
+
+    Args:
+        known: Where it was.
+        checkpoint: What the run goes on from. Its directory may have been moved or copied, with the best one beside it.
+    """
+    if is_checkpoint(known):
+        return known
+    beside = checkpoint.with_name(Path(known).name)
+    try:
+        is_of_run = read_manifest(beside).run_id in read_manifest(checkpoint).owners
+    except CheckpointError:
+        return None
+    return str(beside) if is_of_run else None
+
+
 def restore_state(
     trainer: TrainerProtocol, plan: TrainPlan, checkpoint: Path, saved: LoopState | None, *, is_restart: bool
 ) -> Cursor:
@@ -227,12 +245,13 @@ def restore_state(
     args = trainer.args
     state = load_trainer_state(checkpoint)
     trainer.state = state
-    if state.best_model_checkpoint is not None and not is_checkpoint(state.best_model_checkpoint):
-        logger.warning(
-            "The best checkpoint %s of the resumed run does not exist any more; it is forgotten.",
-            state.best_model_checkpoint,
-        )
-        state.best_model_checkpoint = None
+    if state.best_model_checkpoint is not None:
+        known = state.best_model_checkpoint
+        state.best_model_checkpoint = best_checkpoint(known, checkpoint)
+        if state.best_model_checkpoint is None:
+            logger.warning(
+                "The best checkpoint %s of the resumed run does not exist any more; it is forgotten.", known
+            )
     compare_trainer_and_checkpoint_args(args, state)
     restore_callbacks(trainer, cast("dict[str, Any]", state.stateful_callbacks or {}), is_restart=is_restart)
     if args.ignore_data_skip:

@@ -1,13 +1,15 @@
-"""What a run that goes on with another batch size says about its length."""
+"""What a run that goes on says about its length, and where it finds its best checkpoint."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import raytrainer
+from raytrainer.loop.run_setup import best_checkpoint
 from tests.parity.twins import make_trainer
 
 BEFORE = {"per_device_train_batch_size": 5, "num_train_epochs": 3, "save_strategy": "epoch"}
@@ -61,3 +63,50 @@ def test_the_end_is_said_and_the_advice_trains_all_epochs(
 def test_nothing_is_said_when_the_batch_size_is_the_same(saved: Path, caplog: pytest.LogCaptureFixture):
     assert resumed(saved).state.epoch == 3.0
     assert "batch size" not in caplog.text
+
+
+WITH_BEST = {
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+    "save_total_limit": 1,
+    "report_page": False,
+}
+
+
+def trained(directory: Path, steps: int, **options: object):
+    trainer = make_trainer(raytrainer, directory, max_steps=steps, **(WITH_BEST | options))
+    trainer.train(resume_from_checkpoint="auto")
+    return trainer
+
+
+def test_the_best_checkpoint_of_a_copied_run_is_its_copy(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first = trained(tmp_path / "original", 2)
+    best = first.state.best_model_checkpoint
+    assert best is not None
+    shutil.move(tmp_path / "original", tmp_path / "copy")
+    kept = tmp_path / "copy" / Path(best).name
+    assert kept.is_dir()
+    # The loss no longer falls, so that none of the steps that follow is better.
+    second = trained(tmp_path / "copy", 3, learning_rate=1e3)
+    assert "is forgotten" not in caplog.text
+    assert second.state.best_model_checkpoint == str(kept)
+    assert kept.is_dir()
+
+
+def test_a_best_checkpoint_that_was_not_copied_is_forgotten(tmp_path: Path):
+    trained(tmp_path / "one", 2)
+    assert best_checkpoint(str(tmp_path / "gone" / "checkpoint-9"), tmp_path / "one" / "checkpoint-2") is None
+
+
+def test_a_checkpoint_of_that_name_which_another_run_wrote_is_not_the_best(tmp_path: Path):
+    trained(tmp_path / "one", 2, save_total_limit=3)
+    trained(tmp_path / "two", 2, save_total_limit=3)
+    shutil.rmtree(tmp_path / "one" / "checkpoint-1")
+    shutil.move(tmp_path / "two" / "checkpoint-1", tmp_path / "one" / "checkpoint-1")
+    newest = tmp_path / "one" / "checkpoint-2"
+    assert best_checkpoint(str(tmp_path / "gone" / "checkpoint-1"), newest) is None
+    assert best_checkpoint(str(tmp_path / "gone" / "checkpoint-2"), newest) == str(newest)
