@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from raytrainer.checkpoint.verify import verify_checkpoint
 from raytrainer.runtimes.base import Command
+from raytrainer.storage.store import ObjectStore
 from tests.hub.server import Hub
 
 
@@ -165,3 +166,33 @@ def test_a_run_into_a_bucket_uploads_what_one_into_a_directory_does(
     assert [
         path for path in (tmp_path / "stage").rglob("*") if path.is_file() and path.suffix != ".lock"
     ] == []
+
+
+def test_what_was_saved_into_a_bucket_beside_training_is_uploaded_from_the_files_that_are_here(
+    hub, make, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAYTRAINER_STAGE_DIR", str(tmp_path / "stage"))
+    make().train()
+    expected = set(hub.repo("my-model").branches["main"])
+    fetched: list[str] = []
+    get = ObjectStore.get
+
+    def noted(self, name, path):
+        fetched.append(name)
+        get(self, name, path)
+
+    monkeypatch.setattr(ObjectStore, "get", noted)
+    beside: list[bool] = []
+
+    class Look(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            beside.append(trainer._process.run.saves_beside is not None)
+
+    trainer = make(
+        output_dir=f"local://{tmp_path}/bucket", hub_model_id="beside", async_save=True, callbacks=[Look()]
+    )
+    trainer.train()
+    assert beside
+    assert all(beside)
+    assert set(hub.repo("beside").branches["main"]) == expected
+    assert [name for name in fetched if name.endswith(".safetensors")] == []

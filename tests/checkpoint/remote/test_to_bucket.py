@@ -208,6 +208,22 @@ def test_a_run_that_fails_commits_the_save_that_was_being_uploaded(tmp_path, mon
     assert trainer.calls.saves == []
 
 
+def test_of_a_save_that_is_dropped_nothing_is_left_and_its_process_uploads_no_more(tmp_path, monkeypatch):
+    mark = tmp_path / "run/checkpoint-3" / INCOMPLETE_NAME
+
+    class Leave(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                odd_process.wait_for(mark)
+                raise SystemExit
+
+    use_odd_process(monkeypatch, upload_gate=str(tmp_path / "never"))
+    with pytest.raises(SystemExit):
+        run(tmp_path / "run", Leave(), **EVERY_THIRD).train()
+    assert files_below(tmp_path / "run/checkpoint-3") == []
+    assert [name for name in files_below(tmp_path / "stage") if "checkpoint" in name] == []
+
+
 def test_a_bucket_that_another_process_does_not_see_is_written_in_the_loop_and_that_is_told(
     memory_bucket, monkeypatch
 ):
