@@ -12,6 +12,7 @@ import raytrainer
 from raytrainer.runtimes.in_process import LocalRuntime
 from raytrainer.telemetry.events import Note
 from raytrainer.worker.storage_notes import warnings_as_notes
+from tests.buckets import MemoryBucket
 from tests.parity.twins import make_trainer
 
 LOGGER = logging.getLogger("raytrainer.checkpoint.some")
@@ -26,7 +27,7 @@ class Recorded(LocalRuntime):
         self.rank = rank
 
 
-def train(directory: Path, **options: object) -> None:
+def train(directory: Path | str, **options: object) -> None:
     make_trainer(raytrainer, directory, max_steps=2, save_strategy="steps", save_steps=2, **options).train()
 
 
@@ -43,6 +44,17 @@ def test_a_checkpoint_of_an_earlier_run_that_is_kept_is_told_of_once(
     assert "earlier-runs" in told[0]["text"]
     shown = "".join(capfd.readouterr())
     assert " ".join(shown.split()).count("of an earlier run is in") == 1
+
+
+def test_the_same_is_told_of_a_bucket(memory_bucket: MemoryBucket, capfd: pytest.CaptureFixture[str]) -> None:
+    train(memory_bucket.uri)
+    capfd.readouterr()
+    train(memory_bucket.uri)
+    shown = " ".join("".join(capfd.readouterr()).split())
+    assert (
+        shown.count(f"warning: checkpoint-2 of an earlier run is in {memory_bucket.uri}/earlier-runs/") == 1
+    )
+    assert shown.count("of an earlier run is in") == 1
 
 
 def test_only_rank_0_tells_and_only_while_it_trains() -> None:
