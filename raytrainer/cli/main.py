@@ -145,7 +145,10 @@ def doctor(address: str | None, storage: str | None, as_json: bool) -> int:
 @click.argument("directory", default=".", type=_PLACE)
 @_JSON
 def runs(directory: str, as_json: bool) -> int:
-    """List the runs below a DIRECTORY: state, step, loss, newest checkpoint, and whether they live."""
+    """List the runs below a DIRECTORY, a path or a URI: state, step, loss, newest checkpoint, whether they live.
+
+    The exit code is 1 if there is none.
+    """
     from raytrainer.cli import runs as module
 
     return module.runs(directory, as_json=as_json)
@@ -157,8 +160,8 @@ def runs(directory: str, as_json: bool) -> int:
 def verify(checkpoint: str, as_json: bool) -> int:
     """Check a CHECKPOINT: that its files are there and intact, and what it can be resumed with.
 
-    A checkpoint-N, the output_dir of a run, whose checkpoints are all checked, or the URI of one checkpoint. The exit
-    code is 1 if one is damaged.
+    A checkpoint-N, or the output_dir of a run, whose checkpoints are all checked; a path or a URI. The exit code is 1
+    if one is damaged.
     """
     from raytrainer.cli import verify as module
 
@@ -172,7 +175,8 @@ def verify(checkpoint: str, as_json: bool) -> int:
 def watch(run_dir: str, once: bool, as_json: bool) -> int:
     """Show a run as its driver shows it, from another terminal; ends with the run.
 
-    RUN_DIR is the output_dir of the run; it may be on a file system that this machine shares with it.
+    RUN_DIR is the output_dir of the run, on a file system that this machine shares with it, or its URI. The exit code
+    is 1 if the run failed or was killed.
     """
     from raytrainer.cli import watch as module
 
