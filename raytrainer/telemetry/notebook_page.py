@@ -35,6 +35,8 @@ class NotebookPage:
         self._number: int | None = None
         self._kept: list[tuple[str, bool]] = []
         self._passed = 0
+        self._heading = ""
+        """The keys above rows whose first ones have passed."""
         self._line = ""
         self._drawn_at = -INTERVAL_S
         self._is_current = True
@@ -50,8 +52,9 @@ class NotebookPage:
         self._kept.append((text, passes))
         passing = [index for index, (_, one_passes) in enumerate(self._kept) if one_passes]
         if len(passing) > MOST_LINES:
-            del self._kept[passing[0]]
+            gone, _ = self._kept.pop(passing[0])
             self._passed += 1
+            self._heading = heading_of(gone) or self._heading
         self._draw(now=not passes)
 
     def show(self, line: str) -> None:
@@ -74,7 +77,7 @@ class NotebookPage:
             self._number = number
             self._cell = NotebookCell(WIDTH)
             self._kept.clear()
-            self._passed, self._line, self._drawn_at = 0, "", -INTERVAL_S
+            self._passed, self._heading, self._line, self._drawn_at = 0, "", "", -INTERVAL_S
 
     def _draw(self, *, now: bool = False) -> None:
         time_s = self._clock()
@@ -91,5 +94,13 @@ class NotebookPage:
                 s, are = ("", "is") if left_out == 1 else ("s", "are")
                 lines.append(f"... {left_out} earlier line{s} {are} in metrics.jsonl and events.jsonl")
                 left_out = 0
+                if self._heading and not heading_of(text):
+                    lines.append(self._heading)
             lines.append(text)
         return [*lines, self._line] if self._line else lines
+
+
+def heading_of(text: str) -> str:
+    """The keys that stand above the row of a log; empty where none do."""
+    first, newline, _ = text.partition("\n")
+    return first if newline and "loss" in first.split() else ""

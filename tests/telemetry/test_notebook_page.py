@@ -43,6 +43,29 @@ def outputs(monkeypatch: pytest.MonkeyPatch, shell: ZMQInteractiveShell) -> list
     return told
 
 
+def test_rows_keep_their_keys_above_them_when_the_first_ones_have_passed(outputs: list[list[str]]):
+    page = NotebookPage(clock := Clock())
+    for number in range(MOST_LINES + 2):
+        clock.now += 1
+        keys = "         loss    epoch\n" if number in (0, 12) else ""
+        page.keep(f"{keys}{number:3}/40    0.5      1.0", passes=True)
+    ((*_, newest),) = outputs
+    earlier, keys, row, *_ = newest.splitlines()
+    assert earlier == "... 2 earlier lines are in metrics.jsonl and events.jsonl"
+    assert keys.split() == ["loss", "epoch"]
+    assert row.split() == ["2/40", "0.5", "1.0"]
+    assert newest.count("loss") == 2
+
+
+def test_keys_stand_once_where_the_first_row_shown_has_them(outputs: list[list[str]]):
+    page = NotebookPage(clock := Clock())
+    for number in range(MOST_LINES + 1):
+        clock.now += 1
+        page.keep(f"  loss\n{number}" if number in (0, 1) else f"{number}", passes=True)
+    ((*_, newest),) = outputs
+    assert newest.splitlines()[1:3] == ["  loss", "1"]
+
+
 def test_newest_lines_and_what_stays_are_shown_and_the_rest_is_counted(outputs: list[list[str]]):
     clock = Clock()
     page = NotebookPage(clock)
