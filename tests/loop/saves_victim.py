@@ -8,6 +8,7 @@ the directory is a bucket. Writes ROOT/killed.json: for each child the moment, i
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -81,6 +82,8 @@ def main() -> None:
     root = Path(sys.argv[1])
     has_buckets = sys.argv[2:] == ["bucket"]
     killed: list[tuple[str, str, int]] = []
+    for name in ("torch._dynamo", "torch._inductor"):
+        importlib.import_module(name)  # by the optimizer otherwise, in each child
     for moment in IN_A_BUCKET if has_buckets else MOMENTS:
         directory = root / moment.replace(" ", "-")
         child = os.fork()
