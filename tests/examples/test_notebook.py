@@ -172,7 +172,10 @@ def test_a_changed_class_trains_and_two_trainers_share_the_workers(cells: list[O
     changed = cell_with(cells, "other = make_trainer")
     assert "finished" in changed.page
     both = cell_with(cells, "with_tanh, with_gelu").streams["stdout"]
-    assert both.startswith("accuracy with tanh 0.")
+    # How far the first one got depends on when it was interrupted.
+    found = re.fullmatch(r"accuracy with tanh (\d\.\d+), with GELU (\d\.\d+)\n", both)
+    assert found
+    assert all(0.5 < float(accuracy) <= 1 for accuracy in found.groups())
     assert cells[-1].result.startswith("tensor(")
 
 
