@@ -19,6 +19,7 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from raytrainer.checkpoint.digests import digest_of_file
@@ -37,9 +38,11 @@ from raytrainer.checkpoint.replaced import settle_replaced
 from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
+from raytrainer.telemetry.events import Phase
 
 __all__ = [
     "CheckpointFacts",
+    "Committed",
     "WritePart",
     "commit_checkpoint",
     "make_empty",
@@ -54,6 +57,16 @@ __all__ = [
 
 WritePart = Callable[[Path], Sequence[Path]]
 """Writes one rank's files into a directory; returns their paths, absolute or relative to it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Committed:
+    """A checkpoint that was saved."""
+
+    location: str
+    num_bytes: int
+    phases: list[Phase] = field(default_factory=list[Phase])
+    """Of what the save consisted, as this rank saw it."""
 
 
 def commit_checkpoint(

@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.background.destination import Destination
 from raytrainer.checkpoint.background.to_directory import ToDirectory
-from raytrainer.checkpoint.commit import CheckpointFacts, WritePart, commit_checkpoint
+from raytrainer.checkpoint.commit import CheckpointFacts, Committed, WritePart, commit_checkpoint
 from raytrainer.checkpoint.durable_writes import discard
 from raytrainer.checkpoint.locate import forget_copies
 from raytrainer.checkpoint.names import checkpoint_name
@@ -32,20 +31,9 @@ from raytrainer.checkpoint.scan import (
 from raytrainer.checkpoint.shared_directory import check_shared
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri
-from raytrainer.telemetry.events import Phase
 
 if TYPE_CHECKING:
     from raytrainer.checkpoint.background.writer import BackgroundWriter
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Committed:
-    """A checkpoint that was saved."""
-
-    location: str
-    num_bytes: int
-    phases: list[Phase] = field(default_factory=list[Phase])
-    """Of what the save consisted, as this rank saw it."""
 
 
 class RunStorage(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from raytrainer.checkpoint.commit import Committed
 from raytrainer.checkpoint.locate import readable
-from raytrainer.checkpoint.run_storage import Committed, RunStorage
+from raytrainer.checkpoint.run_storage import RunStorage
 from raytrainer.hub.checkpoint_uploads import uploads_checkpoints
 from raytrainer.loop.run import TrainRun
 from raytrainer.telemetry.events import CheckpointCommitted

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.background.pending import PendingSave
 from raytrainer.checkpoint.background.writer import BackgroundWriter
-from raytrainer.checkpoint.run_storage import Committed
+from raytrainer.checkpoint.commit import Committed
 from raytrainer.loop.committed import after_commit
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun

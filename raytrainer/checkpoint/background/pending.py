@@ -20,10 +20,9 @@ from pathlib import Path
 from raytrainer.checkpoint.background.destination import Destination, Turn
 from raytrainer.checkpoint.background.messages import FollowOrder, WriteOrder
 from raytrainer.checkpoint.background.writer import BackgroundWriter
-from raytrainer.checkpoint.commit import CheckpointFacts, WritePart, make_manifest
+from raytrainer.checkpoint.commit import CheckpointFacts, Committed, WritePart, make_manifest
 from raytrainer.checkpoint.manifest import FileRecord, Manifest
 from raytrainer.checkpoint.rank_agreement import Agreement
-from raytrainer.checkpoint.run_storage import Committed
 from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime

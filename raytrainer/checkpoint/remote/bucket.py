@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raytrainer.checkpoint.background.deletions import Deletions
-from raytrainer.checkpoint.commit import CheckpointFacts, WritePart
+from raytrainer.checkpoint.commit import CheckpointFacts, Committed, WritePart
 from raytrainer.checkpoint.names import checkpoint_name
 from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.checkpoint.remote.commit import commit_to_bucket
@@ -24,7 +24,6 @@ from raytrainer.checkpoint.remote.scan import (
 )
 from raytrainer.checkpoint.remote.side_files import SideFiles
 from raytrainer.checkpoint.remote.to_bucket import ToBucket, why_unseen
-from raytrainer.checkpoint.run_storage import Committed
 from raytrainer.checkpoint.scan import AUTO
 from raytrainer.runtimes.base import Runtime
 from raytrainer.storage.locations import is_uri

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from raytrainer.checkpoint.commit import (
     CheckpointFacts,
+    Committed,
     WritePart,
     make_empty,
     make_manifest,
@@ -32,7 +33,6 @@ from raytrainer.checkpoint.names import checkpoint_name, replaced_name, writing_
 from raytrainer.checkpoint.rank_agreement import Agreement
 from raytrainer.checkpoint.remote.fetch import keep_as_copy
 from raytrainer.checkpoint.remote.steps import make_room, publish, settle_replaced, undo, upload
-from raytrainer.checkpoint.run_storage import Committed
 from raytrainer.checkpoint.save_phases import Laps
 from raytrainer.errors import CheckpointError
 from raytrainer.runtimes.base import Runtime
