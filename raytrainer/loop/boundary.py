@@ -11,7 +11,7 @@ from transformers.trainer_utils import SaveStrategy
 from raytrainer.loop.loss_meter import Window
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
-from raytrainer.loop.saves_beside import finish_save, is_put_off, puts_off
+from raytrainer.loop.saves_beside import finish_save, is_ending, is_put_off, puts_off
 from raytrainer.loop.trainable import apply_changes, has_changed
 from raytrainer.runtimes.base import Command, WorkersMove
 from raytrainer.telemetry.events import Evaluated, Note, StepDone
@@ -89,6 +89,7 @@ def at_boundary(run: TrainRun) -> None:
     acted = control.should_log or control.should_evaluate or control.should_save
     if not acted:
         return
+    is_last = is_ending(run)  # what callbacks ask for below, ranks agree on at the end
     if control.should_log and trainer.state.global_step > run.meter.logged_step:
         log_window(run)
     metrics: dict[str, float] | None = None
@@ -97,19 +98,34 @@ def at_boundary(run: TrainRun) -> None:
         is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
         if run.args.save_strategy == SaveStrategy.BEST:
             trainer.control.should_save = is_best or ((run.interrupted or run.moves) and is_unsaved(run))
-    if trainer.control.should_save and puts_off(run):
+    if trainer.control.should_save and puts_off(run, is_last=is_last):
         trainer.control.should_save = False
     if trainer.control.should_save:
-        trainer._save_checkpoint(run.model, trial=trainer._trial)
-        if run.saves_beside is None:
-            trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
-        else:
-            trainer.control.should_save = False  # on_save follows when it is committed
+        _save(run)
     if metrics is not None:
         trainer._report_to_hp_search(trainer._trial, trainer.state.global_step, metrics)
     run.speed.restart()  # The time of an evaluation or a save does not count as training.
     # Callbacks of evaluate and save may have asked to stop, on some ranks only; and the driver, meanwhile.
     agree_on_control(run)
+    if _is_save_missing(run):
+        _save(run)
+        agree_on_control(run)
+
+
+def _save(run: TrainRun) -> None:
+    """All ranks: save, and tell callbacks, or have them told when it is committed."""
+    trainer = run.trainer
+    trainer._save_checkpoint(run.model, trial=trainer._trial)
+    if run.saves_beside is None:
+        trainer.control = trainer.callback_handler.on_save(run.args, trainer.state, trainer.control)
+    else:
+        trainer.control.should_save = False
+
+
+def _is_save_missing(run: TrainRun) -> bool:
+    """All ranks, at the end of a boundary: whether a save was asked for amid it, which no later one would make."""
+    is_left = run.interrupted or run.moves
+    return (is_left and is_unsaved(run) and not run.stopped) or is_put_off(run)
 
 
 def leave_if_moving(run: TrainRun) -> None:

@@ -129,12 +129,17 @@ def begin_save(
     saves.begun = Begun(pending=pending, storage=storage, state=saved, waited_s=time.monotonic() - began)
 
 
-def puts_off(run: TrainRun) -> bool:
-    """All ranks, when a save is due: whether it is made when the one before is committed, of the state at that step."""
+def puts_off(run: TrainRun, *, is_last: bool) -> bool:
+    """All ranks, when a save is due: whether it is made when the one before is committed, of the state at that step.
+
+    Args:
+        run: The run.
+        is_last: Whether the ranks have agreed that no step follows.
+    """
     saves, state = run.saves_beside, run.trainer.state
     if saves is None or saves.begun is None or run.args.async_save_overlap != "merge":
         return False
-    if run.interrupted or run.moves or is_ending(run):
+    if run.interrupted or run.moves or is_last:
         return False
     saves.is_put_off = True
     if not saves.has_told_of_merging:

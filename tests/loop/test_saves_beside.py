@@ -195,6 +195,18 @@ def test_a_save_that_was_put_off_is_made_when_training_is_stopped(tmp_path, gate
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-3", "checkpoint-8"]
 
 
+def test_a_save_that_was_put_off_is_made_when_the_end_of_its_epoch_is_where_training_stops(tmp_path, gate):
+    class Stop(transformers.TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            if state.epoch == 2:
+                signal.raise_signal(signal.SIGINT)
+                gate.touch()
+
+    every_epoch = {"num_train_epochs": 3, "save_strategy": "epoch", "eval_strategy": "epoch"}
+    run(tmp_path / "run", Stop(), **every_epoch, async_save_overlap="merge").train()
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-13", "checkpoint-26"]
+
+
 def test_an_old_checkpoint_stays_until_a_new_one_is_committed(tmp_path, gate):
     seen = {}
 
