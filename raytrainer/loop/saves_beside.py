@@ -290,4 +290,7 @@ def _commit_alone(run: TrainRun, error: Exception) -> None:
         error.add_note(f"The save of step {begun.pending.step} failed as well: {of_save}")
         return
     saves.begun = None
-    _after_commit(run, begun, saved)
+    try:
+        _after_commit(run, begun, saved)
+    except Exception as of_rest:  # noqa: BLE001
+        error.add_note(f"What follows the save of step {begun.pending.step} failed as well: {of_rest}")

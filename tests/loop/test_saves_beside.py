@@ -21,6 +21,7 @@ from raytrainer.checkpoint import durable_writes
 from raytrainer.checkpoint.background import deletions, writer
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.names import list_checkpoints, list_leftovers, step_of
+from raytrainer.checkpoint.run_storage import DiskStorage
 from raytrainer.checkpoint.verify import verify_checkpoint
 from tests.checkpoint.background import odd_process
 from tests.loop import saves_victim
@@ -313,6 +314,18 @@ def test_a_run_that_fails_commits_the_save_that_was_being_written(tmp_path, gate
     assert read_manifest(tmp_path / "run/checkpoint-3").step == 3
     assert trainer.calls.saves == []
     assert list_leftovers(tmp_path / "run") == []
+
+
+def test_a_run_that_fails_has_its_own_error_whatever_becomes_of_old_checkpoints(tmp_path, gate, monkeypatch):
+    def prune(*args: Any, **kwargs: Any) -> None:
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(DiskStorage, "prune", prune)
+    trainer = run(tmp_path / "run", OpenGate(gate, 4), Raises(4), **EVERY_THIRD)
+    with pytest.raises(RuntimeError, match="the run fails") as failure:
+        trainer.train()
+    assert "What follows the save of step 3 failed as well: stale file handle" in failure.value.__notes__
+    assert read_manifest(tmp_path / "run/checkpoint-3").step == 3
 
 
 def test_ctrl_c_ends_with_the_last_step_committed(tmp_path, gate):
