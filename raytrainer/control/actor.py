@@ -41,6 +41,8 @@ NAMESPACE = "raytrainer"
 """Ray's namespace of control actors, in which every process of a cluster finds them."""
 LAST_SAVE_S = 300.0
 """How long workers may take to save after their driver has ended."""
+SILENCE_S = 5.0
+"""After so long without a word of the workers it looks whether their controller lives."""
 LEAVE_S = 6.0
 """How long they may take to leave after that; those that are stuck end themselves before."""
 
@@ -289,8 +291,10 @@ class ControlActor:
         self._state.lose_driver()
         self._ring_both()
         deadline = time.monotonic() + LAST_SAVE_S
-        while self._state.is_open() and time.monotonic() < deadline:
-            await self._driver_bell.wait(deadline - time.monotonic())
+        while self._state.is_open() and (left_s := deadline - time.monotonic()) > 0:
+            is_silent = not await self._driver_bell.wait(min(left_s, SILENCE_S))
+            if is_silent and not await asyncio.to_thread(_is_there, controller):
+                break  # its workers have ended with it, and nobody starts others
         self._state.abandon(DRIVER_ENDED)
         self._ring_both()
         await asyncio.sleep(LEAVE_S)
@@ -313,6 +317,16 @@ class ControlActor:
     def _ring_both(self) -> None:
         self._driver_bell.ring()
         self._worker_bell.ring()
+
+
+def _is_there(name: str) -> bool:
+    try:
+        ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return False
+    except ray.exceptions.RayError:  # Ray does not say
+        return True
+    return True
 
 
 async def _wait(look: Callable[[], T | None], bell: Bell, wait_s: float) -> T | None:

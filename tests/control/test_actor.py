@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from raytrainer.control import actor as actor_module
 from raytrainer.control.actor import ControlActor
 from raytrainer.telemetry.events import Note
 from raytrainer.wire.failure_record import record_failure
@@ -96,3 +97,35 @@ def test_a_group_that_nobody_gives_a_task_closes_for_all_ranks_at_once(rings: li
         assert len(rings) == 1
 
     asyncio.run(whole())
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_after_the_driver_a_group_is_ended_at_once_only_if_its_controller_has_died_too(
+    lives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    ended: list[tuple[str, ...]] = []
+
+    def is_there(name: str) -> bool:
+        looked.append(name)
+        return lives
+
+    monkeypatch.setattr(actor_module, "_is_there", is_there)
+    monkeypatch.setattr(actor_module, "SILENCE_S", 0.01)
+    monkeypatch.setattr(actor_module, "LEAVE_S", 0.0)
+    monkeypatch.setattr(ControlActor, "_end_all", lambda self, *names: ended.append(names))
+
+    async def story(actor: ControlActor) -> None:
+        async def end_of_driver() -> None: ...
+
+        outliving = asyncio.create_task(actor._outlive(end_of_driver(), "control", "controller"))
+        while len(looked) < (3 if lives else 1):
+            await asyncio.sleep(0.01)
+        if lives:
+            assert ended == [], "the workers still save"
+            await actor.leave()
+            await actor.abandon("over")
+        await asyncio.wait_for(outliving, 10)
+        assert ended == [("control", "controller")]
+
+    run(story)
