@@ -95,6 +95,8 @@ def at_boundary(run: TrainRun) -> None:
     metrics: dict[str, float] | None = None
     if trainer.control.should_evaluate:
         metrics = trainer._evaluate(trainer._trial, run.ignore_keys_for_eval)
+        # All ranks save, or none, though callbacks of one alone may have asked for it.
+        trainer.control.should_save = bool(run.runtime.agree([int(trainer.control.should_save)])[0])
         is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
         if run.args.save_strategy == SaveStrategy.BEST:
             trainer.control.should_save = is_best or ((run.interrupted or run.moves) and is_unsaved(run))

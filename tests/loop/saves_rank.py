@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import transformers
 
 import raytrainer
 from raytrainer import CheckpointError
@@ -28,6 +29,20 @@ EVERY_THIRD: dict[str, Any] = {"max_steps": 9, "save_strategy": "steps", "save_s
 
 uploads: list[str] = []
 """Files of checkpoints that rank 0 itself uploaded in a run."""
+
+
+class AsksAlone(transformers.TrainerCallback):
+    """On one rank: asks for a save in one evaluation, and for the end in the next."""
+
+    def __init__(self, gate: Path) -> None:
+        self.gate = gate
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            control.should_save = True
+        if state.global_step == 6:
+            control.should_training_stop = True
+            self.gate.touch()
 
 
 def count_uploads() -> None:
@@ -63,14 +78,18 @@ def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
     )
     trainer.add_callback(calls)
     is_merged = options.get("async_save_overlap") == "merge"
-    trainer.add_callback(OpenGate(root / f"{name}.gate", 7 if is_merged else 5))
+    if "eval_steps" in options:
+        if rank == "1":
+            trainer.add_callback(AsksAlone(root / f"{name}.gate"))
+    else:
+        trainer.add_callback(OpenGate(root / f"{name}.gate", 7 if is_merged else 5))
     try:
         trainer.train()
     except CheckpointError as error:
         return {"error": str(error), "notes": getattr(error, "__notes__", [])}
     found = {"rows": rows(trainer), "saves": calls.saves, "wrapper": type(trainer.model_wrapped).__name__}
     if options.get("async_save"):
-        found["steps_before_3"] = calls.steps_before_save(3)
+        found["steps_before_first"] = calls.steps_before_save(calls.saves[0])
         found["uploads"] = list(uploads)
     return found
 

@@ -31,6 +31,12 @@ RUNS = {
 } | {
     "full_on_rank_1": {"async_save": True},
     "merged": {"async_save": True, "async_save_overlap": "merge"},
+    "asked_on_rank_1": {
+        "async_save": True,
+        "async_save_overlap": "merge",
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    },
     "ddp_bucket": {"async_save": True},
     "fsdp_bucket": {"fsdp": True, "async_save": True},
     "denied_on_rank_1_bucket": {"async_save": True},
@@ -51,7 +57,7 @@ def test_the_shards_of_all_ranks_are_bitwise_those_of_a_synchronous_save(name, r
     found, root = runs
     sync, beside = found[name], found[f"{name}_beside"]
     assert sync["wrapper"] == beside["wrapper"] == WRAPPERS[name]
-    assert beside["steps_before_3"] >= 5, "no step ran while the save was pending"
+    assert beside["steps_before_first"] >= 5, "no step ran while the save was pending"
     assert sync["saves"] == beside["saves"] == [3, 6, 9]
     assert sync["rows"] == beside["rows"]
     for step in (3, 6, 9):
@@ -68,12 +74,20 @@ def test_all_ranks_put_off_the_same_save_and_make_it_at_the_same_later_step(runs
     found, root = runs
     merged = found["merged"]
     assert merged["wrapper"] == "DistributedDataParallel"
-    assert merged["steps_before_3"] >= 7, "training waited at the save of step 6"
+    assert merged["steps_before_first"] >= 7, "training waited at the save of step 6"
     assert merged["saves"] in ([3, 7, 9], [3, 8, 9], [3, 9])
     assert merged["rows"] == found["ddp"]["rows"]
     for step in merged["saves"]:
         assert {"rng_state_0.pth", "rng_state_1.pth"} < content(root / f"merged/checkpoint-{step}").keys()
     assert list_leftovers(root / "merged") == []
+
+
+def test_what_one_rank_asks_for_in_an_evaluation_all_ranks_do(runs):
+    found, root = runs
+    asked = found["asked_on_rank_1"]
+    assert asked["steps_before_first"] == 6, "the save of step 6 was not due amid that of step 2"
+    assert asked["saves"] == [2, 6]
+    assert list_leftovers(root / "asked_on_rank_1") == []
 
 
 def test_storage_that_fails_on_one_rank_fails_the_save_on_all(runs):
@@ -93,7 +107,7 @@ def test_in_a_bucket_each_process_uploads_what_its_rank_would_have_written(name,
     sync, beside = found[name], found[f"{name}_bucket"]
     assert beside["wrapper"] == WRAPPERS[name]
     assert beside["uploads"] == [], "a rank uploaded itself"
-    assert beside["steps_before_3"] >= 5, "no step ran while the save was pending"
+    assert beside["steps_before_first"] >= 5, "no step ran while the save was pending"
     assert sync["saves"] == beside["saves"] == [3, 6, 9]
     assert sync["rows"] == beside["rows"]
     for step in (3, 6, 9):
