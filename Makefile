@@ -172,7 +172,7 @@ $(HAS_VENV):
 
 $(HAS_BASE): pyproject.toml constraints.txt | $(HAS_VENV)
 	@echo "Installing raytrainer with torch, ray and transformers into .venv (about 2 minutes, once) ..."
-	@$(PIP) -e .
+	@$(PIP) -e ".[report]"
 	@touch $@
 
 $(HAS_DATA): constraints.txt | $(HAS_VENV)

@@ -207,10 +207,10 @@ def merged_saves_belong_to_no_evaluation(args: TrainingArguments) -> None:
             "async_save_overlap='merge' saves the state of a later step where the save before is still being written, "
             f"but {of_evaluation} needs the weights of the step that was evaluated. Set async_save_overlap='wait'."
         )
-    if args.async_save is False:
+    if not args.async_save:
         raise ConfigurationError(
-            "async_save_overlap='merge' needs saves that are written beside training, but async_save=False writes them "
-            "in the loop. Leave one of them out."
+            "async_save_overlap='merge' needs saves that are written beside training whatever their size, and "
+            f"async_save={args.async_save} does not ask for that. Set async_save=True too."
         )
 
 

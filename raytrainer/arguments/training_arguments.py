@@ -133,7 +133,7 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         metadata={
             "help": "What follows when a save is due while the one before is still being written beside training. "
             "'wait': training waits for it. 'merge': training goes on, and as soon as the one before is committed the "
-            "state of that step is saved, once for all saves that were due meanwhile.",
+            "state of that step is saved, once for all saves that were due meanwhile; it needs async_save=True.",
             "choices": ["wait", "merge"],
         },
     )

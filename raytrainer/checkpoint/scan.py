@@ -365,6 +365,8 @@ def _checkpoints_in(directory: Path, besides: Path | None = None) -> str:
     """List the checkpoints that a user could have meant."""
     names = [path.name for path in reversed(list_checkpoints(directory)) if path != besides]
     if not names:
-        return f"There is no {'other ' if besides else ''}checkpoint in {directory}."
+        if besides:
+            return f"There is no other checkpoint in {directory}."
+        return f"There is no checkpoint in {directory}. Leave resume_from_checkpoint out to begin anew."
     more = f" and {len(names) - 5} older" if len(names) > 5 else ""
     return f"In {directory} there are {', '.join(names[:5])}{more}; name one of them."

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from raytrainer.report.page import PAGE_NAME, PICTURES_NAME, write_report
+from raytrainer.report.page import PAGE_NAME, write_report
 from raytrainer.storage.locations import below, is_uri
 
 
@@ -28,9 +28,10 @@ def report(run_dirs: list[str], *, output: str | None, png: bool, opens: bool, a
         ConfigurationError: If a directory holds no run, or the library that draws is missing.
     """
     target = output or (PAGE_NAME if is_uri(run_dirs[0]) else below(run_dirs[0], PAGE_NAME))
-    beside = Path(PAGE_NAME if is_uri(target) else target).parent
+    page = Path(PAGE_NAME if is_uri(target) else target)
+    pictures = page.with_suffix("") if page.suffix else page.with_name(f"{page.name}-pictures")
     try:
-        written = write_report(run_dirs, target, pictures=str(beside / PICTURES_NAME) if png else None)
+        written = write_report(run_dirs, target, pictures=str(pictures) if png else None)
     except OSError as error:
         print(
             f"raytrainer report: {target} cannot be written: {error}. Name a place with --output.",

@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 
 MAX_LINES = 30
 """Of the whole message."""
-MAX_WIDTH = 240
-"""Of one line."""
+MAX_WIDTH = 1000
+"""Of one line; of a longer one the middle is left out, because what to do often stands at the end."""
+_NOTE_WIDTH = 240
 _MAX_MESSAGE = 8
 """Of the exception's own text [lines]."""
 _MAX_NOTE = 3
@@ -119,7 +120,14 @@ def describe(failure: Failure, root: FailureRecord | None) -> str:
     room = MAX_LINES - len(facts)
     if len(lines) > room:
         lines = [*lines[: room - 1], "  ... (the log file has all of it)"]
-    return "\n".join(line[:MAX_WIDTH] for line in lines + facts)
+    return "\n".join(map(_fitted, lines + facts))
+
+
+def _fitted(line: str) -> str:
+    if len(line) <= MAX_WIDTH:
+        return line
+    half = MAX_WIDTH // 2 - 3
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
@@ -128,7 +136,7 @@ def _lead(failure: Failure, root: FailureRecord | None) -> list[str]:
     if root is not None:
         lines = _shortened(f"{root.type_name}: {root.message}".rstrip().splitlines())
         for note in root.notes:
-            lines += textwrap.wrap(note, MAX_WIDTH)[:_MAX_NOTE]
+            lines += textwrap.wrap(note, _NOTE_WIDTH)[:_MAX_NOTE]
         return lines + (root.user_frames.splitlines() if root.user_frames else [])
     if failure.deaths:
         rank, text = min(failure.deaths.items())

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from raytrainer.driver import ray_threads
 from raytrainer.driver.cluster import at_exit
+from raytrainer.driver.ray_output import drop_crashes
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def remove(group: Group) -> None:
 
 def end_all() -> None:
     """End every group of this process at once; the workers leave nothing."""
+    drop_crashes()
     with _lock:
         groups = list(_groups)
     for group in groups:

@@ -18,6 +18,9 @@ _NODE_OF_TASK = re.compile(
     r"node it was running on is dead or unavailable\. Node IP: (\S+), node ID: (\w{1,6})"
 )
 _UNREACHABLE = re.compile(r"is unavailable: |RPC error|failed to connect to all addresses", re.IGNORECASE)
+_WORDLESS = re.compile(r"Worker unexpectedly exits with a connection error code 2\. End of file\.?")
+KILLED = "its process was killed (by SIGKILL, which the kernel sends when memory runs out) or crashed"
+"""Of a process whose connection to Ray ended, which is all that Ray knows."""
 _NAMES = ("Actor", "Died", "Crash", "HealthCheck", "OutOfMemory")
 """Parts of names of Ray's errors for a process that ended; the last one is for what Ray's memory monitor killed."""
 
@@ -37,7 +40,7 @@ def deaths_in(error: BaseException | None) -> WorkerDeaths:
 
 def cause_in(text: str) -> str:
     """The sentence in Ray's report that says how a process ended, without Ray's guesses about why."""
-    text = text.split(" Some common causes include")[0]
+    text = in_words(text.split(" Some common causes include")[0])
     if (lost := _lost_node(text)) is not None:
         return lost[:MAX_WIDTH]
     for pattern in (
@@ -51,6 +54,11 @@ def cause_in(text: str) -> str:
             return found.group(1).strip()[:MAX_WIDTH]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[0] if lines else "unknown cause")[:MAX_WIDTH]
+
+
+def in_words(text: str) -> str:
+    """What Ray says of a process that ended without a word, as a person would."""
+    return _WORDLESS.sub(KILLED, text)
 
 
 def _lost_node(text: str) -> str | None:

@@ -5,6 +5,10 @@ dies in some twelve lines, most of which are the same every time, and of a node 
 says who died and what follows; so Ray's words are cut to which process or node it was, and why. All of them are in
 Ray's logs.
 
+When this process ends it ends its workers, some of them within one of Ray's calls. Ray takes that for a bug of its own
+and prints the stack of its C++ code. It is nobody's news below a run that went well, so from then on a process that
+begins to print one is not heard any more.
+
 This wraps a function of Ray's. If it is gone one day, Ray's lines look as Ray has them.
 """
 
@@ -15,7 +19,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from raytrainer.driver.ray_deaths import UNHEARD
+from raytrainer.driver.ray_deaths import UNHEARD, in_words
 
 _MARKED = re.compile(r"^\x1b\[\d+m(\([^)]*\))\x1b\[0m")
 _REPEATED = re.compile(r"\x1b\[32m( \[repeated .*)\x1b\[0m$", re.DOTALL)
@@ -32,6 +36,47 @@ _NODE_DEATH = re.compile(
 )
 
 
+_CRASH = ("You have likely discovered a bug in Ray", "SIGABRT received", "Unhandled exception: St", "*** SIG")
+"""With one of these Ray's C++ code begins to tell how it failed."""
+_DIED = "A worker died"
+
+
+class _LastWords:
+    """What is shown of the processes that this one ends."""
+
+    def __init__(self) -> None:
+        self._is_ending = False
+        self._crashed: set[object] = set()
+
+    def begin(self) -> None:
+        """This process ends, and with it those that it started."""
+        self._is_ending = True
+
+    def kept(self, pid: object, lines: list[str]) -> list[str]:
+        """Those lines of a process that are shown."""
+        if not self._is_ending:
+            return lines
+        if pid == "raylet":
+            return [line for line in lines if not line.startswith(_DIED)]
+        found = next(
+            (number for number, line in enumerate(lines) if any(mark in line for mark in _CRASH)), None
+        )
+        if pid in self._crashed:
+            return []
+        if found is None:
+            return lines
+        self._crashed.add(pid)
+        return lines[:found]
+
+
+_last_words = _LastWords()
+
+
+def drop_crashes() -> None:
+    """This process ends: from now on do not show how the processes that end with it fail."""
+    _last_words.begin()
+
+
 def tidy_ray_output() -> None:
     """From now on lines that Ray brings are plain where no colors are wanted, and short where somebody has died."""
     import ray
@@ -45,8 +90,13 @@ def tidy_ray_output() -> None:
     def print_tidily(data: dict[str, Any], print_file: Any, *args: Any, **kwargs: Any) -> None:
         from raytrainer.telemetry.paint import wants_style
 
+        lines: list[str] = data.get("lines", [])
         if data.get("pid") == "raylet":
-            data = {**data, "lines": [shortened(line) for line in data.get("lines", [])]}
+            lines = [shortened(line) for line in lines]
+        kept = _last_words.kept(data.get("pid"), lines)
+        if lines and not kept:
+            return
+        data = {**data, "lines": kept}
         printing(data, print_file if wants_style(print_file) else _Plain(print_file), *args, **kwargs)
 
     worker.print_worker_logs = print_tidily
@@ -54,7 +104,7 @@ def tidy_ray_output() -> None:
 
 def shortened(text: str) -> str:
     """What Ray says of a worker or a node that has died, without what it says of each; any other text as it is."""
-    text = _DEATH.sub(r"A worker died (PID \g<pid>): \g<detail>", text)
+    text = _DEATH.sub(r"A worker died (PID \g<pid>): \g<detail>", in_words(text))
     return _NODE_DEATH.sub(rf"Node \g<address> (\g<id>) {UNHEARD}. What ran there ended with it.", text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raytrainer.arguments.training_arguments import TrainingArguments
 from raytrainer.errors import MetricError
+from raytrainer.suggestions import did_you_mean
 
 
 def metric_of(args: TrainingArguments, metrics: dict[str, float]) -> float:
@@ -19,5 +20,6 @@ def metric_of(args: TrainingArguments, metrics: dict[str, float]) -> float:
         raise MetricError(
             f"metric_for_best_model={args.metric_for_best_model!r} asks for {name!r}, which the evaluation did not "
             f"give; it gave {sorted(metrics)}. Return it from compute_metrics, or name one of these."
+            f"{did_you_mean(name, metrics)}"
         )
     return metrics[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -91,7 +91,7 @@ class StepHooks(TrainerParts):
         elif labels is not None:
             loss = self._smoothed_loss(outputs, labels, num_items_in_batch)
         else:
-            loss = loss_of(outputs, inputs)
+            loss = loss_of(outputs, inputs, getattr(self.train_dataset, "column_names", None))
         scaling = self._process.loss_scaling
         if model.training and scaling is not None:
             count = num_items_in_batch if torch.is_tensor(num_items_in_batch) else None
@@ -127,14 +127,30 @@ class StepHooks(TrainerParts):
         return counter(self.model, inputs)
 
 
-def loss_of(outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """The loss in a model's outputs, a scalar."""
+def loss_of(outputs: Any, inputs: dict[str, Any], columns: Collection[str] | None = None) -> torch.Tensor:
+    """The loss in a model's outputs, a scalar.
+
+    Args:
+        outputs: Of the model.
+        inputs: What it got.
+        columns: Of the dataset, if it has names for them.
+
+    Raises:
+        ConfigurationError: If there is no loss.
+    """
     if isinstance(outputs, dict | Mapping):  # the first of the two is known at once
         named = cast("Mapping[str, Any]", outputs)
         if "loss" not in named:
             raise ConfigurationError(
                 f"The model returned {list(named)} and no loss from the inputs {list(inputs)}. Give it labels under "
-                "the name that its forward takes, or override compute_loss."
+                f"the name that its forward takes, or override compute_loss.{_left_out(inputs, columns)}"
             )
         return named["loss"]
     return outputs[0]
+
+
+def _left_out(inputs: Collection[str], columns: Collection[str] | None) -> str:
+    missed = sorted(set(columns or ()) - set(inputs))
+    if not missed:
+        return ""
+    return f" Of the dataset's columns it did not get {missed}: rename the one that holds the labels to 'labels'."

@@ -32,8 +32,6 @@ from raytrainer.telemetry.run_files import PAGE_NAME
 
 __all__ = ["PAGE_NAME", "can_draw", "write_pictures", "write_report"]
 
-PICTURES_NAME = "report"
-"""Folder of the pictures beside a page."""
 PICTURE_WIDTH = 720
 
 
@@ -79,7 +77,21 @@ def read_all(locations: Sequence[str]) -> tuple[list[Record], list[Sweep]]:
             record = read_record(directory, location=location)
             if record.series or record.attempts or record.saves or sweep is None:
                 records.append(record)
+    tell_apart(records)
     return records, sweeps
+
+
+def tell_apart(records: Sequence[Record]) -> None:
+    """Name runs whose directories are called the same by so much of their paths that each has a name of its own."""
+    paths = [record.location.rstrip("/").split("/") for record in records]
+    for length in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(path[-length:]) for path in paths]
+        if len(set(names)) == len(set(map(tuple, paths))):
+            break
+    else:
+        return
+    for record, name in zip(records, names, strict=True):
+        record.name = name
 
 
 class Drawn:

@@ -147,6 +147,8 @@ class Record:
             return "finished" if self.step >= self.max_steps else "stopped early"
         if ending in ("failed", "interrupted"):
             return ending
+        if not ending and self.step >= self.max_steps > 0:  # of transformers, which records no end
+            return "finished"
         return "unfinished"
 
     @property
@@ -354,4 +356,4 @@ def _look_at_checkpoints(record: Record, directory: Path, state: dict[str, Any] 
         save.is_best = save.step == best_step
     metric = _as_number((state or {}).get("best_metric"))
     if metric is not None:
-        record.best_metric = (str(record.arguments.get("metric_for_best_model") or "best metric"), metric)
+        record.best_metric = (str(record.arguments.get("metric_for_best_model") or "metric"), metric)

@@ -186,7 +186,13 @@ class Renderer:
             self._output.keep(self._paint.warn(f"restarted (attempt {event.attempt + 1}) {origin}"))
             self._show_changes(event.rows)
         elif came_from:
-            self._output.keep(f"resumed from {came_from}, {position}")
+            is_done = event.first_step >= event.max_steps > 0
+            left = (
+                ": nothing is left to train, unless max_steps or num_train_epochs is raised"
+                if is_done
+                else ""
+            )
+            self._output.keep(f"resumed from {came_from}, {position}{left}")
         self._rows = list(event.rows)
         self._log_rows.restart()
         self._train = TrainProgress(step=event.first_step, max_steps=event.max_steps, epoch=0.0)

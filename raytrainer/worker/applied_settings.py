@@ -60,7 +60,14 @@ def engaged_rows(run: TrainRun) -> list[EngagedRow]:
     if run.noise is not None:
         rows.append(EngagedRow(what="NEFTune", requested="noise", engaged=run.noise.describe()))
     if args.async_save and run.saves_beside is not None:
-        rows.append(EngagedRow(what="saves", requested="async_save", engaged="beside training"))
+        merges = args.async_save_overlap == "merge"
+        rows.append(
+            EngagedRow(
+                what="saves",
+                requested="async_save, merge" if merges else "async_save",
+                engaged="beside training, those that meet merged" if merges else "beside training",
+            )
+        )
     threads = torch.get_num_threads()
     rows.append(EngagedRow(what="CPU threads", requested="per worker", engaged=str(threads)))
     return rows

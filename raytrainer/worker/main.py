@@ -140,6 +140,7 @@ class _Worker:
                 while self._do_next():
                     pass
         except _DriverGoneError:
+            end_output()  # the driver's end is that of Ray, too, unless it is a cluster
             log_told(logger, "The driver is gone.", level=logging.INFO)
         except WorkersMove:
             self._move()

@@ -107,8 +107,16 @@ def load_model(name: str) -> nn.Module:
 
     Raises:
         ConfigurationError: If transformers has no such class.
+        OSError: If its files are not there, or the Hub cannot be reached.
     """
-    return class_of(load_config(name), name).from_pretrained(name)
+    try:
+        return class_of(load_config(name), name).from_pretrained(name)
+    except OSError as error:
+        error.add_note(
+            f"This was the model {name!r}, which each worker loads by its name: a directory that all of them see, or a "
+            "model of the Hub that they can reach or have in their cache."
+        )
+        raise
 
 
 def set_model(trainer: TrainerProtocol, model: nn.Module) -> None:

@@ -58,6 +58,7 @@ SAMPLES: dict[str, Any] = {
 """Values of arguments that not every value of their type suits."""
 
 COMPANIONS: dict[str, dict[str, Any]] = {
+    "async_save_overlap": {"async_save": True},
     "dataloader_persistent_workers": {"dataloader_num_workers": 1},
     "dataloader_prefetch_factor": {"dataloader_num_workers": 1},
     "dataloader_multiprocessing_context": {"dataloader_num_workers": 1},

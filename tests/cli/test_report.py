@@ -24,7 +24,7 @@ def test_page_and_pictures_go_where_they_are_wanted(tmp_path: Path, capsys: pyte
     assert main(["report", str(tmp_path / "run"), "-o", str(target), "--png", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["page"] == str(target)
-    assert str(tmp_path / "out" / "report" / "loss.png") in found["pictures"]
+    assert str(tmp_path / "out" / "page" / "loss.png") in found["pictures"]
     assert not (tmp_path / "run" / "report.html").exists()
 
 

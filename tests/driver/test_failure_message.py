@@ -161,3 +161,13 @@ def test_the_death_of_a_node_has_a_hint_about_the_node():
     assert text.startswith(f"The worker of rank 1 died without an exception: {cause}")
     assert "hint: look at that machine" in text
     assert "per_device_train_batch_size" not in text
+
+
+def test_of_a_long_line_the_end_is_shown_where_the_advice_stands():
+    text = f"This was found: {'x' * 3000}. Do that."
+    line = str(training_failed(Failure(records=[make_record(ValueError(text))]))).splitlines()[0]
+    assert line.startswith("ValueError: This was found: xxx")
+    assert " ... " in line
+    assert line.endswith("Do that.")
+    whole = f"This was found: {'x' * 500}. Do that."
+    assert whole in str(training_failed(Failure(records=[make_record(ValueError(whole))])))

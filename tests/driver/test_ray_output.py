@@ -7,6 +7,8 @@ import io
 import pytest
 import ray._private.worker as ray_worker
 
+from raytrainer.driver import ray_output
+from raytrainer.driver.ray_deaths import KILLED
 from raytrainer.driver.ray_output import plain, shortened, tidy_ray_output
 
 DEATH = (
@@ -16,7 +18,7 @@ DEATH = (
     "a connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM "
     "killer due to high memory usage, (2) ray stop --force was called."
 )
-SHORT = "A worker died (PID 10601): Worker unexpectedly exits with a connection error code 2. End of file."
+SHORT = f"A worker died (PID 10601): {KILLED}"
 
 
 @pytest.fixture
@@ -69,3 +71,21 @@ def test_a_terminal_gets_them_with_colors(printing, monkeypatch):
 def test_it_is_wrapped_once(printing):
     tidy_ray_output()
     assert ray_worker.print_worker_logs is printing
+
+
+def test_when_this_process_ends_crashes_of_those_that_end_with_it_are_not_shown(printing, monkeypatch):
+    monkeypatch.setattr(ray_output, "_last_words", ray_output._LastWords())
+    crash = [
+        "[2026 C 7 7] task_receiver.cc:136: You have likely discovered a bug in Ray.",
+        "*** StackTrace ***",
+    ]
+    file = io.StringIO()
+    printing({"pid": 7, "actor_name": "Worker", "lines": crash}, file)
+    assert "StackTrace" in file.getvalue(), "a crash during a run is news"
+    ray_output.drop_crashes()
+    file = io.StringIO()
+    printing({"pid": 7, "actor_name": "Worker", "lines": ["the user's last line", *crash]}, file)
+    printing({"pid": 7, "actor_name": "Worker", "lines": ["/lib/libc.so.6(+0x2a) frame"]}, file)
+    printing({"pid": "raylet", "lines": [DEATH]}, file)
+    printing({"pid": 8, "actor_name": "Worker", "lines": ["hello"]}, file)
+    assert file.getvalue() == "(Worker pid=7) the user's last line\n(Worker pid=8) hello\n"

@@ -13,7 +13,7 @@ import pytest
 
 from raytrainer.errors import ConfigurationError
 from raytrainer.report import vega_lite
-from raytrainer.report.page import write_report
+from raytrainer.report.page import read_all, write_report
 from tests.report.runs import SPIKE, WrittenRun, two_deaths
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -139,6 +139,18 @@ def test_several_runs_stand_side_by_side_with_what_differs(tmp_path: Path):
     differing = text[text.index("What differs") : text.index("all 2 arguments")]
     assert "learning_rate" in differing
     assert "seed" not in differing
+
+
+def test_runs_whose_directories_are_called_the_same_have_names_of_their_own(tmp_path: Path):
+    for name in ("a/out", "b/out"):
+        run = WrittenRun(tmp_path / name, 10)
+        run.start(0)
+        run.steps(0, 10)
+        run.end()
+    records, _ = read_all([str(tmp_path / "a/out"), f"{tmp_path}/b/out/"])
+    assert [record.name for record in records] == ["a/out", "b/out"]
+    alone, _ = read_all([str(tmp_path / "a/out")])
+    assert alone[0].name == "out"
 
 
 def test_pictures_are_written_of_each_curve(tmp_path: Path):

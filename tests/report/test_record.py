@@ -102,6 +102,11 @@ def test_a_run_without_a_record_is_read_from_its_newest_checkpoint(tmp_path: Pat
         (4, 1.0, None),
     ]
     assert (record.step, record.max_steps, record.saves[0].is_best) == (4, 8, True)
+    assert record.state == "unfinished"
+    (path / "trainer_state.json").write_text(json.dumps(state | {"max_steps": 4, "best_metric": 0.5}))
+    whole = read_record(tmp_path)
+    assert whole.state == "finished"
+    assert whole.best_metric == ("metric", 0.5)
 
 
 def test_the_end_of_a_long_run_is_read_alone(tmp_path: Path):

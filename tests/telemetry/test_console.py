@@ -122,6 +122,12 @@ def test_a_resumed_run_says_from_where(renderer, terminal, clock):
     assert "resumed from checkpoint-40, step 40 of 100" in terminal.screen()
 
 
+def test_a_resumed_run_that_had_ended_says_that_nothing_is_left(renderer, terminal, clock):
+    play(renderer, clock, started(first_step=100, resumed_from="/r/checkpoint-100"))
+    text = " ".join(terminal.screen())
+    assert "step 100 of 100: nothing is left to train, unless max_steps or num_train_epochs is raised" in text
+
+
 def test_an_evaluation_takes_the_line_and_gives_it_back(renderer, terminal, clock):
     play(renderer, clock, started(), step(50), batch(2))
     assert terminal.screen()[-1] == "Evaluation  50% ━━━━━╺━━━━ 2/4"
