@@ -6,7 +6,8 @@
 
 Each round runs the script of a figure once, with a peer of its own; with ``--before`` it runs it a second time on a
 checkout of that revision, so that both versions meet the same state of the machine. The table has the medians of all
-rounds. Nothing else should run meanwhile.
+rounds; a ratio is the median of the rounds' own ratios, because one process is faster than the next. Nothing else
+should run meanwhile.
 """
 
 from __future__ import annotations
@@ -89,14 +90,16 @@ BENCHMARKS = {
 
 @dataclass
 class Readings:
-    """What was measured [s]."""
+    """What was measured of one version."""
 
-    now: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
-    before: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    ours: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     peers: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """By figure: of each round [s]."""
+    ratios: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """Of each round, ours to its own peer's."""
 
 
-def measure(benchmark: Benchmark, tree: Path, ours: dict[str, list[float]], readings: Readings) -> None:
+def measure(benchmark: Benchmark, tree: Path, readings: Readings) -> None:
     """Run a script once, on the raytrainer of a tree; say so if it fails, and leave its figures out."""
     with tempfile.TemporaryDirectory() as directory:
         noted_in = Path(directory) / "readings.jsonl"
@@ -109,31 +112,43 @@ def measure(benchmark: Benchmark, tree: Path, ours: dict[str, list[float]], read
         )
         if done.returncode:
             print(f"{benchmark.script} ended with {done.returncode} on {tree}.", flush=True)
-        peers = {figure.name: figure.peer for figure in benchmark.figures}
-        for one in noted(noted_in):
-            if one["side"] == "raytrainer":
-                ours.setdefault(one["figure"], []).append(one["value"])
-            elif one["side"] == peers.get(one["figure"]):
-                readings.peers.setdefault(one["figure"], []).append(one["value"])
-
-
-def rows(benchmarks: Sequence[Benchmark], readings: Readings, *, has_before: bool) -> Iterator[list[str]]:
-    """The lines of the table."""
-    yield ["what you wait for", *(["before"] if has_before else []), "now", "peer", "now / peer", "wanted"]
-    for figure in (figure for benchmark in benchmarks for figure in benchmark.figures):
-        now, before, peer = (
-            statistics.median(values[figure.name]) if values.get(figure.name) else None
-            for values in (readings.now, readings.before, readings.peers)
+        found = list(noted(noted_in))
+    for figure in benchmark.figures:
+        ours, peer = (
+            [one["value"] for one in found if (one["figure"], one["side"]) == (figure.name, side)]
+            for side in ("raytrainer", figure.peer)
         )
-        ratio = now / peer if now is not None and peer is not None else None
+        readings.ours.setdefault(figure.name, []).extend(ours)
+        readings.peers.setdefault(figure.name, []).extend(peer)
+        if ours and peer:
+            ratio = statistics.median(ours) / statistics.median(peer)
+            readings.ratios.setdefault(figure.name, []).append(ratio)
+
+
+def rows(
+    benchmarks: Sequence[Benchmark], now: Readings, before: Readings | None = None
+) -> Iterator[list[str]]:
+    """The lines of the table."""
+    versions = {"now": now} if before is None else {"before": before, "now": now}
+    yield ["what you wait for", *versions, "peer", *(f"{name} / peer" for name in versions), "wanted"]
+    for figure in (figure for benchmark in benchmarks for figure in benchmark.figures):
+        peers = [value for one in versions.values() for value in one.peers.get(figure.name, [])]
+        digits = 3 if figure.peer == "bare loop" else 2
         yield [
             figure.says,
-            *([_time(before)] if has_before else []),
-            _time(now),
-            f"{figure.peer} {_time(peer)}",
-            "-" if ratio is None else f"{ratio:.3f}" if figure.peer == "bare loop" else f"{ratio:.2f}",
-            "-" if figure.wanted is None else f"{figure.wanted:.2f}",
+            *(_time(_median(one.ours.get(figure.name))) for one in versions.values()),
+            f"{figure.peer} {_time(_median(peers))}",
+            *(_ratio(_median(one.ratios.get(figure.name)), digits) for one in versions.values()),
+            _ratio(figure.wanted, 2),
         ]
+
+
+def _median(values: Sequence[float] | None) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _ratio(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _time(seconds: float | None) -> str:
@@ -190,7 +205,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     chosen = [BENCHMARKS[name] for name in options.names or BENCHMARKS]
-    readings = Readings()
+    now, before = Readings(), Readings()
     began_s = time.time()
     with checkout(options.before) as earlier:
         for benchmark in chosen:
@@ -199,15 +214,15 @@ def main() -> None:
                     f"\n== {benchmark.script} {' '.join(benchmark.flags)} ({number + 1} of {options.rounds})",
                     flush=True,
                 )
-                measure(benchmark, ROOT, readings.now, readings)
+                measure(benchmark, ROOT, now)
                 if earlier is not None:
                     print(f"-- the same with {options.before}", flush=True)
-                    measure(benchmark, earlier, readings.before, readings)
+                    measure(benchmark, earlier, before)
     print(
         f"\nMedians of {options.rounds} rounds on {psutil.cpu_count()} CPUs"
         f" in {(time.time() - began_s) / 60:.0f} minutes:\n"
     )
-    print_table(list(rows(chosen, readings, has_before=options.before is not None)))
+    print_table(list(rows(chosen, now, before if options.before else None)))
 
 
 if __name__ == "__main__":

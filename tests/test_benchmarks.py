@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -64,17 +65,42 @@ def test_its_model_has_the_operations_of_palms_formula(
 
 def test_the_table_has_the_medians_of_both_versions_beside_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     table = load("table", monkeypatch)
-    readings = table.Readings(
-        now={"recovery": [3.0, 2.0, 9.0]}, before={"recovery": [8.0]}, peers={"recovery": [10.0, 15.0, 20.0]}
+    now = table.Readings(
+        ours={"recovery": [3.0, 2.0, 9.0]},
+        peers={"recovery": [10.0, 15.0]},
+        ratios={"recovery": [0.3, 0.2, 0.5]},
     )
-    head, row = table.rows([table.BENCHMARKS["recovery"]], readings, has_before=True)
-    assert head == ["what you wait for", "before", "now", "peer", "now / peer", "wanted"]
-    assert row[1:] == ["8.00 s", "3.00 s", "by hand 15.00 s", "0.20", "0.40"]
+    before = table.Readings(ours={"recovery": [8.0]}, peers={"recovery": [20.0]}, ratios={"recovery": [0.4]})
+    head, row = table.rows([table.BENCHMARKS["recovery"]], now, before)
+    assert head == ["what you wait for", "before", "now", "peer", "before / peer", "now / peer", "wanted"]
+    assert row[1:] == ["8.00 s", "3.00 s", "by hand 15.00 s", "0.40", "0.30", "0.40"]
+
+
+def test_a_ratio_is_that_to_the_peer_of_the_same_round(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = load("table", monkeypatch)
+    rounds = iter([(1.0, 10.0), (30.0, 100.0)])
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        values = dict(zip(("raytrainer", "by hand"), next(rounds), strict=True))
+        lines = [
+            json.dumps({"figure": "recovery", "side": side, "value": value}) for side, value in values.items()
+        ]
+        Path(env[table.VARIABLE]).write_text("\n".join(lines))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(table.subprocess, "run", run)
+    readings = table.Readings()
+    for _ in range(2):
+        table.measure(table.BENCHMARKS["recovery"], tmp_path, readings)
+    assert readings.ours == {"recovery": [1.0, 30.0]}
+    assert readings.ratios == {"recovery": [0.1, 0.3]}
 
 
 def test_the_table_says_that_a_benchmark_has_no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     table = load("table", monkeypatch)
-    _, row = table.rows([table.BENCHMARKS["recovery"]], table.Readings(), has_before=False)
+    _, row = table.rows([table.BENCHMARKS["recovery"]], table.Readings())
     assert row[1:] == ["-", "by hand -", "-", "0.40"]
 
 
