@@ -19,7 +19,7 @@ _NODE_OF_TASK = re.compile(
 )
 _UNREACHABLE = re.compile(r"is unavailable: |RPC error|failed to connect to all addresses", re.IGNORECASE)
 _WORDLESS = re.compile(r"Worker unexpectedly exits with a connection error code 2\. End of file\.?")
-KILLED = "its process was killed (by SIGKILL, which the kernel sends when memory runs out) or crashed"
+KILLED = "its process was killed or crashed: its connection to Ray ended"
 """Of a process whose connection to Ray ended, which is all that Ray knows."""
 _NAMES = ("Actor", "Died", "Crash", "HealthCheck", "OutOfMemory")
 """Parts of names of Ray's errors for a process that ended; the last one is for what Ray's memory monitor killed."""
