@@ -58,15 +58,13 @@ class _LastWords:
             return lines
         if pid == "raylet":
             return [line for line in lines if not line.startswith(_DIED)]
-        found = next(
-            (number for number, line in enumerate(lines) if any(mark in line for mark in _CRASH)), None
-        )
         if pid in self._crashed:
             return []
-        if found is None:
-            return lines
-        self._crashed.add(pid)
-        return lines[:found]
+        for number, line in enumerate(lines):
+            if any(mark in line for mark in _CRASH):
+                self._crashed.add(pid)
+                return lines[:number]
+        return lines
 
 
 _last_words = _LastWords()

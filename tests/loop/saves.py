@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,8 @@ import transformers
 
 from raytrainer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 
+ROOT = Path(__file__).parents[2]
+VICTIM = Path(__file__).with_name("saves_victim.py")
 OF_A_CALL = ("called_at",)
 """What the loop's state says about the clock."""
 
@@ -81,3 +88,31 @@ def content(checkpoint: Path) -> dict[str, Any]:
         else:
             found[name] = data
     return found
+
+
+def killed_runs(
+    root: Path, moments: Collection[str], *words: str, environment: Mapping[str, str] | None = None
+) -> dict[str, Path]:
+    """Have runs killed while they save (``saves_victim``), each at another moment.
+
+    Args:
+        root: For their directories.
+        moments: All of these.
+        words: More arguments of the script.
+        environment: More variables.
+
+    Returns:
+        Moment -> the directory of the run that was killed then.
+    """
+    done = subprocess.run(
+        [sys.executable, str(VICTIM), str(root), *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    lines = json.loads((root / "killed.json").read_text())
+    assert [(moment, code) for moment, _, code in lines] == [(moment, -signal.SIGKILL) for moment in moments]
+    return {moment: Path(directory) for moment, directory, _ in lines}

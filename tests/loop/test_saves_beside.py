@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from raytrainer.checkpoint.run_storage import DiskStorage
 from raytrainer.checkpoint.verify import verify_checkpoint
 from tests.checkpoint.background import odd_process
 from tests.loop import saves_victim
-from tests.loop.saves import Calls, OpenGate, content
+from tests.loop.saves import Calls, OpenGate, content, killed_runs
 from tests.parity.twins import make_trainer, rows
 from tests.soak.run import digest
 
@@ -387,20 +385,7 @@ def test_an_override_that_expects_the_checkpoint_is_refused(tmp_path):
 def killed(tmp_path_factory):
     """Moment -> the directory of a run that was killed then."""
     root = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, saves_victim.__file__, str(root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    lines = json.loads((root / "killed.json").read_text())
-    assert [(moment, code) for moment, _, code in lines] == [
-        (moment, -signal.SIGKILL) for moment in saves_victim.MOMENTS
-    ]
-    return {moment: Path(directory) for moment, directory, _ in lines}
+    return killed_runs(root, saves_victim.MOMENTS)
 
 
 @pytest.mark.slow

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,7 @@ from raytrainer.storage.store import ObjectStore
 from tests.buckets import saved
 from tests.checkpoint.background import odd_process
 from tests.loop import saves_victim
-from tests.loop.saves import Calls, OpenGate, content
+from tests.loop.saves import Calls, OpenGate, content, killed_runs
 from tests.parity.twins import make_trainer, rows
 
 pytestmark = pytest.mark.timeout(120)
@@ -252,20 +248,8 @@ def test_the_process_opens_s3_with_what_its_rank_opens_it_with(bucket, proxy, up
 def killed(tmp_path_factory):
     """Moment -> the bucket of a run that was killed then."""
     root = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, saves_victim.__file__, str(root), "bucket"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAYTRAINER_STAGE_DIR": str(root / "stage")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    lines = json.loads((root / "killed.json").read_text())
-    assert [(moment, code) for moment, _, code in lines] == [
-        (moment, -signal.SIGKILL) for moment in saves_victim.IN_A_BUCKET
-    ]
-    return {moment: Path(directory) for moment, directory, _ in lines}
+    stage = {"RAYTRAINER_STAGE_DIR": str(root / "stage")}
+    return killed_runs(root, saves_victim.IN_A_BUCKET, "bucket", environment=stage)
 
 
 @pytest.mark.slow
