@@ -4,8 +4,9 @@
 
 Each side trains in a process of its own and saves several times, the next time when the save before is committed and
 five more steps are done. What a save takes is the time from the step at which it was due until the first step after its
-commit, less what as many steps take when nothing is saved (their median in the same process). So it counts the copy,
-the steps that are slower while a save is written, and everything that training waits for.
+commit, less what as many steps take when nothing is saved (the median of the steps just before and after: a machine
+that others use too is faster in one minute than in the next). So it counts the copy, the steps that are slower while a
+save is written, and everything that training waits for.
 
 ``raytrainer`` saves beside training (``async_save=True``), ``in the loop`` is the same without it. Measured are this
 disk as it is, and a storage that writes ``--throttle`` MB/s: a library between the processes and the system delays each
@@ -128,17 +129,24 @@ class Saves(transformers.TrainerCallback):
 
     def taken(self) -> dict[str, Any]:
         """Seconds that each save took, and those of a step."""
-        lengths = [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
+        lengths = [end - begin for begin, end in itertools.pairwise(self.ends)]
         windows = [range(due - 1, end) for due, end in zip(self.due, self.committed, strict=True)]
         in_saves = {number for window in windows for number in window}
-        step = statistics.median(
-            lengths[number] for number in range(2, len(lengths)) if number not in in_saves
-        )
-        taken = [sum(lengths[number] - step for number in window) for window in windows]
+
+        def usual(window: range) -> float:
+            before = range(max(window.start - QUIET_STEPS, 0), window.start)
+            after = range(window.stop, min(window.stop + QUIET_STEPS, len(lengths)))
+            return statistics.median(
+                lengths[number] for number in (*before, *after) if number not in in_saves
+            )
+
+        taken = [
+            sum(lengths[number] for number in window) - len(window) * usual(window) for window in windows
+        ]
         beside = [end - begin for begin, end in itertools.pairwise(self.computed_beside)]
         return {
             "saves": taken,
-            "step": step,
+            "step": statistics.median(usual(window) for window in windows),
             "steps_beside": [len(window) - 1 for window in windows],
             "computed_beside": beside,
         }
@@ -177,7 +185,7 @@ def train(side: str, directory: str, options: argparse.Namespace) -> dict[str, A
         output_dir=directory,
         per_device_train_batch_size=options.batch,
         max_steps=100_000,
-        save_steps=100_000,
+        save_steps=50_000,  # so that saves are expected, but none is due
         save_total_limit=1,
         logging_strategy="no",
         report_to="none",

@@ -26,6 +26,8 @@ SMALLEST_SEGMENT = 32 << 20
 """[bytes] What many small tensors share; a larger tensor may have a segment of its own."""
 _ALIGNMENT = 64
 """[bytes]"""
+_AT_ONCE = 4 << 20
+"""Of which pages are mapped in one call [bytes]."""
 _MAP = 22
 """MADV_POPULATE_READ, which Python has no name for: map pages, many at a time; Linux 5.14."""
 
@@ -69,10 +71,11 @@ class Arena:
         return len(self.segments) - 1
 
     def map(self, number: int) -> None:
-        """Map the pages of a segment that was reserved, and has been touched."""
+        """Map the pages of a segment that was reserved; from its end, because another process may still touch it."""
         segment = self.segments[number]
         with contextlib.suppress(OSError):  # then each of them is mapped when it is used
-            segment.memory.madvise(_MAP)
+            for begin in reversed(range(0, len(segment.memory), _AT_ONCE)):
+                segment.memory.madvise(_MAP, begin, min(_AT_ONCE, len(segment.memory) - begin))
         if self._is_pinned:
             _pin(segment)
 

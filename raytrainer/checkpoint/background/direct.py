@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-CHUNK = 16 << 20
+CHUNK = 64 << 20
 """What is written at once [bytes]. On a machine whose cores all train, whoever writes in idle time gets one a few times
-a second: at 100 MB/s a save is on the disk in 40 s with this, in 65 s with a quarter of it."""
+a second, and waits for the next one after each write: at 100 MB/s a save of 1.6 GB is on the disk in 24 s with this, in
+40 s with a quarter of it."""
 ALIGNMENT = 4096
 """At least what disks ask for, and the page of the cache in which the end of a file is written [bytes]."""
 _REFUSED = {errno.EINVAL, errno.EOPNOTSUPP}

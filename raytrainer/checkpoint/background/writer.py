@@ -102,8 +102,9 @@ class BackgroundWriter:
         """Copy what is saved meanwhile, and have the process started; the last order has ended."""
         self.start()
         if self._touched is not None:
-            self.result()
+            self._hurry()
             self._arena.map(self._touched)
+            self.result()
             self._touched = None
         self._arena.reuse()
         with staging(self._arena) as stage:
@@ -143,13 +144,9 @@ class BackgroundWriter:
         Raises:
             Exception: What ended it.
         """
-        if not self.has_ended():
-            with contextlib.suppress(OSError):  # what is wrong is heard next
-                assert self._connection is not None, "it was not started"
-                send(self._connection, Hurry())
-            while self._reply is None:
-                self._hear()
-        assert self._reply is not None
+        self._hurry()
+        while self._reply is None:
+            self._hear()
         if self._reply.error is not None:
             raise self._reply.error
         return self._reply
@@ -164,6 +161,13 @@ class BackgroundWriter:
         self._process = self._connection = None
         self._num_sent, self._touched = 0, None
         self._arena.close()
+
+    def _hurry(self) -> None:
+        """Have the last order followed at the rank's own priority from now on."""
+        if not self.has_ended():
+            with contextlib.suppress(OSError):  # what is wrong is heard next
+                assert self._connection is not None, "it was not started"
+                send(self._connection, Hurry())
 
     def _hear(self) -> None:
         """Take one message: a line that is logged here, or the reply."""

@@ -15,7 +15,7 @@ from raytrainer.checkpoint.background.sums import crc32
 from raytrainer.checkpoint.digests import new_digest
 from raytrainer.checkpoint.manifest import FileRecord
 
-STEP = 1 << 20
+STEP = 512 << 10
 """What is summed and copied at once; it fits into a processor's cache [bytes]."""
 _UNSIGNED = (1 << 64) - 1
 
@@ -36,22 +36,17 @@ def write_image(image: Image, memory: Sequence[mmap.mmap]) -> Generator[None, No
     digest, size = new_digest(), 0
     sums: dict[int, int] = {}
     with DirectFile(image.path) as file:
-
-        def write() -> None:
-            nonlocal size
-            digest.update(file.content)
-            size += len(file.content)
-            file.write()
-
         for part in image.parts:
             for chunk in _chunks(part, memory, sums):
+                digest.update(chunk)
+                size += len(chunk)
                 taken = 0
                 while taken < len(chunk):
                     taken += file.put(chunk[taken:])
                     if file.is_full:
-                        write()
+                        file.write()
                         yield
-        write()
+        file.write()
         yield
         file.sync()
     yield

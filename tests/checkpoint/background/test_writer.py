@@ -176,6 +176,13 @@ def test_a_save_that_comes_before_all_memory_is_touched_waits_for_that(tmp_path,
     own.close()
 
 
+def test_what_the_process_has_not_touched_yet_the_rank_touches_when_it_maps_it():
+    own = BackgroundWriter()
+    own._arena.map(own._arena.reserve(9 << 20))
+    assert allocated(own) == [9 << 20]
+    own.close()
+
+
 def test_kernels_that_do_not_populate_memory_have_it_touched_page_by_page(monkeypatch):
     monkeypatch.setattr(process, "_MAP", 4711)
     descriptor = os.memfd_create("touched")
