@@ -111,8 +111,8 @@ def open_local_session(trainer: TrainerProtocol) -> Session:
     record = recorder_here(lambda: trainer.args, lambda: runtime)
 
     def on_event(event: object) -> None:
+        event = record(event)
         renderer.handle(event)
-        record(event)
         traces.handle(event)
 
     traces = CallTraces(lambda: trainer.args, lambda: runtime.run_id, on_event)

@@ -94,7 +94,8 @@ class Workers:
             SystemExit: If this process got a SIGTERM; what the workers did until then was taken back.
         """
         renderer, metrics = self._open_renderer(trainer), RunMetrics(trainer.args)
-        records = DriverRecords(trainer.args, lambda: self._run_id)
+        has_page = method == "train" and self._decide is None
+        records = DriverRecords(trainer.args, lambda: self._run_id, has_page=has_page)
         self._renderer, self._metrics, self._records = renderer, metrics, records
         self._startup = StartupTrace(trainer.args)
         try:
@@ -111,7 +112,7 @@ class Workers:
             if (note := self._startup.close()) is not None:
                 renderer.handle(note)
             renderer.close()
-            records.close(has_trained=method == "train" and self._decide is None)
+            records.close()
 
     def _call(
         self, trainer: TrainerProtocol, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -225,12 +226,12 @@ class Workers:
             self._sent.note_model(trainer)
 
     def _show(self, event: object) -> None:
+        if self._records is not None:
+            event = self._records.handle(event)
         if self._renderer is not None:
             self._renderer.handle(event)
         if self._metrics is not None:
             self._metrics.handle(event)
-        if self._records is not None:
-            self._records.handle(event)
         if self._startup is not None:
             self._startup.handle(event)
         if self._trace is not None:
