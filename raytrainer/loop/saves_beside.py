@@ -19,6 +19,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from transformers.trainer_utils import SaveStrategy
+
 from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.background.pending import PendingSave
 from raytrainer.checkpoint.background.writer import BackgroundWriter
@@ -74,7 +76,7 @@ class SavesBeside:
         self.has_told = False
         """Of files that training waits for."""
         self.is_put_off = False
-        """Whether a save was due while one was being written, and is made when that is committed."""
+        """Whether a save was due while one was being written, and no later one was begun."""
         self.has_told_of_merging = False
 
 
@@ -124,6 +126,7 @@ def begin_save(
             "because an overridden method or a library writes these files itself. Only what raytrainer, transformers "
             "and PEFT save is written beside training.",
         )
+    saves.is_put_off = False
     saved = copy.copy(state)
     saved.log_history = list(state.log_history)
     saves.begun = Begun(pending=pending, storage=storage, state=saved, waited_s=time.monotonic() - began)
@@ -154,9 +157,18 @@ def puts_off(run: TrainRun, *, is_last: bool) -> bool:
 
 
 def is_put_off(run: TrainRun) -> bool:
-    """All ranks, between two steps: whether a save was put off that nothing would make any more, as training ends."""
+    """All ranks, between two steps: whether a save that was put off is to be made now.
+
+    That is when the one before is committed, or when training ends. A last step that the end of its epoch may save is
+    left to that, so that it is saved once.
+    """
     saves = run.saves_beside
-    return saves is not None and saves.is_put_off and is_ending(run) and not run.stopped
+    if saves is None or not saves.is_put_off or run.stopped:
+        return False
+    if is_ending(run):
+        follows = run.args.save_strategy != SaveStrategy.STEPS and not run.cursor.is_at_epoch_end
+        return run.interrupted or not follows
+    return saves.begun is None
 
 
 def is_ending(run: TrainRun) -> bool:
@@ -260,9 +272,7 @@ def _follow(run: TrainRun, begun: Begun, saved: Committed) -> None:
     run.saves_beside.begun = None
     _after_commit(run, begun, saved)
     trainer = run.trainer
-    # Another save may be due now, of the state as it is now.
-    is_due = trainer.control.should_save or run.saves_beside.is_put_off
-    run.saves_beside.is_put_off = False
+    is_due = trainer.control.should_save  # Another save may be, of the state as it is now.
     trainer.control = trainer.callback_handler.on_save(run.args, begun.state, trainer.control)
     trainer.control.should_save |= is_due
 

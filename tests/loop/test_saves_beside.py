@@ -17,6 +17,7 @@ import raytrainer
 from raytrainer import CheckpointError, ConfigurationError
 from raytrainer.checkpoint import durable_writes
 from raytrainer.checkpoint.background import deletions, writer
+from raytrainer.checkpoint.background.pending import PendingSave
 from raytrainer.checkpoint.manifest import read_manifest
 from raytrainer.checkpoint.names import list_checkpoints, list_leftovers, step_of
 from raytrainer.checkpoint.run_storage import DiskStorage
@@ -204,6 +205,25 @@ def test_a_save_that_was_put_off_is_made_when_the_end_of_its_epoch_is_where_trai
     every_epoch = {"num_train_epochs": 3, "save_strategy": "epoch", "eval_strategy": "epoch"}
     run(tmp_path / "run", Stop(), **every_epoch, async_save_overlap="merge").train()
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-13", "checkpoint-26"]
+
+
+@pytest.mark.parametrize(
+    "is_committed_before", [False, True], ids=["as training ends", "after the last step"]
+)
+def test_a_last_step_whose_save_was_put_off_is_saved_once_by_the_end_of_its_epoch(
+    tmp_path, gate, monkeypatch, is_committed_before
+):
+    every_epoch = {"num_train_epochs": 3, "save_strategy": "epoch"}
+    sync = run(tmp_path / "sync", async_save=False, **every_epoch)
+    sync.train()
+    busy = (lambda _: not gate.exists()) if is_committed_before else (lambda _: True)
+    monkeypatch.setattr(PendingSave, "is_busy", busy)
+    merged = run(tmp_path / "run", OpenGate(gate, 39), **every_epoch, async_save_overlap="merge")
+    merged.train()
+    assert merged.calls.saves == [13, 39]
+    found, expected = (content(tmp_path / name / "checkpoint-39") for name in ("run", "sync"))
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "loop_state.json"):
+        assert found[name] == expected[name], name
 
 
 def test_an_old_checkpoint_stays_until_a_new_one_is_committed(tmp_path, gate):
