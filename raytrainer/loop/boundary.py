@@ -139,8 +139,20 @@ def leave_if_moving(run: TrainRun) -> None:
     state = run.trainer.state
     is_over = run.trainer.control.should_training_stop or state.global_step >= state.max_steps
     if run.moves and not is_over and not is_unsaved(run):
-        finish_save(run)
+        settle_save(run)
         raise WorkersMove
+
+
+def settle_save(run: TrainRun) -> None:
+    """All ranks, when no step follows here: wait until what is saved is committed, and make what is missing.
+
+    Raises:
+        CheckpointError: On all ranks, if storage failed on one of them.
+    """
+    finish_save(run)
+    if is_put_off(run):
+        _save(run)
+        finish_save(run)
 
 
 def report_evaluation(run: TrainRun, step: int, metrics: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
 """Whether what a run saved is still where it saved it: somebody may remove its directory while it trains.
 
 Training goes on, and the next save makes the directory anew. But what was saved before is gone, and a person should
-know at once, and again at the end.
+know at once, and again at the end. A save that was being written beside training is gone too; it is made again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.checkpoint.locate import is_checkpoint, is_inside
 from raytrainer.checkpoint.run_storage import RunStorage
+from raytrainer.errors import CheckpointError
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
 from raytrainer.storage.locations import is_uri
@@ -50,6 +51,36 @@ def tell_what_is_gone(run: TrainRun, storage: RunStorage) -> None:
             said.append(f"{last} was removed during the run.")
     if said:
         tell(run.runtime, " ".join([*said, "save_model() writes the trained weights to another place."]))
+
+
+def is_save_gone(run: TrainRun, storage: RunStorage, step: int, error: CheckpointError | None = None) -> bool:
+    """All ranks, of a save that is written beside training: whether what was written was removed. Rank 0 says so.
+
+    Args:
+        run: The run.
+        storage: Where the checkpoint was to be. A bucket has no directory that could be removed.
+        step: Of the save.
+        error: What ended it, on all ranks; None if it may still be committed.
+    """
+    runtime = run.runtime
+    if is_uri(storage.location):
+        return False
+    if error is not None:
+        # By its text, which is the same on all ranks: its cause is known to the rank alone on which it failed.
+        is_gone = f"{FileNotFoundError.__name__}: " in str(error)
+    else:
+        is_gone = runtime.rank == 0 and not os.path.lexists(storage.location)
+        if runtime.world_size > 1:
+            is_gone = bool(runtime.agree([int(is_gone)])[0])
+    if is_gone:
+        look_for_saved(run, storage)
+        if runtime.rank == 0:
+            tell(
+                runtime,
+                f"The save of step {step} was being written in {storage.location}, and what was written was removed. "
+                "It is made again, of the state as it is then.",
+            )
+    return is_gone
 
 
 def _place(run: TrainRun, storage: RunStorage) -> str:

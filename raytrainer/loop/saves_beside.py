@@ -7,7 +7,8 @@ upload, the deletion of old checkpoints, ``on_save``. Callbacks see the public s
 
 Whatever needs the checkpoint waits for it: the next save, the end of training, workers that move. A run that fails on
 its only rank waits too, so that what was saved is not lost; where other ranks may not answer any more, the save is
-dropped, as if the run had been killed a moment earlier.
+dropped, as if the run had been killed a moment earlier. A save whose directory somebody removes is made again
+(``lost_output``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import copy
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from transformers.trainer_utils import SaveStrategy
 
@@ -25,7 +26,9 @@ from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.background.pending import PendingSave
 from raytrainer.checkpoint.background.writer import BackgroundWriter
 from raytrainer.checkpoint.commit import Committed
+from raytrainer.errors import CheckpointError
 from raytrainer.loop.committed import after_commit
+from raytrainer.loop.lost_output import is_save_gone
 from raytrainer.loop.notes import tell
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.saves_chosen import (
@@ -41,8 +44,6 @@ if TYPE_CHECKING:
 
     from raytrainer.checkpoint.commit import CheckpointFacts, WritePart
     from raytrainer.checkpoint.run_storage import RunStorage
-
-T = TypeVar("T")
 
 _MUCH_AT_ONCE = 32 << 20
 """Bytes that hooks of a save may write themselves before a person hears that training waits for them."""
@@ -76,7 +77,7 @@ class SavesBeside:
         self.has_told = False
         """Of files that training waits for."""
         self.is_put_off = False
-        """Whether a save was due while one was being written, and no later one was begun."""
+        """Whether a save was due while one was being written, or was lost, and no later one was begun."""
         self.has_told_of_merging = False
 
 
@@ -159,8 +160,8 @@ def puts_off(run: TrainRun, *, is_last: bool) -> bool:
 def is_put_off(run: TrainRun) -> bool:
     """All ranks, between two steps: whether a save that was put off is to be made now.
 
-    That is when the one before is committed, or when training ends. A last step that the end of its epoch may save is
-    left to that, so that it is saved once.
+    That is when none is being written any more, or when training ends. A last step that the end of its epoch may save
+    is left to that, so that it is saved once.
     """
     saves = run.saves_beside
     if saves is None or not saves.is_put_off or run.stopped:
@@ -213,7 +214,7 @@ def _prepare(run: TrainRun) -> None:
 
 
 def finish_save(run: TrainRun) -> None:
-    """All ranks: wait until the save that is being written is committed.
+    """All ranks: wait until the save that is being written is committed, or is known to be made again.
 
     Raises:
         CheckpointError: On all ranks, if storage failed on one of them.
@@ -223,7 +224,9 @@ def finish_save(run: TrainRun) -> None:
         return
     if run.runtime.rank == 0:
         run.runtime.emit(Busy(what="a save"))
-    _follow(run, begun, _go_on(run, begun, begun.pending.finish))
+    saved = _go_on(run, begun, begun.pending.finish)
+    if saved is not None:
+        _follow(run, begun, saved)
 
 
 @contextlib.contextmanager
@@ -251,16 +254,24 @@ def saving_beside(run: TrainRun) -> Generator[None]:
         saves.deletions.wait()
 
 
-def _go_on(run: TrainRun, begun: Begun, act: Callable[[], T]) -> T:
-    """Act, for which training waits; a save that fails is over."""
+def _go_on(run: TrainRun, begun: Begun, act: Callable[[], Committed | None]) -> Committed | None:
+    """Act, for which training waits; a save that fails is over, and made again if what was written was removed."""
+    saves, step = run.saves_beside, begun.pending.step
+    assert saves is not None
+    if is_save_gone(run, begun.storage, step):
+        begun.pending.drop()
+        saves.begun, saves.is_put_off = None, True
+        return None
     began = time.monotonic()
     try:
         return act()
     except BaseException as error:
-        assert run.saves_beside is not None
-        run.saves_beside.begun = None
+        saves.begun = None
         if not isinstance(error, Exception):
             begun.pending.drop()  # its process still writes
+        if isinstance(error, CheckpointError) and is_save_gone(run, begun.storage, step, error):
+            saves.is_put_off = True
+            return None
         raise
     finally:
         begun.waited_s += time.monotonic() - began
@@ -295,8 +306,9 @@ def _commit_alone(run: TrainRun, error: Exception) -> None:
         return
     begun = saves.begun
     try:
-        saved = _go_on(run, begun, begun.pending.finish)
+        saved = begun.pending.finish()
     except Exception as of_save:  # noqa: BLE001 - the run's own error counts
+        saves.begun = None
         error.add_note(f"The save of step {begun.pending.step} failed as well: {of_save}")
         return
     saves.begun = None

@@ -21,6 +21,7 @@ from raytrainer.loop.boundary import (
     call_log,
     emit_progress,
     leave_if_moving,
+    settle_save,
     window_over_ranks,
 )
 from raytrainer.loop.count_ahead import held_items
@@ -31,7 +32,7 @@ from raytrainer.loop.notes import tell
 from raytrainer.loop.rank_check import check_ranks_agree, is_check_due
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.sample_ledger import check_ledger_of_epoch, open_ledger, record_step
-from raytrainer.loop.saves_beside import finish_save, is_writing, look_for_commit
+from raytrainer.loop.saves_beside import is_writing, look_for_commit
 from raytrainer.loop.saving import checkpoint_storage
 from raytrainer.loop.step import take_step
 from raytrainer.loop.trainable import after_train_begin, follow
@@ -242,7 +243,7 @@ def restore_rng(run: TrainRun) -> None:
 def close(run: TrainRun) -> TrainOutput:
     """All ranks: final metrics, the best model, the last clean-up."""
     trainer, args, state = run.trainer, run.args, run.trainer.state
-    finish_save(run)
+    settle_save(run)
     open_window = window_over_ranks(run)
     train_loss = run.meter.average(open_window, state.global_step)
     steps_here = state.global_step - run.meter.first_step

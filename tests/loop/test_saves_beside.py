@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -224,6 +225,57 @@ def test_a_last_step_whose_save_was_put_off_is_saved_once_by_the_end_of_its_epoc
     found, expected = (content(tmp_path / name / "checkpoint-39") for name in ("run", "sync"))
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "loop_state.json"):
         assert found[name] == expected[name], name
+
+
+@pytest.mark.parametrize("what", ["the output directory", "what is being written"])
+def test_a_save_that_is_removed_while_it_is_written_is_made_again_and_training_goes_on(
+    tmp_path, gate, monkeypatch, caplog, what
+):
+    directory = tmp_path / "run"
+
+    class Remove(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                (written,) = list_leftovers(directory)
+                shutil.rmtree(directory if what == "the output directory" else written.path)
+
+    monkeypatch.setattr(PendingSave, "is_busy", lambda _: not gate.exists())
+    quiet = run(tmp_path / "quiet", async_save=False, **EVERY_THIRD)
+    quiet.train()
+    trainer = run(directory, Remove(), OpenGate(gate, 5), **EVERY_THIRD)
+    trainer.train()
+    assert trainer.calls.saves == [5, 6, 9]
+    assert rows(trainer) == rows(quiet)
+    for step in (5, 6, 9):
+        verify_checkpoint(directory / f"checkpoint-{step}")
+    assert list_leftovers(directory) == []
+    said = [text for text in caplog.messages if "The save of step 3 was being written" in text]
+    assert len(said) == 1
+    assert "It is made again" in said[0]
+
+
+@pytest.mark.parametrize("ends_by", ["itself", "Ctrl-C"])
+def test_a_last_save_that_is_removed_while_it_is_written_is_made_again(tmp_path, gate, monkeypatch, ends_by):
+    directory, real = tmp_path / "run", PendingSave.stage
+
+    class Interrupt(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5 and ends_by == "Ctrl-C":
+                signal.raise_signal(signal.SIGINT)
+
+    def stage(self: PendingSave, write_parts: Any) -> int:
+        at_once = real(self, write_parts)
+        if not gate.exists():
+            shutil.rmtree(directory)
+            gate.touch()
+        return at_once
+
+    monkeypatch.setattr(PendingSave, "stage", stage)
+    trainer = run(directory, Interrupt(), **EVERY_THIRD | {"save_steps": 9})
+    trainer.train()
+    step = 5 if ends_by == "Ctrl-C" else 9
+    assert trainer.calls.saves == [step]
+    verify_checkpoint(directory / f"checkpoint-{step}")
 
 
 def test_an_old_checkpoint_stays_until_a_new_one_is_committed(tmp_path, gate):
