@@ -23,6 +23,7 @@ from raytrainer.preflight.facts import SAVES, TrainerFacts, facts_of
 from raytrainer.preflight.given_objects import (
     datasets_can_be_read,
     functions_can_be_called,
+    model_has_values,
     optimizers_can_step,
     processing_class_can_be_saved,
 )
@@ -63,6 +64,7 @@ def check_again(facts: TrainerFacts) -> None:
     """
     if facts.model is not None:
         model_has_a_usable_type(facts)
+        model_has_values(facts)
     for rule in _RULES:
         rule(facts)
 

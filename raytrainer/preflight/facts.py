@@ -50,6 +50,8 @@ MAKES_METRICS = frozenset(
 """Hooks whose override may add to the metrics of an evaluation, or choose among them."""
 MAKES_OPTIMIZER = frozenset({"create_optimizer", "create_optimizer_and_scheduler"})
 """Hooks whose override may train other parameters than those that are trainable now."""
+PLACES_MODEL = frozenset({"_move_model_to_device", "place_model_on_device"})
+"""Whose override may give memory and values to a model that has none."""
 LOADS_WEIGHTS = "_load_from_checkpoint"
 """The hook whose override knows which weights its checkpoints hold."""
 SAVES = "_save_checkpoint"
@@ -63,6 +65,7 @@ OVERRIDES_OF_INTEREST = (
     | MAKES_OPTIMIZER
     | WRITES_CHECKPOINTS
     | COUNTS_TARGETS
+    | PLACES_MODEL
     | {"_get_train_sampler", LOADS_WEIGHTS}
 )
 """Methods whose override changes what a check may assume."""

@@ -12,11 +12,14 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from raytrainer.arguments.launched import launched
 from raytrainer.errors import ConfigurationError, ModelError, WrongTypeError
 from raytrainer.optim.ties import check_covers, check_tied
 from raytrainer.preflight.datasets import named_datasets
-from raytrainer.preflight.facts import MAKES_OPTIMIZER, USES_INPUTS, TrainerFacts, is_users_own
+from raytrainer.preflight.facts import MAKES_OPTIMIZER, PLACES_MODEL, USES_INPUTS, TrainerFacts, is_users_own
 
+_NAMED = 3
+"""So many parameters are named."""
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray)
 
 
@@ -283,6 +286,37 @@ def model_can_be_trained(facts: TrainerFacts) -> None:
     raise ModelError(
         f"All {len(parameters)} parameters of {name} are frozen (requires_grad=False), so there is nothing to train. "
         "Unfreeze some, for instance model.requires_grad_(True), or add an adapter."
+    )
+
+
+def model_has_values(facts: TrainerFacts) -> None:
+    """No parameter or buffer is on the meta device, unless something would give it memory and values.
+
+    accelerate's hooks do, where it keeps weights elsewhere, and DeepSpeed, which has parameters of its own. So may code
+    of the user's that places the model, and another rank of a launcher, from which a rank gets its shards.
+
+    Raises:
+        ModelError: If one is.
+    """
+    model = facts.model
+    if not isinstance(model, torch.nn.Module) or facts.overrides & PLACES_MODEL:
+        return
+    if facts.args.sharding is not None and launched("RANK"):
+        return
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    found = [name for name, one in tensors.items() if one.is_meta and not hasattr(one, "ds_id")]
+    if not found or any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return
+    name = type(model).__name__
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    can_load = hasattr(model, "from_pretrained")
+    load = f"{name}.from_pretrained(...)" if can_load else "or build it outside of torch.device('meta')"
+    raise ModelError(
+        f"{len(found)} of the {len(tensors)} parameters and buffers of {name} are on the meta device, which holds "
+        f"their shapes and no values: {', '.join(found[:_NAMED])}{more}. A model with values was expected. "
+        f"Load it, {load}; or give it memory, model.to_empty(device='cpu'), and then values, by a state_dict or its "
+        "own initialization. A model that is too large for that can be given by name, with "
+        "fsdp_config={'cpu_ram_efficient_loading': True}."
     )
 
 

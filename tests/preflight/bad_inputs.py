@@ -444,6 +444,11 @@ def of_objects() -> Iterator[Bad]:
         lambda: trainer(model=Model().requires_grad_(False)).train(),
         "All 2 parameters .* are frozen",
     )
+    yield Bad(
+        "without values",
+        lambda: trainer(model=Model().to("meta")).train(),
+        r"2 of the 2 parameters .* of Model are on the meta device.*: layer.weight, layer.bias\. .*to_empty",
+    )
     yield Bad("no parameters", lambda: trainer(model=WithoutParameters()).train(), "has no parameters")
     for value in ("out", 5, {"output_dir": "x"}, [], OTHER):
         yield Bad(

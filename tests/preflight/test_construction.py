@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import accelerate
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from raytrainer import ConfigurationError, Seq2SeqTrainingArguments
-from raytrainer.preflight.construction import check_trainer
+from raytrainer import ConfigurationError, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from raytrainer.errors import ModelError
+from raytrainer.preflight.construction import check_again, check_trainer
 from raytrainer.preflight.facts import TrainerFacts
 from raytrainer.preflight.given_objects import model_can_be_trained
 from tests.preflight.given import GOOD, Model, Rows, facts
@@ -97,3 +100,51 @@ def test_a_frozen_model_is_left_to_a_callback_that_may_unfreeze_it():
     with pytest.raises(ConfigurationError, match="All 2 parameters of Model are frozen"):
         model_can_be_trained(facts(model=frozen))
     model_can_be_trained(facts(model=frozen, callbacks=(Unfreezes(),)))
+
+
+@pytest.mark.parametrize("method", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_model_without_values_is_refused_before_anything_starts(tmp_path, num_workers, method):
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(num_hidden_layers=1, hidden_size=32))
+    args = TrainingArguments(str(tmp_path), num_workers=num_workers, use_cpu=True, report_to="none")
+    trainer = Trainer(model=model, args=args, train_dataset=GOOD, eval_dataset=GOOD)
+    with pytest.raises(ModelError) as refused:
+        getattr(trainer, method)(*([GOOD] if method == "predict" else []))
+    text = str(refused.value)
+    assert "14 of the 14 parameters and buffers of LlamaForCausalLM are on the meta device" in text
+    assert "model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight" in text
+    assert "and 11 more" in text
+    assert "LlamaForCausalLM.from_pretrained(...)" in text
+    assert "model.to_empty(device='cpu')" in text
+
+
+def test_a_model_gets_values_after_it_was_given(tmp_path):
+    model = Model().to("meta")
+    check_trainer(facts(model=model))
+    model.to_empty(device="cpu")
+    check_again(facts(model=model))
+
+
+def test_a_model_without_values_is_left_to_who_gives_it_some(monkeypatch):
+    empty = Model().to("meta")
+    with pytest.raises(ModelError, match="on the meta device"):
+        check_again(facts(model=empty))
+    check_again(facts(model=empty, overrides=frozenset({"_move_model_to_device"})))
+    offloaded = Model()
+    accelerate.cpu_offload(offloaded, torch.device("cpu"))
+    assert offloaded.layer.weight.is_meta
+    check_again(facts(model=offloaded))
+    of_deepspeed = Model().to("meta")
+    for parameter in of_deepspeed.parameters():
+        parameter.ds_id = 0
+    check_again(facts(model=of_deepspeed))
+    for name, value in {
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    check_again(facts({"fsdp": "full_shard"}, model=empty))
