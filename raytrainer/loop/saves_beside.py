@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers.trainer_utils import SaveStrategy
 
 from raytrainer.checkpoint.background.deletions import Deletions
 from raytrainer.checkpoint.background.pending import PendingSave
+from raytrainer.checkpoint.background.staging import current_stage
 from raytrainer.checkpoint.background.writer import BackgroundWriter
 from raytrainer.checkpoint.commit import Committed
 from raytrainer.errors import CheckpointError
@@ -118,7 +121,7 @@ def begin_save(
         destination, state.global_step, runtime=run.runtime, facts=facts, writer=saves.writer
     )
     saves.deletions.wait()  # so that the disk needs no room for one more
-    at_once = pending.stage(write_parts)
+    at_once = pending.stage([functools.partial(_claiming_staged, part) for part in write_parts])
     if at_once > _MUCH_AT_ONCE and not saves.has_told:
         saves.has_told = True
         tell(
@@ -131,6 +134,19 @@ def begin_save(
     saved = copy.copy(state)
     saved.log_history = list(state.log_history)
     saves.begun = Begun(pending=pending, storage=storage, state=saved, waited_s=time.monotonic() - began)
+
+
+def _claiming_staged(write_part: WritePart, target: Path) -> list[Path]:
+    """Write a part; this rank records what it left to its process, whose content no other rank's process could hash.
+
+    Hooks that do not say what they wrote leave that to rank 0, which is right for what is written already.
+    """
+    written, stage = write_part(target), current_stage()
+    staged = [image.path for image in stage.files] if stage is not None else []
+    return [
+        *written,
+        *(path for path in staged if path.is_file()),
+    ]  # a hook may have moved one, which is an error
 
 
 def puts_off(run: TrainRun, *, is_last: bool) -> bool:

@@ -62,6 +62,8 @@ def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
     rank = os.environ["RANK"]
     if name == "denied_on_rank_1_bucket":
         odd = {"denies": "rng_state_1.pth"} if rank == "1" else {}
+    if name.startswith("late_on_rank_1"):
+        odd = {"gate": str(root / f"{name}.{'late' if rank == '1' else 'gate'}")}
     if name == "full_on_rank_1":
         odd = {"fails": rank == "1"}
     os.environ[odd_process.VARIABLE] = json.dumps(odd)
@@ -73,8 +75,7 @@ def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
         num_ranks=2,
         per_device_train_batch_size=2,
         report_page=False,
-        **EVERY_THIRD,
-        **options,
+        **{**EVERY_THIRD, **options},
     )
     trainer.add_callback(calls)
     is_merged = options.get("async_save_overlap") == "merge"
@@ -83,6 +84,7 @@ def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
             trainer.add_callback(AsksAlone(root / f"{name}.gate"))
     else:
         trainer.add_callback(OpenGate(root / f"{name}.gate", 7 if is_merged else 5))
+    trainer.add_callback(OpenGate(root / f"{name}.late", 7))
     try:
         trainer.train()
     except CheckpointError as error:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from raytrainer.checkpoint.names import INCOMPLETE_NAME, list_checkpoints, list_leftovers, step_of
+from raytrainer.checkpoint.verify import verify_checkpoint
 from tests.loop.saves import content
 from tests.torchrun import torchrun
 
@@ -30,6 +31,8 @@ RUNS = {
     for beside in (False, True)
 } | {
     "full_on_rank_1": {"async_save": True},
+    "late_on_rank_1": {"fsdp": True, "async_save": True, "max_steps": 8, "save_steps": 4},
+    "late_on_rank_1_bucket": {"fsdp": True, "async_save": True, "max_steps": 8, "save_steps": 4},
     "merged": {"async_save": True, "async_save_overlap": "merge"},
     "asked_on_rank_1": {
         "async_save": True,
@@ -68,6 +71,18 @@ def test_the_shards_of_all_ranks_are_bitwise_those_of_a_synchronous_save(name, r
         for file, value in expected.items():
             assert written[file] == value, file
     assert list_leftovers(root / f"{name}_beside") == []
+
+
+@pytest.mark.parametrize("name", ["late_on_rank_1", "late_on_rank_1_bucket"])
+def test_a_rank_hashes_what_its_own_process_writes_however_late_that_is(name, runs):
+    found, root = runs
+    assert found[name]["steps_before_first"] >= 7, "rank 0 did not write before rank 1"
+    for step in (4, 8):
+        manifest = verify_checkpoint(root / name / f"checkpoint-{step}")
+        assert {
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+        } < manifest.files.keys()
 
 
 def test_all_ranks_put_off_the_same_save_and_make_it_at_the_same_later_step(runs):
