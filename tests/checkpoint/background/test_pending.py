@@ -33,6 +33,8 @@ RUNS = {
     "full_on_rank_1": {"async_save": True},
     "late_on_rank_1": {"fsdp": True, "async_save": True, "max_steps": 8, "save_steps": 4},
     "late_on_rank_1_bucket": {"fsdp": True, "async_save": True, "max_steps": 8, "save_steps": 4},
+    "removed": {"fsdp": True, "async_save": True},
+    "removed_in_part": {"fsdp": True, "async_save": True},
     "merged": {"async_save": True, "async_save_overlap": "merge"},
     "asked_on_rank_1": {
         "async_save": True,
@@ -83,6 +85,19 @@ def test_a_rank_hashes_what_its_own_process_writes_however_late_that_is(name, ru
             "model-00001-of-00002.safetensors",
             "model-00002-of-00002.safetensors",
         } < manifest.files.keys()
+
+
+@pytest.mark.parametrize("name", ["removed", "removed_in_part"])
+def test_all_ranks_make_a_save_again_whose_files_were_removed(name, runs):
+    found, root = runs
+    assert found[name]["saves"][0] in (5, 6)
+    assert found[name]["saves"][-1] == 9
+    assert found[name]["rows"] == found["fsdp"]["rows"]
+    steps = [step_of(path) for path in list_checkpoints(root / name)]
+    assert steps == found[name]["saves"]
+    for step in steps:
+        verify_checkpoint(root / name / f"checkpoint-{step}")
+    assert list_leftovers(root / name) == []
 
 
 def test_all_ranks_put_off_the_same_save_and_make_it_at_the_same_later_step(runs):
