@@ -42,7 +42,7 @@ help:
 	@echo "make cluster    two nodes with addresses of their own on this machine, as root: a node dies, the network is cut"
 	@echo "make sweeps     sweeps that take minutes: killed and resumed, every scheduler, a Tuner of your own"
 	@echo "make soak       random faults for MINUTES=30, each run compared bit by bit with one that nothing disturbs; SEED=N repeats"
-	@echo "make soak-saves KILLS=40 kills at random moments of a run whose saves are written beside it, compared in the same way"
+	@echo "make soak-saves KILLS=40 kills at random moments of a run whose saves are written beside it, compared in the same way; BUCKET=1 into a bucket"
 	@echo "make ranks      one of two ranks is killed, or loses its disk, at every operation of a save; half an hour"
 	@echo "make check      format, lint, types, import direction        (make format: repair the first two)"
 	@echo "make docs       the documentation, built into site/; a broken link is an error"
@@ -86,7 +86,7 @@ soak: $(HAS_DEV)
 # One process at a time, killed at random moments while its saves are written beside it.
 KILLS ?= 40
 soak-saves: $(HAS_DEV)
-	@$(BIN)/python -m tests.soak.kills --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.soak.kills --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(if $(BUCKET),--bucket)
 
 ranks: export RAYTRAINER_RANK_FAULTS := all
 ranks: $(HAS_DEV)

@@ -1,6 +1,6 @@
 """The time that a save takes from training: a model of 135 M parameters with AdamW, against transformers.Trainer.
 
-    python benchmarks/save.py [--rounds 3] [--saves 3] [--throttle 100] [--threads N] [--storage both] [--quick]
+    python benchmarks/save.py [--rounds 3] [--saves 5] [--throttle 100] [--threads N] [--storage both] [--quick]
 
 Each side trains in a process of its own and saves several times, the next time when the save before is committed and
 five more steps are done. What a save takes is the time from the step at which it was due until the first step after its
@@ -286,7 +286,7 @@ def main() -> None:
     """Run the rounds and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--saves", type=int, default=5)
     parser.add_argument("--batch", type=int, default=2, help="sequences of 64 tokens a step")
     parser.add_argument(
         "--threads", type=int, default=0, help="of training; those that torch takes by default"

@@ -83,7 +83,7 @@ BENCHMARKS = {
     "slow-save": Benchmark(
         "save.py",
         [Figure("save at 100 MB/s", "the same, storage of 100 MB/s", "transformers", 0.05)],
-        ["--storage", "slow"],
+        ["--storage", "slow", "--saves", "3"],
     ),
 }
 

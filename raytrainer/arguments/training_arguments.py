@@ -124,8 +124,8 @@ class TrainingArguments(BoundToProcess, RayOptions, transformers.TrainingArgumen
         metadata={
             "help": "Write checkpoints beside training: a save copies the state to memory, and a process of its own "
             "writes and commits it while training goes on. Needs memory for one copy of what a worker saves. By "
-            "default this is done on CPUs, where it can be, a worker saves 64 MiB or more, and output_dir is a "
-            "directory. True: always, also into a bucket, or it is an error. False: never."
+            "default this is done on CPUs, where it can be and a worker saves 64 MiB or more. True: always, or it is "
+            "an error. False: never."
         },
     )
     async_save_overlap: str = field(

@@ -35,7 +35,6 @@ def may_save_beside(trainer: TrainerProtocol) -> bool:
         return bool(args.async_save) and args.save_strategy != SaveStrategy.NO
     return (
         hasattr(os, "memfd_create")
-        and not is_uri(str(trainer._get_output_dir(trainer._trial)))
         and trainer._trial is None  # a sweep decides with the checkpoint at hand
         and not trainer._overrides() & WRITES_CHECKPOINTS
         and args.device.type == "cpu"  # on GPUs it has not been run long enough to be what nobody asked for
@@ -68,7 +67,7 @@ def _are_seen(run: TrainRun, writer: BackgroundWriter) -> bool:
     is_unseen = int(reason is not None)
     if runtime.world_size > 1 and is_uri(storage.location):
         (is_unseen,) = runtime.agree([is_unseen])
-    if is_unseen and (reason is not None or runtime.rank == 0):
+    if is_unseen and run.args.async_save and (reason is not None or runtime.rank == 0):
         tell(
             runtime,
             "Saves are written in the loop, because the process that would write them beside training does not see "

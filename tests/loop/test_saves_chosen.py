@@ -86,14 +86,6 @@ def test_a_gpu_saves_in_the_loop_unless_asked(tmp_path, pays, monkeypatch):
     assert saves_chosen.may_save_beside(trainer)
 
 
-def test_a_bucket_is_written_in_the_loop_unless_asked(tmp_path, pays, monkeypatch):
-    trainer = make_trainer(raytrainer, tmp_path, save_strategy="steps", save_steps=2)
-    monkeypatch.setattr(type(trainer), "_get_output_dir", lambda self, trial: "s3://bucket/run")
-    assert not saves_chosen.may_save_beside(trainer)
-    trainer.args.async_save = True
-    assert saves_chosen.may_save_beside(trainer)
-
-
 @pytest.mark.parametrize("asked", [None, True])
 def test_without_room_for_a_copy_saves_are_written_in_the_loop_and_that_is_told_once(
     asked, tmp_path, pays, monkeypatch

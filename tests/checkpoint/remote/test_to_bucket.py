@@ -220,15 +220,32 @@ def test_of_a_save_that_is_dropped_nothing_is_left_and_its_process_uploads_no_mo
     assert [name for name in files_below(tmp_path / "stage") if "checkpoint" in name] == []
 
 
-def test_a_bucket_that_another_process_does_not_see_is_written_in_the_loop_and_that_is_told(
-    memory_bucket, monkeypatch
+def test_large_saves_are_uploaded_beside_training_by_default_and_small_ones_in_the_loop(
+    tmp_path, monkeypatch, uploads
+):
+    run(tmp_path / "small", async_save=None, **EVERY_THIRD).train()
+    assert "checkpoint-9/model.safetensors" in uploads
+    uploads.clear()
+    monkeypatch.setattr(saves_chosen, "LEAST", 1)
+    run(tmp_path / "large", async_save=None, **EVERY_THIRD).train()
+    assert uploads == []
+    assert committed(tmp_path / "small") == committed(tmp_path / "large") == [3, 6, 9]
+    for step in (3, 6, 9):
+        name = f"checkpoint-{step}"
+        assert content(tmp_path / "large" / name) == content(tmp_path / "small" / name)
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_a_bucket_that_another_process_does_not_see_is_written_in_the_loop_and_that_is_told_to_who_asked(
+    asked, memory_bucket, monkeypatch
 ):
     told: list[str] = []
     monkeypatch.setattr(saves_chosen, "tell", lambda runtime, text: told.append(text))
-    options = {"async_save": True, "report_page": False, **EVERY_THIRD}
+    monkeypatch.setattr(saves_chosen, "LEAST", 1)
+    options = {"async_save": asked, "report_page": False, **EVERY_THIRD}
     make_trainer(raytrainer, memory_bucket.uri, **options).train()
-    assert len(told) == 1
-    assert f"does not see {memory_bucket.uri} as the worker does (FileNotFoundError" in told[0]
+    words = [f"does not see {memory_bucket.uri} as the worker does (FileNotFoundError"] if asked else []
+    assert [word in text for word, text in zip(words, told, strict=True)] == [True] * len(words)
     assert {f"checkpoint-{step}/{MANIFEST_NAME}" for step in (3, 6, 9)} < memory_bucket.objects().keys()
     assert [name for name in memory_bucket.objects() if name.startswith(".")] == []
 
