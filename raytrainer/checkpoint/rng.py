@@ -100,6 +100,13 @@ def load_rng(
     return True
 
 
+def ranks_without(directory: Path | str, world_size: int) -> list[int]:
+    """The ranks, of so many, whose random state a checkpoint does not have."""
+    path, is_listed = Path(directory), listed_in(Path(directory))
+    names = [rng_name(rank, world_size) for rank in range(world_size)]
+    return [rank for rank, name in enumerate(names) if not is_listed(name) or not (path / name).is_file()]
+
+
 def read_pass_start(directory: Path | str, *, rank: int, world_size: int) -> HostRandomState | None:
     """All ranks: the random state with which the pass over the data began that a checkpoint stands in.
 

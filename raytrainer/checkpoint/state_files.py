@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +31,6 @@ from raytrainer.checkpoint.names import (
 from raytrainer.checkpoint.pickles import cause_of
 from raytrainer.checkpoint.torch_files import check_readable, write_state
 from raytrainer.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
 
 _NUMPY_GLOBALS: list[Any] = [
     np.float64(0).__reduce__()[0],
@@ -127,8 +124,13 @@ def save_scaler(directory: Path, scaler: Stateful) -> Path:
     return save_state(directory / SCALER_NAME, scaler)
 
 
-def load_scaler(directory: Path, scaler: Stateful) -> None:
-    """All ranks: restore the gradient scaler of fp16; a warning says so if the checkpoint has none.
+def load_scaler(directory: Path, scaler: Stateful, *, report: Callable[[str], None]) -> None:
+    """All ranks: restore the gradient scaler of fp16.
+
+    Args:
+        directory: The checkpoint.
+        scaler: Gets the state.
+        report: Called with one sentence if the checkpoint has none.
 
     Raises:
         CheckpointError: If its state is damaged or does not fit.
@@ -136,7 +138,7 @@ def load_scaler(directory: Path, scaler: Stateful) -> None:
     if (directory / SCALER_NAME).is_file() and listed_in(directory)(SCALER_NAME):
         load_state(directory / SCALER_NAME, scaler)
     else:
-        logger.warning("%s has no %s; loss scaling starts fresh.", directory, SCALER_NAME)
+        report(f"{directory} has no {SCALER_NAME}; loss scaling starts fresh.")
 
 
 def load_optimizer_and_schedule(
@@ -144,6 +146,7 @@ def load_optimizer_and_schedule(
     *,
     load_optimizer: Callable[[Path], None],
     scheduler: Stateful,
+    report: Callable[[str], None],
 ) -> bool:
     """All ranks: restore optimizer and schedule.
 
@@ -151,9 +154,10 @@ def load_optimizer_and_schedule(
         directory: The checkpoint.
         load_optimizer: Restores the optimizer from it; the backend knows how.
         scheduler: Of the same kind as when it was saved.
+        report: Called with one sentence if the checkpoint was saved without them.
 
     Returns:
-        False if the checkpoint was saved without them; a warning says so.
+        False if it was.
 
     Raises:
         CheckpointError: If one is damaged, does not fit, or is there without the other.
@@ -164,10 +168,9 @@ def load_optimizer_and_schedule(
         name for name in (optimizer_name, SCHEDULER_NAME) if (directory / name).exists() and is_listed(name)
     }
     if not present:
-        logger.warning(
-            "%s has no optimizer and schedule (save_only_model=True leaves them out); both start fresh, so the losses "
-            "will differ from those of an uninterrupted run.",
-            directory,
+        report(
+            f"{directory} has no optimizer and schedule (save_only_model=True leaves them out); both start fresh, so "
+            "the losses will differ from those of an uninterrupted run."
         )
         return False
     if len(present) == 1:

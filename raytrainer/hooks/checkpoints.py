@@ -6,14 +6,14 @@ directory that gets its name when all ranks are done, and while a run is set up 
 
 from __future__ import annotations
 
-import logging
+import functools
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from raytrainer.callbacks.saved_states import restore_states
-from raytrainer.checkpoint.rng import load_rng, save_rng
+from raytrainer.checkpoint.rng import load_rng, ranks_without, save_rng
 from raytrainer.checkpoint.state_files import (
     load_optimizer_and_schedule,
     load_scaler,
@@ -22,9 +22,11 @@ from raytrainer.checkpoint.state_files import (
 )
 from raytrainer.data.micro_batches import MicroBatches
 from raytrainer.data.position import own_generators
+from raytrainer.loop.notes import tell, tell_for_all
 from raytrainer.trainer_protocol import TrainerParts
 
-logger = logging.getLogger(__name__)
+_MOST_NAMED = 8
+"""So many ranks are named whose random state is missing."""
 
 
 class CheckpointHooks(TrainerParts):
@@ -93,12 +95,14 @@ class CheckpointHooks(TrainerParts):
                 Path(checkpoint),
                 load_optimizer=lambda path: self._backend.load_optimizer(self.model, self.optimizer, path),
                 scheduler=self.lr_scheduler,
+                report=functools.partial(tell_for_all, self._runtime),
             )
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """All ranks: read the loss scale of fp16, if this run has one."""
         if checkpoint is not None and self.accelerator.scaler is not None:
-            load_scaler(Path(checkpoint), self.accelerator.scaler)
+            report = functools.partial(tell_for_all, self._runtime)
+            load_scaler(Path(checkpoint), self.accelerator.scaler, report=report)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """All ranks: restore the random state of this rank before the first step.
@@ -109,20 +113,25 @@ class CheckpointHooks(TrainerParts):
             return
         run, runtime = self._process.run, self._runtime
         batches = None if run is None else run.batches
-        found = load_rng(
+        load_rng(
             checkpoint,
             rank=runtime.rank,
             world_size=runtime.world_size,
             fetch_again=batches.fetch_again if isinstance(batches, MicroBatches) else None,
             own=None if run is None else own_generators(run.loader),
         )
-        if not found:
-            logger.warning(
-                "%s has no random state for rank %d of %d, so dropout and other randomness differ from a run that was "
-                "not interrupted. It was saved with another number of workers, or without optimizer state.",
-                checkpoint,
-                runtime.rank,
-                runtime.world_size,
+        if runtime.rank != 0:
+            return
+        lacking = ranks_without(checkpoint, runtime.world_size)
+        if lacking:
+            named = "ranks " if len(lacking) > 1 else "rank "
+            named += ", ".join(map(str, lacking[:_MOST_NAMED]))
+            more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
+            tell(
+                runtime,
+                f"{checkpoint} has no random state for {named}{more} of {runtime.world_size}, so dropout and other "
+                "randomness differ from a run that was not interrupted. It was saved with another number of workers, "
+                "or without optimizer state.",
             )
 
     def _load_callback_state(self) -> None:

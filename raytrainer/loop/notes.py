@@ -25,3 +25,14 @@ def tell(runtime: Runtime, text: str, *, level: str = "warning") -> None:
     log_told(logger, text, level=logging.WARNING if level == "warning" else logging.INFO)
     if runtime.rank == 0:
         runtime.emit(Note(text=text, level=level))
+
+
+def tell_for_all(runtime: Runtime, text: str) -> None:
+    """All ranks: say something that each of them knows; rank 0 does, and the others do not repeat it.
+
+    Args:
+        runtime: Where this rank runs.
+        text: One or two sentences.
+    """
+    if runtime.rank == 0:
+        tell(runtime, text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from raytrainer.loop.item_count import loss_function_of
 from raytrainer.loop.loop_state import LoopState, read_loop_state
 from raytrainer.loop.loss_meter import LossMeter, Window
 from raytrainer.loop.loss_scaling import LossScaling
-from raytrainer.loop.notes import tell
+from raytrainer.loop.notes import tell, tell_for_all
 from raytrainer.loop.plan import Cursor, TrainPlan, make_plan
 from raytrainer.loop.run import TrainRun
 from raytrainer.loop.trainable import restore_groups, restore_start, trainable_of
@@ -45,8 +45,6 @@ from raytrainer.optim.ties import check_covers, check_tied
 from raytrainer.runtimes.base import Runtime
 from raytrainer.telemetry.throughput import SpeedMeter
 from raytrainer.trainer_protocol import TrainerProtocol
-
-logger = logging.getLogger(__name__)
 
 
 def open_run(
@@ -249,15 +247,17 @@ def restore_state(
         known = state.best_model_checkpoint
         state.best_model_checkpoint = best_checkpoint(known, checkpoint)
         if state.best_model_checkpoint is None:
-            logger.warning(
-                "The best checkpoint %s of the resumed run does not exist any more; it is forgotten.", known
+            tell_for_all(
+                trainer._runtime,
+                f"The best checkpoint {known} of the resumed run does not exist any more; it is forgotten.",
             )
-    compare_trainer_and_checkpoint_args(args, state)
+    if trainer._runtime.rank == 0:  # transformers warns on each rank
+        compare_trainer_and_checkpoint_args(args, state)
     restore_callbacks(trainer, cast("dict[str, Any]", state.stateful_callbacks or {}), is_restart=is_restart)
     if args.ignore_data_skip:
         return Cursor(epoch=state.global_step // plan.steps_per_epoch)
     if saved is not None:
-        cursor = rescaled(saved, plan)
+        cursor = rescaled(saved, plan, report=functools.partial(tell_for_all, trainer._runtime))
         if args.max_steps <= 0:
             tell_of_another_end(trainer, plan, cursor)
         return cursor
@@ -305,19 +305,21 @@ def is_ended(trainer: TrainerProtocol) -> bool:
     return True
 
 
-def rescaled(saved: LoopState, plan: TrainPlan) -> Cursor:
-    """Convert the saved position to micro-batches of this plan."""
+def rescaled(saved: LoopState, plan: TrainPlan, *, report: Callable[[str], None]) -> Cursor:
+    """Convert the saved position to micro-batches of this plan.
+
+    Args:
+        saved: The position.
+        plan: Of this run.
+        report: Called with one sentence if micro-batches have another size.
+    """
     cursor = dataclasses.replace(saved.cursor)
     rounds = cursor.micro_batches * saved.round_size // plan.round_size
     cursor.micro_batches = plan.micro_batches_after(rounds)
     if saved.round_size != plan.round_size:
-        logger.warning(
-            "The checkpoint was saved with %d samples per micro-batch over all workers, and this run takes %d; the "
-            "data go on at sample %d of epoch %d.",
-            saved.round_size,
-            plan.round_size,
-            rounds * plan.round_size,
-            cursor.epoch,
+        report(
+            f"The checkpoint was saved with {saved.round_size} samples per micro-batch over all workers, and this run "
+            f"takes {plan.round_size}; the data go on at sample {rounds * plan.round_size} of epoch {cursor.epoch}."
         )
     return cursor
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from raytrainer.checkpoint.optimizer_files import load_saved_optimizer, save_full_optimizer
@@ -37,7 +39,9 @@ def load_optimizer_files(
             device=device,
         )
 
-    found = load_optimizer_and_schedule(directory, load_optimizer=load_optimizer, scheduler=scheduler)
+    found = load_optimizer_and_schedule(
+        directory, load_optimizer=load_optimizer, scheduler=scheduler, report=logging.warning
+    )
     if scaler is not None:
-        load_scaler(directory, scaler)
+        load_scaler(directory, scaler, report=logging.warning)
     return found

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from raytrainer.checkpoint.rng import load_rng, save_rng
+from raytrainer.checkpoint.rng import load_rng, ranks_without, save_rng
 from raytrainer.errors import CheckpointError
 
 
@@ -44,6 +44,14 @@ def test_a_state_that_was_never_saved_changes_nothing(tmp_path):
     assert load_rng(tmp_path, rank=1, world_size=2) is False
     assert load_rng(tmp_path, rank=0, world_size=1) is False
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_ranks_are_named_that_a_checkpoint_has_no_state_of(tmp_path):
+    for rank in (0, 1):
+        save_rng(tmp_path, rank=rank, world_size=2)
+    assert ranks_without(tmp_path, 2) == []
+    assert ranks_without(tmp_path, 4) == [2, 3]
+    assert ranks_without(tmp_path, 1) == [0]
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage"])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 
 import raytrainer
+from raytrainer.loop import run_setup
+from raytrainer.loop.plan import make_plan
 from raytrainer.loop.run_setup import best_checkpoint
 from tests.parity.twins import make_trainer
 
@@ -110,3 +115,37 @@ def test_a_checkpoint_of_that_name_which_another_run_wrote_is_not_the_best(tmp_p
     newest = tmp_path / "one" / "checkpoint-2"
     assert best_checkpoint(str(tmp_path / "gone" / "checkpoint-1"), newest) is None
     assert best_checkpoint(str(tmp_path / "gone" / "checkpoint-2"), newest) == str(newest)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_all_ranks_know_of_a_checkpoint_of_transformers_rank_0_says_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, rank: int
+):
+    theirs = make_trainer(transformers, tmp_path / "theirs", max_steps=2, save_strategy="steps", save_steps=2)
+    theirs.train()
+    checkpoint = tmp_path / "theirs" / "checkpoint-2"
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state["best_model_checkpoint"] = "gone/checkpoint-1"
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    notes: list[Any] = []
+    compared: list[int] = []
+    monkeypatch.setattr(run_setup, "compare_trainer_and_checkpoint_args", lambda *_: compared.append(1))
+    trainer = make_trainer(raytrainer, tmp_path / "ours", num_ranks=2, max_steps=4)
+    trainer._process.runtime = SimpleNamespace(rank=rank, world_size=2, emit=notes.append)
+    plan = make_plan(
+        max_steps=4,
+        num_train_epochs=1,
+        accumulation=1,
+        per_device_batch_size=4,
+        world_size=2,
+        loader_length=7,
+        num_examples=50,
+        dealing=None,
+    )
+    run_setup.restore_state(trainer, plan, checkpoint, None, is_restart=False)
+    trainer._load_rng_state(str(checkpoint))
+    texts = [note.text for note in notes]
+    assert len(compared) == (1 if rank == 0 else 0)
+    for words in ("gone/checkpoint-1 of the resumed run", "no random state for ranks 0, 1 of 2"):
+        assert sum(words in text for text in texts) == (1 if rank == 0 else 0)
+        assert sum(words in text for text in caplog.messages) == (1 if rank == 0 else 0)
