@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import transformers
 import raytrainer
 from raytrainer import CheckpointError
 from raytrainer.checkpoint.background import writer
+from raytrainer.checkpoint.names import list_leftovers
 from raytrainer.storage.store import ObjectStore
 from tests.checkpoint.background import odd_process
 from tests.loop.saves import Calls, OpenGate
@@ -43,6 +45,19 @@ class AsksAlone(transformers.TrainerCallback):
         if state.global_step == 6:
             control.should_training_stop = True
             self.gate.touch()
+
+
+class Removes(transformers.TrainerCallback):
+    """On one rank: removes what is being written, or all of the output directory, after step 4."""
+
+    def __init__(self, *, is_all: bool) -> None:
+        self.is_all = is_all
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 4:
+            directory = Path(args.output_dir)
+            (written,) = list_leftovers(directory)
+            shutil.rmtree(directory if self.is_all else written.path)
 
 
 def count_uploads() -> None:
@@ -85,6 +100,8 @@ def results(name: str, options: dict[str, Any], root: Path) -> dict[str, Any]:
     else:
         trainer.add_callback(OpenGate(root / f"{name}.gate", 7 if is_merged else 5))
     trainer.add_callback(OpenGate(root / f"{name}.late", 7))
+    if name.startswith("removed") and rank == "0":
+        trainer.add_callback(Removes(is_all=name == "removed"))
     try:
         trainer.train()
     except CheckpointError as error:
