@@ -16,7 +16,8 @@ from ray import util
 from ray.train.backend import Backend, BackendConfig
 
 from raytrainer.runtimes.termination import save_on_sigterm
-from raytrainer.worker.meeting_port import LOOPBACK, open_port
+
+LOOPBACK = "127.0.0.1"
 
 
 class Rendezvous(BackendConfig):
@@ -42,10 +43,8 @@ class _RendezvousBackend(Backend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         addresses = worker_group.execute(node_address)
-        is_spread = len(set(addresses)) > 1
-        meets_on_loopback = not is_spread or addresses[0] == LOOPBACK
-        port = worker_group.execute_single(0, open_port if meets_on_loopback else pick_port)
-        worker_group.execute(note_address, addresses[0], port, is_spread=is_spread)
+        port = worker_group.execute_single(0, pick_port)
+        worker_group.execute(note_address, addresses[0], port, is_spread=len(set(addresses)) > 1)
         if backend_config.saves_on_sigterm:
             worker_group.execute(save_on_sigterm)
 

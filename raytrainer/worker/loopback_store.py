@@ -1,19 +1,19 @@
 """Where the ranks of one machine meet: a store that nobody on another machine can reach.
 
 The store of torch.distributed has no password, and by default it listens on all interfaces: whoever reaches its port
-reads and writes the keys by which ranks find each other. So rank 0 of workers on one machine has a port of its own, on
-the loopback (``worker/meeting_port.py``). Ranks on several machines need the network; what to close there is in
-docs/security.md.
+reads and writes the keys by which ranks find each other. So rank 0 of workers on one machine opens the port itself, on
+the loopback. Ranks on several machines need the network; what to close there is in docs/security.md.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from datetime import timedelta
 
 import torch.distributed as dist
 
-from raytrainer.worker.meeting_port import LOOPBACK, take_listener
+LOOPBACK = "127.0.0.1"
 
 
 def store_of_one_machine(rank: int, world_size: int, timeout: timedelta) -> dist.Store | None:
@@ -29,6 +29,10 @@ def store_of_one_machine(rank: int, world_size: int, timeout: timedelta) -> dist
     port = int(os.environ["MASTER_PORT"])
     if rank != 0:
         return dist.TCPStore(LOOPBACK, port, world_size, is_master=False, timeout=timeout)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((LOOPBACK, port))
+    listener.listen(max(world_size, 128))
     return dist.TCPStore(
         LOOPBACK,
         port,
@@ -36,5 +40,5 @@ def store_of_one_machine(rank: int, world_size: int, timeout: timedelta) -> dist
         is_master=True,
         timeout=timeout,
         wait_for_workers=False,
-        master_listen_fd=take_listener(port).detach(),
+        master_listen_fd=listener.detach(),
     )
