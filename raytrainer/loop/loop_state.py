@@ -19,12 +19,17 @@ from raytrainer.errors import CheckpointError
 from raytrainer.loop.plan import Cursor
 
 NAME = LOOP_STATE_NAME
-FORMAT = 2
+FORMAT = 3
 """Of the file. Files without a number are the oldest."""
 _ADDED_IN_2 = frozenset(
     {"trainable", "called_at", "is_at_epoch_end", "window_empty_steps", "logged_empty_steps"}
 )
-_MAY_LACK: dict[int, frozenset[str]] = {0: _ADDED_IN_2 | {"stream", "model_divides", "task"}, 1: _ADDED_IN_2}
+_ADDED_IN_3 = frozenset({"num_more_epochs", "global_batch_size"})
+_MAY_LACK: dict[int, frozenset[str]] = {
+    0: _ADDED_IN_3 | _ADDED_IN_2 | {"stream", "model_divides", "task"},
+    1: _ADDED_IN_3 | _ADDED_IN_2,
+    2: _ADDED_IN_3,
+}
 """Format -> keys that files of it may lack."""
 
 
@@ -36,6 +41,8 @@ class LoopState:
     """With the rounds of the epoch that are done as its micro-batches: those of each of the largest number of ranks."""
     round_size: int
     """Samples of one micro-batch over all ranks, in which the cursor counts [samples]."""
+    global_batch_size: int | None = None
+    """Of a full step over all ranks [samples]; None in files that do not say."""
     stream: dict[str, Any] | None = None
     """Position of a dataset that is a stream; None for one with a length."""
     window_sum: float

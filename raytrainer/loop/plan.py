@@ -74,6 +74,17 @@ class TrainPlan:
             self.max_steps - cursor.epoch * self.steps_per_epoch - cursor.micro_batches // self.accumulation
         )
 
+    def num_more_epochs(self, cursor: Cursor, global_step: int) -> int:
+        """Epochs beyond ``num_epochs`` that the rest of ``max_steps`` takes from a position.
+
+        Args:
+            cursor: The position.
+            global_step: Steps that are done, which may have had another number of samples.
+        """
+        left = self.max_steps - global_step
+        done = cursor.epoch * self.steps_per_epoch + cursor.micro_batches // self.accumulation
+        return max(math.ceil((done + left) / self.steps_per_epoch) - self.num_epochs, 0)
+
     def position_at(self, global_step: int) -> tuple[int, int]:
         """Where the data stands after so many steps.
 
@@ -172,6 +183,8 @@ class Cursor:
     """Micro-batches of this epoch that were consumed on each rank."""
     samples_before: int = 0
     """Samples of the global order that earlier epochs consumed."""
+    num_more_epochs: int = 0
+    """Epochs beyond the plan's, because steps before had more samples than those of this run."""
     is_at_epoch_end: bool = False
     """No step was taken since the last ``on_epoch_end``, which a run that goes on from here must not repeat."""
 

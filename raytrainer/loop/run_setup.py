@@ -258,6 +258,11 @@ def restore_state(
         return Cursor(epoch=state.global_step // plan.steps_per_epoch)
     if saved is not None:
         cursor = rescaled(saved, plan, report=functools.partial(tell_for_all, trainer._runtime))
+        has_same_steps = saved.global_batch_size in (None, plan.global_batch_size)
+        if args.max_steps <= 0 or not plan.has_length:
+            cursor.num_more_epochs = 0
+        elif saved.round_size != plan.round_size or not has_same_steps:
+            cursor.num_more_epochs = plan.num_more_epochs(cursor, state.global_step)
         if args.max_steps <= 0:
             tell_of_another_end(trainer, plan, cursor)
         return cursor

@@ -151,6 +151,7 @@ def loop_state(run: TrainRun, window: Window, task: dict[str, Any]) -> LoopState
     return LoopState(
         cursor=dataclasses.replace(run.cursor, micro_batches=rounds),
         round_size=run.plan.round_size,
+        global_batch_size=run.plan.global_batch_size,
         stream=stream_position(run.loader, run.cursor.micro_batches),
         window_sum=window.total,
         window_empty_steps=window.empty_steps,

@@ -60,7 +60,8 @@ def train(run: TrainRun) -> TrainOutput:
     open_ledger(run, checkpoint_storage(trainer).directory)
     emit_progress(run, always=True)
     trainer.control.should_training_stop |= run.is_ended
-    for epoch in range(run.cursor.epoch, run.plan.num_epochs if not run.is_ended else 0):
+    num_epochs = run.plan.num_epochs + run.cursor.num_more_epochs
+    for epoch in range(run.cursor.epoch, num_epochs if not run.is_ended else 0):
         run_epoch(run, epoch)
         if trainer.control.should_training_stop:
             break

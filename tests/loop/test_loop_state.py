@@ -20,6 +20,7 @@ from tests.parity.twins import make_trainer, rows
 STATE = LoopState(
     cursor=Cursor(epoch=1, micro_batches=3, samples_before=50),
     round_size=4,
+    global_batch_size=8,
     stream={"seen": 7},
     window_sum=0.5,
     window_empty_steps=1.0,
@@ -77,6 +78,14 @@ def test_a_file_of_the_first_format_lacks_what_the_second_added(tmp_path: Path):
     assert (found.window_empty_steps, found.logged_empty_steps, found.trainable) == (0.0, 0.0, None)
 
 
+def test_a_file_of_the_second_format_lacks_what_the_third_added(tmp_path: Path):
+    cursor = {"epoch": 1, "micro_batches": 3, "samples_before": 50, "is_at_epoch_end": True}
+    changed(tmp_path, format=2, global_batch_size=None, cursor=cursor)
+    found = read_loop_state(tmp_path)
+    assert found is not None
+    assert (found.cursor.num_more_epochs, found.global_batch_size, found.task) == (0, None, STATE.task)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -96,7 +105,7 @@ def test_a_file_of_the_first_format_lacks_what_the_second_added(tmp_path: Path):
             "unknown cursor.shard",
         ),
         (
-            {"cursor": {"epoch": 1, "is_at_epoch_end": False}},
+            {"cursor": {"epoch": 1, "is_at_epoch_end": False, "num_more_epochs": 0}},
             "no cursor.micro_batches, no cursor.samples_before",
         ),
         ({"called_at": None}, "no called_at"),

@@ -65,6 +65,29 @@ def test_the_end_is_said_and_the_advice_trains_all_epochs(
     assert (advised.state.global_step, advised.state.epoch) == (steps_for_all, 3.0)
 
 
+def test_with_max_steps_smaller_batches_take_more_epochs_and_a_resume_at_the_end_of_the_last_one_trains_on(
+    saved: Path,
+):
+    """Ten steps of five samples end the first epoch; by batches of two it would be the end of 25 steps."""
+    trainer = resumed(saved, per_device_train_batch_size=2, max_steps=24)
+    assert (trainer.state.global_step, trainer.state.epoch) == (24, 1 + 14 / 25)
+
+
+def test_a_run_with_such_epochs_that_is_resumed_again_ends_there_too(saved: Path):
+    options = {"per_device_train_batch_size": 2, "max_steps": 40, "save_strategy": "epoch"}
+    resumed(saved, **options)
+    again = make_trainer(raytrainer, saved, **{**BEFORE, **options})
+    again.train(resume_from_checkpoint=str(saved / "checkpoint-35"))
+    assert (again.state.global_step, again.state.epoch) == (40, 1 + 30 / 25)
+
+
+def test_with_max_steps_fewer_micro_batches_a_step_take_more_epochs(tmp_path: Path):
+    make_trainer(raytrainer, tmp_path, **BEFORE, gradient_accumulation_steps=2, max_steps=5).train()
+    trainer = make_trainer(raytrainer, tmp_path, **BEFORE, gradient_accumulation_steps=1, max_steps=9)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert trainer.state.global_step == 9
+
+
 def test_nothing_is_said_when_the_batch_size_is_the_same(saved: Path, caplog: pytest.LogCaptureFixture):
     assert resumed(saved).state.epoch == 3.0
     assert "batch size" not in caplog.text
