@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from datetime import timedelta
 
 import torch.distributed as dist
 
 LOOPBACK = "127.0.0.1"
+_LOOK_S = 0.01
+"""How often a rank that is ahead of rank 0 looks whether it has opened the port [s]."""
+_LEAST = timedelta(seconds=1)
+"""What torch gets to say that rank 0 never came."""
 
 
 def store_of_one_machine(rank: int, world_size: int, timeout: timedelta) -> dist.Store | None:
@@ -28,7 +33,8 @@ def store_of_one_machine(rank: int, world_size: int, timeout: timedelta) -> dist
         return None
     port = int(os.environ["MASTER_PORT"])
     if rank != 0:
-        return dist.TCPStore(LOOPBACK, port, world_size, is_master=False, timeout=timeout)
+        left = _wait_until_open(port, timeout)
+        return dist.TCPStore(LOOPBACK, port, world_size, is_master=False, timeout=left)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((LOOPBACK, port))
@@ -42,3 +48,19 @@ def store_of_one_machine(rank: int, world_size: int, timeout: timedelta) -> dist
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
     )
+
+
+def _wait_until_open(port: int, timeout: timedelta) -> timedelta:
+    """A rank but 0: wait for rank 0, which torch would do in steps of a quarter of a second and more.
+
+    Returns:
+        What is left of the timeout.
+    """
+    end = time.monotonic() + timeout.total_seconds()
+    while (left := end - time.monotonic()) > 0:
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=left).close()
+            break
+        except OSError:
+            time.sleep(_LOOK_S)
+    return max(timedelta(seconds=left), _LEAST)
