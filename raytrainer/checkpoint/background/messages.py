@@ -86,6 +86,14 @@ class Segments:
     """[bytes]"""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variables:
+    """What has changed in the rank's environment, where credentials of a store may be renewed."""
+
+    changed: dict[str, str | None]
+    """None for one that was removed."""
+
+
 class FollowUp(Protocol):
     """What the process does with a save when its files are written; what needs other ranks is sent when they are ready.
 

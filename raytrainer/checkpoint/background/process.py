@@ -38,6 +38,7 @@ from raytrainer.checkpoint.background.messages import (
     Said,
     Segments,
     TouchOrder,
+    Variables,
     WriteOrder,
     receive,
     send,
@@ -78,10 +79,20 @@ def _serve(connection: socket.socket, writer: Writer) -> None:
         message, descriptors = receive(connection)
         if isinstance(message, Segments):
             writer.add(message, descriptors)
+        elif isinstance(message, Variables):
+            _set(message)
         elif not isinstance(message, Hurry):  # one may come when the order has just ended
             with _heard(connection):
                 reply = _ended(writer.steps(message), connection)
             send(connection, _sendable(reply))
+
+
+def _set(message: Variables) -> None:
+    for name, value in message.changed.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _ended(steps: Steps, connection: socket.socket) -> Reply:

@@ -24,6 +24,7 @@ from raytrainer.checkpoint.background.messages import (
     Said,
     Segments,
     TouchOrder,
+    Variables,
     WriteOrder,
     receive,
     send,
@@ -33,6 +34,8 @@ from raytrainer.errors import CheckpointError
 
 _SPARE = 64
 """This part of the size of a copy is reserved beyond it, because tensors begin at round places."""
+_OWN_VARIABLES = {"CUDA_VISIBLE_DEVICES": ""}
+"""That it does not have from this process."""
 PROCESS = "raytrainer.checkpoint.background.process"
 """The module that it runs."""
 
@@ -47,6 +50,8 @@ class BackgroundWriter:
     def __init__(self, *, is_pinned: bool = False) -> None:
         self._arena = Arena(is_pinned=is_pinned)
         self._num_sent = 0
+        self._environment: dict[str, str] = {}
+        """What the process knows of that of this one."""
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._reply: Reply | None = None
@@ -76,13 +81,14 @@ class BackgroundWriter:
         with theirs:
             # What this process imports it can import too, whatever has changed the search path; and nothing else.
             path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            self._environment = dict(os.environ)
             command = [sys.executable, "-P", "-m", PROCESS, str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C in a terminal is for the rank
-                env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+                env=self._environment | {"PYTHONPATH": path} | _OWN_VARIABLES,
             )
         self._connection = ours
 
@@ -125,6 +131,8 @@ class BackgroundWriter:
                 sizes = [segment.content.numel() for segment in new]
                 send(connection, Segments(sizes=sizes), [segment.descriptor for segment in new])
                 self._num_sent += len(new)
+            if changed := self._changed_variables():
+                send(connection, Variables(changed=changed))
             send(connection, order)
         except OSError as error:
             raise self._ended() from error
@@ -162,6 +170,12 @@ class BackgroundWriter:
         self._num_sent, self._touched = 0, None
         self._arena.close()
 
+    def _changed_variables(self) -> dict[str, str | None]:
+        before, self._environment = self._environment, dict(os.environ)
+        names = before.keys() | self._environment.keys()
+        changed = {name: self._environment.get(name) for name in names - _OWN_VARIABLES.keys()}
+        return {name: value for name, value in changed.items() if before.get(name) != value}
+
     def _hurry(self) -> None:
         """Have the last order followed at the rank's own priority from now on."""
         if not self.has_ended():
@@ -186,6 +200,6 @@ class BackgroundWriter:
         status = self._process.wait()
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return CheckpointError(
-            f"The process that writes the checkpoints of this worker (async_save=True) {how}. If the machine is out of "
+            f"The process that writes the checkpoints of this worker beside training {how}. If the machine is out of "
             "memory, the kernel kills processes; lower what runs there, or set async_save=False."
         )

@@ -34,3 +34,15 @@ class Warn:
     def follow(self, written: Mapping[str, FileRecord]) -> None:
         logging.getLogger("raytrainer.storage.retry").warning("the store does not answer")
         wait_for(self.gate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RaiseVariables:
+    """Fails with the values of variables."""
+
+    names: tuple[str, ...]
+    is_remote: bool = False
+    phase: str = "raising"
+
+    def follow(self, written: Mapping[str, FileRecord]) -> None:
+        raise RuntimeError([os.environ.get(name) for name in self.names])

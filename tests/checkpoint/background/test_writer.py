@@ -26,7 +26,7 @@ from raytrainer.checkpoint.background.writer import BackgroundWriter
 from raytrainer.checkpoint.state_files import save_state
 from raytrainer.checkpoint.tensor_files import read_tensors, write_tensors
 from tests.checkpoint.background import odd_process
-from tests.checkpoint.background.follow_ups import SayPolicy, Warn
+from tests.checkpoint.background.follow_ups import RaiseVariables, SayPolicy, Warn
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -173,6 +173,21 @@ def test_a_save_that_comes_before_all_memory_is_touched_waits_for_that(tmp_path,
         assert allocated(own) == [own.memory]
         write_tensors(tmp_path / "w.safetensors", {"a": torch.ones(2)})
     assert write(own, tmp_path, stage, "w.safetensors").size > 0
+    own.close()
+
+
+def test_variables_that_change_reach_the_process_before_its_next_order(tmp_path, monkeypatch):
+    """In them a run may renew the credentials of its bucket."""
+    monkeypatch.setenv("RENEWED", "old")
+    monkeypatch.setenv("REMOVED", "old")
+    own = BackgroundWriter()
+    own.start()
+    for value in ("new", "newer"):
+        monkeypatch.setenv("RENEWED", value)
+        monkeypatch.delenv("REMOVED", raising=False)
+        own.order(FollowOrder(what=RaiseVariables(names=("RENEWED", "REMOVED", "CUDA_VISIBLE_DEVICES"))))
+        with pytest.raises(RuntimeError, match=rf"\['{value}', None, ''\]"):
+            own.result()
     own.close()
 
 
