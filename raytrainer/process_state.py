@@ -43,6 +43,8 @@ class ProcessState:
     """Driver: the Ray workers that run this trainer's tasks."""
     weights_are_on_workers: bool = False
     """Driver: the workers have trained, and the weights here are older than theirs."""
+    weights_are_lost: bool = False
+    """Driver: the workers had trained, and ended without leaving their weights; those here are from before."""
     trained_world_size: int | None = None
     """Ranks of the last ``train()``."""
     renderer: Renderer | None = None

@@ -62,6 +62,7 @@ from raytrainer.driver.entry_points import (
     runs_in_this_process,
     wrap_overrides,
 )
+from raytrainer.driver.lost_weights import refuse_lost_weights
 from raytrainer.errors import ConfigurationError, ModelError
 from raytrainer.hooks import TrainerHooks
 from raytrainer.hooks.result_files import write_metrics, write_state
@@ -398,6 +399,9 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
         On a driver the weights are fetched from the workers and written here. ``output_dir`` may be a URI.
         """
+        if self._process.weights_are_on_workers:
+            self._fetch_weights()
+        refuse_lost_weights(self, "save_model")
         with written_to(output_dir if output_dir is not None else str(self.args.output_dir)) as directory:
             self._save(directory)
         if self.args.push_to_hub and not _internal_call:
@@ -527,13 +531,17 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
 
     @model.setter
     def model(self, model: nn.Module) -> None:
+        self._process.weights_are_lost = False
+        self._set_model(model)
+
+    def _set_model(self, model: nn.Module) -> None:
         self._own_model = model
         if "callback_handler" in vars(self):
             self.callback_handler.model = model  # the one before it is not sent to workers
 
     def _hold_model(self, model: nn.Module) -> None:
         """Driver: hold the model that the workers have."""
-        self.model = model
+        self._set_model(model)
         if self._process.workers is not None:
             self._process.workers.note_model(self)
 
@@ -543,7 +551,11 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         assert self._process.workers is not None, "only workers can have the weights"
         weights = self._process.workers.weights()
         if weights is None:
-            logger.warning("The trained weights were lost with their workers; load the last checkpoint.")
+            self._process.weights_are_lost = True
+            logger.warning(
+                "The trained weights were lost with their workers; trainer.model has those from before. Load the last "
+                "checkpoint."
+            )
         else:
             self._take_weights(weights)
             self._process.workers.note_model(self)
@@ -572,6 +584,7 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         if runs_in_this_process(self.args):
             if self._process.workers is not None:
                 self._process.workers.end(self)  # num_workers was set to 0 since
+                refuse_lost_weights(self, method)
             session = open_local_session(self)
             # All ranks of a launcher: each would make up its own.
             session.runtime.run_id = session.runtime.broadcast(new_run_id())

@@ -98,6 +98,26 @@ def test_a_ratio_is_that_to_the_peer_of_the_same_round(
     assert readings.ratios == {"recovery": [0.1, 0.3]}
 
 
+def test_a_reading_whose_peer_ran_in_its_own_process_is_compared_with_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = load("table", monkeypatch)
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        sides = [("raytrainer", 11.0, 10.0), ("bare loop", 10.0, None), ("bare loop", 12.0, None)]
+        lines = [
+            json.dumps({"figure": "step", "side": side, "value": value, "beside": beside})
+            for side, value, beside in sides
+        ]
+        Path(env[table.VARIABLE]).write_text("\n".join(lines))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(table.subprocess, "run", run)
+    readings = table.Readings()
+    table.measure(table.BENCHMARKS["loop"], tmp_path, readings)
+    assert readings.ratios == {"step": [1.1]}
+
+
 def test_the_table_says_that_a_benchmark_has_no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     table = load("table", monkeypatch)
     _, row = table.rows([table.BENCHMARKS["recovery"]], table.Readings())

@@ -234,8 +234,10 @@ class ControlState:
         return self._final_weights
 
     def is_settled(self) -> bool | None:
-        """True unless workers are leaving, and may still leave weights here."""
-        return None if self._phase is Phase.CLOSED and not self._has_left else True
+        """True unless workers are leaving, and may still leave weights here; so may rank 0 when it has failed."""
+        if self._has_left or self._phase is Phase.OPEN:
+            return True
+        return None if self._phase is Phase.CLOSED or any(one.rank == 0 for one in self._failures) else True
 
     # ---- the workers' side --------------------------------------------------------------------------------------
 

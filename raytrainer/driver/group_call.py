@@ -207,6 +207,8 @@ class GroupCall:
         """The exception for a task whose group has ended; ends what is left of the group."""
         if update.phase is Phase.FATAL:
             update = _with_all_records(started, update)
+            if method != "train":
+                started.control.final_weights(END_TIMEOUT_S)  # rank 0 may leave what the task did not change
         else:
             started.fit.wait(END_TIMEOUT_S)
             with contextlib.suppress(ray.exceptions.RayError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from raytrainer.callbacks.defaults import shown_by
 from raytrainer.driver.changes_sent import ChangesSent
 from raytrainer.driver.entry_points import new_run_id
+from raytrainer.driver.lost_weights import refuse_lost_weights
 from raytrainer.driver.metrics import RunMetrics
 from raytrainer.driver.run_records import DriverRecords
 from raytrainer.driver.startup_trace import StartupTrace
@@ -177,6 +178,7 @@ class Workers:
             best_checkpoint=state.best_model_checkpoint if loads_best else None,
         )
         trainer._process.weights_are_on_workers = True
+        trainer._process.weights_are_lost = False
 
     def _open_group(self, trainer: TrainerProtocol, method: str) -> tuple[WorkerGroup, ChangesSent]:
         """The workers, which know what has changed since they were given the trainer; or new ones."""
@@ -194,6 +196,7 @@ class Workers:
             self.end(trainer)
         if trainer._process.weights_are_on_workers:
             trainer._fetch_weights()
+        refuse_lost_weights(trainer, method)
         self._trained = None
         self._show(WaitBegun(what="starting the workers"))
         self._group = WorkerGroup(

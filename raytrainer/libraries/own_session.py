@@ -96,6 +96,9 @@ class OwnLoopSession:
         """All ranks, before the workers leave: the trained model; None without training."""
         return self.trained() if self._has_trained else None
 
+    def weights_held(self) -> None:
+        """Nothing: how the library distributes its model is not known here."""
+
     def close(self) -> None:
         """The workers are about to end."""
 

@@ -49,6 +49,8 @@ LONG_POLL_S = 20.0
 """How long one call waits in the control actor before it is made again."""
 STUCK_S = 5.0
 """How long a rank may go on after the run has ended, before its process is ended."""
+LEAVE_S = 30.0
+"""How much longer rank 0 may, if it leaves weights after a failure; as long as the driver waits for them."""
 
 
 def work(config: dict[str, Any]) -> None:
@@ -105,6 +107,10 @@ class WorkerSession(Protocol):
         """All ranks, before the workers leave: what rank 0 leaves for the driver."""
         ...
 
+    def weights_held(self) -> object | None:
+        """Rank 0, after a failure: what ``final_weights`` returns, if it takes no other rank; None otherwise."""
+        ...
+
     def close(self) -> None:
         """The workers are about to end."""
         ...
@@ -125,6 +131,8 @@ class _Worker:
         self._version = 0
         """Of the trainer in this process; 0 as it was sent at first."""
         self._is_done = threading.Event()
+        self._leaves_weights = False
+        """After a failure."""
         self._thread = threading.get_ident()
 
     def work(self) -> None:
@@ -150,6 +158,7 @@ class _Worker:
                 # Not the error itself: Ray may be unable to pickle it, and the driver has its record already.
                 raise RuntimeError(f"rank {self._rank} failed with {type(error).__name__}") from None
             disconnect_peers(STUCK_S)
+            self._leave_after_failure()
         finally:
             self._is_done.set()
             if self._runtime is not None:
@@ -320,6 +329,21 @@ class _Worker:
         except (_DriverGoneError, ray.exceptions.RayError):
             return Answer.STOP  # The driver is gone, and nobody would use restarted workers.
 
+    def _leave_after_failure(self) -> None:
+        """Rank 0: leave weights that the failed task did not change, for the driver, which waits for that."""
+        if self._rank != 0 or self._runtime is None:
+            return
+        try:
+            held = self._session is not None and self._method not in (None, "train")
+            self._leaves_weights = held
+            weights = self._session.weights_held() if held and self._session is not None else None
+            if weights is not None:
+                self._runtime.store_final_weights(weights)
+        except Exception as error:  # noqa: BLE001  the failure of the task is what counts
+            self._log.write_traceback(error)
+        with contextlib.suppress(ray.exceptions.RayError, _DriverGoneError):
+            _ask(self._control.leave.remote())
+
     def _tell_place(self, request: int) -> None:
         self._control.tell_place.remote(self._attempt, request, place_of(self._thread, self._rank))
         self._log.write_stacks()
@@ -345,6 +369,9 @@ class _Worker:
                     self._tell_place(known)
             except ray.exceptions.RayError:
                 break
-        if not self._is_done.wait(STUCK_S):
+        is_done = self._is_done.wait(STUCK_S)
+        if not is_done and self._leaves_weights:
+            is_done = self._is_done.wait(LEAVE_S)
+        if not is_done:
             time.sleep(0.1)  # for text that is being written to stderr
             os._exit(1)

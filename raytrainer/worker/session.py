@@ -129,6 +129,16 @@ class Session:
         """All ranks, before workers leave: the trained weights ``[full shape]`` on rank 0; None without training."""
         return self.trainer._export_weights() if self.has_trained else None
 
+    def weights_held(self) -> dict[str, torch.Tensor] | None:
+        """Rank 0, after a failed task that does not train: the trained weights, if other ranks need not take part.
+
+        None where ranks hold shards, and where an evaluation may have cast them.
+        """
+        args = self.trainer.args
+        if args.sharded_by is not None or args.bf16_full_eval or args.fp16_full_eval:
+            return None
+        return self.final_weights()
+
     def close(self) -> None:
         """The workers are about to end."""
         self.trainer._process.session = None

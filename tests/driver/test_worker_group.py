@@ -223,6 +223,22 @@ def test_result_that_cannot_be_shipped_is_an_error_that_says_so(make_group):
         make_group().call("unpicklable")
 
 
+def test_of_a_failed_task_that_trains_nothing_rank_0_leaves_the_weights(make_group):
+    group = make_group()
+    group.call("train", (2,))
+    with pytest.raises(TrainingFailed):
+        group.call("unpicklable")
+    left = group.final_weights()
+    assert (left["weights"].tolist(), left["step"], left["after"]) == ([0, 1, 2, 3], 2, "a failure")
+
+
+def test_of_a_training_that_failed_no_weights_are_left(make_group):
+    group = make_group()
+    with pytest.raises(TrainingFailed):
+        group.call("train", (9,), {"fail": "value", "at": 4})
+    assert group.final_weights() is None
+
+
 def test_exception_is_caught_by_its_own_class_although_pickle_cannot_call_its_constructor(make_group):
     group = make_group(max_failures=0)
     with pytest.raises(StrangeError, match=r"^tests\.driver\.toy\.StrangeError: one and two\n") as caught:

@@ -97,6 +97,9 @@ class ToySession:
     def final_weights(self) -> Any:
         return {"weights": torch.arange(4.0), "step": self.step}
 
+    def weights_held(self) -> Any:
+        return {**self.final_weights(), "after": "a failure"}
+
     def close(self) -> None:
         self.is_closed = True
 
