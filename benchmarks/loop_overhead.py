@@ -168,7 +168,7 @@ def main() -> None:
             times[side].append((own, bare))
             library, is_logged, _ = side.partition(", logs")
             figure = "logged step" if is_logged else "step"
-            note(figure, library, own.elapsed)
+            note(figure, library, own.elapsed, beside=bare.elapsed)
             note(figure, "bare loop", bare.elapsed)
     for side, found in times.items():
         own, bare = (_medians(values) for values in zip(*found, strict=True))

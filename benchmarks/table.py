@@ -6,7 +6,8 @@
 
 Each round runs the script of a figure once, with a peer of its own; with ``--before`` it runs it a second time on a
 checkout of that revision, so that both versions meet the same state of the machine. The table has the medians of all
-rounds; a ratio is the median of the rounds' own ratios, because one process is faster than the next. Nothing else
+rounds; a ratio is the median of the rounds' own ratios, because one process is faster than the next; where a
+peer ran in the same process, it is the ratio to that. Nothing else
 should run meanwhile.
 """
 
@@ -121,7 +122,13 @@ def measure(benchmark: Benchmark, tree: Path, readings: Readings) -> None:
         readings.ours.setdefault(figure.name, []).extend(ours)
         readings.peers.setdefault(figure.name, []).extend(peer)
         if ours and peer:
-            ratio = statistics.median(ours) / statistics.median(peer)
+            beside = [
+                one.get("beside")
+                for one in found
+                if one["figure"] == figure.name and one["side"] == "raytrainer"
+            ]
+            is_paired = None not in beside
+            ratio = statistics.median(ours) / statistics.median(beside if is_paired else peer)
             readings.ratios.setdefault(figure.name, []).append(ratio)
 
 
