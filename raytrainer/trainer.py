@@ -62,7 +62,7 @@ from raytrainer.driver.entry_points import (
     runs_in_this_process,
     wrap_overrides,
 )
-from raytrainer.driver.lost_weights import refuse_lost_weights
+from raytrainer.driver.lost_weights import load_trained_weights, refuse_lost_weights
 from raytrainer.errors import ConfigurationError, ModelError
 from raytrainer.hooks import TrainerHooks
 from raytrainer.hooks.result_files import write_metrics, write_state
@@ -550,15 +550,12 @@ class Trainer(TrainerHooks, HubMethods, Queries, UnsupportedMethods):
         self._process.weights_are_on_workers = False
         assert self._process.workers is not None, "only workers can have the weights"
         weights = self._process.workers.weights()
-        if weights is None:
-            self._process.weights_are_lost = True
-            logger.warning(
-                "The trained weights were lost with their workers; trainer.model has those from before. Load the last "
-                "checkpoint."
-            )
-        else:
+        if weights is not None:
             self._take_weights(weights)
-            self._process.workers.note_model(self)
+        elif not load_trained_weights(self, self._process.workers.trained):
+            self._process.weights_are_lost = True
+            return
+        self._process.workers.note_model(self)
 
     def _take_weights(self, weights: dict[str, Any]) -> None:
         self.model.load_state_dict(weights)

@@ -294,6 +294,11 @@ class Workers:
                 pass
         return group.final_weights()
 
+    @property
+    def trained(self) -> TaskContext | None:
+        """The last run that the workers of this group completed."""
+        return self._trained
+
     def end(self, trainer: TrainerProtocol) -> None:
         """End the workers; their weights come to the driver first."""
         if self._group is None:

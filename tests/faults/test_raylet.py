@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from raytrainer.checkpoint.tensor_files import read_tensors
 from tests.ray_cluster import ENVIRONMENT, ROOT
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(240)]
@@ -39,4 +41,7 @@ def test_in_a_step_the_call_says_so_and_the_next_one_goes_on_with_another_ray(tm
 def test_after_training_the_next_call_takes_the_weights_from_the_checkpoint(tmp_path: Path) -> None:
     run(tmp_path / "run", 0)
     assert (tmp_path / "run.done").read_text() == "12"
-    assert (tmp_path / "run" / "model.safetensors").is_file()
+    saved = read_tensors(tmp_path / "run" / "model.safetensors")
+    trained = read_tensors(tmp_path / "run" / "checkpoint-12" / "model.safetensors")
+    assert saved.keys() == trained.keys()
+    assert all(torch.equal(saved[name], value) for name, value in trained.items())
