@@ -364,6 +364,7 @@ def _is_whole(path: Path) -> bool:
 def _checkpoints_in(directory: Path, besides: Path | None = None) -> str:
     """List the checkpoints that a user could have meant."""
     names = [path.name for path in reversed(list_checkpoints(directory)) if path != besides]
+    directory = directory if directory.parts else directory.resolve()  # "." and the end of a sentence
     if not names:
         if besides:
             return f"There is no other checkpoint in {directory}."

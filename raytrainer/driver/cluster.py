@@ -95,6 +95,7 @@ def _connect(ray_address: str | None) -> Cluster:
     if ray.is_initialized() and is_gone():
         _leave_dead()
     if ray.is_initialized():
+        _warn_of_other_address(ray_address)
         return Cluster(is_private=is_private())
     address = ray_address or os.environ.get("RAY_ADDRESS")
     # Ray Train takes seconds to import. Most of ray.init() is waiting for processes, so both fit into one time.
@@ -107,6 +108,23 @@ def _connect(ray_address: str | None) -> Cluster:
         _start(options)
     imports.join()
     return Cluster(is_private=is_private())
+
+
+def _warn_of_other_address(asked: str | None) -> None:
+    """Say that the Ray of this process is another one than the address in the arguments; ports tell them apart."""
+    import ray
+
+    if not asked or asked == "auto" or "://" in asked:
+        return
+    context: Any = ray.get_runtime_context()
+    joined: str = context.gcs_address
+    is_same = is_private() if asked == "local" else asked.rpartition(":")[2] == joined.rpartition(":")[2]
+    if not is_same:
+        logger.warning(
+            "ray_address=%r is not used: this process has joined the Ray at %s, and stays in it until ray.shutdown().",
+            asked,
+            joined,
+        )
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -44,6 +45,23 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(cluster, "_joined_here", set())
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_told"),
+    [("10.0.0.9:7777", True), ("localhost:6379", False), ("auto", False), (None, False), ("local", True)],
+)
+def test_an_address_that_does_not_count_because_the_process_has_joined_another_ray_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: str | None, is_told: bool
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    monkeypatch.setattr(own_raylet, "is_gone", lambda: False)
+    monkeypatch.setattr(cluster, "is_private", lambda: False)
+    assert not cluster.connect(asked).is_private
+    assert (
+        f"ray_address={asked!r} is not used: this process has joined the Ray at 127.0.0.1:6379" in caplog.text
+    ) == (is_told)
 
 
 def test_a_dead_ray_that_was_started_here_makes_way_for_another_one(calls: list[str]) -> None:

@@ -188,8 +188,13 @@ def stage_explained(location: str, target: Path, *, always: bool = False) -> Gen
     except Exception as error:
         if not is_storage_error(error) and not (always and isinstance(error, OSError)):
             raise
+        what_to_do = (
+            f"They were removed, perhaps by what cleans temporary files; set {VARIABLE} to a directory that nothing "
+            "cleans."
+            if isinstance(error, FileNotFoundError)
+            else f"Free space there, or set {VARIABLE} to a directory with more."
+        )
         raise CheckpointError(
             f"{location} could not be written, because its files are staged in {target.parent} first "
-            f"({free_space(target)}): {type(error).__name__}: {error}. Free space there, or set {VARIABLE} to a "
-            "directory with more. Earlier checkpoints are untouched."
+            f"({free_space(target)}): {type(error).__name__}: {error}. {what_to_do} Earlier checkpoints are untouched."
         ) from error

@@ -15,6 +15,7 @@ from raytrainer import CheckpointError
 from raytrainer.checkpoint.background import writer
 from raytrainer.checkpoint.manifest import MANIFEST_NAME
 from raytrainer.checkpoint.names import INCOMPLETE_NAME
+from raytrainer.checkpoint.remote.commit import stage_explained
 from raytrainer.checkpoint.verify import verify_checkpoint
 from raytrainer.loop import saves_chosen
 from raytrainer.storage.stage import stage_of
@@ -169,6 +170,17 @@ def test_a_full_stage_is_the_error_of_a_save_in_the_loop(tmp_path, monkeypatch):
     ):
         run(tmp_path / "run", **EVERY_THIRD).train()
     assert saved(dict.fromkeys(files_below(tmp_path / "run"), 0)) == {}
+
+
+def test_of_a_stage_that_was_removed_it_is_not_said_that_space_is_missing(tmp_path):
+    with (
+        pytest.raises(
+            CheckpointError,
+            match=r"They were removed, .*RAYTRAINER_STAGE_DIR to a directory that nothing cleans",
+        ),
+        stage_explained("s3://bucket/run/checkpoint-3", tmp_path / "stage/writing", always=True),
+    ):
+        (tmp_path / "stage/writing").read_bytes()
 
 
 def test_what_a_failed_save_should_have_replaced_comes_back(tmp_path, monkeypatch):
